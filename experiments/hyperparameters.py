@@ -1,0 +1,350 @@
+"""The one declaration of everything a person may choose about a training run.
+
+Each field is declared once, with type, range, default and words for people; the form, the API schema, the YAML file,
+the checks and the trainer's spec all follow from it. Pure: pydantic and yaml only, since the trainer reads it too.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from annotated_types import Ge, Le
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _(text: str) -> str:
+    """Mark a text for the translation catalogue; the web side translates it when it shows it."""
+    return text
+
+
+def _no_bool(value: object) -> object:
+    # Python counts True as 1; as a number of epochs it is a mistake.
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number, not true or false")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool)]
+
+LENGTH, LEARNING, LORA = _("Training length"), _("Learning"), _("LoRA adapter")
+TEXT, HARDWARE, CHECKS = _("Text length"), _("Precision and memory"), _("Checks and checkpoints")
+
+
+def _field(
+    default: object,
+    *,
+    label: str,
+    help: str,
+    group: str,
+    limits: tuple[float, float] | None = None,
+    advanced: bool = True,
+    unit: str = "",
+    choices: Mapping[str, str] | None = None,
+    shown_if: tuple[str, tuple[str, ...]] | None = None,
+) -> Any:
+    words = {"label": label, "help": help, "group": group, "advanced": advanced, "unit": unit}
+    extra: dict[str, Any] = {**words, "choices": dict(choices or {}), "shown_if": shown_if}
+    minimum, maximum = limits or (None, None)
+    return Field(default, ge=minimum, le=maximum, description=help, json_schema_extra=extra)
+
+
+class Hyperparameters(BaseModel):
+    """What a run is trained with; frozen, complete and within range by construction.
+
+    Raises: pydantic.ValidationError naming each field that is unknown, of a wrong type, out of range, NaN or infinite.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    epochs: Number = _field(
+        3.0, limits=(0.01, 100), group=LENGTH, advanced=False, label=_("Epochs"),
+        help=_("How many times the model reads every training row. Parts of an epoch are allowed."),
+    )  # fmt: skip
+    max_steps: Integer | None = _field(
+        None, limits=(1, 1_000_000), group=LENGTH, label=_("Most steps"), unit=_("steps"),
+        help=_("Stop after this many optimizer steps even if epochs are left. Empty: no limit."),
+    )  # fmt: skip
+    max_minutes: Number | None = _field(
+        None, limits=(0.1, 10_080), group=LENGTH, label=_("Most time"), unit=_("minutes"),
+        help=_("Stop training after this time and keep what was learned. Empty: no limit."),
+    )  # fmt: skip
+    early_stopping_patience: Integer = _field(
+        0, limits=(0, 100), group=LENGTH, label=_("Early stopping patience"), unit=_("checks"),
+        help=_("Stop when the validation loss has not improved in this many checks. 0: never stop early."),
+    )  # fmt: skip
+    keep_weights: Literal["last", "best"] = _field(
+        "last", group=LENGTH, label=_("Weights to keep"),
+        choices={"last": _("Last step"), "best": _("Lowest validation loss")},
+        help=_("Which state of the adapter becomes the result of the run."),
+    )  # fmt: skip
+
+    learning_rate: Number = _field(
+        1e-3, limits=(1e-7, 0.1), group=LEARNING, advanced=False, label=_("Learning rate"),
+        help=_("How far each step moves the adapter. Small models want about 0.001, large ones about 0.0002."),
+    )  # fmt: skip
+    schedule: Literal["linear", "cosine", "constant"] = _field(
+        "cosine", group=LEARNING, label=_("Learning rate schedule"),
+        choices={"cosine": _("Falling, cosine"), "linear": _("Falling, straight"), "constant": _("Constant")},
+        help=_("How the learning rate falls from its peak to the end of the run."),
+    )  # fmt: skip
+    final_learning_rate_share: Number = _field(
+        0.0, limits=(0, 1), group=LEARNING, label=_("Learning rate at the end"), unit=_("share of peak"),
+        shown_if=("schedule", ("linear", "cosine")),
+        help=_("Where the falling learning rate ends, as a share of its peak."),
+    )  # fmt: skip
+    warmup_share: Number = _field(
+        0.05, limits=(0, 0.5), group=LEARNING, label=_("Warm-up"), unit=_("share of steps"),
+        help=_("Share of the steps in which the learning rate rises from zero to its peak."),
+    )  # fmt: skip
+    batch_size: Integer = _field(
+        8, limits=(1, 1024), group=LEARNING, advanced=False, label=_("Batch size"), unit=_("rows"),
+        help=_("Rows whose errors are added up before the adapter is changed once."),
+    )  # fmt: skip
+    micro_batch_size: Integer = _field(
+        8, limits=(1, 256), group=LEARNING, label=_("Micro-batch size"), unit=_("rows"),
+        help=_("At most this many rows are computed at once. Changes memory and speed, not the result."),
+    )  # fmt: skip
+    weight_decay: Number = _field(
+        0.0, limits=(0, 1), group=LEARNING, label=_("Weight decay"),
+        help=_("How strongly adapter weights are pulled towards zero at each step."),
+    )  # fmt: skip
+    max_grad_norm: Number = _field(
+        1.0, limits=(0.001, 1000), group=LEARNING, label=_("Gradient clipping"),
+        help=_("Longer gradients are shortened to this length, so that one odd row cannot spoil the run."),
+    )  # fmt: skip
+    seed: Integer = _field(
+        42, limits=(0, 2**31 - 1), group=LEARNING, label=_("Random seed"),
+        help=_("The same seed gives the same order of rows and the same starting adapter."),
+    )  # fmt: skip
+
+    lora_r: Integer = _field(
+        16, limits=(1, 256), group=LORA, advanced=False, label=_("Rank"),
+        help=_("Size of the adapter. A higher rank can learn more and needs more memory."),
+    )  # fmt: skip
+    lora_alpha: Number = _field(
+        32.0, limits=(0.01, 1024), group=LORA, label=_("Alpha"),
+        help=_("Strength of the adapter; it is scaled by alpha divided by rank. Twice the rank is usual."),
+    )  # fmt: skip
+    lora_dropout: Number = _field(
+        0.0, limits=(0, 0.9), group=LORA, label=_("Dropout"),
+        help=_("Share of the adapter's input left out at random; helps against overfitting and slows training."),
+    )  # fmt: skip
+    lora_targets: Literal["all-linear", "attention", "query-value"] = _field(
+        "all-linear", group=LORA, label=_("Adapted layers"),
+        choices={
+            "all-linear": _("All linear layers"), "attention": _("Attention only"),
+            "query-value": _("Query and value only"),
+        },
+        help=_("Which weights of the base model get an adapter. More layers learn more and train slower."),
+    )  # fmt: skip
+
+    max_length: Integer = _field(
+        1024, limits=(16, 32_768), group=TEXT, label=_("Longest row"), unit=_("tokens"),
+        help=_("Longer rows are cut. The prompt is cut first; the answer is kept."),
+    )  # fmt: skip
+    truncation: Literal["start", "end"] = _field(
+        "end", group=TEXT, label=_("Cut the prompt at"),
+        choices={"end": _("Its end"), "start": _("Its beginning")},
+        help=_("Which part of a prompt that is too long is left out."),
+    )  # fmt: skip
+    long_answers: Literal["refuse", "skip", "cut"] = _field(
+        "refuse", group=TEXT, label=_("Answers that do not fit"),
+        choices={"refuse": _("Refuse the run"), "skip": _("Leave the row out"), "cut": _("Cut the answer")},
+        help=_("What happens to a row whose answer alone is longer than the longest row."),
+    )  # fmt: skip
+
+    precision: Literal["auto", "fp32", "bf16"] = _field(
+        "auto", group=HARDWARE, label=_("Number format"),
+        choices={"auto": _("Automatic"), "fp32": _("32 bit"), "bf16": _("16 bit (bfloat16)")},
+        help=_("Automatic takes 16 bit on GPUs and 32 bit on CPUs, which are slower with 16 bit."),
+    )  # fmt: skip
+    quantization: Literal["none", "int8", "nf4"] = _field(
+        "none", group=HARDWARE, label=_("Compress the base model"),
+        choices={"none": _("No"), "int8": _("8 bit"), "nf4": _("4 bit (QLoRA)")},
+        help=_("Keeps the frozen base model in fewer bits: less GPU memory, slower steps."),
+    )  # fmt: skip
+    gradient_checkpointing: bool = _field(
+        False, group=HARDWARE, label=_("Gradient checkpointing"),
+        help=_("Computes parts of the model twice instead of remembering them: less memory, about a fifth slower."),
+    )  # fmt: skip
+
+    evaluations_per_epoch: Number = _field(
+        2.0, limits=(0, 100), group=CHECKS, label=_("Validation checks per epoch"),
+        help=_("How often the validation loss is measured, besides the start and the end. 0: only there."),
+    )  # fmt: skip
+    validation_rows: Integer = _field(
+        100, limits=(1, 100_000), group=CHECKS, label=_("Rows per validation check"), unit=_("rows"),
+        help=_("At most this many validation rows are used for the validation loss."),
+    )  # fmt: skip
+    checkpoint_every_steps: Integer = _field(
+        50, limits=(1, 100_000), group=CHECKS, label=_("Checkpoint every"), unit=_("steps"),
+        help=_("How often the state is saved, so that an interrupted run goes on from there."),
+    )  # fmt: skip
+    evaluation_rows: Integer = _field(
+        100, limits=(1, 10_000), group=CHECKS, label=_("Rows in the quality report"), unit=_("rows"),
+        help=_("How many held-out rows the untuned and the tuned model answer after training."),
+    )  # fmt: skip
+    max_new_tokens: Integer = _field(
+        128, limits=(1, 4096), group=CHECKS, label=_("Longest answer"), unit=_("tokens"),
+        help=_("Where an answer is cut off in the quality report."),
+    )  # fmt: skip
+
+
+# --- recipes -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named starting point: words for people, and overrides of the defaults chosen by the number of rows."""
+
+    name: str
+    label: str
+    description: str
+    overrides: Callable[[int], dict[str, Any]]
+
+
+def _epochs(rows: int, *, row_visits: int, least: float, most: float) -> float:
+    """Return how many epochs make `row_visits` readings of a row altogether, within bounds.
+
+    Time and number of steps follow the visits, not the epochs: a small table needs, and can afford, more epochs.
+    """
+    return round(min(most, max(least, row_visits / max(rows, 1))), 2)
+
+
+def _fast(rows: int) -> dict[str, Any]:
+    # Sized by measurement: about 400 rows of 100 tokens take two minutes on two CPU cores.
+    epochs = _epochs(rows, row_visits=400, least=0.2, most=4)
+    return {"epochs": epochs, "evaluations_per_epoch": 1.0, "validation_rows": 32, "evaluation_rows": 20}
+
+
+def _balanced(rows: int) -> dict[str, Any]:
+    epochs = _epochs(rows, row_visits=6_000, least=1, most=5)
+    return {"epochs": epochs, "evaluations_per_epoch": 2.0, "validation_rows": 100, "evaluation_rows": 100}
+
+
+def _best(rows: int) -> dict[str, Any]:
+    epochs = _epochs(rows, row_visits=20_000, least=3, most=10)
+    return {
+        "epochs": epochs,
+        "lora_r": 32,
+        "lora_alpha": 64.0,
+        "evaluations_per_epoch": 2.0,
+        "validation_rows": 200,
+        "evaluation_rows": 200,
+        "keep_weights": "best",
+    }
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("fast", _("Fast"), _("A first look in minutes: few passes over the rows."), _fast),
+        Recipe("balanced", _("Balanced"), _("Good quality in reasonable time; right for most tables."), _balanced),
+        Recipe("best", _("Best"), _("Highest quality: many passes, a larger adapter, the best state kept."), _best),
+    )
+}
+
+
+def recipe_hyperparameters(name: str, rows: int, *, device: Literal["cpu", "cuda"] = "cpu") -> Hyperparameters:
+    """Return a recipe's hyperparameters for a table of `rows` training rows. Raises: KeyError on an unknown recipe."""
+    overrides = RECIPES[name].overrides(rows)
+    if device == "cuda":
+        overrides = {"batch_size": 16, "micro_batch_size": 16} | overrides
+    # Tiny tables would otherwise get so few steps that nothing is learned.
+    if rows < 64:
+        overrides["batch_size"] = 4
+    return Hyperparameters(**overrides)
+
+
+# --- what forms need ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """How one hyperparameter is shown and asked for. Texts are English and marked for translation.
+
+    `shown_if` is (other field, its values): the field matters only while the other one has one of these values.
+    `choices` are (value, label) pairs. `required` is False where an empty answer means "no limit".
+    """
+
+    name: str
+    label: str
+    help: str
+    group: str
+    advanced: bool
+    kind: Literal["int", "float", "choice", "bool"]
+    minimum: float | None
+    maximum: float | None
+    default: object
+    choices: tuple[tuple[str, str], ...]
+    unit: str
+    shown_if: tuple[str, tuple[str, ...]] | None
+    required: bool
+
+
+def form_fields() -> tuple[FieldInfo, ...]:
+    """Return every hyperparameter in the order of declaration, groups contiguous."""
+    return tuple(_field_info(name) for name in Hyperparameters.model_fields)
+
+
+def _field_info(name: str) -> FieldInfo:
+    field = Hyperparameters.model_fields[name]
+    extra: Any = field.json_schema_extra
+    types = (field.annotation, *get_args(field.annotation))
+    limits = {type(limit): limit for limit in field.metadata}
+    return FieldInfo(
+        name=name,
+        label=extra["label"],
+        help=extra["help"],
+        group=extra["group"],
+        advanced=extra["advanced"],
+        kind=_kind(types, extra["choices"]),
+        minimum=limits[Ge].ge if Ge in limits else None,
+        maximum=limits[Le].le if Le in limits else None,
+        default=field.default,
+        choices=tuple(extra["choices"].items()),
+        unit=extra["unit"],
+        shown_if=extra["shown_if"],
+        required=type(None) not in types,
+    )
+
+
+def _kind(types: tuple[Any, ...], choices: Mapping[str, str]) -> Literal["int", "float", "choice", "bool"]:
+    if choices:
+        return "choice"
+    if bool in types:
+        return "bool"
+    return "int" if int in types or Integer in types else "float"
+
+
+# --- files and identity ------------------------------------------------------------------------------------------
+
+
+def to_yaml(hyperparameters: Hyperparameters) -> str:
+    """Return the hyperparameters as a YAML mapping in the order of declaration."""
+    return str(yaml.safe_dump(hyperparameters.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def from_yaml(text: str) -> Hyperparameters:
+    """Read hyperparameters from YAML; fields left out get their defaults.
+
+    Raises: ValueError with a sentence if the text is not a YAML mapping, pydantic.ValidationError (a ValueError too)
+    naming the fields if values are wrong.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"This is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError("The YAML file must hold a mapping of hyperparameter names to values.")
+    return Hyperparameters.model_validate(content)
+
+
+def config_hash(hyperparameters: Hyperparameters) -> str:
+    """Return the SHA-256, in hex, of the canonical JSON: equal exactly if every value is equal."""
+    canonical = json.dumps(hyperparameters.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,123 @@
+"""Datasets and their versions: a version never changes once it is ready."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from portal.models import User
+from portal.scoping import TeamOwned
+
+
+class Split(models.TextChoices):
+    """What a row is for; the trainer never reads test rows."""
+
+    TRAIN = "train", _("Training")
+    VALIDATION = "validation", _("Validation")
+    TEST = "test", _("Test")
+
+
+class Dataset(TeamOwned):
+    """A named collection of examples; its content lives in versions."""
+
+    name = models.CharField(_("name"), max_length=120)
+    description = models.TextField(_("description"), blank=True, max_length=2000)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["-created_at"]
+        constraints = [models.UniqueConstraint(fields=["team", "name"], name="dataset_name_unique_in_team")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def latest_ready(self) -> DatasetVersion | None:
+        """The newest version that can be trained on, if there is one."""
+        return self.versions.filter(status=DatasetVersion.Status.READY).order_by("-number").first()
+
+
+class DatasetVersion(TeamOwned):
+    """One immutable content of a dataset, from uploaded files to canonical rows.
+
+    DRAFT (files are here, columns to be mapped) → IMPORTING → READY, or FAILED with a report that names every faulty row.
+    """
+
+    class Status(models.TextChoices):
+        DRAFT = "draft", _("Draft")
+        IMPORTING = "importing", _("Importing")
+        READY = "ready", _("Ready")
+        FAILED = "failed", _("Failed")
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="versions")
+    number = models.PositiveIntegerField()
+    status = models.CharField(max_length=12, choices=Status.choices, default=Status.DRAFT)
+    mapping = models.JSONField(default=dict, help_text="datasets_app.mapping.Mapping.to_dict()")
+    options = models.JSONField(default=dict, help_text="skip_faulty, split shares and seed")
+    report = models.JSONField(default=dict, help_text="faults with line, column, code and message; warnings; fields")
+    train_rows = models.PositiveIntegerField(default=0)
+    validation_rows = models.PositiveIntegerField(default=0)
+    test_rows = models.PositiveIntegerField(default=0)
+    size_bytes = models.PositiveBigIntegerField(default=0)
+    content_hash = models.CharField(max_length=64, blank=True)
+    rows_done = models.PositiveIntegerField(default=0, help_text="progress of the import")
+    bytes_done = models.PositiveBigIntegerField(default=0)
+    attempts = models.PositiveSmallIntegerField(default=0, help_text="counted before the work, against poison files")
+    heartbeat_at = models.DateTimeField(null=True)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    ready_at = models.DateTimeField(null=True)
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["-number"]
+        constraints = [models.UniqueConstraint(fields=["dataset", "number"], name="version_number_unique_in_dataset")]
+
+    def __str__(self) -> str:
+        return f"{self.dataset} v{self.number}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the source files and the canonical rows lie."""
+        return self.team.folder / "datasets" / str(self.pk)
+
+    def rows_path(self, split: Split | str) -> Path:
+        """Return the file with the canonical rows of a split (JSON lines); it exists if the split has rows."""
+        return self.folder / f"{Split(split).value}.jsonl"
+
+    def row_count(self, split: Split | str) -> int:
+        """Return the number of rows of a split."""
+        return int(getattr(self, f"{Split(split).value}_rows"))
+
+    @property
+    def total_rows(self) -> int:
+        """All rows of all splits."""
+        return self.train_rows + self.validation_rows + self.test_rows
+
+
+class SourceFile(TeamOwned):
+    """One uploaded file of a version. Its name is only ever shown, never used as a path."""
+
+    version = models.ForeignKey(DatasetVersion, on_delete=models.CASCADE, related_name="sources")
+    split = models.CharField(max_length=12, choices=Split.choices, default=Split.TRAIN)
+    name = models.CharField(max_length=255)
+    kind = models.CharField(max_length=10)
+    encoding = models.CharField(max_length=20, default="utf-8")
+    delimiter = models.CharField(max_length=4, blank=True)
+    columns = models.JSONField(default=list)
+    size_bytes = models.PositiveBigIntegerField()
+    sha256 = models.CharField(max_length=64)
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["split", "name"]
+        constraints = [models.UniqueConstraint(fields=["version", "split"], name="one_source_per_split")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def path(self) -> Path:
+        """Where the bytes lie, under a name of our own."""
+        return self.version.folder / f"source-{self.pk}.bin"

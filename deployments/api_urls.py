@@ -1,0 +1,6 @@
+"""Addresses of the deployments app."""
+
+from django.urls import URLPattern, path  # noqa: F401
+
+app_name = "deployments-api"
+urlpatterns: list[URLPattern] = []

@@ -1,0 +1,1 @@
+"""The surface under /v1 that OpenAI clients speak."""

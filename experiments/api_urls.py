@@ -1,0 +1,6 @@
+"""Addresses of the experiments app."""
+
+from django.urls import URLPattern, path  # noqa: F401
+
+app_name = "experiments-api"
+urlpatterns: list[URLPattern] = []

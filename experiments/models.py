@@ -1,0 +1,228 @@
+"""Experiments, runs, what runs report, and the adapters they leave."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from pathlib import Path
+from typing import ClassVar
+
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from datasets_app.models import DatasetVersion, Split
+from portal.models import BaseModel, Node, User
+from portal.scoping import TeamOwned
+
+
+class Experiment(TeamOwned):
+    """A question, such as “does a higher rank help?”; its runs are the answers."""
+
+    name = models.CharField(_("name"), max_length=120)
+    notes = models.TextField(_("notes"), blank=True, max_length=4000)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["-created_at"]
+        constraints = [models.UniqueConstraint(fields=["team", "name"], name="experiment_name_unique_in_team")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Run(TeamOwned):
+    """One training. Its row is the truth about it; messages and processes come and go.
+
+    QUEUED → ASSIGNED (dispatch gave it a node, a slot and a lease) → RUNNING (its supervisor claimed it) → a terminal
+    state. A lost lease leads back to QUEUED, up to `max_attempts` times.
+    """
+
+    class Status(models.TextChoices):
+        QUEUED = "queued", _("Queued")
+        ASSIGNED = "assigned", _("Starting")
+        RUNNING = "running", _("Running")
+        SUCCEEDED = "succeeded", _("Succeeded")
+        FAILED = "failed", _("Failed")
+        CANCELLED = "cancelled", _("Cancelled")
+
+    ACTIVE: ClassVar = (Status.ASSIGNED, Status.RUNNING)
+    TERMINAL: ClassVar = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+    experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="runs")
+    number = models.PositiveIntegerField()
+    dataset_version = models.ForeignKey(DatasetVersion, on_delete=models.RESTRICT, related_name="runs")
+    base_model = models.ForeignKey(BaseModel, on_delete=models.PROTECT, related_name="runs")
+    base_revision = models.CharField(max_length=64)
+    recipe = models.CharField(max_length=20, blank=True)
+    hyperparameters = models.JSONField()
+    config_hash = models.CharField(max_length=64)
+    deploy_as = models.SlugField(_("deploy when finished as"), max_length=60, blank=True)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
+
+    status = models.CharField(max_length=12, choices=Status.choices, default=Status.QUEUED)
+    phase = models.CharField(max_length=20, blank=True, help_text="what the running process is at")
+    priority = models.SmallIntegerField(default=0)
+    queued_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+    attempt = models.PositiveSmallIntegerField(default=0)
+    max_attempts = models.PositiveSmallIntegerField(default=5)
+
+    node = models.ForeignKey(Node, on_delete=models.SET_NULL, null=True, related_name="runs")
+    slot = models.PositiveSmallIntegerField(null=True)
+    lease_token = models.UUIDField(null=True)
+    lease_until = models.DateTimeField(null=True)
+    cancel_requested_at = models.DateTimeField(null=True)
+
+    step = models.PositiveIntegerField(default=0)
+    total_steps = models.PositiveIntegerField(default=0)
+    eta_s = models.FloatField(null=True)
+    checkpoint_step = models.PositiveIntegerField(default=0)
+    facts = models.JSONField(default=dict, help_text="what the trainer reported at its start and end")
+    error_code = models.CharField(max_length=40, blank=True)
+    error_message = models.TextField(blank=True)
+    gpu_seconds = models.FloatField(default=0)
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["-queued_at"]
+        constraints = [
+            models.UniqueConstraint(fields=["experiment", "number"], name="run_number_unique_in_experiment"),
+            models.UniqueConstraint(
+                fields=["node", "slot"],
+                condition=models.Q(status__in=["assigned", "running"]),
+                name="one_active_run_per_slot",
+            ),
+            models.CheckConstraint(
+                condition=~models.Q(status__in=["assigned", "running"]) | models.Q(lease_token__isnull=False),
+                name="active_run_has_a_lease",
+            ),
+        ]
+        indexes = [models.Index(fields=["status", "queued_at"], name="run_by_status_and_age")]
+
+    def __str__(self) -> str:
+        return f"{self.experiment} #{self.number}"
+
+    @property
+    def folder(self) -> Path:
+        """The job folder that supervisor, trainer and evaluator share."""
+        return self.team.folder / "runs" / str(self.pk)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it holds a slot."""
+        return self.status in self.ACTIVE
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether it will never change again."""
+        return self.status in self.TERMINAL
+
+    @property
+    def duration(self) -> timedelta | None:
+        """How long it has been at work, if it ever started."""
+        return (self.ended_at or timezone.now()) - self.started_at if self.started_at else None
+
+    @property
+    def progress(self) -> float:
+        """Share of optimizer steps done, 0 to 1."""
+        return self.step / self.total_steps if self.total_steps else 0.0
+
+
+class MetricPoint(TeamOwned):
+    """What the trainer measured at one step; written once for each step, however often it is reported."""
+
+    id = models.BigAutoField(primary_key=True)  # type: ignore[assignment]
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="metrics")
+    step = models.PositiveIntegerField()
+    values = models.JSONField(help_text="epoch, loss, learning_rate, grad_norm, tokens_per_s, validation_loss …")
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["step"]
+        constraints = [models.UniqueConstraint(fields=["run", "step"], name="one_metric_point_per_step")]
+
+    def __str__(self) -> str:
+        return f"step {self.step}"
+
+
+class RunEvent(TeamOwned):
+    """A line of a run's log: phases, checkpoints, warnings, and what the trainer said. Never a row's text."""
+
+    id = models.BigAutoField(primary_key=True)  # type: ignore[assignment]
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="events")
+    at = models.DateTimeField(default=timezone.now)
+    level = models.CharField(max_length=8, default="info")
+    kind = models.CharField(max_length=20, default="log")
+    message = models.TextField()
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Adapter(TeamOwned):
+    """LoRA weights for one base model, as a PEFT folder; what a run leaves behind."""
+
+    run = models.OneToOneField(Run, on_delete=models.RESTRICT, related_name="adapter")
+    base_model = models.ForeignKey(BaseModel, on_delete=models.PROTECT, related_name="adapters")
+    step = models.PositiveIntegerField()
+    sha256 = models.CharField(max_length=64, help_text="of adapter_model.safetensors")
+    size_bytes = models.PositiveBigIntegerField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return str(self.run)
+
+    @property
+    def folder(self) -> Path:
+        """The PEFT folder: adapter_config.json and adapter_model.safetensors."""
+        return self.team.folder / "adapters" / str(self.pk)
+
+    @property
+    def engine_name(self) -> str:
+        """The name under which engines know it; never used twice, since prefix caches are keyed by it."""
+        return f"adapter-{uuid.UUID(str(self.pk)).hex}"
+
+
+class Evaluation(TeamOwned):
+    """How the tuned and the untuned model answered the held-out rows of one run."""
+
+    run = models.OneToOneField(Run, on_delete=models.CASCADE, related_name="evaluation")
+    split = models.CharField(max_length=12, choices=Split.choices)
+    rows = models.PositiveIntegerField()
+    report = models.JSONField(help_text="experiments.scoring.QualityReport.to_dict()")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta(TeamOwned.Meta):
+        pass
+
+    def __str__(self) -> str:
+        return f"{self.run} on {self.rows} rows"
+
+
+class EvaluatedRow(TeamOwned):
+    """One held-out row with the answers of both models, for the worst, random and best lists."""
+
+    id = models.BigAutoField(primary_key=True)  # type: ignore[assignment]
+    evaluation = models.ForeignKey(Evaluation, on_delete=models.CASCADE, related_name="answers")
+    row = models.PositiveIntegerField(help_text="line in the source file")
+    prompt = models.TextField()
+    expected = models.TextField()
+    untuned = models.TextField()
+    tuned = models.TextField()
+    untuned_score = models.FloatField()
+    tuned_score = models.FloatField()
+    is_exact = models.BooleanField()
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["row"]
+
+    def __str__(self) -> str:
+        return f"row {self.row}"

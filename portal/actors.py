@@ -1,0 +1,46 @@
+"""Who does something: a person, a program with a token, or the machine itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+
+    from portal.models import ApiToken, User
+
+
+@dataclass(frozen=True)
+class Actor:
+    """The doer of an action, as every service and the audit trail know it."""
+
+    user: User | None
+    token: ApiToken | None = None
+    ip: str | None = None
+    request_id: str = ""
+    machine: str = ""
+
+    @classmethod
+    def of(cls, request: HttpRequest) -> Actor:
+        """Return the actor behind a page or API request."""
+        token = getattr(request, "auth", None)
+        user = token.created_by if token is not None else request.user
+        return cls(
+            user=user if user is not None and user.is_authenticated else None,  # type: ignore[arg-type]
+            token=token,
+            ip=request.META.get("REMOTE_ADDR") or None,
+            request_id=getattr(request, "request_id", ""),
+        )
+
+    @classmethod
+    def system(cls, machine: str) -> Actor:
+        """Return the actor for what a machine does on its own, such as 'sweep'."""
+        return cls(user=None, machine=machine)
+
+    @property
+    def label(self) -> str:
+        """Return the words by which the audit trail names this actor."""
+        if self.token is not None:
+            return f"token {self.token.name}"
+        return self.user.email if self.user is not None else self.machine

@@ -1,0 +1,1 @@
+"""What all resource APIs share: the base view, one error shape, pages."""

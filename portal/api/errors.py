@@ -1,0 +1,79 @@
+"""The one handler that turns every error of the API into the one error object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.db import connection, transaction
+from django.http import Http404
+from django.utils.translation import gettext as _
+from rest_framework import exceptions
+from rest_framework.response import Response
+
+from portal.errors import PortalError, error_body
+from portal.views.errors import default_message
+
+_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+}
+
+
+def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
+    """Return the error as a response; None (a 500 page in the same shape) for what nobody foresaw."""
+    if connection.in_atomic_block:
+        transaction.set_rollback(True)
+    if isinstance(exc, PortalError):
+        body = error_body(exc.message, kind=exc.kind, code=exc.code, param=exc.param, details=exc.details)
+        return Response(body, status=exc.status, headers=exc.headers)
+    if isinstance(exc, Http404):
+        exc = exceptions.NotFound(default_message(404))
+    elif isinstance(exc, PermissionDenied):
+        exc = exceptions.PermissionDenied()
+    return _from_drf(exc) if isinstance(exc, exceptions.APIException) else None
+
+
+def _from_drf(exc: exceptions.APIException) -> Response:
+    status, headers = exc.status_code, {}
+    if isinstance(exc, exceptions.NotAuthenticated):
+        status = 401
+        exc = exceptions.NotAuthenticated(_("Send an API token: 'Authorization: Bearer <token>'."), "invalid_api_key")
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="tuneport"'
+    if isinstance(exc, exceptions.Throttled) and exc.wait:
+        headers["Retry-After"] = str(int(exc.wait) + 1)
+    kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    if isinstance(exc, exceptions.ValidationError):
+        details = list(_flatten(exc.detail))
+        first = details[0] if details else {"param": None, "message": default_message(400)}
+        body = error_body(
+            str(first["message"]),
+            kind=kind,
+            code="invalid_value",
+            param=first["param"],
+            details=details if len(details) > 1 else (),
+        )
+    else:
+        body = error_body(str(exc.detail), kind=kind, code=_code(exc))
+    return Response(body, status=status, headers=headers)
+
+
+def _code(exc: exceptions.APIException) -> str:
+    code = getattr(exc.detail, "code", None) or exc.default_code
+    return "invalid_json" if isinstance(exc, exceptions.ParseError) else str(code)
+
+
+def _flatten(detail: Any, path: str = "") -> Any:
+    """Yield {param, message} of every leaf of DRF's nested validation errors."""
+    if isinstance(detail, dict):
+        for name, inner in detail.items():
+            own = path if name == "non_field_errors" else f"{path}.{name}" if path else str(name)
+            yield from _flatten(inner, own)
+    elif isinstance(detail, list):
+        for inner in detail:
+            yield from _flatten(inner, path)
+    else:
+        yield {"param": path or None, "message": str(detail)}

@@ -1,0 +1,69 @@
+"""Who may knock at the API: bearer tokens only; session cookies are ignored there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.utils.translation import gettext as _
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.permissions import BasePermission
+
+from portal import tokens
+from portal.errors import Forbidden
+
+if TYPE_CHECKING:
+    from rest_framework.request import Request
+
+    from portal.models import ApiToken, User
+
+
+class ApiTokenAuthentication(BaseAuthentication):
+    """Reads `Authorization: Bearer tnp_…`; `request.auth` becomes the token, whose team is the caller's team."""
+
+    def authenticate(self, request: Request) -> tuple[User, ApiToken] | None:
+        """Return the token's owner and the token, or None without a header.
+
+        Raises: AuthenticationFailed with one body for unknown, wrong, revoked and ownerless tokens.
+        """
+        header = request.META.get("HTTP_AUTHORIZATION", "")
+        if not header:
+            return None
+        scheme, _space, text = header.partition(" ")
+        if scheme.lower() != "bearer" or len(text) > 200:
+            raise AuthenticationFailed(_("Send the API token as 'Authorization: Bearer <token>'."), "invalid_api_key")
+        token = tokens.find_token(text.strip())
+        if token is None or token.revoked_at is not None or not token.created_by.is_active:
+            raise AuthenticationFailed(
+                _("This API token is not valid. Check it or create a new one."), "invalid_api_key"
+            )
+        if token.is_expired:
+            raise AuthenticationFailed(_("This API token has expired. Create a new one."), "expired_api_key")
+        tokens.note_use(token)
+        return token.created_by, token
+
+    def authenticate_header(self, request: Request) -> str:
+        return 'Bearer realm="tuneport"'
+
+
+class HasScope(BasePermission):
+    """Lets a token in whose scopes include what the view asks for: `scopes = {"GET": …, "POST": …}` or one scope."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        if request.auth is None:
+            return False
+        wanted = view.scopes if isinstance(view.scopes, str) else view.scopes.get(request.method)
+        if wanted is None or wanted in request.auth.scopes:
+            return True
+        raise Forbidden(_("This API token lacks the scope '%(scope)s'.") % {"scope": wanted}, code="insufficient_scope")
+
+
+class ApiTokenScheme(OpenApiAuthenticationExtension):
+    """Describes the bearer token in the OpenAPI document."""
+
+    target_class = "portal.authentication.ApiTokenAuthentication"
+    name = "apiToken"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer", "description": "An API token of the team: `Bearer tnp_…`"}

@@ -1,0 +1,83 @@
+"""What happens around every request: an id, security headers, the closed default, and errors in plain words."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponse
+
+from portal.access import policy_of
+from portal.errors import PortalError
+from portal.views.errors import error_response
+
+logger = logging.getLogger(__name__)
+Handler = Callable[[HttpRequest], HttpResponse]
+_SAFE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
+_MULTIPART_SLACK_BYTES = 1024 * 1024
+
+
+def request_id(get_response: Handler) -> Handler:
+    """Give every request an id, taken from the caller when it is harmless, and refuse bodies over the limit."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        sent = request.headers.get("X-Request-ID", "")
+        request.request_id = sent if _SAFE_ID.match(sent) else f"req_{uuid.uuid4().hex}"  # type: ignore[attr-defined]
+        length = request.META.get("CONTENT_LENGTH") or "0"
+        if length.isdigit() and int(length) > settings.MAX_UPLOAD_BYTES + _MULTIPART_SLACK_BYTES:
+            response = error_response(request, status=413)
+        else:
+            response = get_response(request)
+        response["x-request-id"] = request.request_id  # type: ignore[attr-defined]
+        return response
+
+    return middleware
+
+
+def security_headers(get_response: Handler) -> Handler:
+    """Send a strict content security policy, and keep signed-in pages out of caches."""
+    policy = "; ".join(f"{name} {value}" for name, value in settings.CONTENT_SECURITY_POLICY.items())
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        response.headers.setdefault("Content-Security-Policy", policy)
+        response.headers.setdefault("Permissions-Policy", "camera=(), microphone=(), geolocation=()")
+        if not request.path.startswith(settings.STATIC_URL):
+            response.headers.setdefault("Cache-Control", "no-store")
+        return response
+
+    return middleware
+
+
+class require_policy:  # noqa: N801 — a middleware like its siblings, which are functions
+    """Refuse to serve a route that declares no access policy (the start-up check says so first)."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> None:
+        if policy_of(view) is None:
+            raise ImproperlyConfigured(f"{view!r} declares no access policy")
+
+
+class domain_errors:  # noqa: N801
+    """Turn the domain's errors, raised anywhere in a page, into a page that says what to do."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if isinstance(exception, PortalError):
+            return error_response(request, status=exception.status, error=exception)
+        return None

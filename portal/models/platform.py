@@ -1,0 +1,77 @@
+"""What the platform offers to all teams: base models that admins allow, and nodes that train and serve."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+
+class BaseModel(models.Model):
+    """A frozen model that teams may tune: a local folder, pinned to a revision, allowed by a platform admin."""
+
+    class Source(models.TextChoices):
+        EMBEDDED = "embedded", _("Shipped with the portal")
+        LOCAL = "local", _("Local folder")
+        HUB = "hub", _("Model hub")
+
+    slug = models.SlugField(_("id"), max_length=80, unique=True)
+    name = models.CharField(_("name"), max_length=120)
+    source = models.CharField(max_length=10, choices=Source.choices)
+    location = models.CharField(max_length=400, help_text=_("Folder name below the models folder, or the hub id."))
+    revision = models.CharField(max_length=64, help_text=_("Hash over all files, or the hub's commit."))
+    parameters = models.PositiveBigIntegerField(_("parameters"))
+    context_tokens = models.PositiveIntegerField(_("context length in tokens"))
+    size_bytes = models.PositiveBigIntegerField(_("size on disk"))
+    licence = models.CharField(_("licence"), max_length=60, blank=True)
+    is_allowed = models.BooleanField(_("teams may use it"), default=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["parameters", "name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def folder(self) -> Path:
+        """Where its safetensors, configuration and tokenizer lie."""
+        return Path(settings.DATA_DIR) / "models" / self.slug
+
+
+class NodeQuerySet(models.QuerySet["Node"]):
+    """Questions about nodes."""
+
+    def live(self) -> NodeQuerySet:
+        """Nodes whose agent was heard from lately."""
+        return self.filter(heartbeat_at__gt=timezone.now() - timedelta(seconds=settings.NODE_TIMEOUT_SECONDS))
+
+
+class Node(models.Model):
+    """A machine that trains and serves: so many runs at once, and one engine for each base model in use."""
+
+    name = models.SlugField(_("name"), max_length=60, unique=True)
+    address = models.CharField(_("address for inference"), max_length=200, default="127.0.0.1")
+    slots = models.PositiveSmallIntegerField(_("runs at the same time"), default=1)
+    device = models.CharField(_("device"), max_length=120, blank=True)
+    memory_bytes = models.PositiveBigIntegerField(default=0)
+    started_at = models.DateTimeField(default=timezone.now)
+    heartbeat_at = models.DateTimeField(null=True)
+
+    objects = NodeQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its agent was heard from within the timeout."""
+        limit = timezone.now() - timedelta(seconds=settings.NODE_TIMEOUT_SECONDS)
+        return self.heartbeat_at is not None and self.heartbeat_at > limit

@@ -1,0 +1,95 @@
+"""The second tenant wall: PostgreSQL row-level security, forced, for every table with a `team_id`.
+
+A transaction says whose rows it may see: `team_scope(team)` for one team, `all_teams("reason")` for machines.
+Outside of both, every team-owned table looks empty. Settings are local to the transaction, so poolers are safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from uuid import UUID
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection, migrations, transaction
+
+# NULLIF: after a transaction that set it, an unset value comes back as '' and not as NULL.
+# (SELECT …) makes PostgreSQL read the setting once per query and not once per row.
+_CONDITION = (
+    "(team_id = (SELECT NULLIF(current_setting('app.team_id', true), '')::uuid)"
+    " OR (SELECT current_setting('app.all_teams', true) = 'on'))"
+)
+
+
+class EnableRowSecurity(migrations.RunSQL):
+    """Migration operation: raise the second wall around the named tables."""
+
+    def __init__(self, *tables: str) -> None:
+        super().__init__([_enable(table) for table in tables], [_disable(table) for table in tables])
+        self.tables = tables
+
+    def deconstruct(self) -> tuple[str, list[str], dict[str, object]]:
+        return (self.__class__.__qualname__, list(self.tables), {})
+
+
+def _enable(table: str) -> str:
+    return (
+        f'ALTER TABLE "{table}" ENABLE ROW LEVEL SECURITY; ALTER TABLE "{table}" FORCE ROW LEVEL SECURITY;'
+        f'CREATE POLICY team_wall ON "{table}" USING {_CONDITION} WITH CHECK {_CONDITION};'
+    )
+
+
+def _disable(table: str) -> str:
+    return (
+        f'DROP POLICY IF EXISTS team_wall ON "{table}"; ALTER TABLE "{table}" NO FORCE ROW LEVEL SECURITY;'
+        f'ALTER TABLE "{table}" DISABLE ROW LEVEL SECURITY;'
+    )
+
+
+def team_scope(team_id: UUID) -> AbstractContextManager[None]:
+    """Open a transaction in which only this team's rows exist."""
+    return _scope(str(team_id), everything=False)
+
+
+def all_teams(reason: str) -> AbstractContextManager[None]:
+    """Open a transaction for a machine that works for all teams; the reason is for the reader who greps for it."""
+    if not reason:
+        raise ValueError("say why all teams' rows are needed")
+    return _scope("", everything=True)
+
+
+@contextmanager
+def _scope(team_id: str, *, everything: bool) -> Iterator[None]:
+    nested = connection.in_atomic_block
+    with transaction.atomic():
+        outer = _read() if nested else ("", "")
+        _write(team_id, "on" if everything else "")
+        yield
+        if nested:  # releasing a savepoint keeps SET LOCAL: put the outer values back
+            _write(*outer)
+
+
+def _read() -> tuple[str, str]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('app.team_id', true), current_setting('app.all_teams', true)")
+        team_id, everything = cursor.fetchone()
+    return team_id or "", everything or ""
+
+
+def _write(team_id: str, everything: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('app.team_id', %s, true), set_config('app.all_teams', %s, true)", [team_id, everything]
+        )
+
+
+def refuse_privileged_role() -> None:
+    """Raise ImproperlyConfigured if the database role would see through row-level security."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT rolname, rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
+        role, privileged = cursor.fetchone()
+    if privileged:
+        raise ImproperlyConfigured(
+            f"The database role {role!r} ignores row-level security, so teams would not be kept apart. "
+            "Use a role with NOSUPERUSER NOBYPASSRLS in DATABASE_URL."
+        )

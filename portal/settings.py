@@ -1,0 +1,255 @@
+"""Settings: the only module that reads the environment.
+
+Development works with no variable set; production (TUNEPORT_ENV=production) refuses to start on a missing or weak secret.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_lazy as _
+from psycopg.conninfo import conninfo_to_dict
+
+env = environ.Env()
+BASE_DIR = Path(__file__).resolve().parent.parent
+ENVIRONMENT = env.str("TUNEPORT_ENV", default="development")
+if ENVIRONMENT not in ("development", "production"):
+    raise ImproperlyConfigured("TUNEPORT_ENV must be 'development' or 'production'.")
+PRODUCTION = ENVIRONMENT == "production"
+DEBUG = env.bool("TUNEPORT_DEBUG", default=False)
+if PRODUCTION and DEBUG:
+    raise ImproperlyConfigured("TUNEPORT_DEBUG must not be on in production.")
+
+# Everything that the portal writes lies below this folder: database, models, datasets, adapters.
+DATA_DIR = Path(env.str("TUNEPORT_DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
+
+
+def _secret(name: str) -> str:
+    """Return a secret from the environment; in development from DATA_DIR/secrets.json, made at random on first use."""
+    value = env.str(name, default="")
+    if PRODUCTION and len(value) < 50:
+        raise ImproperlyConfigured(f"{name} must be set to at least 50 random characters in production.")
+    if value:
+        return value
+    path = DATA_DIR / "secrets.json"
+    DATA_DIR.mkdir(parents=True, exist_ok=True)
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    if name not in stored:
+        stored[name] = secrets.token_urlsafe(48)
+        aside = path.with_suffix(f".{os.getpid()}")
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as handle:
+            json.dump(stored, handle)
+        aside.replace(path)
+    return stored[name]
+
+
+SECRET_KEY = _secret("TUNEPORT_SECRET_KEY")
+TOKEN_PEPPER = _secret("TUNEPORT_TOKEN_PEPPER")
+
+ALLOWED_HOSTS = env.list("TUNEPORT_ALLOWED_HOSTS", default=[] if PRODUCTION else ["localhost", "127.0.0.1", "[::1]"])
+if PRODUCTION and (not ALLOWED_HOSTS or "*" in ALLOWED_HOSTS):
+    raise ImproperlyConfigured("TUNEPORT_ALLOWED_HOSTS must name the portal's hosts in production, without '*'.")
+CSRF_TRUSTED_ORIGINS = env.list("TUNEPORT_TRUSTED_ORIGINS", default=[])
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.postgres",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django_q",
+    "django_htmx",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "portal",
+    "datasets_app",
+    "experiments",
+    "deployments",
+    "gpu_worker",
+]
+
+MIDDLEWARE = [
+    "portal.middleware.request_id",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "portal.middleware.security_headers",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "portal.middleware.require_policy",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "portal.middleware.domain_errors",
+]
+
+ROOT_URLCONF = "portal.urls"
+WSGI_APPLICATION = "portal.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "portal.context.navigation",
+            ],
+        },
+    },
+]
+
+
+def _database() -> dict[str, object]:
+    """Return Django's database entry from DATABASE_URL, which manage.py sets to the embedded server when it is unset."""
+    url = env.str("DATABASE_URL", default="")
+    known = conninfo_to_dict(url) if url else {}
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": known.pop("dbname", "tuneport"),
+        "USER": known.pop("user", ""),
+        "PASSWORD": known.pop("password", ""),
+        "HOST": known.pop("host", ""),
+        "PORT": known.pop("port", ""),
+        # Persistent connections only where one thread lives long; a pool would be shared by the queue's forked children.
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": known,
+    }
+
+
+DATABASES = {"default": _database()}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "portal_cache"}}
+
+AUTH_USER_MODEL = "portal.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "portal:login"
+LOGIN_REDIRECT_URL = "portal:home"
+LOGOUT_REDIRECT_URL = "portal:login"
+
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", _("English"))]
+LOCALE_PATHS = [BASE_DIR / "locale"]
+USE_I18N = True
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+STATIC_URL = "/static/"
+STATIC_ROOT = DATA_DIR / "static"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+WHITENOISE_MANIFEST_STRICT = False
+
+# Uploads go to disk while they arrive, never to memory; the portal counts their bytes itself.
+FILE_UPLOAD_HANDLERS = ["portal.uploads.BoundedTemporaryFileHandler"]
+FILE_UPLOAD_TEMP_DIR = DATA_DIR / "tmp"
+FILE_UPLOAD_TEMP_DIR.mkdir(parents=True, exist_ok=True)
+MAX_UPLOAD_BYTES = env.int("TUNEPORT_MAX_UPLOAD_BYTES", default=512 * 1024 * 1024)
+DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 1024 * 1024
+
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = 14 * 24 * 3600
+CSRF_COOKIE_SAMESITE = "Lax"
+CSRF_FAILURE_VIEW = "portal.views.errors.csrf_failure"
+X_FRAME_OPTIONS = "DENY"
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+HTTPS = env.bool("TUNEPORT_HTTPS", default=PRODUCTION)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+if env.bool("TUNEPORT_BEHIND_PROXY", default=False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+CONTENT_SECURITY_POLICY = {
+    "default-src": "'self'",
+    "img-src": "'self' data:",
+    "object-src": "'none'",
+    "base-uri": "'none'",
+    "form-action": "'self'",
+    "frame-ancestors": "'none'",
+}
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["portal.authentication.ApiTokenAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["portal.authentication.HasScope"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PAGINATION_CLASS": "portal.api.pagination.Pages",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "portal.api.errors.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Tuneport API",
+    "DESCRIPTION": "Datasets, experiments, runs, adapters and deployments of one team. Authenticate with an API token.",
+    "VERSION": "1",
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": r"/api/",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "AUTHENTICATION_WHITELIST": ["portal.authentication.ApiTokenAuthentication"],
+}
+
+# Queue tasks are short (a run lives in its own supervisor), so a lost one comes back within minutes.
+NODE_NAME = env.str("TUNEPORT_NODE", default="local")
+_CLUSTER = {
+    "workers": 2,
+    "timeout": 240,
+    "retry": 300,
+    "bulk": 1,
+    "queue_limit": 2,
+    "max_attempts": 3,
+    "ack_failures": False,
+    "save_limit": 0,
+    "catch_up": False,
+    "orm": "default",
+    "poll": 0.3,
+}
+Q_CLUSTER = {
+    "name": "default",
+    **_CLUSTER,
+    "ALT_CLUSTERS": {f"gpu-{NODE_NAME}": {**_CLUSTER, "workers": 1}},
+}
+
+# A run's supervisor renews its lease; a lease that ran out means that the node, the supervisor or the network is gone.
+LEASE_SECONDS = env.int("TUNEPORT_LEASE_SECONDS", default=20)
+NODE_TIMEOUT_SECONDS = env.int("TUNEPORT_NODE_TIMEOUT_SECONDS", default=20)
+NODE_SLOTS = env.int("TUNEPORT_NODE_SLOTS", default=1)
+NODE_ADDRESS = env.str("TUNEPORT_NODE_ADDRESS", default="127.0.0.1")
+ENGINE_TIMEOUT_SECONDS = env.int("TUNEPORT_ENGINE_TIMEOUT_SECONDS", default=120)
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env.str("TUNEPORT_LOG_LEVEL", default="INFO")},
+    "loggers": {
+        "django.server": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},
+        "django-q": {"handlers": ["console"], "level": "WARNING", "propagate": False},
+    },
+}

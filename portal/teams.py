@@ -1,0 +1,75 @@
+"""What may be done to teams and their members."""
+
+from __future__ import annotations
+
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.db import transaction
+from django.utils.text import slugify
+from django.utils.translation import gettext as _
+
+from portal import audit
+from portal.actors import Actor
+from portal.errors import IllegalTransition, InvalidInput
+from portal.models import Membership, Role, Team, User
+from portal.rls import team_scope
+
+
+def create_team(*, name: str, owner: User, actor: Actor) -> Team:
+    """Create a team with its first admin.
+
+    Raises: InvalidInput if the name is empty or its address is taken.
+    """
+    slug = slugify(name)[:60]
+    if not slug:
+        raise InvalidInput(_("Give the team a name with at least one Latin letter or digit."), param="name")
+    if Team.objects.filter(slug=slug).exists():
+        raise InvalidInput(_("There is already a team at the address '%(slug)s'.") % {"slug": slug}, param="name")
+    with transaction.atomic():
+        team = Team.objects.create(name=name.strip()[:80], slug=slug)
+        with team_scope(team.pk):
+            membership = team.memberships.create(user=owner, role=Role.ADMIN)
+            audit.record(team, actor, "team.created", team)
+            audit.record(team, actor, "member.added", membership, role=Role.ADMIN.value)
+    return team
+
+
+def find_or_invite_person(email: str) -> tuple[User, bool]:
+    """Return the person with this address and whether they are new; a new one has no usable password yet.
+
+    Raises: InvalidInput for something that is no e-mail address.
+    """
+    email = email.strip().lower()
+    try:
+        validate_email(email)
+    except ValidationError:
+        raise InvalidInput(_("'%(email)s' is not an e-mail address.") % {"email": email}, param="email") from None
+    found = User.objects.filter(email=email).first()
+    return (found, False) if found else (User.objects.create_user(email), True)
+
+
+@transaction.atomic
+def change_role(*, membership: Membership, role: Role, actor: Actor) -> None:
+    """Give a member another role; the last admin keeps theirs."""
+    if role != Role.ADMIN:
+        _keep_an_admin(membership)
+    membership.role = role
+    membership.save(update_fields=["role"])
+    audit.record(membership.team, actor, "member.role_changed", membership, role=role.value)
+
+
+@transaction.atomic
+def remove_member(*, membership: Membership, actor: Actor) -> None:
+    """Take a person out of the team; the last admin stays."""
+    _keep_an_admin(membership)
+    audit.record(membership.team, actor, "member.removed", membership)
+    membership.delete()
+
+
+def _keep_an_admin(leaving: Membership) -> None:
+    Team.objects.select_for_update().get(pk=leaving.team_id)
+    others = leaving.team.memberships.filter(role=Role.ADMIN).exclude(pk=leaving.pk)
+    if leaving.role == Role.ADMIN and not others.exists():
+        raise IllegalTransition(
+            _("A team needs at least one admin. Make somebody else an admin first."), code="last_admin"
+        )

@@ -1,0 +1,36 @@
+"""All addresses: pages under /t/<team>/, the resource API under /api/, the OpenAI-compatible surface under /v1/."""
+
+from django.urls import URLPattern, URLResolver, include, path
+
+from portal.views import auth, docs, health, pages, people, tokens
+
+_portal: list[URLPattern | URLResolver] = [
+    path("", pages.home, name="home"),
+    path("healthz", health.alive, name="healthz"),
+    path("readyz", health.ready, name="readyz"),
+    path("login/", auth.login, name="login"),
+    path("logout/", auth.logout, name="logout"),
+    path("style-guide/", pages.style_guide, name="style_guide"),
+    path("t/<slug:team>/", pages.dashboard, name="dashboard"),
+    path("t/<slug:team>/members/", people.members, name="members"),
+    path("t/<slug:team>/tokens/", tokens.index, name="tokens"),
+    path("t/<slug:team>/tokens/<uuid:pk>/revoke/", tokens.revoke, name="revoke_token"),
+    path("api/schema/", docs.schema, name="schema"),
+    path("api/docs/", docs.pages, name="api_docs"),
+]
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("", include((_portal, "portal"))),
+    path("", include("datasets_app.urls")),
+    path("", include("experiments.urls")),
+    path("", include("deployments.urls")),
+    path("api/", include("datasets_app.api_urls")),
+    path("api/", include("experiments.api_urls")),
+    path("api/", include("deployments.api_urls")),
+    path("v1/", include("deployments.openai_api.urls")),
+]
+
+handler400 = "portal.views.errors.bad_request"
+handler403 = "portal.views.errors.forbidden"
+handler404 = "portal.views.errors.not_found"
+handler500 = "portal.views.errors.server_error"

@@ -1,0 +1,47 @@
+"""Home, the team's dashboard, and the style guide."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+
+from portal.access import TeamRequest, public_view, signed_in_view, team_view, teams_of
+from portal.models import Team
+
+
+@signed_in_view
+def home(request: HttpRequest) -> HttpResponse:
+    """Lead to the only team, or let the person choose one."""
+    teams = teams_of(request.user)  # type: ignore[arg-type]
+    if len(teams) == 1:
+        return redirect("portal:dashboard", teams[0].slug)
+    return render(request, "portal/choose_team.html" if teams else "portal/no_team.html", {"own_teams": teams})
+
+
+@team_view()
+def dashboard(request: TeamRequest) -> HttpResponse:
+    """Show what the team is doing now and what to do next."""
+    return render(request, "portal/dashboard.html", dashboard_context(request.team))
+
+
+def dashboard_context(team: Team) -> dict[str, object]:
+    """Return counts and latest rows, read through the team's own related managers (no import of the upper rooms)."""
+    runs = team.runs.select_related("experiment", "dataset_version__dataset")  # type: ignore[attr-defined]
+    return {
+        "dataset_count": team.datasets.count(),  # type: ignore[attr-defined]
+        "active_runs": [run for run in runs.filter(status__in=["queued", "assigned", "running"])[:5]],
+        "recent_runs": runs.order_by("-queued_at")[:6],
+        "run_count": runs.count(),
+        "deployments": team.deployments.select_related("live_version__adapter__run__experiment")[:6],  # type: ignore[attr-defined]
+        "deployment_count": team.deployments.count(),  # type: ignore[attr-defined]
+        "token_count": team.apitokens.filter(revoked_at=None).count(),
+    }
+
+
+@public_view
+def style_guide(request: HttpRequest) -> HttpResponse:
+    """Show every component of the interface; in development only."""
+    if settings.PRODUCTION:
+        raise Http404
+    return render(request, "portal/style_guide.html")

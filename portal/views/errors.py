@@ -50,7 +50,7 @@ def error_response(request: HttpRequest, *, status: int, error: PortalError | No
         body = error_body(message, kind=kind, code=code, param=param, details=details)
         return JsonResponse(body, status=status, headers=headers)
     context = {"status": status, "message": message, "details": details}
-    response = render(request, ["errors/%d.html" % status, "errors/error.html"], context, status=status)
+    response = render(request, [f"errors/{status}.html", "errors/error.html"], context, status=status)
     response.headers.update(headers)
     return response
 

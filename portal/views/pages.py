@@ -30,7 +30,7 @@ def dashboard_context(team: Team) -> dict[str, object]:
     runs = team.runs.select_related("experiment", "dataset_version__dataset")  # type: ignore[attr-defined]
     return {
         "dataset_count": team.datasets.count(),  # type: ignore[attr-defined]
-        "active_runs": [run for run in runs.filter(status__in=["queued", "assigned", "running"])[:5]],
+        "active_runs": list(runs.filter(status__in=["queued", "assigned", "running"])[:5]),
         "recent_runs": runs.order_by("-queued_at")[:6],
         "run_count": runs.count(),
         "deployments": team.deployments.select_related("live_version__adapter__run__experiment")[:6],  # type: ignore[attr-defined]

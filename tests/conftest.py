@@ -1,0 +1,191 @@
+"""What every test may use: a cast of three, two teams, and rows made by the services themselves.
+
+Alice is an admin of `team`, Bob a viewer of it, Charlie an admin of `other_team`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from portal import teams, tokens
+from portal.actors import Actor
+from portal.models import BaseModel, Node, Role, Scope, Team, User
+from portal.rls import team_scope
+
+PASSWORD = "correct horse battery staple"
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings() -> None:
+    """Let several people run tests on one server: PYTEST_DB names the database."""
+    from django.db import connection
+
+    if suffix := os.environ.get("PYTEST_DB"):
+        connection.settings_dict.setdefault("TEST", {})["NAME"] = f"test_{suffix}"
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, settings) -> None:
+    """Give each test its own data folder, static files without a manifest, and a cheap password hash."""
+    settings.DATA_DIR = tmp_path / "var"
+    settings.FILE_UPLOAD_TEMP_DIR = tmp_path
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    }
+
+
+@pytest.fixture
+def alice(db) -> User:
+    return User.objects.create_user("alice@example.org", PASSWORD, name="Alice")
+
+
+@pytest.fixture
+def bob(db) -> User:
+    return User.objects.create_user("bob@example.org", PASSWORD, name="Bob")
+
+
+@pytest.fixture
+def charlie(db) -> User:
+    return User.objects.create_user("charlie@example.org", PASSWORD, name="Charlie")
+
+
+@pytest.fixture
+def actor(alice: User) -> Actor:
+    return Actor(user=alice, ip="127.0.0.1", request_id="req_test")
+
+
+@pytest.fixture
+def team(alice: User, bob: User, actor: Actor) -> Team:
+    made = teams.create_team(name="Service Desk", owner=alice, actor=actor)
+    with team_scope(made.pk):
+        made.memberships.create(user=bob, role=Role.VIEWER)
+    return made
+
+
+@pytest.fixture
+def other_team(charlie: User) -> Team:
+    return teams.create_team(name="Finance", owner=charlie, actor=Actor(user=charlie))
+
+
+@pytest.fixture
+def scoped(team: Team) -> Iterator[Team]:
+    """Run the test inside the row scope of `team`."""
+    with team_scope(team.pk):
+        yield team
+
+
+@pytest.fixture
+def client_for() -> Callable[[User], Client]:
+    """Return a signed-in browser for a person."""
+
+    def sign_in(user: User) -> Client:
+        client = Client()
+        client.force_login(user)
+        return client
+
+    return sign_in
+
+
+@pytest.fixture
+def make_token() -> Callable[..., str]:
+    """Return the text of a new API token: `make_token(team, owner, scopes=[…])`, by default with every scope."""
+
+    def make(team: Team, owner: User, *, scopes: list[str] | None = None, name: str = "test") -> str:
+        with team_scope(team.pk):
+            _row, text = tokens.create_token(
+                team=team, actor=Actor(user=owner), owner=owner, name=name, scopes=scopes or list(Scope.values)
+            )
+        return text
+
+    return make
+
+
+@pytest.fixture
+def token(team: Team, alice: User, make_token: Callable[..., str]) -> str:
+    return make_token(team, alice)
+
+
+@pytest.fixture
+def api(token: str) -> Client:
+    """A program of `team` with a token that may do everything."""
+    return Client(headers={"Authorization": f"Bearer {token}"})
+
+
+@pytest.fixture
+def stranger_api(other_team: Team, charlie: User, make_token: Callable[..., str]) -> Client:
+    """A program of `other_team` with a token that may do everything there."""
+    return Client(headers={"Authorization": f"Bearer {make_token(other_team, charlie)}"})
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer base model, made once for the whole test run; treat it as read-only."""
+    from tests.tiny_model import make_tiny_model
+
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def base_model(db, settings, tiny_model_folder: Path) -> BaseModel:
+    """The tiny model, registered and allowed; its folder is a link to the session's one."""
+    model = BaseModel.objects.create(
+        slug="tiny",
+        name="Tiny",
+        source=BaseModel.Source.LOCAL,
+        location="tiny",
+        revision="0" * 40,
+        parameters=100_000,
+        context_tokens=512,
+        size_bytes=400_000,
+        is_allowed=True,
+    )
+    model.folder.parent.mkdir(parents=True, exist_ok=True)
+    model.folder.symlink_to(tiny_model_folder)
+    return model
+
+
+@pytest.fixture
+def node(db) -> Node:
+    """A live node with one slot."""
+    return Node.objects.create(name="local", slots=1, heartbeat_at=timezone.now())
+
+
+TICKETS = [
+    (f"Ticket {number}: {word} is broken", f'{{"service": "{word}", "urgency": "{("Low", "High")[number % 2]}"}}')
+    for number, word in enumerate(["VPN", "Mail", "Printer", "Wiki"] * 6)
+]
+
+
+@pytest.fixture
+def ready_version(team: Team, actor: Actor, tmp_path: Path):
+    """A small dataset version (20 training, 4 validation rows) that went through the real import."""
+    from datasets_app import services, tasks
+    from datasets_app.models import DatasetVersion, Split
+
+    files = {Split.TRAIN: TICKETS[:20], Split.VALIDATION: TICKETS[20:]}
+    paths = {split: write_csv(tmp_path / f"{split.value}.csv", rows) for split, rows in files.items()}
+    with team_scope(team.pk):
+        version = services.import_files(team=team, actor=actor, name="Tickets", files=paths)
+    tasks.import_version(str(version.pk))
+    with team_scope(team.pk):
+        return DatasetVersion.unscoped.get(pk=version.pk)
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
+    """Write (prompt, response) rows in the import format."""
+    import csv
+
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["prompt", "response"])
+        writer.writerows(rows)
+    return path
+

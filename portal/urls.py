@@ -12,6 +12,7 @@ _portal: list[URLPattern | URLResolver] = [
     path("logout/", auth.logout, name="logout"),
     path("style-guide/", pages.style_guide, name="style_guide"),
     path("t/<slug:team>/", pages.dashboard, name="dashboard"),
+    path("t/<slug:team>/active-runs/", pages.active_runs, name="active_runs"),
     path("t/<slug:team>/members/", people.members, name="members"),
     path("t/<slug:team>/tokens/", tokens.index, name="tokens"),
     path("t/<slug:team>/tokens/<uuid:pk>/revoke/", tokens.revoke, name="revoke_token"),

@@ -1,0 +1,213 @@
+"""Rows of delimited text (CSV, TSV, semicolons) with true line numbers; a broken row does not end the scan.
+
+A quoted cell may contain line ends, so a quote that is never closed swallows the rows behind it. After such an
+accident reading begins again one line further down, and only a row whose quotes are beyond doubt is believed.
+"""
+
+import csv
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from datasets_app.readers.dialect import SEPARATOR_LINE, CellPattern
+from datasets_app.readers.faults import FileRefused, Record, RowFault
+from datasets_app.readers.header import checked_columns
+from datasets_app.readers.limits import Limits
+from datasets_app.readers.lines import LineReader, LineTooLong
+
+# Bytes that may be read a second time after broken quotes: bounds the work that a hostile file can cause.
+REREAD_BYTES: Final = 64 * 1024 * 1024
+# Lines without one believable row after which the rest of the file is given up.
+HOPELESS_LINES: Final = 100_000
+
+
+class RowTooLong(Exception):
+    """The lines of one row together exceed the limit."""
+
+
+class DelimitedReader:
+    """Read the records of one delimited file, once, from its first line to its last.
+
+    Raises: FileRefused from the constructor if the header cannot be used.
+    """
+
+    def __init__(self, lines: LineReader, *, delimiter: str, encoding: str, limits: Limits) -> None:
+        _allow_cells_of(limits.max_row_bytes)
+        self._lines = lines
+        self._encoding = encoding
+        self._limits = limits
+        self._pattern = CellPattern(delimiter)
+        self._reread_bytes = REREAD_BYTES
+        self._row_lines: list[bytes] = []
+        self._row_bytes = 0
+        self._is_damaged = False
+        self._skip_space = False
+        self._reader: Iterator[list[str]] = self._new_reader()
+        self.columns = self._read_header()
+
+    def records(self) -> Iterator[Record | RowFault]:
+        """Yield every row below the header, or the fault that stands in its place."""
+        columns, width = self.columns, len(self.columns)
+        longest_harmless = self._limits.max_cell_bytes
+        while True:
+            start = self._lines.number + 1
+            try:
+                cells = self._next_cells()
+            except StopIteration:
+                return
+            except (csv.Error, RowTooLong, LineTooLong) as error:
+                yield from self._after_accident(start, error)
+                continue
+            if len(cells) == width and self._row_bytes <= longest_harmless and not self._is_damaged:
+                yield Record(start, dict(zip(columns, cells, strict=True)))
+            elif cells:
+                yield self._examined(start, cells)
+
+    def _next_cells(self) -> list[str]:
+        self._row_lines.clear()
+        self._row_bytes = 0
+        self._is_damaged = False
+        return next(self._reader)
+
+    def _new_reader(self) -> Iterator[list[str]]:
+        return csv.reader(
+            self._feed(), delimiter=self._pattern.delimiter, strict=True, skipinitialspace=self._skip_space
+        )
+
+    def _feed(self) -> Iterator[str]:
+        """Yield the text of line after line, keeping the raw lines of the row that is being read."""
+        read, row_lines, encoding = self._lines.read, self._row_lines, self._encoding
+        limit = self._limits.max_row_bytes
+        while raw := read():
+            row_lines.append(raw)
+            self._row_bytes += len(raw)
+            if self._row_bytes > limit:
+                raise RowTooLong
+            if b"\0" in raw:
+                self._is_damaged = True
+            try:
+                text = raw.decode(encoding)
+            except UnicodeDecodeError:
+                # Quotes and delimiters are ASCII, so the row can be read to its end and reported as a whole.
+                text = raw.decode(encoding, "surrogateescape")
+                self._is_damaged = True
+            yield text
+
+    def _read_header(self) -> tuple[str, ...]:
+        cells: list[str] = []
+        try:
+            self._prepare(self._lines.read())
+            while not cells:
+                cells = self._next_cells()
+        except StopIteration:
+            raise FileRefused("empty_file") from None
+        except (csv.Error, RowTooLong, LineTooLong):
+            raise FileRefused("header_unreadable", line=self._lines.number) from None
+        if self._is_damaged:
+            raise FileRefused("header_unreadable", line=self._lines.number)
+        self._pattern.learn(self._row_lines[0])
+        return checked_columns([cell.strip() for cell in cells], self._limits)
+
+    def _prepare(self, first: bytes) -> None:
+        """Take from the first line how the file is to be read; the line itself is read again unless it is Excel's."""
+        if first and not SEPARATOR_LINE.match(first.decode("latin-1")):
+            self._lines.give_back([first])
+        self._skip_space = self._pattern.has_space_before_quote(first)
+        self._reader = self._new_reader()
+
+    def _examined(self, start: int, cells: list[str]) -> Record | RowFault:
+        """Return the fault of a row that is complete but not in order, or its record if it is after all."""
+        if self._is_damaged:
+            return self._damage(start, cells)
+        if len(cells) != len(self.columns):
+            return RowFault(start, None, "ragged", {"found": len(cells), "expected": len(self.columns)})
+        limit = self._limits.max_cell_bytes
+        for column, cell in zip(self.columns, cells, strict=True):
+            if len(cell) * 4 > limit and len(cell.encode(self._encoding)) > limit:
+                return RowFault(start, column, "cell_too_long", {"limit": limit})
+        return Record(start, dict(zip(self.columns, cells, strict=True)))
+
+    def _damage(self, start: int, cells: list[str]) -> RowFault:
+        """Name the first byte that is no text, by its line, its column and its place in the line."""
+        for offset, raw in enumerate(self._row_lines):
+            line = start + offset
+            if b"\0" in raw:
+                return RowFault(line, self._column_with(cells, r"\0"), "nul")
+            try:
+                raw.decode(self._encoding)
+            except UnicodeDecodeError as error:
+                params = {"byte": raw[error.start], "position": error.start + 1, "encoding": self._encoding}
+                return RowFault(line, self._column_with(cells, "[\udc80-\udcff]"), "bad_byte", params)
+        raise AssertionError("a damaged row has a damaged line")
+
+    def _column_with(self, cells: list[str], pattern: str) -> str | None:
+        for column, cell in zip(self.columns, cells):  # noqa: B905 - the row may be ragged as well
+            if re.search(pattern, cell):
+                return column
+        return None
+
+    def _after_accident(self, start: int, error: Exception) -> Iterator[Record | RowFault]:
+        """Report the row that could not be read, and find the next one that can."""
+        if str(error).startswith("new-line character"):
+            # A lone carriage return outside quotes: the row ends where its line ends, nothing is swallowed.
+            yield RowFault(start, None, "stray_return")
+            return
+        code = "bad_quotes" if isinstance(error, csv.Error) else "row_too_long"
+        column = self._column_at(self._pattern.whole_cells(self._beginning_of_row(error)))
+        record, last = self._next_believable(start, error)
+        if last - start >= HOPELESS_LINES:
+            yield RowFault(start, column, "unreadable_rest", {"lines": last - start})
+            return
+        params = {"first": start, "last": last, "limit": self._limits.max_row_bytes}
+        yield RowFault(start, column, code, params)
+        if record is not None:
+            yield record
+
+    def _next_believable(self, start: int, error: Exception) -> tuple[Record | None, int]:
+        """Return the next row that is well formed beyond doubt, and the last line that was left out before it."""
+        self._begin_again(error)
+        while True:
+            resumed = self._lines.number + 1
+            if resumed - start > HOPELESS_LINES:
+                self._reader = iter(())
+                return None, resumed - 1
+            try:
+                cells = self._next_cells()
+            except StopIteration:
+                return None, self._lines.number
+            except (csv.Error, RowTooLong, LineTooLong) as another:
+                self._begin_again(another)
+                continue
+            if self._is_believable(cells):
+                return Record(resumed, dict(zip(self.columns, cells, strict=True))), resumed - 1
+            if len(self._row_lines) > 1:
+                self._begin_again(None)
+
+    def _is_believable(self, cells: list[str]) -> bool:
+        in_order = len(cells) == len(self.columns) and not self._is_damaged
+        if not in_order or self._row_bytes > self._limits.max_cell_bytes:
+            return False
+        return self._pattern.is_well_formed(b"".join(self._row_lines))
+
+    def _begin_again(self, error: Exception | None) -> None:
+        """Read on from the line below the first of the row that failed, while the allowance lasts."""
+        swallowed = self._row_lines[1:]
+        size_bytes = self._row_bytes
+        # Behind an endless line the lines before it cannot be put back in their place.
+        if not isinstance(error, LineTooLong) and size_bytes <= self._reread_bytes:
+            self._reread_bytes -= size_bytes
+            self._lines.give_back(swallowed)
+        self._reader = self._new_reader()
+
+    def _beginning_of_row(self, error: Exception) -> bytes:
+        unfinished = error.start if isinstance(error, LineTooLong) else b""
+        return b"".join(self._row_lines) + unfinished
+
+    def _column_at(self, index: int) -> str | None:
+        return self.columns[index] if index < len(self.columns) else None
+
+
+def _allow_cells_of(size: int) -> None:
+    """Let csv accept cells of this size; its limit is one for the process and must never be lowered here."""
+    if csv.field_size_limit() < size:
+        csv.field_size_limit(size)

@@ -1,0 +1,163 @@
+"""Rows of JSON Lines: one object a line, read strictly, so that what is stored can always be written again."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from datasets_app.readers.faults import FileRefused, Record, RowFault
+from datasets_app.readers.header import checked_columns
+from datasets_app.readers.limits import Limits
+from datasets_app.readers.lines import LineReader, LineTooLong
+
+# The columns of JSON Lines are the keys of the first objects; later objects may leave some out.
+LOOK_AHEAD_ROWS: Final = 100
+LOOK_AHEAD_BYTES: Final = 1 << 20
+HALF_CHARACTER: Final = re.compile("[\ud800-\udfff]")
+SUSPICIOUS_ESCAPE: Final = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
+
+
+class JsonFault(ValueError):
+    """A JSON text that is refused; `code` is one of the row sentences."""
+
+    def __init__(self, code: str, **params: object) -> None:
+        super().__init__(code)
+        self.code = code
+        self.params = params
+
+
+def parse_json(text: str, *, max_depth: int) -> object:
+    """Return the value of a JSON text, more strictly than `json.loads`.
+
+    Raises: JsonFault for invalid JSON, NaN, infinities, endless numbers, repeated keys, deep nesting, NUL and
+    lone surrogates.
+    """
+    try:
+        value: object = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise JsonFault("bad_json", reason=error.msg, position=error.pos + 1) from None
+    except RecursionError:
+        raise JsonFault("json_too_deep", limit=max_depth) from None
+    except JsonFault:
+        raise
+    except ValueError:
+        # Python refuses to convert integers of more than 4,300 digits.
+        raise JsonFault("json_number") from None
+    if text.count("[") + text.count("{") > max_depth:
+        _refuse_depth(value, max_depth)
+    if SUSPICIOUS_ESCAPE.search(text):
+        _refuse_characters(json.dumps(value, ensure_ascii=False))
+    return value
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise JsonFault("json_number")
+    return number
+
+
+def _no_constant(name: str) -> object:
+    raise JsonFault("json_number")
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise JsonFault("json_duplicate_key")
+    return members
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_float=_finite, parse_constant=_no_constant)
+
+
+def _refuse_depth(value: object, max_depth: int) -> None:
+    level = [value]
+    for _ in range(max_depth + 1):
+        inner: list[object] = []
+        for container in level:
+            if isinstance(container, dict):
+                inner.extend(container.values())
+            elif isinstance(container, list):
+                inner.extend(container)
+        if not inner:
+            return
+        level = inner
+    raise JsonFault("json_too_deep", limit=max_depth)
+
+
+def _refuse_characters(written: str) -> None:
+    if HALF_CHARACTER.search(written):
+        raise JsonFault("surrogate")
+    # A real escaped NUL comes out of json.dumps as the escape again, after an even number of backslashes.
+    if re.search(r"(?<!\\)(?:\\\\)*\\u0000", written):
+        raise JsonFault("nul")
+
+
+class JsonLinesReader:
+    """Read the records of one JSON Lines file, once. Raises FileRefused from the constructor if it has none."""
+
+    def __init__(self, lines: LineReader, *, encoding: str, limits: Limits) -> None:
+        self._lines = lines
+        self._encoding = encoding
+        self._limits = limits
+        self._bytes_seen = 0
+        self._ahead = self._look_ahead()
+        keys = {key: None for item in self._ahead if isinstance(item, Record) for key in item.values}
+        if not keys:
+            raise FileRefused("no_json_rows")
+        self.columns = checked_columns(tuple(keys), limits)
+
+    def records(self) -> Iterator[Record | RowFault]:
+        """Yield every object of the file, or the fault that stands in its place."""
+        yield from self._ahead
+        while (item := self._next()) is not None:
+            yield item
+
+    def _look_ahead(self) -> list[Record | RowFault]:
+        ahead: list[Record | RowFault] = []
+        while len(ahead) < LOOK_AHEAD_ROWS and self._bytes_seen < LOOK_AHEAD_BYTES:
+            item = self._next()
+            if item is None:
+                break
+            ahead.append(item)
+        return ahead
+
+    def _next(self) -> Record | RowFault | None:
+        """Return the next line that is not blank, or None at the end of the file."""
+        while True:
+            try:
+                raw = self._lines.read()
+            except LineTooLong as error:
+                params = {"first": error.number, "last": error.number, "limit": self._limits.max_row_bytes}
+                return RowFault(error.number, None, "row_too_long", params)
+            if not raw:
+                return None
+            if not raw.isspace():
+                return self._record(raw)
+
+    def _record(self, raw: bytes) -> Record | RowFault:
+        line = self._lines.number
+        self._bytes_seen += len(raw)
+        if b"\0" in raw:
+            return RowFault(line, None, "nul")
+        try:
+            value = parse_json(raw.decode(self._encoding), max_depth=self._limits.max_json_depth)
+        except UnicodeDecodeError as error:
+            params = {"byte": raw[error.start], "position": error.start + 1, "encoding": self._encoding}
+            return RowFault(line, None, "bad_byte", params)
+        except JsonFault as fault:
+            return RowFault(line, None, fault.code, fault.params)
+        if not isinstance(value, dict):
+            return RowFault(line, None, "not_an_object")
+        if len(raw) > self._limits.max_cell_bytes:
+            return self._with_short_cells(line, value)
+        return Record(line, value)
+
+    def _with_short_cells(self, line: int, values: dict[str, object]) -> Record | RowFault:
+        limit = self._limits.max_cell_bytes
+        for column, value in values.items():
+            if len(json.dumps(value, ensure_ascii=False).encode()) > limit:
+                return RowFault(line, column, "cell_too_long", {"limit": limit})
+        return Record(line, values)

@@ -139,3 +139,9 @@ MAPPING_SENTENCES: dict[str, str] = {
     ),
     "mapping_malformed": gettext_noop("The stored mapping cannot be read: %(reason)s. Choose the columns again."),
 }
+
+IMPORT_SENTENCES: dict[str, str] = {
+    "faulty_row": gettext_noop("%(fault)s Repair the file, or import it without its faulty rows."),
+    "no_good_rows": gettext_noop("No row of the file can be used. Look at the faults, repair the file and try again."),
+    "source_changed": gettext_noop("The file is not the one that was checked. Check it again."),
+}

@@ -5,19 +5,19 @@ Started by `portal.embedded_postgres.starter` as `python -m portal.embedded_post
 """
 
 import argparse
-import ctypes
+import contextlib
 import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 from portal.embedded_postgres.binaries import server_account
 from portal.embedded_postgres.cluster import PORT, Cluster, lock, make_private_folder
+from portal.process_table import die_with_parent
 
 POLL_S = 0.25
 SHUTDOWN_S = 60.0
@@ -25,7 +25,6 @@ RESTART_PAUSE_S = 0.5
 # Orphans of a killed server hold its shared memory for some seconds, and a new one refuses until they are gone.
 MOST_QUICK_RESTARTS = 40
 QUICK_S = 5.0
-PR_SET_PDEATHSIG = 1
 
 
 class Keeper:
@@ -66,8 +65,10 @@ class Keeper:
         """Start the server as our child."""
         self.cluster.remove_stale_files()
         command = [str(self.binaries / "postgres"), "-D", str(self.cluster.data), *server_options(self.cluster)]
+        # a killed keeper must not leave a server that nobody ever stops; SIGINT is a fast, clean shutdown
+        arrange = die_with_parent(signal.SIGINT)
         return subprocess.Popen(
-            command, cwd="/", stdin=subprocess.DEVNULL, preexec_fn=die_with_parent(), **self.account.popen_arguments()
+            command, cwd="/", stdin=subprocess.DEVNULL, preexec_fn=arrange, **self.account.popen_arguments()
         )
 
     def _watch(self, server: "subprocess.Popen[bytes]", users: int) -> bool:
@@ -76,6 +77,8 @@ class Keeper:
             if self.asked_to_stop or self._is_idle(users):
                 # users stays locked exclusively when idle: newcomers wait until this server is gone
                 shut_down(server)
+                with contextlib.suppress(OSError):
+                    self.cluster.sockets.rmdir()
                 return True
             time.sleep(POLL_S)
         return self.asked_to_stop
@@ -112,22 +115,6 @@ def server_options(cluster: Cluster) -> list[str]:
         "idle_in_transaction_session_timeout": "10min",
     }
     return [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
-
-
-def die_with_parent() -> Callable[[], None]:
-    """Return a function for a new child: SIGINT (a fast shutdown) reaches it when its parent dies.
-
-    Without it a killed keeper would leave a server that nobody ever stops.
-    """
-    libc = ctypes.CDLL(None)
-    parent = os.getpid()
-
-    def arrange() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGINT)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return arrange
 
 
 def shut_down(server: "subprocess.Popen[bytes]") -> None:

@@ -6,6 +6,6 @@ that died and stops it some seconds after the last user has gone.
 """
 
 from portal.embedded_postgres.cluster import EmbeddedPostgresError
-from portal.embedded_postgres.starter import ensure, provide, release, stop
+from portal.embedded_postgres.starter import ensure, is_kept, provide, release, stop
 
-__all__ = ["EmbeddedPostgresError", "ensure", "provide", "release", "stop"]
+__all__ = ["EmbeddedPostgresError", "ensure", "is_kept", "provide", "release", "stop"]

@@ -75,6 +75,12 @@ def release(root: Path) -> None:
         os.close(_held.pop(home))
 
 
+def is_kept(root: Path) -> bool:
+    """Tell whether the server below `root` has a living keeper, which restarts it when it dies."""
+    cluster = existing_cluster(known_root(root.resolve()))
+    return cluster is not None and cluster.keeper() is not None
+
+
 def stop(root: Path, *, only_if_unused: bool = False) -> bool:
     """Stop the server below `root` and wait for its end; return whether it is stopped now.
 

@@ -2,14 +2,13 @@
 
 import argparse
 import fcntl
+import http.client
 import importlib
 import os
 import re
 import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ class Command(BaseCommand):
 
     help = "Run the portal: web server, queues and GPU node in one terminal."
     # the services check themselves; here it would only cost time
-    requires_system_checks: list[str] = []  # type: ignore[assignment]  # noqa: RUF012
+    requires_system_checks: list[str] = []  # type: ignore[assignment]
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""
@@ -64,6 +63,10 @@ class Command(BaseCommand):
         if not options["no_gpu"]:
             services += [queue(f"gpu-{options['node']}"), node(options["node"])]
 
+        def tick() -> None:
+            for act in ticks:
+                act()
+
         def end_runs() -> None:
             count = end_detached(run_folder / "supervisors", group.wait_for, CHECKPOINT_LIMIT_S)
             if count:
@@ -73,7 +76,7 @@ class Command(BaseCommand):
             services,
             record=run_folder / "services.json",
             mark=str(settings.DATA_DIR),
-            on_tick=lambda: [tick() for tick in ticks] and None,
+            on_tick=tick,
             before_stage={RUNS_STAGE: end_runs},
         )
         group.run()
@@ -170,14 +173,14 @@ def manage(*arguments: str) -> list[str]:
 
 def announce(host: str, port: int, say: Callable[[str], None]) -> Callable[[], None]:
     """Return a function that asks /healthz until it answers, and then says how to get in, once."""
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-    address = f"http://{shown}:{port}"
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what to ask, not where to listen
+    address = f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
     started = time.monotonic()
     done = False
 
     def tick() -> None:
         nonlocal done
-        if done or not answers(f"{address}/healthz"):
+        if done or not answers(reached, port):
             return
         done = True
         say(f"ready after {time.monotonic() - started:.0f} s: {address}")
@@ -187,13 +190,16 @@ def announce(host: str, port: int, say: Callable[[str], None]) -> Callable[[], N
     return tick
 
 
-def answers(url: str) -> bool:
-    """Tell whether a URL answers with success within a second."""
+def answers(host: str, port: int) -> bool:
+    """Tell whether the web server answers within a second; in production it may answer with a redirection."""
+    connection = http.client.HTTPConnection(host, port, timeout=1)
     try:
-        with urllib.request.urlopen(url, timeout=1) as response:  # noqa: S310 - our own address
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status < 500
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 def welcome_lines(address: str) -> list[str]:
@@ -215,10 +221,11 @@ def watch_database() -> Callable[[], None]:
         if time.monotonic() < next_check:
             return
         next_check = time.monotonic() + DATABASE_CHECK_EVERY_S
-        try:
-            embedded_postgres.provide(os.environ)
-        except embedded_postgres.EmbeddedPostgresError as error:
-            sys.stderr.write(f"{error}\n")
+        if not embedded_postgres.is_kept(Path(os.environ["TUNEPORT_EMBEDDED_PG"])):
+            try:
+                embedded_postgres.provide(os.environ)
+            except embedded_postgres.EmbeddedPostgresError as error:
+                sys.stderr.write(f"{error}\n")
 
     return tick
 

@@ -1,0 +1,192 @@
+"""The engine without threads and sockets: submit sequences, step, read what each step added."""
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gpu_worker.engine.adapter_folder import AdapterFolder
+from gpu_worker.engine.block_pool import BlockPool
+from gpu_worker.engine.config import EngineConfig
+from gpu_worker.engine.errors import BadAdapter, ModelNotFound, Overloaded
+from gpu_worker.engine.runner import Runner
+from gpu_worker.engine.sampling import TokenLogprob, sample_token, token_logprob
+from gpu_worker.engine.scheduler import Scheduler
+from gpu_worker.engine.sequence import AdapterRef, FinishReason, Sequence, SequenceOutput
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class EngineStats:
+    """Counts since the start, and the state right now."""
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    finished: Counter[str] = field(default_factory=Counter)
+    """Ended sequences by reason."""
+    running: int = 0
+    waiting: int = 0
+    cache_used_share: float = 0.0
+    cached_blocks: int = 0
+    adapters: int = 0
+
+
+class EngineCore:
+    """Ties scheduler, runner and sampling together. One thread at a time may use it."""
+
+    def __init__(self, runner: Runner, config: EngineConfig, *, blocks: int, eos_ids: Iterable[int]) -> None:
+        """`blocks`: cache blocks of the runner, the padding block included. `eos_ids`: tokens that end an answer."""
+        self._runner = runner
+        self._config = config
+        self._eos_ids = frozenset(eos_ids)
+        self._pool = BlockPool(blocks, prefix_cache=config.prefix_cache and runner.reuses_prefixes)
+        self._scheduler = Scheduler(config, self._pool, max_positions=runner.max_positions)
+        self._adapters: dict[str, AdapterRef] = {}
+        self._leaving: dict[int, AdapterRef] = {}
+        self._uids = itertools.count(1)
+        self._stats = EngineStats()
+
+    @property
+    def max_context(self) -> int:
+        """Most tokens that prompt and answer of one sequence may have together."""
+        return self._scheduler.max_context
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._scheduler.running or self._scheduler.waiting)
+
+    # --- adapters ---------------------------------------------------------------------------------------------
+
+    def adapter_names(self) -> list[str]:
+        """Return the names under which adapters can be asked for."""
+        return list(self._adapters)
+
+    def find_adapter(self, name: str) -> AdapterRef:
+        """Return a loaded adapter. Raises: ModelNotFound."""
+        if name not in self._adapters:
+            raise ModelNotFound(f"The model {name!r} does not exist or is not loaded.", param="model")
+        return self._adapters[name]
+
+    def add_adapter(self, name: str, folder: AdapterFolder) -> None:
+        """Make an adapter available between two steps. Raises: BadAdapter."""
+        if name in self._adapters:
+            raise BadAdapter(f"An adapter named {name!r} is loaded already.", code="adapter_exists")
+        if len(self._adapters) + len(self._leaving) >= self._config.max_adapters:
+            raise BadAdapter("Too many adapters are loaded; unload one first.", code="adapter_room_full")
+        adapter = AdapterRef(next(self._uids), name)
+        self._runner.add_adapter(adapter, folder)
+        self._adapters[name] = adapter
+        logger.info("adapter %d loaded, rank %d, %d in all", adapter.uid, folder.config.rank, len(self._adapters))
+
+    def remove_adapter(self, name: str) -> None:
+        """Take a name away at once; sequences that run under it end normally first. Raises: ModelNotFound."""
+        adapter = self.find_adapter(name)
+        del self._adapters[name]
+        self._leaving[adapter.uid] = adapter
+        self._drop_unused_adapters()
+
+    def _drop_unused_adapters(self) -> None:
+        if not self._leaving:
+            return
+        in_use = {sequence.adapter.uid for sequence in self._scheduler.unfinished() if sequence.adapter}
+        for uid in [uid for uid in self._leaving if uid not in in_use]:
+            self._pool.forget_adapter(uid)
+            self._runner.remove_adapter(self._leaving.pop(uid))
+            logger.info("adapter %d unloaded", uid)
+
+    # --- sequences --------------------------------------------------------------------------------------------
+
+    def submit(self, sequences: list[Sequence]) -> None:
+        """Queue the sequences of one request, all or none. Raises: ContextTooLong, Overloaded."""
+        if self._scheduler.waiting + len(sequences) > self._config.max_waiting:
+            raise Overloaded("Too many requests are waiting; try again shortly.")
+        for sequence in sequences:
+            self._scheduler.submit(sequence)
+        self._stats.prompt_tokens += sum(len(sequence.prompt_ids) for sequence in sequences)
+
+    def cancel(self, sequence_id: str) -> None:
+        """End a sequence before the next step; one that has ended already is left alone."""
+        sequence = self._scheduler.find(sequence_id)
+        if sequence is not None:
+            self._end(sequence, FinishReason.CANCELLED)
+
+    def step(self) -> list[SequenceOutput]:
+        """Compute one step and return what it added. Nothing is returned for sequences still in prefill."""
+        rows = self._scheduler.schedule()
+        if not rows:
+            return []
+        logits = self._runner.forward([row for _, row in rows])
+        self._stats.steps += 1
+        outputs, first = [], 0
+        greedy = logits.argmax(-1).tolist()
+        finite = torch.isfinite(logits.sum(-1)).tolist()
+        for sequence, row in rows:
+            self._scheduler.computed(sequence, len(row.token_ids))
+            if row.logit_count:
+                outputs.append(self._extend(sequence, logits[first], greedy[first], finite[first]))
+            first += row.logit_count
+        return outputs
+
+    def stats(self) -> EngineStats:
+        """Return current counts."""
+        self._stats.running, self._stats.waiting = self._scheduler.running, self._scheduler.waiting
+        self._stats.cache_used_share = self._pool.used_share
+        self._stats.cached_blocks = self._pool.cached_blocks
+        self._stats.adapters = len(self._adapters)
+        return self._stats
+
+    def _extend(self, sequence: Sequence, logits: Tensor, greedy: int, finite: bool) -> SequenceOutput:
+        """Add the next token to a sequence and end it where that is due. Shapes: logits (vocabulary,)."""
+        if not finite:
+            return self._fail(sequence)
+        if not sequence.output_ids:
+            self._scheduler.publish(sequence)
+            self._stats.cached_tokens += sequence.cached_tokens
+        params = sequence.params
+        token = greedy if sequence.generator is None else sample_token(logits, params, sequence.generator)
+        sequence.output_ids.append(token)
+        self._stats.generated_tokens += 1
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if params.logprobs is not None:
+            logprobs = (token_logprob(logits, token, params.logprobs),)
+        text, reason = self._text_of(sequence, token)
+        if reason is not None:
+            self._end(sequence, reason)
+        return SequenceOutput(sequence.id, (token,), text, logprobs, reason, sequence.cached_tokens)
+
+    def _text_of(self, sequence: Sequence, token: int) -> tuple[str, FinishReason | None]:
+        """Return the text that may be sent after this token, and why the sequence ends here, if it does."""
+        if token in self._eos_ids and not sequence.params.ignore_eos:
+            return sequence.text.finish(), FinishReason.STOP
+        text = sequence.text.push(token)
+        if sequence.text.stopped:
+            return text, FinishReason.STOP
+        if len(sequence.output_ids) >= sequence.params.max_tokens:
+            text += sequence.text.finish()
+            return text, FinishReason.STOP if sequence.text.stopped else FinishReason.LENGTH
+        return text, None
+
+    def _fail(self, sequence: Sequence) -> SequenceOutput:
+        """End a sequence whose logits are not numbers, and keep what it left in the cache from everyone else."""
+        logger.error("sequence %s produced logits that are not finite", sequence.id)
+        self._runner.scrub(self._pool.private_blocks(sequence.block_table))
+        self._end(sequence, FinishReason.ERROR)
+        message = "The model produced numbers that are not finite; the adapter may be damaged."
+        return SequenceOutput(sequence.id, (), "", (), FinishReason.ERROR, sequence.cached_tokens, error=message)
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+        sequence.finish_reason = reason
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self._scheduler.publish(sequence)
+        self._scheduler.remove(sequence)
+        self._runner.release(sequence.id)
+        self._stats.finished[reason.value] += 1
+        self._drop_unused_adapters()

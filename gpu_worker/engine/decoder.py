@@ -1,0 +1,200 @@
+"""The llama-shaped decoder: plain torch operations over a flat batch of tokens and a blocked key/value cache."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gpu_worker.engine.adapter_folder import AdapterFolder, read_lora_weights
+from gpu_worker.engine.block_pool import BLOCK_SIZE
+from gpu_worker.engine.config import EngineConfig
+from gpu_worker.engine.lora_bank import DOWN, GATE_UP, OUTPUT, QKV, LoraBank, LoraRun, untouched_zeros
+from gpu_worker.engine.model_shape import ModelShape, read_model_shape, rotary_frequencies
+from gpu_worker.engine.runner import StepRow
+from gpu_worker.engine.sequence import AdapterRef
+from gpu_worker.engine.step_layout import LongRow, ShortRows, StepLayout, lay_out
+from gpu_worker.engine.weights import DecoderWeights, load_weights
+
+
+def block_bytes(shape: ModelShape, dtype: torch.dtype) -> int:
+    """Return the memory of one cache block: keys and values of BLOCK_SIZE tokens in all layers."""
+    return shape.layers * BLOCK_SIZE * 2 * shape.kv_width * dtype.itemsize
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What every layer of one step needs besides its own weights. Shape: rotation (N, 1, head_dim / 2), complex."""
+
+    layout: StepLayout
+    rotation: Tensor
+    lora: tuple[LoraRun, ...]
+
+
+class DecoderRunner:
+    """Runs steps of a llama-shaped base model with any mix of its loaded adapters."""
+
+    reuses_prefixes = True
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        weights: DecoderWeights,
+        *,
+        blocks: int,
+        lora_rank_budget: int,
+    ) -> None:
+        """`blocks`: size of the key/value cache, the padding block included."""
+        self.shape = shape
+        self.max_positions = shape.max_positions
+        self._weights = weights
+        self._device, self._dtype = weights.embedding.device, weights.embedding.dtype
+        # a row is one token: its keys, then its values, exactly as the fused projection puts them side by side
+        cache_size = (blocks * BLOCK_SIZE, 2 * shape.kv_width)
+        self._cache = [untouched_zeros(cache_size, self._device, self._dtype) for _ in range(shape.layers)]
+        self._frequencies = rotary_frequencies(shape).to(self._device)
+        self._lora = LoraBank(shape, rank_budget=lora_rank_budget, device=self._device, dtype=self._dtype)
+
+    @classmethod
+    def load(
+        cls,
+        model_dir: Path,
+        config: EngineConfig,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "DecoderRunner":
+        """Load a base model folder. Raises: UnsupportedModel if it is not llama-shaped."""
+        shape = read_model_shape(model_dir)
+        weights = load_weights(model_dir, shape, device=device or torch.device("cpu"), dtype=dtype)
+        blocks = 1 + max(1, config.kv_cache_bytes // block_bytes(shape, dtype))
+        return cls(shape, weights, blocks=blocks, lora_rank_budget=config.lora_rank_budget)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the cache, the padding block included."""
+        return self._cache[0].shape[0] // BLOCK_SIZE
+
+    def add_adapter(self, adapter: AdapterRef, folder: AdapterFolder) -> None:
+        """Copy an adapter's weights into the bank. Raises: BadAdapter."""
+        self._lora.add(adapter.uid, folder.config.rank, read_lora_weights(folder, self.shape))
+
+    def remove_adapter(self, adapter: AdapterRef) -> None:
+        """Free an adapter's place in the bank."""
+        self._lora.remove(adapter.uid)
+
+    def release(self, sequence_id: str) -> None:
+        """Nothing is kept per sequence: the cache blocks belong to the scheduler."""
+
+    def scrub(self, blocks: Sequence[int]) -> None:
+        """Zero cache blocks that may hold infinities, which masking alone would not keep from a later owner."""
+        for cache in self._cache:
+            cache.view(-1, BLOCK_SIZE, cache.shape[1])[list(blocks)] = 0
+
+    @torch.inference_mode()
+    def forward(self, rows: Sequence[StepRow]) -> Tensor:
+        """Compute the rows together; see `Runner.forward`."""
+        groups = self.shape.heads // self.shape.kv_heads
+        layout = lay_out(rows, query_groups=groups, device=self._device, dtype=self._dtype)
+        angles = layout.positions[:, None].float() * self._frequencies[None, :]
+        step = _Step(
+            layout=layout,
+            rotation=torch.polar(torch.ones_like(angles), angles)[:, None, :],
+            lora=self._lora.plan(layout.adapter_uids),
+        )
+        x = self._weights.embedding[layout.token_ids]
+        for layer in range(self.shape.layers):
+            x = self._attend(step, layer, x)
+            x = self._feed_forward(step, layer, x)
+        x = self._norm(x[layout.logit_index], self._weights.final_norm)
+        return functional.linear(x, self._weights.head).float().cpu()
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(x, (x.shape[-1],), weight, self.shape.rms_eps)
+
+    def _attend(self, step: _Step, layer: int, x: Tensor) -> Tensor:
+        """Add the attention block to the residual stream. Shapes: x (N, hidden)."""
+        weights = self._weights.layers[layer]
+        h = self._norm(x, weights.input_norm)
+        qkv = functional.linear(h, weights.qkv, weights.qkv_bias)
+        self._lora.apply(step.lora, layer, QKV, h, qkv)
+        queries = self._rotate_and_store(step, layer, qkv)
+        attended = self._attention(step.layout, layer, queries)
+        out = torch.addmm(x, attended, weights.output.t())
+        self._lora.apply(step.lora, layer, OUTPUT, attended, out)
+        return out
+
+    def _feed_forward(self, step: _Step, layer: int, x: Tensor) -> Tensor:
+        """Add the gated feed-forward block to the residual stream. Shapes: x (N, hidden)."""
+        weights = self._weights.layers[layer]
+        h = self._norm(x, weights.post_norm)
+        gate_up = functional.linear(h, weights.gate_up)
+        self._lora.apply(step.lora, layer, GATE_UP, h, gate_up)
+        gate, up = gate_up.chunk(2, -1)
+        inner = functional.silu(gate).mul_(up)
+        out = torch.addmm(x, inner, weights.down.t())
+        self._lora.apply(step.lora, layer, DOWN, inner, out)
+        return out
+
+    def _rotate_and_store(self, step: _Step, layer: int, qkv: Tensor) -> Tensor:
+        """Rotate queries and keys by position, write keys and values to the cache, return the queries.
+
+        Shapes: qkv (N, qkv_width), changed in place; result (N, heads, head_dim).
+        """
+        shape = self.shape
+        tokens = qkv.shape[0]
+        rotated = qkv[:, : shape.query_width + shape.kv_width].view(tokens, -1, shape.head_dim // 2, 2)
+        if qkv.dtype == torch.float32:
+            torch.view_as_complex(rotated).mul_(step.rotation)
+        else:
+            turned = torch.view_as_complex(rotated.float()) * step.rotation
+            rotated.copy_(torch.view_as_real(turned))
+        self._cache[layer].index_copy_(0, step.layout.slots, qkv[:, shape.query_width :])
+        return qkv[:, : shape.query_width].view(tokens, shape.heads, shape.head_dim)
+
+    def _attention(self, layout: StepLayout, layer: int, queries: Tensor) -> Tensor:
+        """Return every token's attention over its own sequence.
+
+        Shapes: queries (N, heads, head_dim); result (N, query_width).
+        """
+        parts = []
+        if layout.short is not None:
+            parts.append(self._attend_short(layout.short, layer, queries[: layout.short.tokens]))
+        parts += [self._attend_long(row, layer, queries[row.start : row.end]) for row in layout.long]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _cached(self, layer: int, blocks: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """Gather keys and values of `rows` sequences. Shapes: result two of (rows, kv_heads, T, head_dim)."""
+        cache = self._cache[layer]
+        gathered = cache.view(-1, BLOCK_SIZE * cache.shape[1]).index_select(0, blocks)
+        split = gathered.view(rows, -1, 2, self.shape.kv_heads, self.shape.head_dim)
+        return split[:, :, 0].transpose(1, 2), split[:, :, 1].transpose(1, 2)
+
+    def _attend_short(self, short: ShortRows, layer: int, queries: Tensor) -> Tensor:
+        """Attention of all short rows in one call; the query heads of one key/value head are folded into rows."""
+        shape, (rows, width) = self.shape, (short.rows, short.width)
+        groups = shape.heads // shape.kv_heads
+        keys, values = self._cached(layer, short.blocks, rows)
+        if short.query_index is not None:
+            queries = queries[short.query_index]
+        folded = queries.reshape(rows, width, shape.kv_heads, groups, shape.head_dim).permute(0, 2, 3, 1, 4)
+        folded = folded.reshape(rows, shape.kv_heads, groups * width, shape.head_dim)
+        out = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=short.mask)
+        out = out.view(rows, shape.kv_heads, groups, width, shape.head_dim).permute(0, 3, 1, 2, 4)
+        out = out.reshape(rows * width, shape.query_width)
+        return out if short.answer_index is None else out[short.answer_index]
+
+    def _attend_long(self, row: LongRow, layer: int, queries: Tensor) -> Tensor:
+        """Attention of a piece of a prompt over everything before it and, causally, itself."""
+        keys, values = self._cached(layer, row.blocks, 1)
+        out = functional.scaled_dot_product_attention(
+            queries.transpose(0, 1).unsqueeze(0),
+            keys[:, :, : row.length],
+            values[:, :, : row.length],
+            attn_mask=row.mask,
+            is_causal=row.mask is None,
+            enable_gqa=self.shape.heads != self.shape.kv_heads,
+        )
+        return out.squeeze(0).transpose(0, 1).reshape(-1, self.shape.query_width)

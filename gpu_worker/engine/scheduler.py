@@ -1,0 +1,116 @@
+"""Which tokens are computed next: admission, chunked prefill, decoding. Continuous batching, Orca (OSDI 2022)."""
+
+from collections import deque
+
+from gpu_worker.engine.block_pool import BLOCK_SIZE, BlockPool
+from gpu_worker.engine.config import EngineConfig
+from gpu_worker.engine.errors import ContextTooLong, Overloaded
+from gpu_worker.engine.runner import StepRow
+from gpu_worker.engine.sequence import Sequence
+
+
+class Scheduler:
+    """Owns the waiting line, the running sequences and their cache blocks.
+
+    A sequence is admitted, first come first served, when all blocks it can ever need are free; so a running sequence
+    never waits for memory and is never thrown out. The price is room reserved for answers that end early.
+    """
+
+    def __init__(self, config: EngineConfig, pool: BlockPool, *, max_positions: int) -> None:
+        self._config = config
+        self._pool = pool
+        self.max_context = min(config.max_context, max_positions, pool.capacity_tokens)
+        self._waiting: deque[Sequence] = deque()
+        self._running: dict[str, Sequence] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Sequences that have not started."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Sequences that hold a place and cache blocks."""
+        return len(self._running)
+
+    def submit(self, sequence: Sequence) -> None:
+        """Put a sequence at the end of the line. Raises: ContextTooLong, Overloaded."""
+        if sequence.max_length > self.max_context:
+            raise ContextTooLong(
+                f"This model's maximum context length is {self.max_context} tokens, but the request asks for "
+                f"{sequence.max_length} ({len(sequence.prompt_ids)} in the messages, "
+                f"{sequence.params.max_tokens} in the completion).",
+                param="messages",
+            )
+        if len(self._waiting) >= self._config.max_waiting:
+            raise Overloaded("Too many requests are waiting; try again shortly.")
+        self._waiting.append(sequence)
+
+    def find(self, sequence_id: str) -> Sequence | None:
+        """Return a sequence that has not ended."""
+        waiting = (sequence for sequence in self._waiting if sequence.id == sequence_id)
+        return self._running.get(sequence_id) or next(waiting, None)
+
+    def unfinished(self) -> list[Sequence]:
+        """Return all running and waiting sequences."""
+        return [*self._running.values(), *self._waiting]
+
+    def schedule(self) -> list[tuple[Sequence, StepRow]]:
+        """Return the rows of the next step: every decoding sequence, and prompts as far as the budget goes."""
+        decoding = [sequence for sequence in self._running.values() if not sequence.in_prefill]
+        step = [(sequence, self._row(sequence, 1)) for sequence in decoding]
+        budget = self._config.prefill_tokens
+        for sequence in [sequence for sequence in self._running.values() if sequence.in_prefill]:
+            if budget > 0:
+                step.append((sequence, self._row(sequence, budget)))
+                budget -= len(step[-1][1].token_ids)
+        while budget > 0 and (admitted := self._admit()) is not None:
+            step.append((admitted, self._row(admitted, budget)))
+            budget -= len(step[-1][1].token_ids)
+        return step
+
+    def computed(self, sequence: Sequence, tokens: int) -> None:
+        """Note that the keys and values of this many more tokens of a sequence are in the cache."""
+        sequence.computed += tokens
+
+    def publish(self, sequence: Sequence) -> None:
+        """Let later sequences reuse what is computed of this one."""
+        uid = sequence.adapter.uid if sequence.adapter else None
+        tokens = (*sequence.prompt_ids, *sequence.output_ids)
+        self._pool.publish_prefix(uid, tokens, sequence.block_table, sequence.computed)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take an ended sequence out and free its blocks."""
+        if self._running.pop(sequence.id, None) is None:
+            self._waiting.remove(sequence)
+        self._pool.release(sequence.block_table)
+        sequence.block_table = []
+
+    def _admit(self) -> Sequence | None:
+        """Move the first waiting sequence to the running ones, if there is a place and room for it."""
+        if not self._waiting or len(self._running) >= self._config.max_running:
+            return None
+        sequence = self._waiting[0]
+        uid = sequence.adapter.uid if sequence.adapter else None
+        cached = self._pool.acquire_prefix(uid, sequence.prompt_ids)
+        missing = -(-sequence.max_length // BLOCK_SIZE) - len(cached)
+        if missing > self._pool.free_blocks:
+            self._pool.release(cached)
+            return None
+        self._waiting.popleft()
+        sequence.block_table = cached + self._pool.acquire_new(missing)
+        sequence.computed = sequence.cached_tokens = len(cached) * BLOCK_SIZE
+        self._running[sequence.id] = sequence
+        return sequence
+
+    def _row(self, sequence: Sequence, budget: int) -> StepRow:
+        token_ids = sequence.pending_ids(budget)
+        end = sequence.computed + len(token_ids)
+        return StepRow(
+            sequence_id=sequence.id,
+            token_ids=token_ids,
+            start=sequence.computed,
+            block_table=tuple(sequence.block_table[: -(-end // BLOCK_SIZE)]),
+            adapter_uid=sequence.adapter.uid if sequence.adapter else None,
+            logit_count=1 if end == sequence.length else 0,
+        )

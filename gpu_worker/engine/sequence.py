@@ -1,0 +1,101 @@
+"""One sequence: a prompt, the adapter it runs under, and the answer so far."""
+
+from collections.abc import Sequence as TokenIds
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import torch
+
+from gpu_worker.engine.sampling import SamplingParams, TokenLogprob, seeded_generator
+from gpu_worker.engine.text_stream import Decode, TextStream
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended. The first two are OpenAI's words and reach clients."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class AdapterRef:
+    """A loaded adapter. `uid` is never used twice in a process, a name may be; caches use the uid."""
+
+    uid: int
+    name: str
+
+
+@dataclass
+class Sequence:
+    """State of one answer being generated. The scheduler and the core are the only writers."""
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    adapter: AdapterRef | None
+    text: TextStream
+    generator: torch.Generator | None
+    output_ids: list[int] = field(default_factory=list)
+    computed: int = 0
+    """Tokens whose keys and values are in the cache."""
+    block_table: list[int] = field(default_factory=list)
+    """Cache blocks of the sequence, in order of position."""
+    cached_tokens: int = 0
+    """Prompt tokens taken from the prefix cache instead of being computed."""
+    finish_reason: FinishReason | None = None
+
+    @classmethod
+    def create(
+        cls,
+        sequence_id: str,
+        prompt_ids: TokenIds[int],
+        params: SamplingParams,
+        *,
+        adapter: AdapterRef | None,
+        decode: Decode,
+    ) -> "Sequence":
+        """Return a new sequence with its own random source and text stream."""
+        return cls(
+            id=sequence_id,
+            prompt_ids=tuple(prompt_ids),
+            params=params,
+            adapter=adapter,
+            text=TextStream(decode, params.stop),
+            generator=seeded_generator(params),
+        )
+
+    @property
+    def length(self) -> int:
+        """Number of prompt and answer tokens so far."""
+        return len(self.prompt_ids) + len(self.output_ids)
+
+    @property
+    def max_length(self) -> int:
+        """Number of tokens at which the sequence ends at the latest."""
+        return len(self.prompt_ids) + self.params.max_tokens
+
+    @property
+    def in_prefill(self) -> bool:
+        """Whether the prompt is not yet computed completely."""
+        return not self.output_ids
+
+    def pending_ids(self, limit: int) -> tuple[int, ...]:
+        """Return up to `limit` known tokens that are not computed yet."""
+        if self.output_ids:
+            return tuple(self.output_ids[self.computed - len(self.prompt_ids) :][:limit])
+        return self.prompt_ids[self.computed : self.computed + limit]
+
+
+@dataclass(frozen=True)
+class SequenceOutput:
+    """What one step added to one sequence."""
+
+    sequence_id: str
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+    finish_reason: FinishReason | None
+    cached_tokens: int
+    error: str | None = None

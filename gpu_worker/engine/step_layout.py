@@ -1,0 +1,177 @@
+"""Where everything of a step lies: flat token positions, cache slots, and which tokens attend together.
+
+Built once per step on the CPU and used by every layer. The tokens of all rows form one flat batch. Rows of few tokens
+(decoding, verified drafts) attend together in one padded call; rows of many tokens (prompts) one call each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpu_worker.engine.block_pool import BLOCK_SIZE, PADDING_BLOCK
+from gpu_worker.engine.runner import StepRow
+
+SHORT_ROW = 8
+"""Rows of at most this many tokens are padded to a common length and attend together."""
+
+
+@dataclass(frozen=True)
+class ShortRows:
+    """Rows that attend in one call: B rows of up to M tokens over up to T cached positions.
+
+    Shapes: blocks (B * T / BLOCK_SIZE,); mask (B, 1, groups * M, T), 0 or -inf; query_index (B * M,) flat tokens, with
+    repetition where a row is shorter; answer_index (tokens,) positions in (B * M) of the true ones. Both indices are
+    None when every row has one token: then flat tokens and padded positions are the same.
+    """
+
+    tokens: int
+    rows: int
+    width: int
+    blocks: Tensor
+    mask: Tensor
+    query_index: Tensor | None
+    answer_index: Tensor | None
+
+
+@dataclass(frozen=True)
+class LongRow:
+    """A row that attends alone, over its own past and itself.
+
+    Shapes: blocks (n,); mask (end - start, length) additive, or None where plain causality says the same.
+    """
+
+    start: int
+    end: int
+    length: int
+    blocks: Tensor
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class StepLayout:
+    """A step over N flat tokens.
+
+    Shapes: token_ids, positions, slots (N,); logit_index (sum of logit_count,), in the order of the caller's rows.
+    `adapter_uids` has N entries.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    adapter_uids: list[int | None]
+    short: ShortRows | None
+    long: tuple[LongRow, ...]
+    logit_index: Tensor
+
+
+def lay_out(rows: Sequence[StepRow], *, query_groups: int, device: torch.device, dtype: torch.dtype) -> StepLayout:
+    """Return the layout of a step. `query_groups`: query heads per key/value head."""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index].token_ids) > SHORT_ROW)
+    ordered = [rows[index] for index in order]
+    short_count = sum(len(row.token_ids) <= SHORT_ROW for row in rows)
+    starts, total = [], 0
+    for row in ordered:
+        starts.append(total)
+        total += len(row.token_ids)
+    positions = torch.cat([torch.arange(row.start, row.start + len(row.token_ids)) for row in ordered])
+    short = _short_rows(ordered[:short_count], positions, query_groups, dtype) if short_count else None
+    return StepLayout(
+        token_ids=torch.tensor([token for row in ordered for token in row.token_ids]).to(device),
+        positions=positions.to(device),
+        slots=_slots(ordered, positions).to(device),
+        adapter_uids=[row.adapter_uid for row in ordered for _ in row.token_ids],
+        short=_to_device(short, device),
+        long=tuple(
+            _long_row(row, start, device, dtype)
+            for row, start in zip(ordered[short_count:], starts[short_count:], strict=True)
+        ),
+        logit_index=_logit_index(rows, order, starts).to(device),
+    )
+
+
+def _slots(rows: Sequence[StepRow], positions: Tensor) -> Tensor:
+    """Return the cache slot of every flat token."""
+    blocks = torch.tensor(
+        [
+            row.block_table[position // BLOCK_SIZE]
+            for row in rows
+            for position in range(row.start, row.start + len(row.token_ids))
+        ]
+    )
+    return blocks * BLOCK_SIZE + positions % BLOCK_SIZE
+
+
+def _logit_index(rows: Sequence[StepRow], order: Sequence[int], starts: Sequence[int]) -> Tensor:
+    start_of = dict(zip(order, starts, strict=True))
+    index: list[int] = []
+    for number, row in enumerate(rows):
+        end = start_of[number] + len(row.token_ids)
+        index.extend(range(end - row.logit_count, end))
+    return torch.tensor(index, dtype=torch.long)
+
+
+def _short_rows(rows: Sequence[StepRow], positions: Tensor, groups: int, dtype: torch.dtype) -> ShortRows:
+    counts = [len(row.token_ids) for row in rows]
+    width, tokens = max(counts), sum(counts)
+    block_count = max((row.start + len(row.token_ids) - 1) // BLOCK_SIZE + 1 for row in rows)
+    blocks = torch.tensor([_padded(row.block_table, block_count) for row in rows]).flatten()
+    query_index = answer_index = None
+    padded_positions = positions[:tokens].view(len(rows), 1) if width == 1 else None
+    if padded_positions is None:
+        offsets = torch.arange(width)
+        lengths = torch.tensor(counts)
+        firsts = lengths.cumsum(0) - lengths
+        # short rows repeat their last token; what it computes is thrown away
+        query_index = (firsts[:, None] + torch.minimum(offsets[None, :], lengths[:, None] - 1)).flatten()
+        answer_index = (offsets[None, :] < lengths[:, None]).flatten().nonzero().flatten()
+        padded_positions = positions[query_index].view(len(rows), width)
+    future = torch.arange(block_count * BLOCK_SIZE)[None, None, :] > padded_positions[:, :, None]
+    mask = torch.zeros(future.shape, dtype=dtype).masked_fill_(future, float("-inf"))
+    return ShortRows(
+        tokens=tokens,
+        rows=len(rows),
+        width=width,
+        blocks=blocks,
+        # one mask row per (group, token), in the order in which the queries of a key/value head are folded
+        mask=mask.repeat(1, groups, 1).unsqueeze(1),
+        query_index=query_index,
+        answer_index=answer_index,
+    )
+
+
+def _padded(block_table: Sequence[int], count: int) -> list[int]:
+    table = list(block_table[:count])
+    return table + [PADDING_BLOCK] * (count - len(table))
+
+
+def _to_device(short: ShortRows | None, device: torch.device) -> ShortRows | None:
+    if short is None or device.type == "cpu":
+        return short
+    return ShortRows(
+        tokens=short.tokens,
+        rows=short.rows,
+        width=short.width,
+        blocks=short.blocks.to(device),
+        mask=short.mask.to(device),
+        query_index=None if short.query_index is None else short.query_index.to(device),
+        answer_index=None if short.answer_index is None else short.answer_index.to(device),
+    )
+
+
+def _long_row(row: StepRow, flat_start: int, device: torch.device, dtype: torch.dtype) -> LongRow:
+    count = len(row.token_ids)
+    length = row.start + count
+    mask = None
+    if row.start:
+        future = torch.arange(length)[None, :] > torch.arange(row.start, length)[:, None]
+        mask = torch.zeros(future.shape, dtype=dtype).masked_fill_(future, float("-inf")).to(device)
+    block_count = (length - 1) // BLOCK_SIZE + 1
+    return LongRow(
+        start=flat_start,
+        end=flat_start + count,
+        length=length,
+        blocks=torch.tensor(row.block_table[:block_count]).to(device),
+        mask=mask,
+    )

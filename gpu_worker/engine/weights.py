@@ -1,0 +1,149 @@
+"""Base model weights from safetensors, fused and laid out for the decoder."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from gpu_worker.engine.errors import UnsupportedModel
+from gpu_worker.engine.model_shape import ModelShape
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One decoder layer. Matrices are (out, in); rows of `qkv` are queries, keys, values."""
+
+    input_norm: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    output: Tensor
+    post_norm: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """A whole decoder. `head` is the same tensor as `embedding` where the model ties them."""
+
+    embedding: Tensor
+    layers: tuple[LayerWeights, ...]
+    final_norm: Tensor
+    head: Tensor
+
+
+class TensorFolder:
+    """Named tensors of a base model folder: one safetensors file, or shards with an index."""
+
+    def __init__(self, model_dir: Path) -> None:
+        self._dir = model_dir
+        index = model_dir / "model.safetensors.index.json"
+        self._files: dict[str, str] | None = None
+        if index.exists():
+            self._files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+
+    @contextmanager
+    def tensors(self, *names: str) -> Iterator[tuple[Tensor, ...]]:
+        """Lend memory-mapped tensors. Copy what is to be kept: the mapping must not outlive the block.
+
+        A mapping that stayed open would keep a second copy of the model in resident memory.
+        """
+        found = {}
+        for file_name in {self._file_of(name) for name in names}:
+            with safe_open(self._dir / file_name, framework="pt") as file:
+                present = set(file.keys())
+                for name in names:
+                    if self._file_of(name) == file_name:
+                        if name not in present:
+                            raise UnsupportedModel(f"the weights have no tensor {name}")
+                        found[name] = file.get_tensor(name)
+        yield tuple(found[name] for name in names)
+
+    def _file_of(self, name: str) -> str:
+        if self._files is None:
+            return "model.safetensors"
+        if name not in self._files:
+            raise UnsupportedModel(f"the weights have no tensor {name}")
+        return self._files[name]
+
+
+def interleave_pairs(rows: Tensor, head_dim: int) -> Tensor:
+    """Reorder the output rows of a query or key projection so that each rotated pair is adjacent.
+
+    The published layout rotates feature i with feature i + head_dim/2; adjacent pairs can be rotated as complex
+    numbers, in one operation. Scores do not change, since queries and keys are reordered alike.
+    Shapes: rows (heads * head_dim, ...), result the same.
+    """
+    halves = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
+    return halves.transpose(1, 2).flatten(0, 2)
+
+
+def load_weights(model_dir: Path, shape: ModelShape, *, device: torch.device, dtype: torch.dtype) -> DecoderWeights:
+    """Read, check and fuse the weights of a base model folder. Raises: UnsupportedModel with the reason."""
+    folder = TensorFolder(model_dir)
+
+    def keep(tensor: Tensor, expected: tuple[int, ...]) -> Tensor:
+        if tuple(tensor.shape) != expected:
+            raise UnsupportedModel(f"a weight has the shape {tuple(tensor.shape)} where {expected} is expected")
+        return tensor.to(device=device, dtype=dtype, copy=True).contiguous()
+
+    with folder.tensors("model.embed_tokens.weight", "model.norm.weight") as (embedding, norm):
+        embedding = keep(embedding, (shape.vocabulary, shape.hidden))
+        final_norm = keep(norm, (shape.hidden,))
+    head = embedding
+    if not shape.tied_head:
+        with folder.tensors("lm_head.weight") as (lm_head,):
+            head = keep(lm_head, (shape.vocabulary, shape.hidden))
+    layers = tuple(_load_layer(folder, index, shape, device, dtype) for index in range(shape.layers))
+    return DecoderWeights(embedding, layers, final_norm, head)
+
+
+def _load_layer(
+    folder: TensorFolder, index: int, shape: ModelShape, device: torch.device, dtype: torch.dtype
+) -> LayerWeights:
+    prefix = f"model.layers.{index}."
+    names = [
+        "input_layernorm",
+        "post_attention_layernorm",
+        *(f"self_attn.{part}_proj" for part in "qkvo"),
+        *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
+    ]
+    with folder.tensors(*(f"{prefix}{name}.weight" for name in names)) as (norm, post, q, k, v, o, gate, up, down):
+        qkv = torch.cat([interleave_pairs(q, shape.head_dim), interleave_pairs(k, shape.head_dim), v])
+        layer = LayerWeights(
+            input_norm=norm.to(device, dtype, copy=True),
+            qkv=qkv.to(device, dtype),
+            qkv_bias=_load_qkv_bias(folder, prefix, shape, device, dtype) if shape.qkv_bias else None,
+            output=o.to(device, dtype, copy=True),
+            post_norm=post.to(device, dtype, copy=True),
+            gate_up=torch.cat([gate, up]).to(device, dtype),
+            down=down.to(device, dtype, copy=True),
+        )
+    _check_layer(layer, shape)
+    return layer
+
+
+def _load_qkv_bias(
+    folder: TensorFolder, prefix: str, shape: ModelShape, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    with folder.tensors(*(f"{prefix}self_attn.{part}_proj.bias" for part in "qkv")) as (q, k, v):
+        rows = [interleave_pairs(q, shape.head_dim), interleave_pairs(k, shape.head_dim), v]
+        return torch.cat(rows).to(device, dtype)
+
+
+def _check_layer(layer: LayerWeights, shape: ModelShape) -> None:
+    expected = {
+        "qkv": (shape.qkv_width, shape.hidden),
+        "output": (shape.hidden, shape.query_width),
+        "gate_up": (2 * shape.intermediate, shape.hidden),
+        "down": (shape.hidden, shape.intermediate),
+    }
+    for name, dimensions in expected.items():
+        found = tuple(getattr(layer, name).shape)
+        if found != dimensions:
+            raise UnsupportedModel(f"the weight {name} has the shape {found} where {dimensions} is expected")

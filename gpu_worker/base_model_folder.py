@@ -19,6 +19,8 @@ LARGEST_HEADER_BYTES = 100 * 1024 * 1024
 
 DATA_SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model", ".md"})
 PLAIN_NAMES = frozenset({"LICENSE", "NOTICE", ".gitattributes"})
+# Their keys are words, and any word may be in them.
+VOCABULARIES = frozenset({"tokenizer.json", "vocab.json"})
 CODE_KEYS = frozenset({"auto_map", "custom_pipelines", "trust_remote_code"})
 
 
@@ -112,7 +114,7 @@ def check_file(root: Path, file: Path) -> None:
         raise BaseModelError(f"{name}: only safetensors weights, JSON, text and chat templates are allowed.")
     if file.suffix == ".safetensors":
         check_safetensors(name, file)
-    elif file.suffix == ".json":
+    elif file.suffix == ".json" and file.name not in VOCABULARIES:
         found = CODE_KEYS & keys_within(parse_json(file))
         if found:
             raise BaseModelError(

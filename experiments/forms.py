@@ -1,0 +1,177 @@
+"""The form of a new run: made from the one declaration of the hyperparameters."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django import forms
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from pydantic import ValidationError
+
+from datasets_app.models import DatasetVersion
+from experiments.hyperparameters import (
+    RECIPES,
+    FieldInfo,
+    Hyperparameters,
+    form_fields,
+    from_yaml,
+    recipe_hyperparameters,
+)
+from experiments.models import Experiment
+from portal.forms import TeamForm
+from portal.models import BaseModel, Team
+
+_PREFIX = "hp_"
+
+
+class RunForm(TeamForm):
+    """What to learn from, which model, and how. An empty hyperparameter means: as the recipe says."""
+
+    name = forms.CharField(
+        label=gettext_lazy("Name"),
+        max_length=120,
+        help_text=gettext_lazy("The question you ask, for example “Do more examples help?”."),
+    )
+    dataset_version = forms.ModelChoiceField(
+        label=gettext_lazy("Dataset"),
+        queryset=DatasetVersion.unscoped.none(),
+        empty_label=None,
+        help_text=gettext_lazy("The version is frozen with the run, so it can be repeated later."),
+    )
+    base_model = forms.ModelChoiceField(
+        label=gettext_lazy("Base model"),
+        queryset=BaseModel.objects.none(),
+        to_field_name="slug",
+        empty_label=None,
+        help_text=gettext_lazy("The model that gets an adapter. The model itself is not changed."),
+    )
+    recipe = forms.ChoiceField(
+        label=gettext_lazy("Recipe"),
+        choices=[(recipe.name, gettext_lazy(recipe.label)) for recipe in RECIPES.values()],
+        widget=forms.RadioSelect,
+        initial="balanced",
+    )
+    deploy_as = forms.SlugField(
+        label=gettext_lazy("Deploy when finished as"),
+        max_length=60,
+        required=False,
+        help_text=gettext_lazy("Optional. Your systems call the model by this name as soon as the run has succeeded."),
+    )
+    notes = forms.CharField(
+        label=gettext_lazy("Notes"), max_length=4000, required=False, widget=forms.Textarea(attrs={"rows": 2})
+    )
+    yaml = forms.FileField(
+        label=gettext_lazy("Hyperparameters from a file"),
+        required=False,
+        help_text=gettext_lazy("A YAML file saved from another run. It replaces recipe and fields."),
+    )
+
+    def __init__(self, *args: Any, team: Team, experiment: Experiment | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, team=team, **kwargs)
+        versions = team.datasetversions.filter(status=DatasetVersion.Status.READY)  # type: ignore[attr-defined]
+        self.fields["dataset_version"].queryset = versions.select_related("dataset").order_by(  # type: ignore[attr-defined]
+            "dataset__name", "-number"
+        )
+        self.fields["base_model"].queryset = BaseModel.objects.filter(is_allowed=True)  # type: ignore[attr-defined]
+        if experiment is not None:
+            del self.fields["name"], self.fields["notes"]
+        self._suggested = self._suggest()
+        for info in form_fields():
+            self.fields[_PREFIX + info.name] = _form_field(info, self._suggested)
+
+    def _suggest(self) -> Hyperparameters:
+        """Return what the chosen recipe says for the chosen dataset, to be shown where nothing is typed."""
+        recipe = self._chosen("recipe")
+        version = self.fields["dataset_version"].queryset.filter(pk=_uuid(self._chosen("dataset_version"))).first()  # type: ignore[attr-defined]
+        version = version or self.fields["dataset_version"].queryset.first()  # type: ignore[attr-defined]
+        rows = version.train_rows if version else 1000
+        return recipe_hyperparameters(recipe if recipe in RECIPES else "balanced", rows)
+
+    def _chosen(self, name: str) -> str:
+        if self.is_bound:
+            return str(self.data.get(name, ""))
+        return str(self.initial.get(name) or self.fields[name].initial or "")
+
+    def groups(self) -> list[tuple[str, list[forms.BoundField]]]:
+        """Return the advanced hyperparameters by group, as (title, fields)."""
+        found: dict[str, list[forms.BoundField]] = {}
+        for info in form_fields():
+            if info.advanced:
+                found.setdefault(_(info.group), []).append(self[_PREFIX + info.name])
+        return list(found.items())
+
+    def basic(self) -> list[forms.BoundField]:
+        """Return the few hyperparameters that everybody should see."""
+        return [self[_PREFIX + info.name] for info in form_fields() if not info.advanced]
+
+    def clean(self) -> dict[str, Any]:
+        """Put recipe and typed values together; errors name the field they belong to."""
+        cleaned = super().clean() or self.cleaned_data
+        if upload := cleaned.get("yaml"):
+            cleaned["hyperparameters"] = self._read_yaml(upload)
+        elif not self.errors:
+            cleaned["hyperparameters"] = self._merge(cleaned)
+        return cleaned
+
+    def _merge(self, cleaned: dict[str, Any]) -> Hyperparameters | None:
+        values = recipe_hyperparameters(cleaned["recipe"], cleaned["dataset_version"].train_rows).model_dump()
+        for info in form_fields():
+            typed = cleaned.get(_PREFIX + info.name)
+            if typed not in (None, ""):
+                values[info.name] = typed == "yes" if info.kind == "bool" else typed
+        try:
+            return Hyperparameters(**values)
+        except ValidationError as error:
+            for problem in error.errors():
+                name = _PREFIX + str(problem["loc"][0]) if problem["loc"] else None
+                self.add_error(name if name in self.fields else None, str(problem["msg"]))
+        return None
+
+    def _read_yaml(self, upload: Any) -> Hyperparameters | None:
+        if upload.size > 65_536:
+            self.add_error("yaml", _("This file is too large to be a list of hyperparameters."))
+            return None
+        try:
+            return from_yaml(upload.read().decode())
+        except UnicodeDecodeError:
+            self.add_error("yaml", _("This file is not text in UTF-8."))
+        except ValidationError as error:
+            for problem in error.errors():
+                self.add_error("yaml", f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")
+        except ValueError as error:
+            self.add_error("yaml", str(error))
+        return None
+
+
+def _uuid(text: str) -> str | None:
+    """Return `text` if it can be the key of a row, so that nonsense in the address is no database error."""
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        return None
+
+
+def _form_field(info: FieldInfo, recipe: Hyperparameters) -> forms.Field:
+    """Return the form field of one hyperparameter, which may stay empty and shows what the recipe says."""
+    suggested = getattr(recipe, info.name)
+    common: dict[str, Any] = {"label": _(info.label), "help_text": _(info.help), "required": False}
+    field: forms.Field
+    if info.kind in ("choice", "bool"):
+        choices = info.choices or (("yes", "Yes"), ("no", "No"))
+        value = ("yes" if suggested else "no") if info.kind == "bool" else suggested
+        shown = _(dict(choices).get(str(value), str(value)))
+        empty = ("", _("As the recipe says: %(value)s") % {"value": shown})
+        field = forms.ChoiceField(choices=[empty, *((key, _(label)) for key, label in choices)], **common)
+    else:
+        kind = forms.IntegerField if info.kind == "int" else forms.FloatField
+        field = kind(min_value=info.minimum, max_value=info.maximum, **common)
+        field.widget.attrs["placeholder"] = _("none") if suggested is None else f"{suggested:g}"
+        field.widget.attrs["step"] = "1" if info.kind == "int" else "any"
+    field.unit = _(info.unit) if info.unit else ""  # type: ignore[attr-defined]
+    if info.shown_if:
+        other, values = info.shown_if
+        follows_recipe = ("",) if getattr(recipe, other) in values else ()
+        field.shown_if = (_PREFIX + other, values + follows_recipe)  # type: ignore[attr-defined]
+    return field

@@ -1,0 +1,159 @@
+"""What the API says about experiments, runs, adapters and base models: allow-lists, field by field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.utils.translation import gettext as _
+from pydantic import ValidationError
+from rest_framework import serializers
+
+from datasets_app.models import DatasetVersion
+from experiments.hyperparameters import RECIPES, Hyperparameters, recipe_hyperparameters
+from experiments.models import Adapter, Evaluation, Experiment, MetricPoint, Run, RunEvent
+from portal.models import BaseModel, Team
+from portal.scoping import narrow_to_team
+
+
+class TeamSerializer(serializers.Serializer):  # type: ignore[type-arg]
+    """A serializer for input whose references are limited to the team in its context."""
+
+    def get_fields(self) -> dict[str, Any]:
+        fields = super().get_fields()
+        team: Team | None = self.context.get("team")
+        if team is not None:
+            narrow_to_team(fields, team)
+        return fields
+
+
+class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
+    """A base model that teams may tune."""
+
+    class Meta:
+        model = BaseModel
+        fields = ["slug", "name", "revision", "parameters", "context_tokens", "size_bytes", "licence"]
+
+
+class ExperimentSerializer(serializers.ModelSerializer[Experiment]):
+    """An experiment."""
+
+    run_count = serializers.IntegerField(read_only=True)
+
+    class Meta:
+        model = Experiment
+        fields = ["id", "name", "notes", "created_at", "run_count"]
+        read_only_fields = ["id", "created_at"]
+
+
+class RunSerializer(serializers.ModelSerializer[Run]):
+    """A run with its state and progress."""
+
+    experiment_name = serializers.CharField(source="experiment.name", read_only=True)
+    base_model = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
+    adapter = serializers.SerializerMethodField()
+    progress = serializers.FloatField(read_only=True)
+
+    class Meta:
+        model = Run
+        fields = [
+            "id", "experiment", "experiment_name", "number", "dataset_version", "base_model", "base_revision",
+            "recipe", "hyperparameters", "config_hash", "deploy_as", "status", "phase", "progress", "step",
+            "total_steps", "eta_s", "attempt", "queued_at", "started_at", "ended_at", "error_code", "error_message",
+            "gpu_seconds", "adapter",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+    def get_adapter(self, run: Run) -> str | None:
+        """The adapter that the run left, if it did."""
+        adapter = getattr(run, "adapter", None)
+        return str(adapter.pk) if adapter else None
+
+
+class RunChoice(TeamSerializer):
+    """What a new run learns from, on which model, and how."""
+
+    dataset_version = serializers.PrimaryKeyRelatedField(queryset=DatasetVersion.unscoped.all())
+    base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.filter(is_allowed=True))
+    recipe = serializers.ChoiceField(choices=list(RECIPES), default="balanced")
+    hyperparameters = serializers.DictField(
+        required=False, help_text="Values that differ from the recipe's, by name. Unknown names are refused."
+    )
+    deploy_as = serializers.SlugField(max_length=60, required=False, default="")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Put recipe and given values together."""
+        values = recipe_hyperparameters(attrs["recipe"], attrs["dataset_version"].train_rows).model_dump()
+        try:
+            attrs["hyperparameters"] = Hyperparameters(**{**values, **attrs.get("hyperparameters", {})})
+        except ValidationError as error:
+            problems = {
+                ".".join(map(str, problem["loc"])) or "hyperparameters": [str(problem["msg"])]
+                for problem in error.errors()
+            }
+            raise serializers.ValidationError({"hyperparameters": problems}) from error
+        return attrs
+
+
+class ExperimentChoice(RunChoice):
+    """A new experiment with its first run."""
+
+    name = serializers.CharField(max_length=120)
+    notes = serializers.CharField(max_length=4000, required=False, allow_blank=True, default="")
+
+
+class SubmitRun(RunChoice):
+    """A further run of an experiment."""
+
+    experiment = serializers.PrimaryKeyRelatedField(queryset=Experiment.unscoped.all())
+
+    def validate_experiment(self, experiment: Experiment) -> Experiment:
+        """Refuse strangers' experiments even if narrowing were forgotten."""
+        if experiment.team_id != self.context["team"].pk:
+            raise serializers.ValidationError(_("There is no such experiment."))
+        return experiment
+
+
+class RunFilter(serializers.Serializer):  # type: ignore[type-arg]
+    """What a list of runs may be narrowed by; other names are ignored, nonsense is refused."""
+
+    experiment = serializers.UUIDField(required=False)
+    status = serializers.ChoiceField(choices=Run.Status.choices, required=False)
+
+    def conditions(self) -> dict[str, Any]:
+        """Return the checked conditions, by field."""
+        return dict(self.validated_data)
+
+
+class MetricPointSerializer(serializers.ModelSerializer[MetricPoint]):
+    """What was measured at one step."""
+
+    class Meta:
+        model = MetricPoint
+        fields = ["step", "values", "at"]
+
+
+class RunEventSerializer(serializers.ModelSerializer[RunEvent]):
+    """A line of the run's log."""
+
+    class Meta:
+        model = RunEvent
+        fields = ["id", "at", "level", "kind", "message"]
+
+
+class EvaluationSerializer(serializers.ModelSerializer[Evaluation]):
+    """The quality report on held-out rows."""
+
+    class Meta:
+        model = Evaluation
+        fields = ["split", "rows", "report", "created_at"]
+
+
+class AdapterSerializer(serializers.ModelSerializer[Adapter]):
+    """LoRA weights that a run left behind."""
+
+    base_model = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
+
+    class Meta:
+        model = Adapter
+        fields = ["id", "run", "base_model", "step", "sha256", "size_bytes", "created_at"]
+        read_only_fields = fields

@@ -1,0 +1,134 @@
+"""Experiments: list, detail, and the form that starts a run."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from django.core.paginator import Paginator
+from django.db.models import Count, Max
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+
+from experiments import services
+from experiments.forms import RunForm
+from experiments.hyperparameters import RECIPES, form_fields
+from experiments.models import Experiment, Run
+from portal.access import TeamRequest, team_view
+from portal.actors import Actor
+from portal.errors import PortalError
+from portal.models import Role
+
+_PER_PAGE = 20
+
+
+@team_view()
+def index(request: TeamRequest) -> HttpResponse:
+    """List experiments, newest first, with a search by name."""
+    query = request.GET.get("q", "").strip()[:120].replace("\x00", "")
+    found = request.team.experiments.annotate(run_count=Count("runs"), last_run_at=Max("runs__queued_at"))  # type: ignore[attr-defined]
+    if query:
+        found = found.filter(name__icontains=query)
+    page = Paginator(found.order_by("-last_run_at", "-created_at"), _PER_PAGE).get_page(request.GET.get("page"))
+    latest = _latest_runs(request, [experiment.pk for experiment in page])
+    for experiment in page:
+        experiment.latest = latest.get(experiment.pk)
+    return render(request, "experiments/list.html", {"page": page, "query": query})
+
+
+def _latest_runs(request: TeamRequest, keys: list[uuid.UUID]) -> dict[uuid.UUID, Run]:
+    runs = request.team.runs.filter(experiment__in=keys).select_related("evaluation")  # type: ignore[attr-defined]
+    return {run.experiment_id: run for run in runs.order_by("experiment", "-number").distinct("experiment")}
+
+
+@team_view()
+def detail(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Show an experiment with its runs side by side."""
+    experiment = get_object_or_404(request.team.experiments, pk=pk)  # type: ignore[attr-defined]
+    runs = experiment.runs.select_related("dataset_version__dataset", "base_model", "evaluation").order_by("-number")
+    context = {"experiment": experiment, "runs": [_with_figures(run) for run in runs[:100]]}
+    return render(request, "experiments/detail.html", context)
+
+
+def _with_figures(run: Run) -> Run:
+    """Attach what the comparison table shows: headline figures and the hyperparameters that people vary."""
+    evaluation = getattr(run, "evaluation", None)
+    run.headline = evaluation.report.get("tuned", {}).get("exact_match") if evaluation else None  # type: ignore[attr-defined]
+    run.varied = {name: run.hyperparameters.get(name) for name in ("epochs", "learning_rate", "lora_r", "batch_size")}  # type: ignore[attr-defined]
+    return run
+
+
+@team_view(role=Role.EDITOR)
+def new(request: TeamRequest) -> HttpResponse:
+    """Show the form of a new run and start it; `?experiment=` adds to one, `?clone=` and `?version=` fill it in."""
+    experiment = _row_of(request.team.experiments, request.GET.get("experiment"))  # type: ignore[attr-defined]
+    if request.method == "POST" and not request.POST.get("preview"):
+        form = RunForm(request.POST, request.FILES, team=request.team, experiment=experiment)
+        run = _start(request, form, experiment) if form.is_valid() else None
+        if run is not None:
+            return redirect("experiments:run", request.team.slug, run.pk)
+        return render(request, "experiments/new.html", _context(form, experiment), status=400)
+    form = RunForm(team=request.team, experiment=experiment, initial=_initial(request))
+    return render(request, "experiments/new.html", _context(form, experiment))
+
+
+@team_view(role=Role.EDITOR)
+def hyperparameters(request: TeamRequest) -> HttpResponse:
+    """Answer the form's hyperparameter part for another recipe or dataset, keeping what was typed."""
+    form = RunForm(request.GET, team=request.team)
+    form.errors.clear()  # nothing was submitted yet
+    return render(request, "experiments/_hyperparameters.html", {"form": form})
+
+
+def _context(form: RunForm, experiment: Experiment | None) -> dict[str, Any]:
+    descriptions = {recipe.name: recipe.description for recipe in RECIPES.values()}
+    return {"form": form, "experiment": experiment, "recipe_descriptions": descriptions}
+
+
+def _start(request: TeamRequest, form: RunForm, experiment: Experiment | None) -> Run | None:
+    names = ("dataset_version", "base_model", "recipe", "hyperparameters", "deploy_as")
+    choice = {name: form.cleaned_data[name] for name in names}
+    actor = Actor.of(request)
+    try:
+        if experiment is not None:
+            return services.submit_run(experiment=experiment, actor=actor, **choice)
+        named = {"name": form.cleaned_data["name"], "notes": form.cleaned_data["notes"]}
+        return services.start_experiment(team=request.team, actor=actor, **named, **choice)
+    except PortalError as error:
+        if error.status == 404:
+            raise
+        form.add_error(error.param if error.param in form.fields else None, error.message)
+        return None
+
+
+def _initial(request: TeamRequest) -> dict[str, Any]:
+    """Return what the address asks for: a dataset version, or everything of a run to be cloned."""
+    source = _row_of(request.team.runs, request.GET.get("clone"))  # type: ignore[attr-defined]
+    version = _row_of(request.team.datasetversions, request.GET.get("version"))  # type: ignore[attr-defined]
+    if source is None:
+        return {"dataset_version": version.pk if version else None}
+    values = {
+        f"hp_{info.name}": _as_typed(source.hyperparameters.get(info.name))
+        for info in form_fields()
+        if info.name in source.hyperparameters
+    }
+    chosen = {"dataset_version": source.dataset_version_id, "base_model": source.base_model.slug}
+    return {**values, **chosen, "recipe": source.recipe or "balanced", "name": f"{source.experiment.name} (2)"}
+
+
+def _as_typed(value: object) -> object:
+    return ("yes" if value else "no") if isinstance(value, bool) else value
+
+
+def _row_of(rows: Any, key: str | None) -> Any:
+    """Return the team's row with this key from the address, or None if there is none or the key is nonsense."""
+    try:
+        return rows.filter(pk=uuid.UUID(key)).first() if key else None
+    except ValueError:
+        return None
+
+
+def as_json(value: object) -> str:
+    """Return `value` as JSON for people: indented, letters of all alphabets as they are."""
+    return json.dumps(value, indent=2, ensure_ascii=False)

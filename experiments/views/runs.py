@@ -1,0 +1,158 @@
+"""One run: live progress, log, quality, settings, and what may be done with it."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.contrib import messages
+from django.http import FileResponse, Http404, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+from django.views.decorators.http import require_POST
+
+from experiments import scheduling, services
+from experiments.hyperparameters import Hyperparameters, form_fields, to_yaml
+from experiments.models import Run
+from portal import archives
+from portal.access import TeamRequest, team_view
+from portal.actors import Actor
+from portal.models import Role
+
+_LOG_LINES = 500
+_POINTS = 2000
+_STOP_POLLING = 286
+
+
+def _run_of(request: TeamRequest, pk: uuid.UUID) -> Run:
+    runs = request.team.runs.select_related(
+        "experiment", "dataset_version__dataset", "base_model", "node", "created_by"
+    )  # type: ignore[attr-defined]
+    return get_object_or_404(runs, pk=pk)  # type: ignore[no-any-return]
+
+
+@team_view()
+def run(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Show a run as it learns."""
+    found = _run_of(request, pk)
+    return render(request, "experiments/run.html", {**_live(found), "lines": list(_log(found, 0))})
+
+
+@team_view()
+def run_status(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Answer the live part of the run page; 286 stops its polling when the run has ended."""
+    found = _run_of(request, pk)
+    status = _STOP_POLLING if found.is_terminal else 200
+    response = render(request, "experiments/_run_status.html", _live(found), status=status)
+    if found.is_terminal and request.GET.get("was") not in (None, found.status):
+        response["HX-Refresh"] = "true"  # the page around the card offers other actions now
+    return response
+
+
+def _live(found: Run) -> dict[str, Any]:
+    latest = found.metrics.order_by("-step")[:50]
+    values: dict[str, Any] = {}
+    for point in reversed(latest):
+        values |= {name: value for name, value in point.values.items() if value is not None}
+    waiting = scheduling.waiting_reason(found) if found.status == Run.Status.QUEUED else None
+    return {"run": found, "latest": values, "waiting": waiting, "adapter": getattr(found, "adapter", None)}
+
+
+@team_view()
+def metrics(request: TeamRequest, pk: uuid.UUID) -> JsonResponse:
+    """Answer metric points from step `?after=` on; the last step comes again, since its validation loss may be new."""
+    found = _run_of(request, pk)
+    after = _number(request.GET.get("after"))
+    points = list(found.metrics.filter(step__gte=after).order_by("step")[:_POINTS])
+    rows = [{"step": point.step, **point.values} for point in points]
+    done = found.is_terminal and len(points) < _POINTS
+    return JsonResponse({"points": rows, "next": points[-1].step if points else after, "done": done})
+
+
+@team_view()
+def log(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Answer log lines after the first `?after=` ones: 204 for none yet, 286 when there will be no more."""
+    found = _run_of(request, pk)
+    lines = list(_log(found, _number(request.GET.get("after"))))
+    if not lines:
+        return HttpResponse(status=_STOP_POLLING if found.is_terminal else 204)
+    return render(request, "components/_log_lines.html", {"lines": lines})
+
+
+def _log(found: Run, after: int) -> list[dict[str, Any]]:
+    events = found.events.order_by("id")[after : after + _LOG_LINES]
+    return [{"at": event.at, "level": event.level, "text": event.message} for event in events]
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() and len(text) < 16 else 0
+
+
+@team_view()
+def settings(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Show everything that decides what the run does: data, model, every hyperparameter."""
+    found = _run_of(request, pk)
+    groups: dict[str, list[tuple[str, object, str, str]]] = {}
+    for info in form_fields():
+        value = found.hyperparameters.get(info.name)
+        words = dict(info.choices).get(str(value))
+        shown = _(words) if words else _("none") if value is None else value
+        groups.setdefault(_(info.group), []).append((_(info.label), shown, info.unit, _(info.help)))
+    context = {"run": found, "groups": list(groups.items()), "facts": found.facts}
+    return render(request, "experiments/settings.html", context)
+
+
+@team_view()
+def settings_yaml(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Download the hyperparameters as YAML, to be used for another run."""
+    found = _run_of(request, pk)
+    text = to_yaml(Hyperparameters.model_validate(found.hyperparameters))
+    response = HttpResponse(text, content_type="application/yaml; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="run-{found.pk}.yaml"'
+    return response
+
+
+@team_view(role=Role.EDITOR)
+def cancel(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Ask whether to stop the run, and stop it; what was learned so far is kept."""
+    found = _run_of(request, pk)
+    if request.method == "POST":
+        services.cancel_run(run=found, actor=Actor.of(request))
+        messages.success(request, _("The run stops after its current step. What it has learned is kept."))
+        return redirect("experiments:run", request.team.slug, found.pk)
+    context = {
+        "title": _("Stop this run?"),
+        "message": _("It stops after its current step. What it has learned so far is kept and can be tried."),
+        "action": _("Stop run"),
+        "cancel_url": request.path.removesuffix("cancel/"),
+        "danger": True,
+    }
+    return render(request, "components/confirm.html", context)
+
+
+@team_view(role=Role.EDITOR)
+@require_POST
+def rerun(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Start the same run once more."""
+    again = services.rerun(run=_run_of(request, pk), actor=Actor.of(request))
+    return redirect("experiments:run", request.team.slug, again.pk)
+
+
+@team_view()
+def adapter_download(request: TeamRequest, pk: uuid.UUID) -> HttpResponse | FileResponse:
+    """Download the adapter as a ZIP of its PEFT folder."""
+    found = _run_of(request, pk)
+    adapter = getattr(found, "adapter", None)
+    if adapter is None or not adapter.folder.is_dir():
+        raise Http404
+    return archives.folder_response(adapter.folder, f"adapter-{found.pk}.zip")
+
+
+@team_view()
+def queue(request: TeamRequest) -> HttpResponse:
+    """Show what waits, at which place and why, and what runs."""
+    places = scheduling.queue_places(request.team)
+    active = request.team.runs.filter(status__in=Run.ACTIVE).select_related("experiment", "node")  # type: ignore[attr-defined]
+    summary = ngettext("%(count)d run is waiting.", "%(count)d runs are waiting.", len(places)) % {"count": len(places)}
+    return render(request, "experiments/queue.html", {"places": places, "active": active, "summary": summary})

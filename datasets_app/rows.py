@@ -9,7 +9,7 @@ from typing import Final
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.mapping import fill_template
 from datasets_app.readers import DEFAULT_LIMITS, Limits, Record, RowFault
-from datasets_app.readers.jsonlines import HALF_CHARACTER, JsonFault, parse_json
+from datasets_app.readers.jsonlines import JsonFault, parse_json
 
 Message = Mapping[str, str]
 
@@ -132,13 +132,15 @@ class RowMaker:
             raise _Refused(
                 self._answer_column, "answer_too_long", found=len(answer), limit=limits.max_answer_characters
             )
-        asked = sum(len(message["content"]) for message in messages) - len(answer)
+        asked = -len(answer)
+        for message in messages:
+            content = message["content"]
+            asked += len(content)
+            if "\0" in content or not _is_writable(content):
+                column = self._answer_column if message is messages[-1] else self._prompt_column
+                raise _Refused(column, "nul" if "\0" in content else "surrogate")
         if asked > limits.max_prompt_characters:
             raise _Refused(self._prompt_column, "prompt_too_long", found=asked, limit=limits.max_prompt_characters)
-        for message in messages:
-            _check_characters(
-                message["content"], self._answer_column if message is messages[-1] else self._prompt_column
-            )
         if self._mapping.json_answers:
             self._check_json(answer)
 
@@ -166,7 +168,7 @@ def _text(values: Mapping[str, object], column: str) -> str:
 def _answer(values: Mapping[str, object], column: str) -> str:
     """Return the answer's text; in JSON lines it may stand there as an object instead of as text."""
     value = values.get(column)
-    if isinstance(value, (dict, list)):
+    if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
     return _text(values, column)
 
@@ -189,9 +191,10 @@ def _check_roles(messages: Sequence[Message], column: str) -> None:
         raise _Refused(column, "bad_roles")
 
 
-def _check_characters(text: str, column: str | None) -> None:
-    if "\0" in text:
-        raise _Refused(column, "nul")
-    # Records need not come out of a file that was decoded strictly.
-    if not text.isascii() and HALF_CHARACTER.search(text):
-        raise _Refused(column, "surrogate")
+def _is_writable(text: str) -> bool:
+    """Tell whether a text can be stored as UTF-8; records need not come from a file that was decoded strictly."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

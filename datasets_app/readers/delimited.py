@@ -25,6 +25,10 @@ class RowTooLong(Exception):
     """The lines of one row together exceed the limit."""
 
 
+# What may happen instead of the next row; reading can go on behind all of them.
+ACCIDENTS: Final = (csv.Error, RowTooLong, LineTooLong)
+
+
 class DelimitedReader:
     """Read the records of one delimited file, once, from its first line to its last.
 
@@ -40,7 +44,8 @@ class DelimitedReader:
         self._reread_bytes = REREAD_BYTES
         self._row_lines: list[bytes] = []
         self._row_bytes = 0
-        self._is_damaged = False
+        # Suspect: the row is damaged, or so long that a cell may exceed the limit.
+        self._is_suspect = self._is_damaged = False
         self._skip_space = False
         self._reader: Iterator[list[str]] = self._new_reader()
         self.columns = self._read_header()
@@ -48,25 +53,27 @@ class DelimitedReader:
     def records(self) -> Iterator[Record | RowFault]:
         """Yield every row below the header, or the fault that stands in its place."""
         columns, width = self.columns, len(self.columns)
-        longest_harmless = self._limits.max_cell_bytes
+        row_lines, lines = self._row_lines, self._lines
         while True:
-            start = self._lines.number + 1
+            row_lines.clear()
+            start = lines.number + 1
             try:
-                cells = self._next_cells()
+                cells = next(self._reader)
             except StopIteration:
                 return
-            except (csv.Error, RowTooLong, LineTooLong) as error:
+            except ACCIDENTS as error:
                 yield from self._after_accident(start, error)
                 continue
-            if len(cells) == width and self._row_bytes <= longest_harmless and not self._is_damaged:
-                yield Record(start, dict(zip(columns, cells, strict=True)))
+            if len(cells) == width and not self._is_suspect:
+                yield Record(start, dict(zip(columns, cells, strict=False)))
             elif cells:
                 yield self._examined(start, cells)
+                self._is_suspect = self._is_damaged = False
 
     def _next_cells(self) -> list[str]:
+        """Return the cells of the next row outside the fast loop. Raises: StopIteration and ACCIDENTS."""
         self._row_lines.clear()
-        self._row_bytes = 0
-        self._is_damaged = False
+        self._is_suspect = self._is_damaged = False
         return next(self._reader)
 
     def _new_reader(self) -> Iterator[list[str]]:
@@ -76,22 +83,30 @@ class DelimitedReader:
 
     def _feed(self) -> Iterator[str]:
         """Yield the text of line after line, keeping the raw lines of the row that is being read."""
-        read, row_lines, encoding = self._lines.read, self._row_lines, self._encoding
-        limit = self._limits.max_row_bytes
-        while raw := read():
+        row_lines, encoding = self._row_lines, self._encoding
+        longest_harmless = self._limits.max_cell_bytes
+        for raw in self._lines:
+            if row_lines or len(raw) > longest_harmless:
+                self._count_bytes(raw)
             row_lines.append(raw)
-            self._row_bytes += len(raw)
-            if self._row_bytes > limit:
-                raise RowTooLong
             if b"\0" in raw:
-                self._is_damaged = True
+                self._is_suspect = self._is_damaged = True
             try:
                 text = raw.decode(encoding)
             except UnicodeDecodeError:
                 # Quotes and delimiters are ASCII, so the row can be read to its end and reported as a whole.
                 text = raw.decode(encoding, "surrogateescape")
-                self._is_damaged = True
+                self._is_suspect = self._is_damaged = True
             yield text
+
+    def _count_bytes(self, another: bytes) -> None:
+        """Add one more line to the size of the row; the size of most rows, of one short line, is never taken."""
+        if len(self._row_lines) < 2:
+            self._row_bytes = sum(map(len, self._row_lines))
+        self._row_bytes += len(another)
+        self._is_suspect = self._is_suspect or self._row_bytes > self._limits.max_cell_bytes
+        if self._row_bytes > self._limits.max_row_bytes:
+            raise RowTooLong
 
     def _read_header(self) -> tuple[str, ...]:
         cells: list[str] = []
@@ -101,7 +116,7 @@ class DelimitedReader:
                 cells = self._next_cells()
         except StopIteration:
             raise FileRefused("empty_file") from None
-        except (csv.Error, RowTooLong, LineTooLong):
+        except ACCIDENTS:
             raise FileRefused("header_unreadable", line=self._lines.number) from None
         if self._is_damaged:
             raise FileRefused("header_unreadable", line=self._lines.number)
@@ -175,7 +190,7 @@ class DelimitedReader:
                 cells = self._next_cells()
             except StopIteration:
                 return None, self._lines.number
-            except (csv.Error, RowTooLong, LineTooLong) as another:
+            except ACCIDENTS as another:
                 self._begin_again(another)
                 continue
             if self._is_believable(cells):
@@ -184,15 +199,14 @@ class DelimitedReader:
                 self._begin_again(None)
 
     def _is_believable(self, cells: list[str]) -> bool:
-        in_order = len(cells) == len(self.columns) and not self._is_damaged
-        if not in_order or self._row_bytes > self._limits.max_cell_bytes:
+        if len(cells) != len(self.columns) or self._is_suspect:
             return False
         return self._pattern.is_well_formed(b"".join(self._row_lines))
 
     def _begin_again(self, error: Exception | None) -> None:
         """Read on from the line below the first of the row that failed, while the allowance lasts."""
         swallowed = self._row_lines[1:]
-        size_bytes = self._row_bytes
+        size_bytes = sum(map(len, swallowed))
         # Behind an endless line the lines before it cannot be put back in their place.
         if not isinstance(error, LineTooLong) and size_bytes <= self._reread_bytes:
             self._reread_bytes -= size_bytes

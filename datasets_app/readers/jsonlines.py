@@ -46,7 +46,7 @@ def parse_json(text: str, *, max_depth: int) -> object:
         raise JsonFault("json_number") from None
     if text.count("[") + text.count("{") > max_depth:
         _refuse_depth(value, max_depth)
-    if SUSPICIOUS_ESCAPE.search(text):
+    if "\\u" in text and SUSPICIOUS_ESCAPE.search(text):
         _refuse_characters(json.dumps(value, ensure_ascii=False))
     return value
 

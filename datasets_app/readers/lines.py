@@ -3,7 +3,7 @@
 import codecs
 import io
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
@@ -90,6 +90,7 @@ class LineReader:
 
     def __init__(self, path: Path, *, encoding: str, line_end: LineEnd, max_line_bytes: int) -> None:
         self.number = 0
+        self._last_position_bytes = 0
         self._max_line_bytes = max_line_bytes
         self._given_back: deque[bytes] = deque()
         self._file = path.open("rb")
@@ -105,30 +106,35 @@ class LineReader:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._last_position_bytes = self._file.tell()
         self._stream.close()
         self._file.close()
 
     @property
     def position_bytes(self) -> int:
         """How many bytes of the file have been consumed, buffering included."""
-        return self._file.tell()
+        return self._last_position_bytes if self._file.closed else self._file.tell()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield line after line, each with its line feed.
+
+        Raises: LineTooLong, after which a new iterator goes on with the next line.
+        """
+        readline, limit = self._stream.readline, self._max_line_bytes
+        while True:
+            again = bool(self._given_back)
+            line = self._given_back.popleft() if again else readline(limit + 1)
+            if not line:
+                return
+            self.number += 1
+            if len(line) > limit and not again:
+                self._skip_rest(line)
+                raise LineTooLong(self.number, line)
+            yield line
 
     def read(self) -> bytes:
-        """Return the next line with its line feed, or b"" at the end of the file.
-
-        Raises: LineTooLong, after which reading goes on with the next line.
-        """
-        if self._given_back:
-            self.number += 1
-            return self._given_back.popleft()
-        line = self._stream.readline(self._max_line_bytes + 1)
-        if not line:
-            return line
-        self.number += 1
-        if len(line) > self._max_line_bytes:
-            self._skip_rest(line)
-            raise LineTooLong(self.number, line)
-        return line
+        """Return the next line, or b"" at the end of the file. Raises: LineTooLong."""
+        return next(iter(self), b"")
 
     def give_back(self, lines: Iterable[bytes]) -> None:
         """Put the lines that were read last back, in their order, to be read again."""

@@ -28,9 +28,8 @@ class Table:
         self.delimiter = delimiter
         self.detection = detection
         self.limits = limits
-        # Of the pass that `records` is making; for progress bars.
-        self.position_bytes = 0
         with self._lines() as lines:
+            self._reading = lines
             reader = self._reader(lines)
             self.columns: tuple[str, ...] = reader.columns
             if next(reader.records(), None) is None:
@@ -43,14 +42,16 @@ class Table:
         """
         limit = self.limits.max_rows
         with self._lines() as lines:
+            self._reading = lines
             rows = self._reader(lines).records()
-            for count, row in enumerate(itertools.islice(rows, limit)):
-                if count % 1024 == 0:
-                    self.position_bytes = lines.position_bytes
-                yield row
-            self.position_bytes = lines.position_bytes
+            yield from itertools.islice(rows, limit)
             if next(rows, None) is not None:
                 raise FileRefused("too_many_rows", limit=limit)
+
+    @property
+    def position_bytes(self) -> int:
+        """How far in the file the latest pass of `records` is; for progress bars."""
+        return self._reading.position_bytes
 
     def sample(self, count: int) -> list[Record]:
         """Return the first `count` good records."""

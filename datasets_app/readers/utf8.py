@@ -62,8 +62,11 @@ def _count(scan: Utf8Scan, block: bytes, line_end: bytes) -> None:
     if block.isascii():
         return
     lines = block.split(line_end)
+    if _is_utf8(block):
+        scan.good_foreign_lines += sum(not line.isascii() for line in lines)
+        return
     foreign = [(number, line) for number, line in enumerate(lines, first_line) if not line.isascii()]
-    bad = [] if _is_utf8(block) else [(number, line) for number, line in foreign if not _is_utf8(line)]
+    bad = [(number, line) for number, line in foreign if not _is_utf8(line)]
     scan.good_foreign_lines += len(foreign) - len(bad)
     scan.bad_lines += len(bad)
     if bad and scan.first_bad_line is None:

@@ -76,11 +76,8 @@ def main() -> int:
 def run(arguments: list[str]) -> int:
     """Set up what is missing and become the portal, which runs until Ctrl-C."""
     set_up(extras=())
-    step("database schema", [str(PYTHON), "manage.py", "migrate", "--no-input", "--verbosity", "0"])
-    step("cache table", [str(PYTHON), "manage.py", "createcachetable"])
-    step("static files", [str(PYTHON), "manage.py", "collectstatic", "--no-input", "--verbosity", "0"])
-    if os.environ.get("TUNEPORT_ENV") != "production":
-        step("demo data", [str(PYTHON), "manage.py", "seed_demo"])
+    demo = [] if os.environ.get("TUNEPORT_ENV") == "production" else ["--demo"]
+    step("database, static files, demo data", [str(PYTHON), "manage.py", "prepare", *demo])
     sys.stdout.flush()
     os.execv(PYTHON, [str(PYTHON), "manage.py", "up", *arguments])  # noqa: S606 - no shell is meant
 

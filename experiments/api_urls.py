@@ -1,6 +1,21 @@
-"""Addresses of the experiments app."""
+"""Addresses of the resource API of experiments, runs and adapters."""
 
-from django.urls import URLPattern, path  # noqa: F401
+from django.urls import path
+
+from experiments import api
 
 app_name = "experiments-api"
-urlpatterns: list[URLPattern] = []
+urlpatterns = [
+    path("base-models/", api.BaseModels.as_view(), name="base_models"),
+    path("experiments/", api.Experiments.as_view(), name="experiments"),
+    path("experiments/<uuid:pk>/", api.ExperimentDetail.as_view(), name="experiment"),
+    path("runs/", api.Runs.as_view(), name="runs"),
+    path("runs/<uuid:pk>/", api.RunDetail.as_view(), name="run"),
+    path("runs/<uuid:pk>/cancel/", api.RunCancel.as_view(), name="run_cancel"),
+    path("runs/<uuid:pk>/metrics/", api.RunMetrics.as_view(), name="run_metrics"),
+    path("runs/<uuid:pk>/events/", api.RunEvents.as_view(), name="run_events"),
+    path("runs/<uuid:pk>/evaluation/", api.RunEvaluation.as_view(), name="run_evaluation"),
+    path("adapters/", api.Adapters.as_view(), name="adapters"),
+    path("adapters/<uuid:pk>/", api.AdapterDetail.as_view(), name="adapter"),
+    path("adapters/<uuid:pk>/download/", api.AdapterDownload.as_view(), name="adapter_download"),
+]

@@ -65,7 +65,8 @@ def _scope(team_id: str, *, everything: bool) -> Iterator[None]:
         outer = _read() if nested else ("", "")
         _write(team_id, "on" if everything else "")
         yield
-        if nested:  # releasing a savepoint keeps SET LOCAL: put the outer values back
+        # Releasing a savepoint keeps SET LOCAL, so the outer values are put back; rolling back to it restores them.
+        if nested and not connection.needs_rollback:
             _write(*outer)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.db import connection, transaction
+from django.db import transaction
 from django.http import Http404
 from django.utils.translation import gettext as _
 from rest_framework import exceptions
@@ -24,8 +24,8 @@ _KINDS = {
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
     """Return the error as a response; None (a 500 page in the same shape) for what nobody foresaw."""
-    if connection.in_atomic_block:
-        transaction.set_rollback(True)
+    if getattr(context.get("view"), "scope_is_open", False):
+        transaction.set_rollback(True)  # an answer that says no leaves nothing half-made
     if isinstance(exc, PortalError):
         body = error_body(exc.message, kind=exc.kind, code=exc.code, param=exc.param, details=exc.details)
         return Response(body, status=exc.status, headers=exc.headers)

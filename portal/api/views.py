@@ -21,6 +21,7 @@ class TeamAPIView(APIView):
     policy: ClassVar[Policy] = Policy("token")
     scopes: ClassVar[str | dict[str, str]] = {}
     opens_scope: ClassVar[bool] = True  # streams open short scopes themselves
+    scope_is_open = False
     _stack: ExitStack
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -31,6 +32,7 @@ class TeamAPIView(APIView):
         super().initial(request, *args, **kwargs)
         if self.opens_scope:
             self._stack.enter_context(team_scope(self.team.pk))
+            self.scope_is_open = True
 
     @property
     def token(self) -> ApiToken:

@@ -51,7 +51,8 @@ def error_response(request: HttpRequest, *, status: int, error: PortalError | No
         return JsonResponse(body, status=status, headers=headers)
     context = {"status": status, "message": message, "details": details}
     response = render(request, [f"errors/{status}.html", "errors/error.html"], context, status=status)
-    response.headers.update(headers)
+    for name, value in headers.items():
+        response[name] = value
     return response
 
 

@@ -237,7 +237,7 @@ def _range_text(bound: BoundField) -> str:
 
 
 def _plain(number: float) -> str:
-    return numbers.thousands(number) if float(number).is_integer() else numbers.significant(number, 3)
+    return numbers.thousands(number) if float(number).is_integer() else numbers.significant(number, 3).rstrip("0")
 
 
 def _choices(bound: BoundField, descriptions: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -296,5 +296,5 @@ def code(content: str, label: str = "") -> str:
     return _box("code", mark_safe(content.strip()), label=label)
 
 
-def _box(name: str, content: str, **options: Any) -> str:
-    return render_to_string(f"components/_{name}.html", {"content": content, **options})
+def _box(partial: str, content: str, **options: Any) -> str:
+    return render_to_string(f"components/_{partial}.html", {"content": content, **options})

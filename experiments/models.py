@@ -81,6 +81,9 @@ class Run(TeamOwned):
     eta_s = models.FloatField(null=True)
     checkpoint_step = models.PositiveIntegerField(default=0)
     facts = models.JSONField(default=dict, help_text="what the trainer reported at its start and end")
+    events_offset = models.PositiveBigIntegerField(
+        default=0, help_text="bytes of the job folder's events.jsonl that are in the database already"
+    )
     error_code = models.CharField(max_length=40, blank=True)
     error_message = models.TextField(blank=True)
     gpu_seconds = models.FloatField(default=0)

@@ -1,0 +1,288 @@
+"""What machines report about runs. Every change asks for the lease: who lost it changes nothing.
+
+All times are the database's, since the clocks of nodes differ. Every function is one transaction of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import F, QuerySet
+from django.db.models.functions import Coalesce, Greatest, Now
+from django.utils.translation import gettext as _
+
+from datasets_app.models import Split
+from experiments import results, scheduling
+from experiments.leases import RELEASED, Lease, LeaseLost, change, charged, held_by, renewed, stop_requested, with_token
+from experiments.measurements import write_digest
+from experiments.models import Run, RunEvent
+from experiments.run_events import Event, digest
+from portal import audit
+from portal.actors import Actor
+from portal.models import Membership, Role
+from portal.queue import enqueue_on_commit
+from portal.rls import all_teams
+
+logger = logging.getLogger(__name__)
+
+_REASON = "machines report on the runs of all teams"
+_SUPERVISOR = Actor.system("supervisor")
+_SWEEP = Actor.system("sweep")
+
+# --- beginning ---------------------------------------------------------------------------------------------------
+
+
+def is_waiting_for(lease: Lease) -> bool:
+    """Tell whether the run still waits for a supervisor with this lease; a late or doubled message hears no."""
+    with all_teams(_REASON):
+        return with_token(lease).filter(status=Run.Status.ASSIGNED).exists()
+
+
+def claim_run(lease: Lease) -> Run | None:
+    """Begin work on a run; exactly one caller gets it, with everything that a job folder needs, all others None.
+
+    A run whose submitter may no longer train for the team fails here instead.
+    """
+    with all_teams(_REASON):
+        waiting = with_token(lease).filter(status=Run.Status.ASSIGNED)
+        if not waiting.update(
+            status=Run.Status.RUNNING,
+            phase="preparing",
+            started_at=Coalesce(F("started_at"), Now()),
+            lease_until=renewed(),
+        ):
+            return None
+        run = _load(lease.run_id)
+        if _submitter_may_train(run):
+            return run
+        message = _("The person who submitted this run may no longer train models for the team. Submit it again.")
+        _fail(run, held_by(lease), code="submitter_lost_access", message=message, actor=_SUPERVISOR)
+        return None
+
+
+def _submitter_may_train(run: Run) -> bool:
+    person = run.created_by
+    if person is None or (person.is_active and person.is_platform_admin):
+        return True
+    membership = Membership.unscoped.filter(team=run.team, user=person).first()
+    return person.is_active and membership is not None and Role(membership.role).includes(Role.EDITOR)
+
+
+# --- on the way --------------------------------------------------------------------------------------------------
+
+
+def renew_lease(lease: Lease) -> bool:
+    """Prolong the lease and charge the time since the last renewal; return whether the run shall be stopped.
+
+    A lease that ran out can be renewed as long as nobody else was given the run. Raises: LeaseLost.
+    """
+    with all_teams(_REASON):
+        change(lease, gpu_seconds=charged(), lease_until=renewed())
+        return stop_requested(lease)
+
+
+def record_events(lease: Lease, events: Iterable[Event], *, offset: int | None = None) -> bool:
+    """Write what child processes reported; return whether the run shall be stopped.
+
+    `offset` (bytes of the event file read so far) is kept in the same transaction, so each event is written once,
+    whatever is killed in between. Raises: LeaseLost; nothing is written then.
+    """
+    news = digest(events)
+    with all_teams(_REASON):
+        changes = {
+            "phase": news.phase,
+            "step": news.step,
+            "total_steps": news.total_steps,
+            "eta_s": news.eta_s,
+            "checkpoint_step": news.checkpoint_step,
+            "events_offset": offset,
+        }
+        # Also without changes: the update is what asks for the lease, and locks the row against the sweep.
+        change(lease, lease_token=lease.token, **{name: value for name, value in changes.items() if value is not None})
+        team_id = held_by(lease).values_list("team_id", flat=True).get()
+        write_digest(lease.run_id, team_id, news)
+        return stop_requested(lease)
+
+
+def note(lease: Lease, message: str, *, level: str = "info", kind: str = "supervisor") -> None:
+    """Add a line to the run's log. Raises: LeaseLost."""
+    with all_teams(_REASON):
+        change(lease, lease_token=lease.token)
+        _say(_load(lease.run_id), message, level=level, kind=kind)
+
+
+def note_crash(lease: Lease, message: str) -> bool:
+    """Count a child process that was killed as an attempt; return whether there may be another. Raises: LeaseLost."""
+    with all_teams(_REASON):
+        change(lease, lease_token=lease.token)
+        _say(_load(lease.run_id), message, level="warning", kind="crash")
+        may_go_on = held_by(lease).filter(attempt__lt=F("max_attempts"))
+        return may_go_on.update(attempt=F("attempt") + 1) == 1
+
+
+# --- the end -----------------------------------------------------------------------------------------------------
+
+
+def finish_run(lease: Lease, *, adapter: Path, step: int, predictions: Path | None, split: Split) -> None:
+    """End a run well: its adapter is kept, and its answers to the held-out rows are judged if there are any.
+
+    Answers that cannot be judged cost the run its quality report, not its adapter.
+    Raises: LeaseLost, results.IncompleteAdapter.
+    """
+    renew_lease(lease)  # asks for the lease before any file is touched, and gives us time for them
+    run = _load_freely(lease.run_id)
+    placed = results.place_adapter(run, adapter)
+    judged = _judge(run, predictions, split)
+    with all_teams(_REASON):
+        _end(lease, Run.Status.SUCCEEDED)
+        kept = results.record_adapter(run, placed, step=step)
+        if judged:
+            results.record_evaluation(run, judged)
+        elif predictions:
+            _say(run, _("The quality report could not be made; the adapter is complete."), level="warning")
+        _say(run, _("The run has succeeded."))
+        audit.record(run.team, _SUPERVISOR, "run.succeeded", run, adapter=str(kept.pk), step=step)
+        if run.deploy_as:
+            enqueue_on_commit("deployments.tasks.deploy_finished_run", str(run.pk))
+
+
+def _judge(run: Run, predictions: Path | None, split: Split) -> results.Judged | None:
+    if predictions is None:
+        return None
+    try:
+        return results.judge(predictions, split)
+    except Exception:  # whatever is wrong with the answers, hours of training are worth more
+        logger.exception("run %s: the predictions could not be judged", run.pk)
+        return None
+
+
+def stop_run(lease: Lease, *, adapter: Path | None, step: int) -> None:
+    """End a run that was asked to stop; what it learned is kept if its trainer could save it. Raises: LeaseLost."""
+    renew_lease(lease)
+    run = _load_freely(lease.run_id)
+    placed = results.place_adapter(run, adapter) if adapter and results.is_whole_adapter(adapter) else None
+    with all_teams(_REASON):
+        _end(lease, Run.Status.CANCELLED)
+        if placed:
+            results.record_adapter(run, placed, step=step)
+            _say(run, _("Stopped at step %(step)d. The adapter learned so far is kept.") % {"step": step})
+        else:
+            _say(run, _("Stopped before anything was learned that could be kept."))
+        audit.record(run.team, _SUPERVISOR, "run.cancelled", run, step=step, adapter_kept=placed is not None)
+
+
+def fail_run(lease: Lease, *, code: str, message: str) -> None:
+    """End a run that cannot succeed; `message` tells people what happened and what to do. Raises: LeaseLost."""
+    with all_teams(_REASON):
+        change(lease, gpu_seconds=charged())
+        _fail(_load(lease.run_id), held_by(lease), code=code, message=message, actor=_SUPERVISOR)
+
+
+def release_run(lease: Lease, message: str, *, burn_attempt: bool = False) -> None:
+    """Give a run back to the queue, to go on from its last checkpoint; a run asked to stop is cancelled instead.
+
+    `burn_attempt`: what happened may happen again, so it counts; out of attempts, the run fails. Raises: LeaseLost.
+    """
+    with all_teams(_REASON):
+        change(lease, gpu_seconds=charged())
+        _give_back(_load(lease.run_id), message, actor=_SUPERVISOR, burn_attempt=burn_attempt)
+
+
+# --- those that were lost ----------------------------------------------------------------------------------------
+
+
+def sweep() -> int:
+    """Take runs away from supervisors that stopped renewing, and start what can start; return how many were taken.
+
+    Any number of machines may call this at any time.
+    """
+    swept = 0
+    with all_teams(_REASON):
+        lost = Run.unscoped.filter(status__in=Run.ACTIVE, lease_until__lt=Now()).order_by("lease_until")
+        if not _database_is_fresh():
+            lost = lost.select_related("team", "experiment", "node")
+            for run in lost.select_for_update(skip_locked=True, of=("self",)):
+                _sweep_one(run)
+                swept += 1
+    scheduling.dispatch()
+    return swept
+
+
+def _database_is_fresh() -> bool:
+    """Tell whether the server has just started: nobody could renew while it was away, so nobody is lost yet."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT now() - pg_postmaster_start_time() < make_interval(secs => %s)", [settings.LEASE_SECONDS]
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def _sweep_one(run: Run) -> None:
+    where = {"node": str(run.node or "?")}
+    if run.status == Run.Status.ASSIGNED:
+        message = _("The node %(node)s did not start the run in time; it waits for a slot again.") % where
+        _give_back(run, message, actor=_SWEEP, burn_attempt=False)
+    else:
+        message = _("The node %(node)s was lost; the run goes on from its last checkpoint.") % where
+        _give_back(run, message, actor=_SWEEP, burn_attempt=True)
+    logger.warning("run %s was taken away from node %s in attempt %d", run.pk, where["node"], run.attempt)
+
+
+def _give_back(run: Run, message: str, *, actor: Actor, burn_attempt: bool) -> None:
+    """Bring a locked, active run back to the queue, or to its end if it cannot or shall not go on."""
+    this_run = Run.unscoped.filter(pk=run.pk)
+    if run.cancel_requested_at is not None:
+        this_run.update(status=Run.Status.CANCELLED, ended_at=Now(), **RELEASED)
+        _say(run, _("The run was asked to stop and its node was lost; it does not start again."))
+        audit.record(run.team, actor, "run.cancelled", run)
+    elif burn_attempt and run.attempt >= run.max_attempts:
+        text = _("The run was interrupted %(count)d times, so it was given up. The last time: %(message)s")
+        _fail(run, this_run, code="interrupted", message=text % {"count": run.attempt, "message": message}, actor=actor)
+    else:
+        attempt = F("attempt") if burn_attempt else Greatest(F("attempt") - 1, 0)
+        this_run.update(status=Run.Status.QUEUED, node=None, slot=None, attempt=attempt, **RELEASED)
+        _say(run, message, level="warning")
+        audit.record(run.team, actor, "run.requeued", run, attempt=run.attempt, step=run.checkpoint_step)
+    enqueue_on_commit("experiments.tasks.dispatch")
+
+
+# --- pieces ------------------------------------------------------------------------------------------------------
+
+
+def _load(run_id: uuid.UUID) -> Run:
+    whole = Run.unscoped.select_related("team", "experiment", "base_model", "node", "created_by")
+    return whole.select_related("dataset_version__dataset", "dataset_version__team").get(pk=run_id)
+
+
+def _load_freely(run_id: uuid.UUID) -> Run:
+    with all_teams(_REASON):
+        return _load(run_id)
+
+
+def _end(lease: Lease, status: Run.Status) -> None:
+    change(lease, status=status, ended_at=Now(), gpu_seconds=charged(), **RELEASED)
+    enqueue_on_commit("experiments.tasks.dispatch")
+
+
+def _fail(run: Run, rows: QuerySet[Run], *, code: str, message: str, actor: Actor) -> None:
+    changed = rows.update(
+        status=Run.Status.FAILED,
+        ended_at=Now(),
+        error_code=code,
+        error_message=message,
+        **RELEASED,
+    )
+    if not changed:
+        raise LeaseLost(f"run {run.pk}")
+    _say(run, message, level="error")
+    audit.record(run.team, actor, "run.failed", run, outcome="failed", code=code)
+    enqueue_on_commit("experiments.tasks.dispatch")
+
+
+def _say(run: Run, message: str, *, level: str = "info", kind: str = "supervisor") -> None:
+    RunEvent(team=run.team, run=run, level=level, kind=kind, message=message).save(force_insert=True)

@@ -1,0 +1,153 @@
+"""What a run leaves: the adapter's files at their lasting place, and the judged answers to the held-out rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.utils.translation import gettext as _
+
+from datasets_app.models import Split
+from experiments.models import Adapter, EvaluatedRow, Evaluation, Run
+from portal.errors import PortalError
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+class IncompleteAdapter(PortalError):
+    """The folder that a trainer left is not a whole adapter."""
+
+    code = "incomplete_adapter"
+
+
+@dataclass(frozen=True)
+class PlacedAdapter:
+    """An adapter's files at their lasting place, not yet known to the database."""
+
+    id: uuid.UUID
+    sha256: str
+    size_bytes: int
+
+
+def is_whole_adapter(folder: Path) -> bool:
+    """Tell whether a folder holds a configuration and a safetensors file that is as long as its header says."""
+    try:
+        json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
+        with (folder / ADAPTER_FILES[1]).open("rb") as file:
+            header_length = int.from_bytes(file.read(8), "little")
+            if header_length > 100_000_000:
+                return False
+            header = json.loads(file.read(header_length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            return bool(ends) and file.seek(0, os.SEEK_END) == 8 + header_length + max(ends)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def place_adapter(run: Run, source: Path) -> PlacedAdapter:
+    """Bring the adapter in `source` to its lasting place, in one step; repeating it after a crash does no harm.
+
+    The adapter's id follows from the run's, so that a second attempt finds the same place. `source` stays as it is.
+    Raises: IncompleteAdapter.
+    """
+    if not is_whole_adapter(source):
+        raise IncompleteAdapter(_("The trainer left no complete adapter. Start the run again."))
+    adapter = Adapter(id=uuid.uuid5(run.pk, "adapter"), team=run.team)
+    target = adapter.folder
+    aside = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for name in ADAPTER_FILES:
+        shutil.copyfile(source / name, aside / name)
+        _sync(aside / name)
+    _sync(aside)
+    shutil.rmtree(target, ignore_errors=True)  # left by an attempt that died before the database knew of it
+    aside.rename(target)
+    _sync(target.parent)
+    weights = target / ADAPTER_FILES[1]
+    with weights.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return PlacedAdapter(adapter.pk, sha256, sum((target / name).stat().st_size for name in ADAPTER_FILES))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def record_adapter(run: Run, placed: PlacedAdapter, *, step: int) -> Adapter:
+    """Make the adapter known, in the transaction that ends its run."""
+    adapter = Adapter(
+        id=placed.id,
+        team=run.team,
+        run=run,
+        base_model=run.base_model,
+        step=step,
+        sha256=placed.sha256,
+        size_bytes=placed.size_bytes,
+    )
+    adapter.save(force_insert=True)
+    return adapter
+
+
+# --- quality -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The answers of both models to the held-out rows, scored."""
+
+    split: Split
+    report: dict[str, Any]
+    answers: tuple[EvaluatedRow, ...]
+
+
+def judge(predictions: Path, split: Split) -> Judged:
+    """Score the evaluator's predictions file.
+
+    Raises: OSError, ValueError or LookupError if it is not what an evaluator writes.
+    """
+    from experiments.scoring import AnsweredRow, score_answers
+
+    found = list(_predictions(predictions))
+    report = score_answers(
+        AnsweredRow(row=item["row"], expected=item["expected"], untuned=item["untuned"], tuned=item["tuned"])
+        for item in found
+    )
+    return Judged(split, report.to_dict(), tuple(_evaluated(item) for item in found))
+
+
+def _predictions(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def _evaluated(item: dict[str, Any]) -> EvaluatedRow:
+    from experiments.scoring import row_score
+
+    untuned, tuned = row_score(item["expected"], item["untuned"]), row_score(item["expected"], item["tuned"])
+    texts = {name: str(item[name]).replace("\x00", "") for name in ("prompt", "expected", "untuned", "tuned")}
+    return EvaluatedRow(
+        row=item["row"], **texts, untuned_score=untuned.score, tuned_score=tuned.score, is_exact=tuned.exact
+    )
+
+
+def record_evaluation(run: Run, judged: Judged) -> Evaluation:
+    """Keep the quality report and the answers behind it."""
+    evaluation = Evaluation(team=run.team, run=run, split=judged.split, rows=len(judged.answers), report=judged.report)
+    evaluation.save(force_insert=True)
+    for answer in judged.answers:
+        answer.team, answer.evaluation = run.team, evaluation
+    EvaluatedRow.unscoped.bulk_create(judged.answers, batch_size=500)
+    return evaluation

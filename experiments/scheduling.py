@@ -1,0 +1,204 @@
+"""Which run starts next, and where: fair share between teams over the free slots of live nodes.
+
+A team with fewer running trainings comes first; among equals the one that used the GPUs less lately. Both are divided
+by the team's weight. Within a team, priority and then age decide.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import F
+from django.db.models.functions import Now
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from experiments.models import Run
+from portal.models import Node
+from portal.queue import enqueue_on_commit
+from portal.rls import all_teams
+
+if TYPE_CHECKING:
+    from portal.models import Team
+
+# Any fixed number: PostgreSQL lets one holder in at a time.
+_DISPATCH_LOCK = 4711
+# A node that was given a run has this many lease times to start its supervisor before the run goes back to the queue.
+_START_LEASES = 3
+
+# Per team: how many slots it holds, and GPU seconds of the last week, each counting less the older it is (by a
+# factor e per day), so that a heavy night is forgiven but not forgotten.
+_SHARES = """
+    SELECT team_id,
+           count(*) FILTER (WHERE status IN ('assigned', 'running')) AS active,
+           sum(gpu_seconds * exp(-extract(epoch FROM now() - coalesce(ended_at, now())) / 86400.0)) AS recent_s
+    FROM experiments_run
+    WHERE ended_at IS NULL OR ended_at > now() - interval '7 days'
+    GROUP BY team_id
+"""
+_PICK = f"""
+    WITH shares AS ({_SHARES})
+    SELECT run.id
+    FROM experiments_run run
+    JOIN portal_team team ON team.id = run.team_id
+    LEFT JOIN shares ON shares.team_id = run.team_id
+    WHERE run.status = 'queued' AND coalesce(shares.active, 0) < team.max_concurrent_runs
+    ORDER BY coalesce(shares.active, 0)::float / team.weight, coalesce(shares.recent_s, 0) / team.weight,
+             run.priority DESC, run.queued_at, run.id
+    LIMIT 1
+    FOR UPDATE OF run SKIP LOCKED
+"""  # noqa: S608 -- constants only
+# The order in which waiting runs would start if no running one ended: a team's second run counts as if its first
+# one had started already. Runs over their team's limit cannot start and stand last.
+_PLACES = f"""
+    WITH shares AS ({_SHARES}), waiting AS (
+        SELECT run.*, team.weight, team.max_concurrent_runs, coalesce(shares.recent_s, 0) AS recent_s,
+               coalesce(shares.active, 0) - 1 + row_number() OVER (
+                   PARTITION BY run.team_id ORDER BY run.priority DESC, run.queued_at, run.id
+               ) AS before_it
+        FROM experiments_run run
+        JOIN portal_team team ON team.id = run.team_id
+        LEFT JOIN shares ON shares.team_id = run.team_id
+        WHERE run.status = 'queued'
+    ), placed AS (
+        SELECT id, team_id, before_it >= max_concurrent_runs AS over_limit, row_number() OVER (
+            ORDER BY before_it >= max_concurrent_runs, before_it::float / weight, recent_s / weight,
+                     priority DESC, queued_at, id
+        ) AS place
+        FROM waiting
+    )
+    SELECT id, place, over_limit FROM placed WHERE team_id = %s ORDER BY place
+"""  # noqa: S608 -- constants only
+
+
+def dispatch() -> int:
+    """Give free slots of live nodes to waiting runs, fairly, until either runs out; return how many were given."""
+    given = 0
+    while _assign_next():
+        given += 1
+    return given
+
+
+def _assign_next() -> bool:
+    with all_teams("teams share the nodes, so all their runs are weighed against each other"):
+        with connection.cursor() as cursor:
+            # Waits instead of skipping: the holder may have looked just before the run that we come for was queued.
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_DISPATCH_LOCK])
+        free = _free_slot()
+        run_id = _next_run() if free else None
+        if free is None or run_id is None:
+            return False
+        node, slot = free
+        token = uuid.uuid4()
+        Run.unscoped.filter(pk=run_id).update(
+            status=Run.Status.ASSIGNED,
+            node=node,
+            slot=slot,
+            attempt=F("attempt") + 1,
+            lease_token=token,
+            lease_until=Now() + timedelta(seconds=_START_LEASES * settings.LEASE_SECONDS),
+        )
+        enqueue_on_commit("gpu_worker.tasks.start_run", str(run_id), str(token), cluster=f"gpu-{node.name}")
+    return True
+
+
+def _free_slot() -> tuple[Node, int] | None:
+    """Return a live node with a free slot and the slot's number; the node with most free slots first."""
+    taken = set(Run.unscoped.filter(status__in=Run.ACTIVE).values_list("node_id", "slot"))
+    best: tuple[Node, list[int]] | None = None
+    for node in Node.objects.live():
+        slots = [slot for slot in range(node.slots) if (node.pk, slot) not in taken]
+        if slots and (best is None or len(slots) > len(best[1])):
+            best = node, slots
+    return (best[0], best[1][0]) if best else None
+
+
+def _next_run() -> uuid.UUID | None:
+    with connection.cursor() as cursor:
+        cursor.execute(_PICK)
+        row = cursor.fetchone()
+    return row[0] if row else None
+
+
+# --- what people are told ----------------------------------------------------------------------------------------
+
+
+class Waiting(StrEnum):
+    """Why a queued run does not run yet."""
+
+    NO_LIVE_NODE = "no_live_node"
+    TEAM_LIMIT = "team_limit"
+    SLOTS_BUSY = "slots_busy"
+    STARTING = "starting"
+
+
+@dataclass(frozen=True)
+class QueuePlace:
+    """A waiting run with its place in the queue of all teams (1 is next) and why it waits."""
+
+    run: Run
+    place: int
+    reason: Waiting
+    sentence: str
+
+
+def queue_places(team: Team) -> list[QueuePlace]:
+    """Return the team's waiting runs in the order in which they will start."""
+    with all_teams("a place in the queue counts the runs of all teams before it"):
+        with connection.cursor() as cursor:
+            cursor.execute(_PLACES, [team.pk])
+            rows = cursor.fetchall()
+        runs = Run.unscoped.select_related("experiment", "base_model", "created_by").in_bulk([row[0] for row in rows])
+        room = _Room.now()
+    places = []
+    for run_id, place, over_limit in rows:
+        if run_id not in runs:  # deleted in this moment
+            continue
+        reason = room.reason(place, over_limit=over_limit)
+        places.append(QueuePlace(runs[run_id], place, reason, _sentence(reason, place, team)))
+    return places
+
+
+def waiting_reason(run: Run) -> str:
+    """Return a sentence on why a queued run does not run yet; empty if it does not wait."""
+    return next((place.sentence for place in queue_places(run.team) if place.run.pk == run.pk), "")
+
+
+@dataclass(frozen=True)
+class _Room:
+    live_nodes: int
+    free_slots: int
+
+    @classmethod
+    def now(cls) -> _Room:
+        live = list(Node.objects.live())
+        taken = Run.unscoped.filter(status__in=Run.ACTIVE, node__in=live).count()
+        return cls(len(live), max(0, sum(node.slots for node in live) - taken))
+
+    def reason(self, place: int, *, over_limit: bool) -> Waiting:
+        if self.live_nodes == 0:
+            return Waiting.NO_LIVE_NODE
+        if over_limit:
+            return Waiting.TEAM_LIMIT
+        return Waiting.STARTING if place <= self.free_slots else Waiting.SLOTS_BUSY
+
+
+def _sentence(reason: Waiting, place: int, team: Team) -> str:
+    if reason == Waiting.NO_LIVE_NODE:
+        return _("No GPU node is online. The run starts as soon as one is.")
+    if reason == Waiting.TEAM_LIMIT:
+        limit = team.max_concurrent_runs
+        return ngettext(
+            "Your team runs one training at a time. This one starts when the one before it has ended.",
+            "Your team runs at most %(limit)d trainings at a time. This one starts when another has ended.",
+            limit,
+        ) % {"limit": limit}
+    if reason == Waiting.STARTING:
+        return _("It starts in a moment.")
+    return _("All slots are busy. Place %(place)d in the queue of all teams.") % {"place": place}

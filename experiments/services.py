@@ -1,0 +1,231 @@
+"""What people may do with experiments and runs: start, cancel, repeat. Each call is one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_slug
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+from django.db.models.functions import Now
+from django.utils.translation import gettext as _
+
+from datasets_app.models import DatasetVersion
+from experiments.hyperparameters import RECIPES, Hyperparameters, config_hash, recipe_hyperparameters
+from experiments.models import Experiment, Run
+from portal import audit
+from portal.actors import Actor
+from portal.errors import IllegalTransition, InvalidInput, NotFound
+from portal.models import BaseModel, Team
+from portal.queue import enqueue_on_commit
+
+DEFAULT_RECIPE = "balanced"
+
+
+@transaction.atomic
+def start_experiment(
+    *,
+    team: Team,
+    actor: Actor,
+    name: str,
+    dataset_version: DatasetVersion,
+    base_model: BaseModel,
+    notes: str = "",
+    recipe: str = "",
+    hyperparameters: Hyperparameters | None = None,
+    deploy_as: str = "",
+) -> Run:
+    """Create an experiment and its first run.
+
+    Raises: InvalidInput naming what does not fit, NotFound for things of other teams; nothing is left behind then.
+    """
+    experiment = _create_experiment(team=team, actor=actor, name=name.strip(), notes=notes.strip())
+    return submit_run(
+        experiment=experiment,
+        actor=actor,
+        dataset_version=dataset_version,
+        base_model=base_model,
+        recipe=recipe,
+        hyperparameters=hyperparameters,
+        deploy_as=deploy_as,
+    )
+
+
+def _create_experiment(*, team: Team, actor: Actor, name: str, notes: str) -> Experiment:
+    longest = Experiment._meta.get_field("name").max_length or 0
+    if not 0 < len(name) <= longest:
+        raise InvalidInput(
+            _("Give the experiment a name of 1 to %(longest)d characters.") % {"longest": longest}, param="name"
+        )
+    experiment = Experiment(team=team, name=name, notes=notes, created_by=actor.user)
+    try:
+        with transaction.atomic():
+            experiment.save()
+    except IntegrityError:
+        raise InvalidInput(
+            _("There is already an experiment named '%(name)s'. Choose another name.") % {"name": name}, param="name"
+        ) from None
+    audit.record(team, actor, "experiment.created", experiment)
+    return experiment
+
+
+@transaction.atomic
+def submit_run(
+    *,
+    experiment: Experiment,
+    actor: Actor,
+    dataset_version: DatasetVersion,
+    base_model: BaseModel,
+    recipe: str = "",
+    hyperparameters: Hyperparameters | None = None,
+    deploy_as: str = "",
+) -> Run:
+    """Queue one training. Dataset version, base model revision and hyperparameters are frozen with it.
+
+    Without `hyperparameters` the recipe's are taken for the size of the dataset; without a recipe, the balanced one.
+    Raises: InvalidInput naming what does not fit, NotFound for a dataset version of another team.
+    """
+    _require_usable(experiment, dataset_version, base_model)
+    if recipe and recipe not in RECIPES:
+        raise InvalidInput(
+            _("There is no recipe '%(recipe)s'. Known are: %(known)s.")
+            % {"recipe": recipe, "known": ", ".join(RECIPES)},
+            param="recipe",
+        )
+    if hyperparameters is None:
+        recipe = recipe or DEFAULT_RECIPE
+        hyperparameters = recipe_hyperparameters(recipe, dataset_version.train_rows)
+    run = Run(
+        team_id=experiment.team_id,
+        experiment=experiment,
+        number=_next_number(experiment),
+        dataset_version=dataset_version,
+        base_model=base_model,
+        base_revision=base_model.revision,
+        recipe=recipe,
+        hyperparameters=hyperparameters.model_dump(mode="json"),
+        config_hash=config_hash(hyperparameters),
+        deploy_as=_checked_deployment_name(deploy_as),
+        created_by=actor.user,
+    )
+    run.save()
+    audit.record(experiment.team, actor, "run.submitted", run, base_model=base_model.slug, recipe=recipe)
+    enqueue_on_commit("experiments.tasks.dispatch")
+    return run
+
+
+def _require_usable(experiment: Experiment, version: DatasetVersion, base_model: BaseModel) -> None:
+    if version.team_id != experiment.team_id:
+        raise NotFound(_("There is no such dataset version."), param="dataset_version")
+    if version.status != DatasetVersion.Status.READY:
+        raise InvalidInput(
+            _("%(version)s is not ready to learn from: its import has to succeed first.") % {"version": version},
+            param="dataset_version",
+            code="dataset_not_ready",
+        )
+    if not base_model.is_allowed:
+        raise InvalidInput(
+            _("The base model '%(model)s' is not allowed. Choose one from the list of base models.")
+            % {"model": base_model.slug},
+            param="base_model",
+            code="model_not_allowed",
+        )
+
+
+def _checked_deployment_name(name: str) -> str:
+    longest = Run._meta.get_field("deploy_as").max_length or 0
+    try:
+        if name:
+            validate_slug(name)
+    except ValidationError:
+        name = "-" * (longest + 1)
+    if len(name) > longest:
+        raise InvalidInput(
+            _("A deployment's name has at most %(longest)d letters, digits, hyphens and underscores.")
+            % {"longest": longest},
+            param="deploy_as",
+        )
+    return name
+
+
+def _next_number(experiment: Experiment) -> int:
+    """Return the number of the experiment's next run; its row stays locked, so that no other run gets the same."""
+    experiment.team.experiments.select_for_update().get(pk=experiment.pk)
+    highest: int | None = experiment.runs.aggregate(highest=Max("number"))["highest"]
+    return (highest or 0) + 1
+
+
+@transaction.atomic
+def cancel_run(*, run: Run, actor: Actor) -> Run:
+    """Stop a run: at once if it has not begun, else after its current step, keeping what it has learned.
+
+    Asking twice does no harm. `run` is brought up to date.
+    Raises: IllegalTransition if it has ended already.
+    """
+    locked: Run = run.experiment.runs.select_for_update().get(pk=run.pk)
+    if locked.is_terminal:
+        raise IllegalTransition(
+            _("%(run)s has already ended (%(status)s), so it cannot be stopped.")
+            % {"run": locked, "status": locked.get_status_display()}
+        )
+    this_run = run.experiment.runs.filter(pk=run.pk)
+    if locked.status == Run.Status.RUNNING:
+        if locked.cancel_requested_at is None:
+            this_run.update(cancel_requested_at=Now())
+            audit.record(locked.team, actor, "run.cancel_requested", locked)
+    else:
+        # A supervisor that is just starting finds its lease gone and leaves.
+        this_run.update(
+            status=Run.Status.CANCELLED, ended_at=Now(), cancel_requested_at=Now(), lease_token=None, lease_until=None
+        )
+        audit.record(locked.team, actor, "run.cancelled", locked)
+        enqueue_on_commit("experiments.tasks.dispatch")
+    run.refresh_from_db()
+    return run
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a copy of a run has different from it; None: the same."""
+
+    dataset_version: DatasetVersion | None = None
+    base_model: BaseModel | None = None
+    recipe: str | None = None
+    hyperparameters: Hyperparameters | None = None
+    deploy_as: str | None = None
+
+
+def clone_run(*, run: Run, actor: Actor, changes: Changes) -> Run:
+    """Queue a copy of a run, in the same experiment, with some things changed.
+
+    A changed recipe without hyperparameters brings the recipe's own. Raises: as `submit_run`.
+    """
+    hyperparameters = changes.hyperparameters
+    if hyperparameters is None and changes.recipe is None:
+        hyperparameters = _hyperparameters_of(run)
+    return submit_run(
+        experiment=run.experiment,
+        actor=actor,
+        dataset_version=changes.dataset_version or run.dataset_version,
+        base_model=changes.base_model or run.base_model,
+        recipe=run.recipe if changes.recipe is None else changes.recipe,
+        hyperparameters=hyperparameters,
+        deploy_as=run.deploy_as if changes.deploy_as is None else changes.deploy_as,
+    )
+
+
+def _hyperparameters_of(run: Run) -> Hyperparameters:
+    try:
+        return Hyperparameters.model_validate(run.hyperparameters)
+    except ValueError:  # what may be chosen has changed since
+        raise InvalidInput(
+            _("The hyperparameters of %(run)s are no longer allowed as they are. Start a new run instead.")
+            % {"run": run},
+            param="hyperparameters",
+        ) from None
+
+
+def rerun(*, run: Run, actor: Actor) -> Run:
+    """Queue the same training once more, as a new run of the same experiment. Raises: as `submit_run`."""
+    return clone_run(run=run, actor=actor, changes=Changes())

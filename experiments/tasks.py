@@ -1,0 +1,31 @@
+"""What the queue calls: short, repeatable, each only a hint to look at the rows."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.utils import timezone
+from django_q.models import Task
+
+from experiments import lifecycle, scheduling
+
+_KEEP_RESULTS = timedelta(days=1)
+_KEEP_FAILURES = timedelta(days=14)
+
+
+def dispatch() -> int:
+    """Start what can be started; return how many runs were given a slot."""
+    return scheduling.dispatch()
+
+
+def sweep() -> int:
+    """Take runs away from nodes that were lost; return how many."""
+    return lifecycle.sweep()
+
+
+def prune_queue_results() -> int:
+    """Delete results of old queue tasks; return how many. Failures are kept longer, for the operator."""
+    now = timezone.now()
+    done, _ = Task.objects.filter(success=True, stopped__lt=now - _KEEP_RESULTS).delete()
+    failed, _ = Task.objects.filter(success=False, stopped__lt=now - _KEEP_FAILURES).delete()
+    return int(done + failed)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.exceptions import ImproperlyConfigured
 from django.urls import URLPattern, URLResolver, get_resolver
 
+from portal import rls
 from portal.access import policy_of
 
 
@@ -23,6 +25,20 @@ def every_route_has_a_policy(app_configs: Any, **kwargs: Any) -> list[CheckMessa
         for route, callback in walk_routes()
         if policy_of(callback) is None
     ]
+
+
+@register(Tags.database)
+def the_database_role_cannot_look_over_the_wall(
+    app_configs: Any, databases: Any = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Row-level security means nothing to a superuser: refuse to work as one."""
+    if not databases:
+        return []
+    try:
+        rls.refuse_privileged_role()
+    except ImproperlyConfigured as error:
+        return [Error(str(error), id="portal.E002")]
+    return []
 
 
 def walk_routes(patterns: Any = None, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
 """Settings: the only module that reads the environment.
 
-Development works with no variable set; production (TUNEPORT_ENV=production) refuses to start on a missing or weak secret.
+Development works with no variable set; production (TUNEPORT_ENV=production) refuses to start on weak secrets.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ TEMPLATES = [
 
 
 def _database() -> dict[str, object]:
-    """Return Django's database entry from DATABASE_URL, which manage.py sets to the embedded server when it is unset."""
+    """Return the database entry from DATABASE_URL, which manage.py points to the embedded server when it is unset."""
     url = env.str("DATABASE_URL", default="")
     known = conninfo_to_dict(url) if url else {}
     return {
@@ -122,7 +122,7 @@ def _database() -> dict[str, object]:
         "PASSWORD": known.pop("password", ""),
         "HOST": known.pop("host", ""),
         "PORT": known.pop("port", ""),
-        # Persistent connections only where one thread lives long; a pool would be shared by the queue's forked children.
+        # No pool: the forked children of the queue would share its connections.
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": known,

@@ -104,3 +104,24 @@ def test_the_audit_trail_refuses_change(team):
 def test_all_teams_needs_a_reason():
     with pytest.raises(ValueError, match="why"):
         all_teams("")
+
+
+def test_a_privileged_database_role_is_refused(db, monkeypatch):
+    from django.core.exceptions import ImproperlyConfigured
+
+    from portal import rls
+    from portal.checks import the_database_role_cannot_look_over_the_wall as check
+
+    assert check(None, databases=["default"]) == []
+
+    class Cursor:
+        """Answers as PostgreSQL does for a superuser."""
+
+        __enter__ = __exit__ = lambda self, *_args: self
+        execute = lambda self, *_args: None  # noqa: E731
+        fetchone = lambda self: ("postgres", True)  # noqa: E731
+
+    monkeypatch.setattr(rls, "connection", type("Superuser", (), {"cursor": staticmethod(Cursor)}))
+    with pytest.raises(ImproperlyConfigured, match="ignores row-level security"):
+        rls.refuse_privileged_role()
+    assert [error.id for error in check(None, databases=["default"])] == ["portal.E002"]

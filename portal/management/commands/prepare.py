@@ -24,6 +24,7 @@ class Command(BaseCommand):
         """Run the steps."""
         call_command("migrate", interactive=False, verbosity=0)
         call_command("createcachetable", verbosity=0)
+        call_command("ensure_schedules")
         self.collect_static_files()
         call_command("basemodels", "embedded")
         if options["demo"]:

@@ -1,0 +1,61 @@
+"""Measure peers and ourselves on the same work in one run, and write the table into docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from portal.base_models import EMBEDDED_SLUG
+
+KINDS = ("training", "serving")
+_HEAD = "# Benchmarks\n\nWritten by `manage.py benchmark`; figures are never typed by hand. Ratios within one table are the sound part.\n"
+
+
+class Command(BaseCommand):
+    """`manage.py benchmark training|serving [--rows FILE]`: the section of the kind is replaced in docs/benchmarks.md."""
+
+    help = "Measure training or serving against peers and write the result into docs/benchmarks.md."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("kind", choices=KINDS)
+        parser.add_argument("--rows", type=Path, help="a table in the import format; by default demo tickets")
+        parser.add_argument("--quick", action="store_true", help="few steps, to see that it works; writes nothing")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run one benchmark and write its section."""
+        rows: Path | None = options["rows"]
+        if rows is not None and not rows.is_file():
+            raise CommandError(f"There is no file '{rows}'.")
+        module = importlib.import_module(f"gpu_worker.benchmarks.{options['kind']}")
+        model = Path(settings.DATA_DIR) / "models" / EMBEDDED_SLUG
+        section = module.run(rows=rows, model_dir=model, quick=options["quick"], progress=self.stdout.write)
+        self.stdout.write(section)
+        if not options["quick"]:
+            path = Path(settings.BASE_DIR) / "docs" / "benchmarks.md"
+            write_section(path, options["kind"], f"{section.strip()}\n\n{_machine()}")
+            self.stdout.write(f"written to docs/{path.name}")
+
+
+def write_section(path: Path, kind: str, text: str) -> None:
+    """Replace the part of the page between the markers of `kind`, or add it at the end."""
+    begin, end = f"<!-- benchmark:{kind}:begin -->", f"<!-- benchmark:{kind}:end -->"
+    page = path.read_text() if path.exists() else _HEAD
+    block = f"{begin}\n{text}\n{end}"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    page = pattern.sub(lambda _match: block, page) if pattern.search(page) else f"{page.rstrip()}\n\n{block}\n"
+    path.write_text(page)
+
+
+def _machine() -> str:
+    """Return one line that says on what and when the figures were measured."""
+    cores = os.cpu_count() or 0
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    return f"*{day}, {cores} cores, {platform.machine()}, Python {platform.python_version()}.*"

@@ -1,0 +1,112 @@
+"""The main job by API alone: from a CSV to a called endpoint, with the real base model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from openai import NotFoundError, OpenAI
+
+from tests.journeys.installation import MODEL, Installation
+
+pytestmark = pytest.mark.slow
+SHORT = {"max_steps": 6, "evaluation_rows": 4, "max_new_tokens": 24, "validation_rows": 4, "checkpoint_every_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def version(installation: Installation, tickets: Path) -> str:
+    """A ready dataset version, imported over the API."""
+    names = {"train_file": "train.csv", "validation_file": "validation.csv", "test_file": "test.csv"}
+    files = {field: (name, (tickets / name).read_bytes(), "text/csv") for field, name in names.items()}
+    answer = installation.api("POST", "/api/datasets/", data={"name": "Tickets by API"}, files=files)
+    assert answer.status_code == 201, answer.text
+    key = answer.json()["id"]
+
+    def state() -> dict:
+        return installation.api("GET", f"/api/dataset-versions/{key}/").json()
+
+    installation.until(lambda: state()["status"] not in ("draft", "importing"), "the import")
+    assert (state()["status"], state()["train_rows"], state()["test_rows"]) == ("ready", 40, 8)
+    return key
+
+
+def start(installation: Installation, version: str, name: str, **options: object) -> str:
+    choice = {"name": name, "dataset_version": version, "base_model": MODEL, "recipe": "fast", **options}
+    answer = installation.api("POST", "/api/experiments/", json={"hyperparameters": SHORT, **choice})
+    assert answer.status_code == 201, answer.text
+    return answer.json()["id"]
+
+
+@pytest.fixture(scope="module")
+def client(installation: Installation) -> OpenAI:
+    return OpenAI(
+        base_url=f"{installation.url}/v1",
+        api_key=installation.token,
+        max_retries=0,
+        _strict_response_validation=True,
+    )
+
+
+def test_from_csv_to_a_called_endpoint(installation: Installation, version: str, client: OpenAI):
+    run = installation.finished(start(installation, version, "Journey", deploy_as="journey"))
+    assert (run["status"], run["step"], run["total_steps"]) == ("succeeded", 6, 6), run
+    points = installation.api("GET", f"/api/runs/{run['id']}/metrics/?page_size=200").json()["results"]
+    assert [point["step"] for point in points] == sorted({point["step"] for point in points})
+    losses = [point["values"]["loss"] for point in points if point["values"].get("loss") is not None]
+    assert losses[-1] < losses[0]
+    report = installation.api("GET", f"/api/runs/{run['id']}/evaluation/").json()
+    assert (report["split"], report["rows"]) == ("test", 4)
+
+    installation.until(lambda: "journey" in {model.id for model in client.models.list()}, "the deployment")
+    question = [{"role": "user", "content": "VPN is down for anna.k@example.org"}]
+    installation.until(lambda: _deployed(installation), "the deployment to be ready", timeout_s=60)
+    plain = client.chat.completions.create(model="journey", messages=question, max_tokens=8, temperature=0)
+    assert plain.usage.total_tokens == plain.usage.prompt_tokens + plain.usage.completion_tokens
+    assert plain.choices[0].finish_reason in ("stop", "length")
+    stream = client.chat.completions.create(
+        model="journey",
+        messages=question,
+        max_tokens=8,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == plain.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == plain.usage.completion_tokens
+
+
+def _deployed(installation: Installation) -> bool:
+    rows = installation.api("GET", "/api/deployments/").json()["results"]
+    return any(row["name"] == "journey" and row["status"] == "ready" for row in rows)
+
+
+def test_the_base_model_answers_and_strangers_are_told_nothing(installation: Installation, client: OpenAI):
+    answer = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hi"}], max_tokens=4)
+    assert answer.model == MODEL
+    with pytest.raises(NotFoundError) as refused:
+        client.chat.completions.create(model="no-such-model", messages=[{"role": "user", "content": "Hi"}])
+    assert refused.value.code == "model_not_found"
+
+
+@pytest.mark.parametrize("victim", ["supervise", "gpu_worker.trainer", "node_agent", "gpu_worker.engine", "qcluster"])
+def test_any_one_process_may_be_killed_during_a_run(installation: Installation, version: str, victim: str):
+    run = start(installation, version, f"Killed {victim}")
+    installation.until(lambda: installation.run_state(run)["step"] >= 2, "the second step", timeout_s=120)
+    for pid in installation.pids(victim)[:1]:
+        os.kill(pid, signal.SIGKILL)
+    ended = installation.finished(run)
+    assert (ended["status"], ended["step"]) == ("succeeded", 6), ended
+    points = installation.api("GET", f"/api/runs/{run}/metrics/?page_size=200").json()["results"]
+    steps = [point["step"] for point in points if point["values"].get("loss") is not None]
+    assert steps == list(range(1, 7))
+
+
+def test_the_api_describes_itself(installation: Installation):
+    document = installation.api("GET", "/api/schema/", headers={"Accept": "application/json"})
+    assert document.status_code == 200
+    paths = json.loads(document.content)["paths"]
+    assert {"/api/datasets/", "/api/experiments/", "/api/runs/{id}/cancel/", "/api/deployments/"} <= set(paths)

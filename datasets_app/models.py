@@ -67,6 +67,7 @@ class DatasetVersion(TeamOwned):
     bytes_done = models.PositiveBigIntegerField(default=0)
     attempts = models.PositiveSmallIntegerField(default=0, help_text="counted before the work, against poison files")
     heartbeat_at = models.DateTimeField(null=True)
+    claim = models.UUIDField(null=True, help_text="of the worker that is importing; a worker with another one must stop")
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
     created_at = models.DateTimeField(auto_now_add=True)
     ready_at = models.DateTimeField(null=True)
@@ -104,9 +105,12 @@ class SourceFile(TeamOwned):
     split = models.CharField(max_length=12, choices=Split.choices, default=Split.TRAIN)
     name = models.CharField(max_length=255)
     kind = models.CharField(max_length=10)
-    encoding = models.CharField(max_length=20, default="utf-8")
+    encoding = models.CharField(max_length=20, blank=True, help_text="empty until a person chooses one of several")
     delimiter = models.CharField(max_length=4, blank=True)
     columns = models.JSONField(default=list)
+    encoding_doubts = models.JSONField(
+        default=dict, help_text="bad_lines, first_bad_line and candidates with previews; empty if plainly UTF-8"
+    )
     size_bytes = models.PositiveBigIntegerField()
     sha256 = models.CharField(max_length=64)
 

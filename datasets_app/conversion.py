@@ -1,0 +1,219 @@
+"""The work of an import: from stored source files to canonical rows, and what the rows tell about themselves.
+
+Nothing here touches the database; a worker may run it twice with the same result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from datasets_app import fields as answer_fields
+from datasets_app.findings import Findings
+from datasets_app.importing import WrittenRows, check_source, write_rows, write_split
+from datasets_app.mapping import Mapping as ColumnMapping
+from datasets_app.models import Split
+from datasets_app.options import ImportOptions
+from datasets_app.readers import DataError, Limits, RowFault, Table, open_table
+from datasets_app.rows import CanonicalRow, read_rows
+
+# Called with the rows done in this pass and the bytes done in both; may raise to stop the work.
+Beat = Callable[[int, int], None]
+ROWS_PER_BEAT: Final = 1_000
+# More rows hardly change what is known about the fields, but each costs a JSON parse.
+ROWS_FOR_FIELDS: Final = 200_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stored file and how it is to be read."""
+
+    split: Split
+    name: str
+    path: Path
+    encoding: str
+    delimiter: str
+    size_bytes: int
+
+
+@dataclass
+class Faults:
+    """The faulty rows of all sources: how many, and the first of them with their file."""
+
+    count: int = 0
+    shown: list[dict[str, object]] = field(default_factory=list)
+
+    def add(self, source: Source, faults: tuple[RowFault, ...], count: int, limit: int) -> None:
+        """Note the faults of one source; `count` may be more than were kept."""
+        self.count += count
+        room = limit - len(self.shown)
+        place: dict[str, object] = {"file": source.name, "split": source.split.value}
+        self.shown += [place | fault.to_dict() for fault in faults[:room]]
+
+
+class FaultyRows(Exception):
+    """The sources have faulty rows, which were not to be skipped."""
+
+    def __init__(self, faults: Faults) -> None:
+        super().__init__(f"{faults.count} faulty rows")
+        self.faults = faults
+
+
+class SourceRefused(Exception):
+    """One of the sources cannot be imported at all; `error` says why."""
+
+    def __init__(self, source: Source, error: DataError) -> None:
+        super().__init__(error.message)
+        self.source = source
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What an import made: rows of each split, their bytes and hash, and what there is to know about them."""
+
+    rows: Mapping[str, int]
+    size_bytes: int
+    content_hash: str
+    report: Mapping[str, object]
+
+
+def check(
+    sources: list[Source], mapping: ColumnMapping, options: ImportOptions, limits: Limits, beat: Beat
+) -> tuple[dict[Split, int], Faults]:
+    """Read all sources without writing; return the good rows of each and the faults.
+
+    Raises: SourceRefused; FaultyRows unless faulty rows are to be skipped.
+    """
+    rows, faults, done = {}, Faults(), 0
+    for source in sources:
+        try:
+            report = check_source(
+                source.path,
+                mapping,
+                limits,
+                encoding=source.encoding or None,
+                delimiter=source.delimiter or None,
+                progress=_after(done, beat),
+            )
+        except DataError as error:
+            raise SourceRefused(source, error) from error
+        rows[source.split] = report.rows
+        faults.add(source, report.faults, report.fault_count, limits.max_faults)
+        done += source.size_bytes
+    if faults.count and not options.skip_faulty:
+        raise FaultyRows(faults)
+    return rows, faults
+
+
+def convert(
+    sources: list[Source],
+    mapping: ColumnMapping,
+    options: ImportOptions,
+    folder: Path,
+    *,
+    limits: Limits,
+    beat: Beat,
+) -> Conversion:
+    """Check all sources, then write `<split>.jsonl` for each split that has rows into `folder`.
+
+    Raises: SourceRefused, FaultyRows, OSError, and whatever `beat` raises.
+    """
+    rows, faults = check(sources, mapping, options, limits, beat)
+    written: dict[str, WrittenRows] = {}
+    done = sum(source.size_bytes for source in sources)
+    for source in sources:
+        write = _split_source if len(sources) == 1 else _write_source
+        try:
+            written |= write(source, mapping, options, folder, rows[source.split], limits, _after(done, beat))
+        except DataError as error:
+            raise SourceRefused(source, error) from error
+        done += source.size_bytes
+    return Conversion(
+        rows={split: part.rows for split, part in written.items()},
+        size_bytes=sum(part.size_bytes for part in written.values()),
+        content_hash=content_hash(written),
+        report={
+            "faults": faults.shown,
+            "fault_count": faults.count,
+            **_facts(folder, written, lambda: beat(sum(rows.values()), done)),
+        },
+    )
+
+
+def content_hash(written: Mapping[str, WrittenRows]) -> str:
+    """Return the sha256 of a version's content: of the splits in their order, each with the hash of its rows."""
+    parts = [f"{split.value}:{written[split.value].sha256}\n" for split in Split if split.value in written]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _write_source(
+    source: Source,
+    mapping: ColumnMapping,
+    options: ImportOptions,
+    folder: Path,
+    rows: int,
+    limits: Limits,
+    progress: Beat,
+) -> dict[str, WrittenRows]:
+    path = folder / f"{source.split.value}.jsonl"
+    written = write_rows(_table(source, limits), mapping, path, skip_faulty=options.skip_faulty, progress=progress)
+    return {source.split.value: written}
+
+
+def _split_source(
+    source: Source,
+    mapping: ColumnMapping,
+    options: ImportOptions,
+    folder: Path,
+    rows: int,
+    limits: Limits,
+    progress: Beat,
+) -> dict[str, WrittenRows]:
+    return write_split(
+        _table(source, limits),
+        mapping,
+        {split.value: folder / f"{split.value}.jsonl" for split in Split},
+        rows=rows,
+        shares=options.shares,
+        seed=options.seed,
+        skip_faulty=options.skip_faulty,
+        progress=progress,
+    )
+
+
+def _table(source: Source, limits: Limits) -> Table:
+    return open_table(source.path, limits=limits, encoding=source.encoding or None, delimiter=source.delimiter or None)
+
+
+def _after(bytes_before: int, beat: Beat) -> Beat:
+    """Return a progress function for one pass of one source that adds the bytes of the passes before it."""
+    return lambda rows, bytes_read: beat(rows, bytes_before + bytes_read)
+
+
+def _facts(folder: Path, written: Mapping[str, WrittenRows], alive: Callable[[], None]) -> dict[str, object]:
+    """Return the fields of the answers and the warnings, from the rows that were written."""
+    findings = Findings()
+
+    def answers() -> Iterator[str]:
+        for number, row in enumerate(_rows_of(folder, Split.TRAIN, written)):
+            findings.add_training(row)
+            if number % ROWS_PER_BEAT == 0:
+                alive()
+            if number < ROWS_FOR_FIELDS:
+                yield row.answer
+
+    found = answer_fields.infer_fields(answers())
+    for split in (Split.VALIDATION, Split.TEST):
+        for number, row in enumerate(_rows_of(folder, split, written)):
+            findings.add_held_out(split, row)
+            if number % ROWS_PER_BEAT == 0:
+                alive()
+    return {"fields": [one.to_dict() for one in found], "warnings": findings.warnings()}
+
+
+def _rows_of(folder: Path, split: Split, written: Mapping[str, WrittenRows]) -> Iterator[CanonicalRow]:
+    return read_rows(folder / f"{split.value}.jsonl") if split.value in written else iter(())

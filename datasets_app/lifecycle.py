@@ -1,0 +1,195 @@
+"""What the machine that imports reports: claim, progress, end; and the sweep that finds what was lost.
+
+Every report is a conditional update that names the claim, so a worker that was given up for dead changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from django.db.models import F, Q, QuerySet
+from django.utils import timezone
+
+from datasets_app.conversion import Conversion, Source
+from datasets_app.mapping import Mapping as ColumnMapping
+from datasets_app.models import DatasetVersion, Split
+from datasets_app.options import ImportOptions
+from datasets_app.sources import in_order
+from portal import audit
+from portal.actors import Actor
+from portal.queue import enqueue_on_commit
+from portal.rls import all_teams, team_scope
+
+logger = logging.getLogger(__name__)
+
+IMPORT_TASK: Final = "datasets_app.tasks.import_version"
+# A worker reports about twice a second; one that is silent for so long is gone.
+STALLED_AFTER: Final = timedelta(seconds=60)
+MAX_ATTEMPTS: Final = 3
+MACHINE: Final = Actor.system("import")
+
+
+class ClaimLost(Exception):
+    """The version was discarded, or another worker has taken over: stop and write nothing."""
+
+
+@dataclass(frozen=True)
+class ImportJob:
+    """A claimed import: all that the worker needs to know, so that it can work without a transaction."""
+
+    version_id: UUID
+    team_id: UUID
+    claim: UUID
+    folder: Path
+    sources: list[Source]
+    mapping: ColumnMapping
+    options: ImportOptions
+
+    @property
+    def work_folder(self) -> Path:
+        """Where this attempt writes; no other attempt writes there."""
+        return self.folder / f"work-{self.claim}"
+
+
+def claim_import(version_id: UUID) -> ImportJob | None:
+    """Take an import that nobody works on, counting the attempt; return None if there is nothing to do.
+
+    An import whose workers died `MAX_ATTEMPTS` times fails here: the file itself may be what kills them.
+    """
+    with all_teams("the queue knows only the id of a version"):
+        version = DatasetVersion.unscoped.filter(pk=version_id).select_related("team").first()
+    if version is None:
+        return None
+    claim = uuid.uuid4()
+    with team_scope(version.team_id):
+        claimed = (
+            _unclaimed(version_id)
+            .filter(attempts__lt=MAX_ATTEMPTS)
+            .update(claim=claim, attempts=F("attempts") + 1, heartbeat_at=timezone.now(), rows_done=0, bytes_done=0)
+        )
+        if claimed:
+            return _job(version, claim)
+        if _unclaimed(version_id).update(claim=claim):
+            _fail(version_id, claim, {"error": {"code": "gave_up", "attempts": MAX_ATTEMPTS}})
+    return None
+
+
+def _unclaimed(version_id: UUID) -> QuerySet[DatasetVersion]:
+    return DatasetVersion.unscoped.filter(
+        Q(claim__isnull=True) | _is_silent(), pk=version_id, status=DatasetVersion.Status.IMPORTING
+    )
+
+
+def _is_silent() -> Q:
+    return Q(heartbeat_at__isnull=True) | Q(heartbeat_at__lt=timezone.now() - STALLED_AFTER)
+
+
+def _job(version: DatasetVersion, claim: UUID) -> ImportJob:
+    version.refresh_from_db(fields=["mapping", "options"])
+    sources = [
+        Source(Split(one.split), one.name, one.path, one.encoding, one.delimiter, one.size_bytes)
+        for one in in_order(version)
+    ]
+    return ImportJob(
+        version_id=version.pk,
+        team_id=version.team_id,
+        claim=claim,
+        folder=version.folder,
+        sources=sources,
+        mapping=ColumnMapping.from_dict(version.mapping),
+        options=ImportOptions.from_dict(version.options),
+    )
+
+
+def report_progress(job: ImportJob, rows_done: int, bytes_done: int) -> None:
+    """Say that the worker lives and how far it is. Raises: ClaimLost if the import is no longer its own."""
+    with team_scope(job.team_id):
+        alive = _claimed(job).update(rows_done=rows_done, bytes_done=bytes_done, heartbeat_at=timezone.now())
+    if not alive:
+        raise ClaimLost
+
+
+def finish_import(job: ImportJob, conversion: Conversion) -> None:
+    """Move the rows to their place and make the version ready, in one step as others see it.
+
+    Raises: ClaimLost if the import is no longer this worker's.
+    """
+    with team_scope(job.team_id):
+        version = _claimed(job).select_for_update().first()
+        if version is None:
+            raise ClaimLost
+        for split in Split:
+            _move_into_place(job.work_folder / f"{split.value}.jsonl", version.rows_path(split))
+        version.status = DatasetVersion.Status.READY
+        version.ready_at = version.heartbeat_at = timezone.now()
+        version.train_rows = conversion.rows.get(Split.TRAIN.value, 0)
+        version.validation_rows = conversion.rows.get(Split.VALIDATION.value, 0)
+        version.test_rows = conversion.rows.get(Split.TEST.value, 0)
+        version.size_bytes, version.content_hash = conversion.size_bytes, conversion.content_hash
+        version.report, version.claim = dict(conversion.report), None
+        version.save()
+        audit.record(version.team, MACHINE, "dataset.version_ready", version, rows=version.total_rows)
+    logger.info("dataset version %s is ready: %d rows", version.pk, version.total_rows)
+
+
+def _move_into_place(written: Path, place: Path) -> None:
+    # An attempt whose commit failed may have left rows of a split that this one does not have.
+    if written.exists():
+        written.replace(place)
+    else:
+        place.unlink(missing_ok=True)
+
+
+def fail_import(job: ImportJob, report: Mapping[str, object]) -> None:
+    """End an import that cannot succeed; the report says why. Does nothing if the claim is lost."""
+    with team_scope(job.team_id):
+        _fail(job.version_id, job.claim, report)
+
+
+def _fail(version_id: UUID, claim: UUID, report: Mapping[str, object]) -> None:
+    mine = DatasetVersion.unscoped.filter(pk=version_id, claim=claim, status=DatasetVersion.Status.IMPORTING)
+    if not mine.update(status=DatasetVersion.Status.FAILED, report=dict(report), claim=None):
+        return
+    version = DatasetVersion.unscoped.select_related("team", "dataset").get(pk=version_id)
+    audit.record(version.team, MACHINE, "dataset.version_failed", version, outcome="failed")
+    logger.info("import of dataset version %s failed", version_id)
+
+
+def holds_claim(job: ImportJob) -> bool:
+    """Return whether the import is still this worker's."""
+    with team_scope(job.team_id):
+        return _claimed(job).exists()
+
+
+def _claimed(job: ImportJob) -> QuerySet[DatasetVersion]:
+    return DatasetVersion.unscoped.filter(pk=job.version_id, claim=job.claim, status=DatasetVersion.Status.IMPORTING)
+
+
+def requeue_stalled_imports() -> int:
+    """Queue imports again whose message or worker was lost; return how many. Call it about once a minute."""
+    with all_teams("the sweep looks after every team's imports"):
+        lost = list(
+            DatasetVersion.unscoped.filter(_is_silent(), status=DatasetVersion.Status.IMPORTING)
+            .select_for_update(skip_locked=True)
+            .values_list("pk", flat=True)
+        )
+        # Noting the time keeps the next sweep from queueing the same message again while this one waits.
+        DatasetVersion.unscoped.filter(pk__in=lost).update(heartbeat_at=timezone.now(), claim=None)
+        for pk in lost:
+            enqueue_on_commit(IMPORT_TASK, str(pk))
+    if lost:
+        logger.warning("%d stalled imports queued again", len(lost))
+    return len(lost)
+
+
+def remove_work(job: ImportJob) -> None:
+    """Take away what this attempt wrote and did not move into place."""
+    shutil.rmtree(job.work_folder, ignore_errors=True)

@@ -1,0 +1,83 @@
+"""The stored report of an import, put into words in the reader's language."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
+from datasets_app.findings import warning_sentence
+from datasets_app.importing import ImportRefused
+from datasets_app.mapping import MappingError
+from datasets_app.readers import DataError, FileRefused, RowFault
+from datasets_app.readers.sentences import FILE_SENTENCES, MAPPING_SENTENCES, ROW_SENTENCES
+
+OWN_SENTENCES: Final[Mapping[str, str]] = {
+    "faulty_rows": gettext_noop("Some rows are faulty, so nothing was imported."),
+    "gave_up": gettext_noop(
+        "The import stopped %(attempts)d times without an end. Split the file into smaller ones and try again."
+    ),
+    "disk_full": gettext_noop("The disk is full. Ask an admin to make room, then try again."),
+}
+
+
+@dataclass(frozen=True)
+class FaultLine:
+    """A faulty row, for the table of faults."""
+
+    file: str
+    line: int
+    column: str
+    problem: str
+    advice: str
+
+
+def fault_in_words(fault: Mapping[str, Any]) -> dict[str, object]:
+    """Return a stored fault as {file, split, line, column, code, message}."""
+    row = RowFault(fault["line"], fault["column"], fault["code"], fault["params"])
+    shown = {name: fault[name] for name in ("file", "split", "line", "column", "code")}
+    return shown | {"message": row.sentence(_)}
+
+
+def fault_line(fault: Mapping[str, Any]) -> FaultLine:
+    """Return a stored fault, its sentence cut into what is wrong and what to do."""
+    # Cut before the parameters are filled in: they may hold full stops themselves.
+    problem, stop, advice = _(ROW_SENTENCES[fault["code"]]).partition(". ")
+    params = fault["params"]
+    return FaultLine(
+        file=fault["file"],
+        line=fault["line"],
+        column=fault["column"] or "",
+        problem=_upper_first(problem % params) + stop.strip(),
+        advice=advice % params,
+    )
+
+
+def error_in_words(report: Mapping[str, Any]) -> str:
+    """Return why an import failed, or "" if it did not."""
+    error = report.get("error")
+    if not error:
+        return ""
+    code = error["code"]
+    if code in OWN_SENTENCES:
+        return _(OWN_SENTENCES[code]) % dict(error)
+    sentence = _kind_of(code)(code, **error.get("params", {})).sentence(_)
+    return _("“%(file)s”: %(sentence)s") % {"file": error["file"], "sentence": sentence}
+
+
+def _kind_of(code: str) -> type[DataError]:
+    if code in FILE_SENTENCES:
+        return FileRefused
+    return MappingError if code in MAPPING_SENTENCES else ImportRefused
+
+
+def warnings_in_words(report: Mapping[str, Any]) -> list[str]:
+    """Return the warnings about a version's rows."""
+    return [warning_sentence(warning) for warning in report.get("warnings", [])]
+
+
+def _upper_first(text: str) -> str:
+    return text[:1].upper() + text[1:]

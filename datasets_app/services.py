@@ -1,0 +1,251 @@
+"""What people and programs may do with datasets. Refused means that nothing is left: no row and no file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from django.db import IntegrityError, transaction
+from django.db.models import Max, RestrictedError
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from datasets_app import conversion, sources
+from datasets_app.conversion import FaultyRows, Source, SourceRefused
+from datasets_app.lifecycle import IMPORT_TASK
+from datasets_app.mapping import Mapping as ColumnMapping
+from datasets_app.mapping import MappingError
+from datasets_app.models import Dataset, DatasetVersion, SourceFile, Split
+from datasets_app.options import ImportOptions
+from datasets_app.readers import FileRefused
+from datasets_app.reports import fault_in_words
+from datasets_app.sources import Reading, Upload
+from portal import audit
+from portal.actors import Actor
+from portal.errors import IllegalTransition, InvalidInput, InvalidSource
+from portal.models import Team
+from portal.queue import enqueue_on_commit
+
+# As many faulty rows as an answer names; the count of all of them is in its first sentence.
+MAX_DETAILS: Final = 100
+Status = DatasetVersion.Status
+
+
+@transaction.atomic
+def start_import(
+    *,
+    team: Team,
+    actor: Actor,
+    name: str,
+    files: Mapping[Split, Upload],
+    description: str = "",
+    dataset: Dataset | None = None,
+) -> DatasetVersion:
+    """Store the uploaded files of a new dataset, or of a new version of `dataset`, and look at them: a DRAFT.
+
+    Raises: InvalidInput for a bad or taken name or a missing training file; TooLarge; InvalidSource.
+    """
+    if files.get(Split.TRAIN) is None:
+        raise InvalidInput(_("Choose a training file."), param=sources.param_of(Split.TRAIN), code="file_missing")
+    if dataset is None:
+        dataset = _new_dataset(team, actor, name, description)
+    version = team.datasetversions.create(
+        dataset=dataset, number=_next_number(dataset), created_by=actor.user, status=Status.DRAFT
+    )
+    with sources.folder_or_nothing(version.folder):
+        for split, content in files.items():
+            source = SourceFile(team=team, version=version, split=Split(split), name=sources.shown_name(content))
+            sources.store(source, content)
+        audit.record(team, actor, "dataset.uploaded", version, files=len(files))
+    return version
+
+
+def _new_dataset(team: Team, actor: Actor, name: str, description: str) -> Dataset:
+    try:
+        with transaction.atomic():
+            return team.datasets.create(
+                name=_clean_name(name), description=description.replace("\0", "").strip()[:2000], created_by=actor.user
+            )
+    except IntegrityError:
+        raise InvalidInput(
+            _("There is already a dataset named “%(name)s”. Choose another name, or add a version to that dataset.")
+            % {"name": name.strip()},
+            param="name",
+            code="name_taken",
+        ) from None
+
+
+def _clean_name(name: str) -> str:
+    cleaned = " ".join(name.split())
+    if not cleaned or len(cleaned) > 120 or not cleaned.isprintable():
+        raise InvalidInput(_("Give the dataset a name of 1 to 120 characters."), param="name", code="invalid_name")
+    return cleaned
+
+
+def _next_number(dataset: Dataset) -> int:
+    # The lock makes two uploads of the same dataset take turns, so that each gets a number of its own.
+    Dataset.unscoped.select_for_update().get(pk=dataset.pk)
+    return (dataset.versions.aggregate(last=Max("number"))["last"] or 0) + 1
+
+
+@transaction.atomic
+def begin_import(
+    *,
+    version: DatasetVersion,
+    actor: Actor,
+    mapping: ColumnMapping,
+    options: Mapping[str, object] | ImportOptions | None = None,
+    readings: Mapping[Split, Reading] | None = None,
+) -> DatasetVersion:
+    """Freeze how a DRAFT (or FAILED) version is to be read and mapped, and queue its import: IMPORTING.
+
+    Raises: IllegalTransition in another state; InvalidInput for mapping, encoding and options; InvalidSource.
+    """
+    version = DatasetVersion.unscoped.select_for_update().select_related("team", "dataset").get(pk=version.pk)
+    if version.status not in (Status.DRAFT, Status.FAILED):
+        raise IllegalTransition(_("This version is being imported or is ready already."), code="already_imported")
+    chosen = options if isinstance(options, ImportOptions) else ImportOptions.from_dict(options or {})
+    for source in sources.in_order(version):
+        _prepare(source, mapping, (readings or {}).get(Split(source.split)))
+    version.mapping, version.options = mapping.to_dict(), chosen.to_dict()
+    version.status, version.report, version.claim, version.attempts = Status.IMPORTING, {}, None, 0
+    version.rows_done = version.bytes_done = 0
+    version.heartbeat_at = timezone.now()
+    version.save()
+    audit.record(version.team, actor, "dataset.import_started", version, skip_faulty=chosen.skip_faulty)
+    enqueue_on_commit(IMPORT_TASK, str(version.pk))
+    return version
+
+
+def _prepare(source: SourceFile, mapping: ColumnMapping, reading: Reading | None) -> None:
+    """Fix how a source is read, and make sure that it has the columns that the mapping names."""
+    if reading is not None:
+        sources.read_as(source, reading)
+    if not source.encoding:
+        raise _undecided(source)
+    try:
+        mapping.validate(source.columns)
+    except MappingError as error:
+        message = error.sentence(_)
+        if source.split != Split.TRAIN:
+            message = _("“%(file)s”: %(sentence)s") % {"file": source.name, "sentence": message}
+        raise InvalidInput(message, param="mapping", code=error.code) from None
+
+
+def _undecided(source: SourceFile) -> Exception:
+    try:
+        sources.open_source(source)
+    except FileRefused as error:
+        return sources.refusal(error, source)
+    return IllegalTransition(_("Choose the encoding of “%(file)s”.") % {"file": source.name})
+
+
+@transaction.atomic
+def import_files(
+    *,
+    team: Team,
+    actor: Actor,
+    name: str,
+    files: Mapping[Split, Upload],
+    mapping: ColumnMapping | None = None,
+    options: Mapping[str, object] | ImportOptions | None = None,
+    reading: Reading | None = None,
+    description: str = "",
+    dataset: Dataset | None = None,
+) -> DatasetVersion:
+    """Upload, check every row and begin the import, all in one; an unset mapping is guessed from the training file.
+
+    Raises: as start_import and begin_import; InvalidSource with the faulty rows in `details`.
+    """
+    chosen = options if isinstance(options, ImportOptions) else ImportOptions.from_dict(options or {})
+    version = start_import(team=team, actor=actor, name=name, files=files, description=description, dataset=dataset)
+    try:
+        stored = {Split(source.split): source for source in sources.in_order(version)}
+        if reading:
+            for source in stored.values():
+                sources.read_as(source, reading)
+        mapping = mapping or sources.guess(stored[Split.TRAIN])
+        version = begin_import(version=version, actor=actor, mapping=mapping, options=chosen)
+        _refuse_faulty(stored, mapping, chosen)
+    except BaseException:
+        shutil.rmtree(version.folder, ignore_errors=True)
+        raise
+    return version
+
+
+def _refuse_faulty(stored: Mapping[Split, SourceFile], mapping: ColumnMapping, options: ImportOptions) -> None:
+    """Read all sources once. Raises: InvalidSource if the worker would only fail."""
+    jobs = [
+        Source(split, one.name, one.path, one.encoding, one.delimiter, one.size_bytes) for split, one in stored.items()
+    ]
+    try:
+        rows, _faults = conversion.check(jobs, mapping, options, sources.limits(), lambda rows, size: None)
+    except SourceRefused as refused:
+        raise sources.refusal(refused.error, stored[refused.source.split]) from None
+    except FaultyRows as found:
+        raise _faulty(found.faults) from None
+    if not rows[Split.TRAIN]:
+        raise InvalidSource(
+            _("No row of “%(file)s” can be used. Look at the faults, repair the file and try again.")
+            % {"file": stored[Split.TRAIN].name},
+            param=sources.param_of(Split.TRAIN),
+            code="no_good_rows",
+        )
+
+
+def _faulty(faults: conversion.Faults) -> InvalidSource:
+    details = [fault_in_words(fault) for fault in faults.shown[:MAX_DETAILS]]
+    first = details[0]
+    message = _("“%(file)s”: %(sentence)s") % {"file": first["file"], "sentence": first["message"]}
+    if others := faults.count - 1:
+        message += " " + ngettext("%(count)d more row is faulty.", "%(count)d more rows are faulty.", others) % {
+            "count": others
+        }
+    param = sources.param_of(str(first["split"]))
+    return InvalidSource(message, param=param, code="faulty_rows", details=details)
+
+
+@transaction.atomic
+def discard_version(*, version: DatasetVersion, actor: Actor) -> None:
+    """Delete a version with its files, and its dataset if it was the only one; a running import stops.
+
+    Raises: IllegalTransition if runs were trained on it.
+    """
+    dataset, folder = version.dataset, version.folder
+    audit.record(version.team, actor, "dataset.version_discarded", version)
+    _delete(version, _("This version is used by runs (%(users)s). Delete those experiments first."))
+    transaction.on_commit(partial(_remove, folder))
+    if not dataset.versions.exists():
+        audit.record(dataset.team, actor, "dataset.deleted", dataset)
+        dataset.delete()
+
+
+@transaction.atomic
+def delete_dataset(*, dataset: Dataset, actor: Actor) -> None:
+    """Delete a dataset with all versions and files.
+
+    Raises: IllegalTransition if runs were trained on it.
+    """
+    folders = [version.folder for version in dataset.versions.select_related("team")]
+    audit.record(dataset.team, actor, "dataset.deleted", dataset, versions=len(folders))
+    _delete(dataset, _("This dataset is used by runs (%(users)s). Delete those experiments first."))
+    for folder in folders:
+        transaction.on_commit(partial(_remove, folder))
+
+
+def _delete(row: Dataset | DatasetVersion, refusal: str) -> None:
+    try:
+        with transaction.atomic():
+            row.delete()
+    except RestrictedError as error:
+        users = sorted(map(str, error.restricted_objects))
+        named = ", ".join(users[:3]) + (" …" if len(users) > 3 else "")
+        raise IllegalTransition(refusal % {"users": named}, code="in_use") from None
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

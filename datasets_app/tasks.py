@@ -1,0 +1,73 @@
+"""What the queue calls. Any message may come twice or never."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from typing import Final
+from uuid import UUID
+
+from datasets_app import lifecycle
+from datasets_app.conversion import FaultyRows, SourceRefused, convert
+from datasets_app.lifecycle import ClaimLost, ImportJob
+from datasets_app.sources import limits
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_REPORTS: Final = 0.5
+
+
+def import_version(version_id: str) -> None:
+    """Turn the source files of a version into rows: it ends READY or FAILED, and nothing half-made stays."""
+    job = lifecycle.claim_import(UUID(version_id))
+    if job is None:
+        return
+    try:
+        _run(job)
+    except ClaimLost:
+        logger.info("import of dataset version %s was taken away", version_id)
+    finally:
+        lifecycle.remove_work(job)
+
+
+def sweep() -> None:
+    """Find imports that were lost."""
+    lifecycle.requeue_stalled_imports()
+
+
+def _run(job: ImportJob) -> None:
+    try:
+        job.work_folder.mkdir(parents=True)
+        conversion = convert(
+            job.sources, job.mapping, job.options, job.work_folder, limits=limits(), beat=_Reporter(job)
+        )
+        lifecycle.finish_import(job, conversion)
+    except FaultyRows as found:
+        report = {"faults": found.faults.shown, "fault_count": found.faults.count}
+        lifecycle.fail_import(job, {"error": {"code": "faulty_rows"}, **report})
+    except SourceRefused as refused:
+        place = {"file": refused.source.name, "split": refused.source.split.value}
+        error = {"code": refused.error.code, "params": refused.error.params, "message": refused.error.message}
+        lifecycle.fail_import(job, {"error": error | place})
+    except OSError as error:
+        # Discarding a version takes its files away under the worker's feet.
+        if not lifecycle.holds_claim(job):
+            raise ClaimLost from error
+        if error.errno != errno.ENOSPC:
+            raise
+        lifecycle.fail_import(job, {"error": {"code": "disk_full"}})
+
+
+class _Reporter:
+    """Passes progress on, but not more often than every half second."""
+
+    def __init__(self, job: ImportJob) -> None:
+        self._job = job
+        self._next_s = 0.0
+
+    def __call__(self, rows_done: int, bytes_done: int) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._next_s:
+            self._next_s = now_s + SECONDS_BETWEEN_REPORTS
+            lifecycle.report_progress(self._job, rows_done, bytes_done)

@@ -74,6 +74,14 @@ LoraWeights = Mapping[tuple[int, str], LoraPair]
 """(layer, module name) -> update. A projection without an update is absent."""
 
 
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter that is ready to be served. A runner that reads the folder by itself needs no weights here."""
+
+    folder: AdapterFolder
+    weights: LoraWeights
+
+
 def open_adapter(path: Path, *, max_rank: int) -> AdapterFolder:
     """Check the files and the configuration of an adapter folder. Raises: BadAdapter."""
     if not path.is_dir():
@@ -164,11 +172,7 @@ def _parse_name(name: str, shape: ModelShape) -> tuple[int, str, str]:
 def _checked(name: str, tensor: Tensor) -> Tensor:
     if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise BadAdapter(f"The adapter's tensor {name!r} has the type {tensor.dtype}; floats are expected.")
-    tensor = tensor.float()
-    # one reduction finds numbers that are too large, infinite or not a number: every comparison with NaN is false
-    if not bool(tensor.abs().amax() <= MAX_WEIGHT):
-        raise BadAdapter(f"The adapter's tensor {name!r} holds numbers that cannot come from training.")
-    return tensor
+    return tensor.float()
 
 
 def _check_targets(found: Mapping[tuple[int, str], object], config: LoraConfig) -> None:
@@ -190,7 +194,15 @@ def _pair(key: tuple[int, str], sides: Mapping[str, Tensor], config: LoraConfig,
                 f"The adapter's {key[1]} in layer {key[0]} has lora_{side} of shape {found}; "
                 f"this base model needs {dimensions}."
             )
-    return LoraPair(sides["A"], sides["B"] * config.scaling)
+    name = f"{key[1]} in layer {key[0]}"
+    return LoraPair(_bounded(name, sides["A"]), _bounded(name, sides["B"] * config.scaling))
+
+
+def _bounded(name: str, tensor: Tensor) -> Tensor:
+    # every comparison with NaN is false, so one reduction finds what is too large, infinite or not a number
+    if not bool(tensor.abs().amax() <= MAX_WEIGHT):
+        raise BadAdapter(f"The adapter's {name} holds numbers that cannot come from training.")
+    return tensor
 
 
 def projection_widths(shape: ModelShape) -> dict[str, tuple[int, int]]:

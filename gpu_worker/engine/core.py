@@ -5,11 +5,12 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gpu_worker.engine.adapter_folder import AdapterFolder
+from gpu_worker.engine.adapter_folder import LoadedAdapter, open_adapter
 from gpu_worker.engine.block_pool import BlockPool
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.errors import BadAdapter, ModelNotFound, Overloaded
@@ -75,16 +76,21 @@ class EngineCore:
             raise ModelNotFound(f"The model {name!r} does not exist or is not loaded.", param="model")
         return self._adapters[name]
 
-    def add_adapter(self, name: str, folder: AdapterFolder) -> None:
+    def read_adapter(self, path: Path) -> LoadedAdapter:
+        """Read and check an adapter folder; the only method that any thread may call. Raises: BadAdapter."""
+        return self._runner.read_adapter(open_adapter(path, max_rank=self._config.max_lora_rank))
+
+    def add_adapter(self, name: str, loaded: LoadedAdapter) -> None:
         """Make an adapter available between two steps. Raises: BadAdapter."""
         if name in self._adapters:
             raise BadAdapter(f"An adapter named {name!r} is loaded already.", code="adapter_exists")
         if len(self._adapters) + len(self._leaving) >= self._config.max_adapters:
             raise BadAdapter("Too many adapters are loaded; unload one first.", code="adapter_room_full")
         adapter = AdapterRef(next(self._uids), name)
-        self._runner.add_adapter(adapter, folder)
+        self._runner.add_adapter(adapter, loaded)
         self._adapters[name] = adapter
-        logger.info("adapter %d loaded, rank %d, %d in all", adapter.uid, folder.config.rank, len(self._adapters))
+        rank = loaded.folder.config.rank
+        logger.info("adapter %d loaded, rank %d, %d in all", adapter.uid, rank, len(self._adapters))
 
     def remove_adapter(self, name: str) -> None:
         """Take a name away at once; sequences that run under it end normally first. Raises: ModelNotFound."""
@@ -118,6 +124,11 @@ class EngineCore:
         if sequence is not None:
             self._end(sequence, FinishReason.CANCELLED)
 
+    def abort(self) -> list[SequenceOutput]:
+        """End every sequence after a step that broke off half-way; nothing of it is reused."""
+        message = "The engine failed while it computed this answer."
+        return [self._fail(sequence, message) for sequence in self._scheduler.unfinished()]
+
     def step(self) -> list[SequenceOutput]:
         """Compute one step and return what it added. Nothing is returned for sequences still in prefill."""
         rows = self._scheduler.schedule()
@@ -146,7 +157,8 @@ class EngineCore:
     def _extend(self, sequence: Sequence, logits: Tensor, greedy: int, finite: bool) -> SequenceOutput:
         """Add the next token to a sequence and end it where that is due. Shapes: logits (vocabulary,)."""
         if not finite:
-            return self._fail(sequence)
+            message = "The model produced numbers that are not finite; the adapter may be damaged."
+            return self._fail(sequence, message)
         if not sequence.output_ids:
             self._scheduler.publish(sequence)
             self._stats.cached_tokens += sequence.cached_tokens
@@ -174,12 +186,11 @@ class EngineCore:
             return text, FinishReason.STOP if sequence.text.stopped else FinishReason.LENGTH
         return text, None
 
-    def _fail(self, sequence: Sequence) -> SequenceOutput:
-        """End a sequence whose logits are not numbers, and keep what it left in the cache from everyone else."""
-        logger.error("sequence %s produced logits that are not finite", sequence.id)
+    def _fail(self, sequence: Sequence, message: str) -> SequenceOutput:
+        """End a sequence without an answer, and keep what it left in the cache from everyone else."""
+        logger.error("sequence %s failed after %d tokens: %s", sequence.id, len(sequence.output_ids), message)
         self._runner.scrub(self._pool.private_blocks(sequence.block_table))
         self._end(sequence, FinishReason.ERROR)
-        message = "The model produced numbers that are not finite; the adapter may be damaged."
         return SequenceOutput(sequence.id, (), "", (), FinishReason.ERROR, sequence.cached_tokens, error=message)
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gpu_worker.engine.adapter_folder import AdapterFolder, read_lora_weights
+from gpu_worker.engine.adapter_folder import AdapterFolder, LoadedAdapter, read_lora_weights
 from gpu_worker.engine.block_pool import BLOCK_SIZE
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.lora_bank import DOWN, GATE_UP, OUTPUT, QKV, LoraBank, LoraRun, untouched_zeros
@@ -77,9 +77,13 @@ class DecoderRunner:
         """Blocks of the cache, the padding block included."""
         return self._cache[0].shape[0] // BLOCK_SIZE
 
-    def add_adapter(self, adapter: AdapterRef, folder: AdapterFolder) -> None:
-        """Copy an adapter's weights into the bank. Raises: BadAdapter."""
-        self._lora.add(adapter.uid, folder.config.rank, read_lora_weights(folder, self.shape))
+    def read_adapter(self, folder: AdapterFolder) -> LoadedAdapter:
+        """Read an adapter's weights and check them against the base model. Raises: BadAdapter."""
+        return LoadedAdapter(folder, read_lora_weights(folder, self.shape))
+
+    def add_adapter(self, adapter: AdapterRef, loaded: LoadedAdapter) -> None:
+        """Copy an adapter's weights into the bank. Raises: BadAdapter if there is no room."""
+        self._lora.add(adapter.uid, loaded.folder.config.rank, loaded.weights)
 
     def remove_adapter(self, adapter: AdapterRef) -> None:
         """Free an adapter's place in the bank."""

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from gpu_worker.engine.adapter_folder import AdapterFolder
+from gpu_worker.engine.adapter_folder import AdapterFolder, LoadedAdapter
 from gpu_worker.engine.sequence import AdapterRef
 
 
@@ -40,8 +40,12 @@ class Runner(Protocol):
         """
         ...
 
-    def add_adapter(self, adapter: AdapterRef, folder: AdapterFolder) -> None:
-        """Make an adapter usable from the next step on. Raises: BadAdapter if there is no room or no fit."""
+    def read_adapter(self, folder: AdapterFolder) -> LoadedAdapter:
+        """Read an adapter and check it against the base model; any thread may. Raises: BadAdapter."""
+        ...
+
+    def add_adapter(self, adapter: AdapterRef, loaded: LoadedAdapter) -> None:
+        """Make an adapter usable from the next step on. Raises: BadAdapter if there is no room."""
         ...
 
     def remove_adapter(self, adapter: AdapterRef) -> None:

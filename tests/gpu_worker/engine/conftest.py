@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from datasets_app.rendering import ChatRenderer
+from tests.gpu_worker.engine.driver import Driver, make_driver
 from tests.gpu_worker.engine.reference import Reference, make_adapter
 from tests.tiny_model import make_tiny_model
 
@@ -54,3 +55,8 @@ def prompt_ids(renderer: ChatRenderer) -> Callable[[str], list[int]]:
         return renderer.prompt_ids([{"role": "user", "content": text}])
 
     return render
+
+
+@pytest.fixture
+def driver(model_dir: Path, renderer: ChatRenderer, adapter_dirs: dict[str, Path]) -> Driver:
+    return make_driver(model_dir, renderer, adapter_dirs)

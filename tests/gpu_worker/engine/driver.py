@@ -1,9 +1,13 @@
 """Drive an engine core in tests: submit, step until done, collect."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from datasets_app.rendering import ChatRenderer
+from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
+from gpu_worker.engine.decoder import DecoderRunner
 from gpu_worker.engine.sampling import SamplingParams
 from gpu_worker.engine.sequence import FinishReason, Sequence
 
@@ -60,3 +64,21 @@ class Driver:
         name = f"only-{len(self.answers)}"
         self.submit(name, prompt_ids, adapter, max_tokens=max_tokens, **params)
         return self.run()[name]
+
+
+def make_driver(
+    model_dir: Path,
+    renderer: ChatRenderer,
+    adapters: dict[str, Path],
+    *,
+    eos_ids: Iterable[int] | None = None,
+    **limits: object,
+) -> Driver:
+    """Return an engine on the tiny model with room for about 2,000 tokens, and the adapters loaded."""
+    options = {"kv_cache_bytes": 2**21, "max_context": 512, **limits}
+    config = EngineConfig(**options)  # type: ignore[arg-type]
+    runner = DecoderRunner.load(model_dir, config)
+    core = EngineCore(runner, config, blocks=runner.blocks, eos_ids=eos_ids or renderer.eos_ids)
+    for name, path in adapters.items():
+        core.add_adapter(name, core.read_adapter(path))
+    return Driver(core, renderer)

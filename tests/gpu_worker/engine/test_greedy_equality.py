@@ -6,29 +6,13 @@ from pathlib import Path
 import pytest
 
 from datasets_app.rendering import ChatRenderer
-from gpu_worker.engine.adapter_folder import open_adapter
-from gpu_worker.engine.build import build_core
-from gpu_worker.engine.config import EngineConfig
-from tests.gpu_worker.engine.driver import Driver
+from tests.gpu_worker.engine.driver import Driver, make_driver
 from tests.gpu_worker.engine.reference import Reference
 
 PromptIds = Callable[[str], list[int]]
 
 TEXTS = ("short", "The printer does not print. " * 4, "Не могу войти в личный кабинет", "x" * 90)
 WHO = (None, "north", "south", "west")
-
-
-def make_driver(model_dir: Path, renderer: ChatRenderer, adapters: dict[str, Path], **limits: object) -> Driver:
-    config = EngineConfig(kv_cache_bytes=2**21, max_context=512, **limits)  # type: ignore[arg-type]
-    core = build_core(model_dir, renderer, config)
-    for name, path in adapters.items():
-        core.add_adapter(name, open_adapter(path, max_rank=64))
-    return Driver(core, renderer)
-
-
-@pytest.fixture
-def driver(model_dir: Path, renderer: ChatRenderer, adapter_dirs: dict[str, Path]) -> Driver:
-    return make_driver(model_dir, renderer, adapter_dirs)
 
 
 @pytest.mark.parametrize("adapter", WHO)

@@ -1,0 +1,81 @@
+"""Blocks are never lost, never shared by mistake, and found again only for exactly equal beginnings."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gpu_worker.engine.block_pool import BLOCK_SIZE, BlockPool
+
+TOTAL = 12
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Random sequences over two token blocks and two adapters; a shadow remembers what each block should hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = BlockPool(TOTAL)
+        self.running: list[tuple[int, tuple[int, ...], list[int]]] = []
+        self.content: dict[int, tuple[int, tuple[int, ...]]] = {}
+
+    @rule(adapter=st.sampled_from([1, 2]), pattern=st.lists(st.sampled_from([7, 8]), min_size=1, max_size=4))
+    def start(self, adapter: int, pattern: list[int]) -> None:
+        tokens = (*(token for token in pattern for _ in range(BLOCK_SIZE)), 9)
+        cached = self.pool.acquire_prefix(adapter, tokens)
+        for index, block in enumerate(cached):
+            assert self.content[block] == (adapter, tokens[: (index + 1) * BLOCK_SIZE])
+        missing = len(pattern) + 1 - len(cached)
+        if missing > self.pool.free_blocks:
+            self.pool.release(cached)
+            return
+        new = self.pool.acquire_new(missing)
+        held = {block for _, _, table in self.running for block in table}
+        assert not held.intersection(new)
+        table = cached + new
+        for index in range(len(pattern)):
+            self.content[table[index]] = (adapter, tokens[: (index + 1) * BLOCK_SIZE])
+        self.pool.publish_prefix(adapter, tokens, table, len(tokens))
+        self.running.append((adapter, tokens, table))
+
+    @precondition(lambda self: self.running)
+    @rule(index=st.integers(min_value=0))
+    def end(self, index: int) -> None:
+        _, _, table = self.running.pop(index % len(self.running))
+        self.pool.release(table)
+
+    @rule(adapter=st.sampled_from([1, 2]))
+    def forget(self, adapter: int) -> None:
+        self.pool.forget_adapter(adapter)
+        if not any(uid == adapter for uid, _, _ in self.running):
+            assert self.pool.acquire_prefix(adapter, (7,) * (BLOCK_SIZE + 1)) == []
+
+    @invariant()
+    def no_block_is_lost(self) -> None:
+        held = {block for _, _, table in self.running for block in table}
+        assert self.pool.free_blocks == TOTAL - 1 - len(held)
+
+
+TestPool = PoolMachine.TestCase
+TestPool.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_the_last_token_is_always_computed() -> None:
+    pool = BlockPool(8)
+    tokens = tuple(range(2 * BLOCK_SIZE))
+    table = pool.acquire_new(2)
+    pool.publish_prefix(None, tokens, table, len(tokens))
+    assert pool.acquire_prefix(None, tokens) == table[:1]
+    assert pool.acquire_prefix(None, (*tokens, 99)) == table
+
+
+def test_the_least_recently_used_prefix_makes_room() -> None:
+    pool = BlockPool(4)
+    for first in (1, 2, 3):
+        table = pool.acquire_new(1)
+        pool.publish_prefix(None, (first,) * BLOCK_SIZE, table, BLOCK_SIZE)
+        pool.release(table)
+    touched = pool.acquire_prefix(None, (1,) * (BLOCK_SIZE + 1))
+    pool.release(touched)
+    pool.acquire_new(1)
+    assert pool.acquire_prefix(None, (2,) * (BLOCK_SIZE + 1)) == []
+    assert pool.acquire_prefix(None, (1,) * (BLOCK_SIZE + 1)) == touched

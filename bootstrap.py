@@ -128,7 +128,8 @@ def install(extras: tuple[str, ...]) -> None:
     fingerprint = hashlib.sha256(content.encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == fingerprint:
         return
-    pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
+    # not compiled: Python does that on first import, and most modules are never imported
+    pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--no-compile"]
     if not has_torch():
         source = ["--index-url", TORCH_INDEX] if TORCH_INDEX else []
         refuse_cuda([*pip, "--no-deps", *source, TORCH])

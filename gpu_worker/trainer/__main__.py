@@ -1,0 +1,73 @@
+"""`python -m gpu_worker.trainer JOB_DIR`: train one job folder, report on standard output, answer with an exit code.
+
+0 finished, 1 failed, 75 stopped on request with everything saved.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from gpu_worker.trainer.errors import EXIT_FAILED, TrainingError
+from gpu_worker.trainer.events import Events
+from gpu_worker.trainer.limits import die_with_parent, keep_freed_memory
+
+# Read by libraries at import: nothing is ever fetched, nothing is told to anyone, no progress bars.
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job whose folder is the only argument; every failure becomes one `failed` event."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m gpu_worker.trainer JOB_DIR\n")
+        return 2
+    os.environ.update(ENVIRONMENT)
+    keep_freed_memory()
+    events = Events.on_stdout()
+    try:
+        return _train(Path(arguments[0]), events)
+    except TrainingError as error:
+        traceback.print_exc()
+        events.emit("failed", code=error.code, message=error.message)
+    except Exception as error:  # noqa: BLE001 -- the border of the process: the supervisor must hear of anything
+        traceback.print_exc()
+        events.emit("failed", **_unexpected(error))
+    return EXIT_FAILED
+
+
+def _train(job_dir: Path, events: Events) -> int:
+    # Late, after the signal handlers stand: importing torch takes seconds, and a stop may come meanwhile.
+    from gpu_worker.trainer.stop import StopFlag
+
+    stop = StopFlag()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.request())
+    die_with_parent()
+    events.phase("loading")
+    from gpu_worker.trainer.job import Job
+    from gpu_worker.trainer.spec import JobFolder
+
+    return Job(JobFolder(job_dir), events, stop).run()
+
+
+def _unexpected(error: Exception) -> dict[str, str]:
+    from gpu_worker.trainer.learner import is_out_of_memory
+
+    if is_out_of_memory(error):
+        message = "Memory ran out. Choose a smaller base model, shorter rows or smaller micro-batches."
+        return {"code": "out_of_memory", "message": message}
+    # Only the kind: an error's text may quote a row.
+    message = f"The trainer failed unexpectedly ({type(error).__name__}). The node's log has the details; try again."
+    return {"code": "internal", "message": message}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

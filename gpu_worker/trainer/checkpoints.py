@@ -1,0 +1,189 @@
+"""Saved state of a run: complete, durable, checked before it is trusted, and free of anything that runs as code.
+
+A checkpoint is a folder `step-<n>` with `state.safetensors` (adapter, optimizer, random numbers), `progress.json`
+(counters) and `manifest.json` (a SHA-256 of both, and of what was being trained).
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gpu_worker.trainer.parameters import AdamW, AdapterParameters
+from gpu_worker.trainer.spec import JobFolder, TrainSpec
+from gpu_worker.trainer.storage import publish_folder, require_space, sha256_of
+
+CHECKPOINT_FORMAT = 1
+KEPT = 2  # the newest, and one before it in case the newest turns out damaged
+MANIFEST, STATE, PROGRESS = "manifest.json", "state.safetensors", "progress.json"
+# May be changed between stop and resume, since the same batches and learning rates follow.
+_FREE_TO_CHANGE = {"max_minutes", "micro_batch_size", "checkpoint_every_steps", "evaluation_rows", "max_new_tokens"}
+
+
+class CheckpointError(Exception):
+    """A checkpoint that must not be used; the text says why."""
+
+
+@dataclass
+class Progress:
+    """Counters of a run; all a resumed run needs besides the tensors."""
+
+    step: int = 0
+    seconds: float = 0.0
+    trained_tokens: int = 0
+    trained_label_tokens: int = 0
+    loss_sum: float = 0.0
+    recent: list[tuple[float, int]] = field(default_factory=list)  # (summed loss, label tokens) of the last steps
+    validated_step: int = -1
+    validation_loss: float | None = None
+    best_validation_loss: float | None = None
+    best_step: int = 0
+    checks_without_gain: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint holds, in memory. `best`: the adapter with the lowest validation loss, if that is kept."""
+
+    progress: Progress
+    adapter: dict[str, Tensor]
+    mean: dict[str, Tensor]
+    square: dict[str, Tensor]
+    best: dict[str, Tensor]
+    random: dict[str, Tensor]
+
+
+def identity(spec: TrainSpec, job: JobFolder) -> str:
+    """Return a hash of what is being trained: a checkpoint of other rows or settings is not ours to continue."""
+    hyperparameters = spec.hyperparameters.model_dump(mode="json", exclude=_FREE_TO_CHANGE)
+    files = [path for path in (job.train_rows, job.validation_rows) if path.exists()]
+    content = {
+        "base_model": [spec.base_model.slug, spec.base_model.revision],
+        "hyperparameters": hyperparameters,
+        "data": {path.name: sha256_of(path) for path in files},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def capture(progress: Progress, parameters: AdapterParameters, optimizer: AdamW, best: Mapping[str, Tensor]) -> State:
+    """Copy the present state of a run."""
+    return State(
+        progress=progress,
+        adapter=parameters.export(parameters.values),
+        mean=parameters.export(optimizer.mean),
+        square=parameters.export(optimizer.square),
+        best=dict(best),
+        random=random_state(),
+    )
+
+
+def restore(state: State, parameters: AdapterParameters, optimizer: AdamW) -> None:
+    """Put a saved state back in place."""
+    parameters.load(parameters.values, state.adapter)
+    parameters.load(optimizer.mean, state.mean)
+    parameters.load(optimizer.square, state.square)
+    optimizer.updates = state.progress.step
+    set_random_state(state.random)
+
+
+def random_state() -> dict[str, Tensor]:
+    """Return the state of torch's random number generators, which dropout draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: Mapping[str, Tensor]) -> None:
+    """Set torch's random number generators."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def bytes_needed(parameter_count: int) -> int:
+    """Return the disk space of the checkpoints kept, the one being written, and the adapter."""
+    return parameter_count * 4 * (4 * (KEPT + 1) + 1)
+
+
+def save(folder: Path, state: State, *, belongs_to: str) -> Path:
+    """Write `folder/step-<n>` durably, prune older ones, and return its path. Raises: TrainingError (disk_full)."""
+    target = folder / f"step-{state.progress.step}"
+    folder.mkdir(exist_ok=True)
+    require_space(folder, 4 * 4 * sum(tensor.numel() for tensor in state.adapter.values()))
+
+    def write(aside: Path) -> None:
+        save_file(_flat(state), str(aside / STATE))
+        (aside / PROGRESS).write_text(json.dumps(asdict(state.progress), allow_nan=False), encoding="utf-8")
+        manifest = {
+            "format": CHECKPOINT_FORMAT,
+            "identity": belongs_to,
+            "step": state.progress.step,
+            "files": {name: sha256_of(aside / name) for name in (STATE, PROGRESS)},
+        }
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+
+    publish_folder(target, write)
+    for old in newest_first(folder)[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """Return the checkpoint folders, the highest step first."""
+    found = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def load(path: Path, *, belongs_to: str) -> State:
+    """Read a checkpoint after verifying every byte of it. Raises: CheckpointError."""
+    manifest = _verified_manifest(path, belongs_to)
+    try:
+        tensors = load_file(str(path / STATE))
+        content = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
+        progress = Progress(**content)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"it cannot be read ({type(error).__name__})") from error
+    if progress.step != manifest["step"]:
+        raise CheckpointError("its parts are of different steps")
+    groups = {name: _group(tensors, name) for name in ("adapter", "mean", "square", "best", "random")}
+    return State(progress=progress, **groups)
+
+
+def _verified_manifest(path: Path, belongs_to: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        files = manifest["files"]
+        if manifest["format"] != CHECKPOINT_FORMAT or set(files) != {STATE, PROGRESS}:
+            raise CheckpointError("its format is unknown")
+        if manifest["identity"] != belongs_to:
+            raise CheckpointError("it belongs to other rows, another base model or other hyperparameters")
+        for name, expected in files.items():
+            if sha256_of(path / name) != expected:
+                raise CheckpointError(f"{name} has been changed since it was written")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"it is incomplete ({type(error).__name__})") from error
+    return dict(manifest)
+
+
+def _flat(state: State) -> dict[str, Tensor]:
+    groups = {
+        "adapter": state.adapter,
+        "mean": state.mean,
+        "square": state.square,
+        "best": state.best,
+        "random": state.random,
+    }
+    return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+
+
+def _group(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
+    prefix = f"{group}/"
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

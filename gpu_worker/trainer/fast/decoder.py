@@ -1,0 +1,202 @@
+"""A llama-shaped decoder on packed tokens: loss forward, adapter gradients backward, layer by layer.
+
+Shapes: T packed tokens, L label tokens, d hidden size, H query heads, K key/value heads, m head size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpu_worker.trainer.fast.attention import SavedAttention, attend, attend_backward
+from gpu_worker.trainer.fast.head import VocabularyHead
+from gpu_worker.trainer.fast.kernels import gated, gated_backward, rms_norm, rms_norm_backward, rotate
+from gpu_worker.trainer.fast.packing import PackedBatch
+from gpu_worker.trainer.fast.projection import AdaptedProjection
+from gpu_worker.trainer.fast.support import DecoderShape
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer: two norms' weights (d,) and four stacks of projections."""
+
+    attention_norm: Tensor
+    mlp_norm: Tensor
+    qkv: AdaptedProjection
+    output: AdaptedProjection
+    gate_up: AdaptedProjection
+    down: AdaptedProjection
+
+
+@dataclass(frozen=True)
+class SavedLayer:
+    """What a layer's backward pass needs; `low_…` are low-rank activations of its stacks.
+
+    In the last layer everything from `mixed` on has L rows instead of T. The gated activations are not kept: they
+    are the widest tensor of all and cost one cheap product to make again.
+    """
+
+    hidden: Tensor
+    inverse: Tensor
+    normed: Tensor
+    low_qkv: Tensor | None
+    attention: list[SavedAttention]
+    mixed: Tensor
+    low_output: Tensor | None
+    middle: Tensor
+    middle_inverse: Tensor
+    middle_normed: Tensor
+    gate_up: Tensor
+    low_gate_up: Tensor | None
+    low_down: Tensor | None
+
+
+@dataclass(frozen=True)
+class Angles:
+    """Rotations of the packed tokens, (T, 1, m / 2) each."""
+
+    cosine: Tensor
+    sine: Tensor
+
+
+class FastDecoder:
+    """The decoder with its adapters; `loss` measures, `accumulate` learns."""
+
+    def __init__(
+        self, *, shape: DecoderShape, embedding: Tensor, layers: list[Layer], final_norm: Tensor, head: Tensor
+    ) -> None:
+        self._shape = shape
+        self._embedding = embedding
+        self._layers = layers
+        self._final_norm = final_norm
+        self._head = VocabularyHead(head)
+        half = torch.arange(0, shape.head_size, 2, dtype=torch.float) / shape.head_size
+        self._frequencies = 1.0 / shape.rope_theta**half
+
+    def loss(self, batch: PackedBatch) -> float:
+        """Return the summed loss of the batch's label tokens."""
+        with torch.inference_mode():
+            hidden, angles = self._embed(batch), self._angles(batch)
+            for layer in self._layers:
+                hidden, _saved = self._layer_forward(layer, hidden, batch, angles)
+            normed, _inverse = rms_norm(hidden, self._final_norm, self._shape.norm_epsilon)
+            return self._head.loss(normed, batch.labels)
+
+    def accumulate(self, batch: PackedBatch, scale: float) -> float:
+        """Add the gradient of scale · loss to the adapters' gradients and return the summed loss."""
+        with torch.inference_mode():
+            hidden, angles = self._embed(batch), self._angles(batch)
+            saved: list[SavedLayer] = []
+            for layer in self._layers:
+                hidden, kept = self._layer_forward(layer, hidden, batch, angles)
+                saved.append(kept)
+            loss, d_hidden = self._head_backward(hidden, batch, scale)
+            for layer in reversed(self._layers):
+                # popped, so that a layer's activations are freed as soon as its gradients are made
+                d_hidden = self._layer_backward(layer, d_hidden, saved.pop(), batch, angles)
+            return loss
+
+    def _embed(self, batch: PackedBatch) -> Tensor:
+        return self._embedding.index_select(0, batch.token_ids)
+
+    def _angles(self, batch: PackedBatch) -> Angles:
+        angles = batch.positions[:, None, None] * self._frequencies
+        return Angles(cosine=angles.cos(), sine=angles.sin())
+
+    def _head_backward(self, hidden: Tensor, batch: PackedBatch, scale: float) -> tuple[float, Tensor]:
+        """Return the summed loss and d_hidden (L, d) of scale · loss."""
+        normed, inverse = rms_norm(hidden, self._final_norm, self._shape.norm_epsilon)
+        d_normed = torch.empty_like(normed)
+        loss = self._head.loss(normed, batch.labels, d_normed)
+        d_normed.mul_(scale)
+        return loss, rms_norm_backward(d_normed, hidden, inverse, normed, self._final_norm)
+
+    def _layer_forward(
+        self, layer: Layer, hidden: Tensor, batch: PackedBatch, angles: Angles
+    ) -> tuple[Tensor, SavedLayer]:
+        """Return the layer's output, (T, d), or (L, d) in the last layer, where only predictions are read."""
+        epsilon = self._shape.norm_epsilon
+        normed, inverse = rms_norm(hidden, layer.attention_norm, epsilon)
+        qkv, low_qkv = layer.qkv.forward(normed)
+        mixed, attention = self._attend(qkv, batch, angles)
+        residual = hidden
+        if layer is self._layers[-1]:
+            mixed, residual = mixed.index_select(0, batch.predicting), hidden.index_select(0, batch.predicting)
+        middle, low_output = layer.output.forward(mixed)
+        middle += residual
+        middle_normed, middle_inverse = rms_norm(middle, layer.mlp_norm, epsilon)
+        gate_up, low_gate_up = layer.gate_up.forward(middle_normed)
+        out, low_down = layer.down.forward(gated(gate_up))
+        out += middle
+        return out, SavedLayer(
+            hidden=hidden,
+            inverse=inverse,
+            normed=normed,
+            low_qkv=low_qkv,
+            attention=attention,
+            mixed=mixed,
+            low_output=low_output,
+            middle=middle,
+            middle_inverse=middle_inverse,
+            middle_normed=middle_normed,
+            gate_up=gate_up,
+            low_gate_up=low_gate_up,
+            low_down=low_down,
+        )
+
+    def _layer_backward(
+        self, layer: Layer, d_out: Tensor, saved: SavedLayer, batch: PackedBatch, angles: Angles
+    ) -> Tensor:
+        """Add the layer's adapter gradients and return the gradient by its input, (T, d)."""
+        d_gated = layer.down.backward(d_out, gated(saved.gate_up), saved.low_down)
+        d_gate_up = gated_backward(d_gated, saved.gate_up)
+        d_normed = layer.gate_up.backward(d_gate_up, saved.middle_normed, saved.low_gate_up)
+        d_middle = rms_norm_backward(
+            d_normed, saved.middle, saved.middle_inverse, saved.middle_normed, layer.mlp_norm
+        ).add_(d_out)
+        d_mixed = layer.output.backward(d_middle, saved.mixed, saved.low_output)
+        if layer is self._layers[-1]:
+            d_mixed, d_middle = self._to_all_tokens(d_mixed, batch), self._to_all_tokens(d_middle, batch)
+        d_qkv = self._attend_backward(d_mixed, saved.attention, batch, angles)
+        if layer is self._layers[0]:  # below lie only frozen embeddings
+            layer.qkv.add_gradients(d_qkv, saved.normed, saved.low_qkv)
+            return d_middle
+        d_normed = layer.qkv.backward(d_qkv, saved.normed, saved.low_qkv)
+        return rms_norm_backward(d_normed, saved.hidden, saved.inverse, saved.normed, layer.attention_norm).add_(
+            d_middle
+        )
+
+    def _attend(self, qkv: Tensor, batch: PackedBatch, angles: Angles) -> tuple[Tensor, list[SavedAttention]]:
+        """Return attention's output (T, H·m) from stacked queries, keys and values (T, (H + 2K)·m)."""
+        heads, rotating = self._heads(qkv)
+        rotated = rotate(heads[:, :rotating], angles.cosine, angles.sine)
+        queries, keys = rotated[:, : self._shape.heads], rotated[:, self._shape.heads :]
+        mixed = torch.empty(len(qkv), self._shape.heads * self._shape.head_size)
+        saved = []
+        for block in batch.blocks:
+            mixed[block.first : block.end], kept = attend(queries, keys, heads[:, rotating:], block)
+            saved.append(kept)
+        return mixed, saved
+
+    def _attend_backward(
+        self, d_mixed: Tensor, saved: list[SavedAttention], batch: PackedBatch, angles: Angles
+    ) -> Tensor:
+        """Return the gradient by stacked queries, keys and values, (T, (H + 2K)·m)."""
+        shape = self._shape
+        d_qkv = torch.empty(len(d_mixed), (shape.heads + 2 * shape.key_value_heads) * shape.head_size)
+        d_heads, rotating = self._heads(d_qkv)
+        d_rotated = torch.empty(len(d_mixed), rotating, shape.head_size)
+        d_queries, d_keys = d_rotated[:, : shape.heads], d_rotated[:, shape.heads :]
+        for block, kept in zip(batch.blocks, saved, strict=True):
+            attend_backward(d_mixed[block.first : block.end], kept, block, d_queries, d_keys, d_heads[:, rotating:])
+        d_heads[:, :rotating] = rotate(d_rotated, angles.cosine, -angles.sine)
+        return d_qkv
+
+    def _heads(self, qkv: Tensor) -> tuple[Tensor, int]:
+        """Return (T, H + 2K, m) and how many of these heads, the queries' and keys', are rotated."""
+        return qkv.view(len(qkv), -1, self._shape.head_size), self._shape.heads + self._shape.key_value_heads
+
+    def _to_all_tokens(self, of_predicting: Tensor, batch: PackedBatch) -> Tensor:
+        """(L, n) → (T, n), zero where nothing is predicted."""
+        whole = torch.zeros(len(batch.token_ids), of_predicting.shape[1])
+        return whole.index_copy_(0, batch.predicting, of_predicting)

@@ -1,0 +1,144 @@
+"""The hand-written path as the training loop sees it: load, pack, accumulate, export."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+
+from gpu_worker.trainer.adapter import PREFIX, lora_config
+from gpu_worker.trainer.fast.decoder import FastDecoder, Layer
+from gpu_worker.trainer.fast.packing import pack
+from gpu_worker.trainer.fast.projection import AdaptedProjection, AdapterPart, StackedAdapter
+from gpu_worker.trainer.fast.support import decoder_shape, read_config
+from gpu_worker.trainer.fast.weights import GROUPS, DecoderWeights, FrozenProjection, LayerWeights, load_weights
+from gpu_worker.trainer.learner import unusable_base_model
+from gpu_worker.trainer.parameters import AdapterParameters, Slot
+from gpu_worker.trainer.rows import EncodedRow
+from gpu_worker.trainer.spec import TrainSpec
+
+TARGETS = {
+    "all-linear": tuple(module for group in GROUPS.values() for module in group),
+    "attention": (*GROUPS["qkv"], *GROUPS["output"]),
+    "query-value": ("self_attn.q_proj", "self_attn.v_proj"),
+}
+
+
+class FastLearner:
+    """A llama-shaped decoder with LoRA, on CPU in float32."""
+
+    path: Literal["fast", "general"] = "fast"
+    why = "a llama-shaped base model in 32 bit on a CPU"
+    device = "cpu"
+
+    def __init__(self, spec: TrainSpec) -> None:
+        """Load the base model and attach a fresh adapter. Raises: TrainingError (bad_base_model)."""
+        self._spec = spec
+        shape = decoder_shape(read_config(spec.base_model.path))
+        try:
+            weights = load_weights(spec.base_model.path, layers=shape.layers, tied_head=shape.tied_head)
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise unusable_base_model(f"reading its weights failed with {type(error).__name__}") from error
+        self._targets = TARGETS[spec.hyperparameters.lora_targets]
+        rank = spec.hyperparameters.lora_r
+        self.parameters = AdapterParameters(_slots(weights, self._targets, rank))
+        self.parameters.initialise(spec.hyperparameters.seed)
+        adapters = _Adapters(self.parameters, rank, spec.hyperparameters.lora_alpha / rank)
+        self._decoder = FastDecoder(
+            shape=shape,
+            embedding=weights.embedding,
+            layers=[_layer(frozen, adapters) for frozen in weights.layers],
+            final_norm=weights.final_norm,
+            head=weights.head,
+        )
+
+    def accumulate(self, rows: Sequence[EncodedRow], scale: float) -> float:
+        """Add the gradient of scale · loss to `parameters.gradients` and return the summed loss."""
+        return self._decoder.accumulate(pack(rows), scale)
+
+    def loss_sum(self, rows: Sequence[EncodedRow]) -> float:
+        """Return the summed loss without gradient."""
+        return self._decoder.loss(pack(rows))
+
+    def adapter_config(self) -> dict[str, object]:
+        """Return the content of PEFT's `adapter_config.json`."""
+        chosen = self._spec.hyperparameters
+        return lora_config(
+            base_model=self._spec.base_model.slug,
+            rank=chosen.lora_r,
+            alpha=chosen.lora_alpha,
+            dropout=chosen.lora_dropout,
+            target_modules=[module.rsplit(".", 1)[-1] for module in self._targets],
+        )
+
+
+def _down_name(module: str) -> str:
+    return f"{PREFIX}{module}.lora_A.weight"
+
+
+def _up_name(module: str) -> str:
+    return f"{PREFIX}{module}.lora_B.weight"
+
+
+def _adapted(frozen: FrozenProjection, targets: tuple[str, ...]) -> list[tuple[str, int, int]]:
+    return [part for part in frozen.parts if part[0].split(".", 3)[-1] in targets]
+
+
+def _slots(weights: DecoderWeights, targets: tuple[str, ...], rank: int) -> list[Slot]:
+    """Lay out a stack's A matrices side by side, so that one product with all of them is one product."""
+    slots = []
+    for layer in weights.layers:
+        for frozen in (layer.qkv, layer.output, layer.gate_up, layer.down):
+            adapted = _adapted(frozen, targets)
+            inputs = frozen.weight.shape[1]
+            slots += [Slot(_down_name(module), (rank, inputs)) for module, _, _ in adapted]
+            slots += [Slot(_up_name(module), (end - start, rank), transposed=True) for module, start, end in adapted]
+    return slots
+
+
+class _Adapters:
+    """Finds the views of a stack's adapters in the flat buffers."""
+
+    def __init__(self, parameters: AdapterParameters, rank: int, scale: float) -> None:
+        self._values = parameters.views(parameters.values)
+        self._gradients = parameters.views(parameters.gradients)
+        self._rank = rank
+        self._scale = scale
+
+    def of(self, frozen: FrozenProjection) -> StackedAdapter | None:
+        adapted = [part for part in frozen.parts if _down_name(part[0]) in self._values]
+        if not adapted:
+            return None
+        parts = tuple(
+            AdapterPart(
+                columns=slice(start, end),
+                ranks=slice(number * self._rank, (number + 1) * self._rank),
+                up=self._values[_up_name(module)],
+                up_gradient=self._gradients[_up_name(module)],
+            )
+            for number, (module, start, end) in enumerate(adapted)
+        )
+        downs = [_down_name(module) for module, _, _ in adapted]
+        return StackedAdapter(
+            down=_spanning([self._values[name] for name in downs]),
+            down_gradient=_spanning([self._gradients[name] for name in downs]),
+            parts=parts,
+            scale=self._scale,
+        )
+
+
+def _spanning(views: list[torch.Tensor]) -> torch.Tensor:
+    """Return one view over matrices that lie one behind the other in one buffer."""
+    rows, columns = sum(len(view) for view in views), views[0].shape[1]
+    return views[0].as_strided((rows, columns), (columns, 1))
+
+
+def _layer(frozen: LayerWeights, adapters: _Adapters) -> Layer:
+    return Layer(
+        attention_norm=frozen.attention_norm,
+        mlp_norm=frozen.mlp_norm,
+        qkv=AdaptedProjection(frozen.qkv, adapters.of(frozen.qkv)),
+        output=AdaptedProjection(frozen.output, adapters.of(frozen.output)),
+        gate_up=AdaptedProjection(frozen.gate_up, adapters.of(frozen.gate_up)),
+        down=AdaptedProjection(frozen.down, adapters.of(frozen.down)),
+    )

@@ -1,0 +1,114 @@
+"""Which runs the hand-written path can take, and the shape of the model it needs to know."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpu_worker.trainer.fast.weights import layer_tensor_names, tensor_files
+from gpu_worker.trainer.spec import TrainSpec
+
+MODEL_TYPES = ("llama", "mistral", "qwen2")
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """Sizes of a llama-shaped decoder. `heads` share `key_value_heads`, `heads / key_value_heads` each."""
+
+    layers: int
+    hidden: int
+    heads: int
+    key_value_heads: int
+    head_size: int
+    norm_epsilon: float
+    rope_theta: float
+    tied_head: bool
+
+
+def reason_against(spec: TrainSpec, *, device: str, longest_row: int) -> str | None:
+    """Return why a run must take the general path, None if the fast one computes exactly the same."""
+    config = read_config(spec.base_model.path)
+    return (
+        _reason_in_order(spec, device)
+        or _reason_in_model(config, longest_row)
+        or _reason_in_files(spec.base_model.path, config)
+    )
+
+
+def read_config(model_dir: Path) -> dict[str, Any]:
+    """Return the base model's `config.json`, empty if it cannot be read (the general path then says what is wrong)."""
+    try:
+        content = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def decoder_shape(config: dict[str, Any]) -> DecoderShape:
+    """Return the sizes named in a `config.json` that passed `reason_against`."""
+    heads = config["num_attention_heads"]
+    return DecoderShape(
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        heads=heads,
+        key_value_heads=config.get("num_key_value_heads") or heads,
+        head_size=config.get("head_dim") or config["hidden_size"] // heads,
+        norm_epsilon=config.get("rms_norm_eps", 1e-6),
+        rope_theta=_rope(config).get("rope_theta", 10_000.0),
+        tied_head=config.get("tie_word_embeddings", False),
+    )
+
+
+def _reason_in_order(spec: TrainSpec, device: str) -> str | None:
+    chosen = spec.hyperparameters
+    if device != "cpu":
+        return "a GPU is used, for which torch brings fused kernels"
+    if chosen.quantization != "none":
+        return "the base model is compressed"
+    if chosen.precision == "bf16":
+        return "16-bit numbers are chosen"
+    if chosen.lora_dropout > 0:
+        return "LoRA dropout is above 0"
+    if chosen.gradient_checkpointing:
+        return "gradient checkpointing is chosen"
+    return None
+
+
+def _reason_in_model(config: dict[str, Any], longest_row: int) -> str | None:
+    if config.get("model_type") not in MODEL_TYPES:
+        return f"the base model is of the kind {config.get('model_type', 'unknown')}, not {', '.join(MODEL_TYPES)}"
+    if config.get("quantization_config"):
+        return "the base model's files are compressed"
+    if config.get("hidden_act", "silu") != "silu":
+        return f"the base model uses the activation {config['hidden_act']}"
+    if _rope(config).get("rope_type", "default") != "default":
+        return f"the base model scales positions ({_rope(config)['rope_type']})"
+    window = config.get("sliding_window")
+    if window and config.get("use_sliding_window", True) and longest_row > window:
+        return f"rows are longer than the base model's attention window of {window} tokens"
+    return None
+
+
+def _reason_in_files(model_dir: Path, config: dict[str, Any]) -> str | None:
+    """Look for parts that plain llama does not have, such as norms on queries and keys."""
+    try:
+        names = set(tensor_files(model_dir))
+        known = set().union(*(layer_tensor_names(layer) for layer in range(config["num_hidden_layers"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return "the base model's files have an unusual layout"
+    known |= {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
+    required = {name for name in known if name.endswith(".weight") and name != "lm_head.weight"}
+    ignored = {name for name in names if name.endswith("rotary_emb.inv_freq")}  # derived, saved by old versions
+    if not required <= names or names - known - ignored:
+        return "the base model has parts that plain llama has not"
+    if not config.get("tie_word_embeddings", False) and "lm_head.weight" not in names:
+        return "the base model's head is missing from its files"
+    return None
+
+
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of rotary positions, from where newer or older versions of transformers write them."""
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    theta = scaling.get("rope_theta") or config.get("rope_theta") or 10_000.0
+    return {"rope_type": kind, "rope_theta": float(theta)}

@@ -1,0 +1,208 @@
+"""Learning for any causal language model that transformers and peft know, on CPU or GPU.
+
+Faster and leaner than a stock training loop in two exact ways: the vocabulary head, the largest matrix of a small
+model, is computed only where an answer token is predicted, and rows of similar length share a micro-batch.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gpu_worker.trainer.adapter import peft_alpha, saved_name
+from gpu_worker.trainer.learner import unusable_base_model
+from gpu_worker.trainer.parameters import AdapterParameters, Slot
+from gpu_worker.trainer.rows import EncodedRow
+from gpu_worker.trainer.spec import TrainSpec
+
+
+class GeneralLearner:
+    """A transformers model with PEFT's LoRA layers, differentiated by autograd."""
+
+    path: Literal["fast", "general"] = "general"
+
+    def __init__(self, spec: TrainSpec, *, device: str, why: str) -> None:
+        """Load the base model and attach a fresh adapter. Raises: TrainingError (bad_base_model)."""
+        self.why = why
+        self.device = device
+        self._bf16 = uses_bf16(spec, device)
+        self._model = _with_adapter(_load_base(spec, device=device, bf16=self._bf16), spec)
+        self._causal_lm = self._model.get_base_model()
+        self.parameters = _adopt_parameters(self._model, device)
+        self.parameters.initialise(spec.hyperparameters.seed)
+        self._head_alone = _head_alone_gives_logits(self._causal_lm, device)
+
+    def accumulate(self, rows: Sequence[EncodedRow], scale: float) -> float:
+        """Add the gradient of scale · loss to `parameters.gradients` and return the summed loss."""
+        self._model.train()
+        loss = self._loss(rows)
+        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def loss_sum(self, rows: Sequence[EncodedRow]) -> float:
+        """Return the summed loss without dropout and without gradient."""
+        self._model.eval()
+        with torch.no_grad():
+            return float(self._loss(rows))
+
+    def adapter_config(self) -> dict[str, object]:
+        """Return the content of PEFT's `adapter_config.json`."""
+        config = self._model.peft_config["default"]
+        config.inference_mode = True
+        content: dict[str, object] = config.to_dict()
+        content["target_modules"] = sorted(config.target_modules)
+        return content
+
+    def _loss(self, rows: Sequence[EncodedRow]) -> Tensor:
+        token_ids, predicting, labels = (tensor.to(self.device) for tensor in _padded(rows))
+        autocast = torch.autocast(self.device, torch.bfloat16) if self._bf16 else contextlib.nullcontext()
+        with autocast:
+            logits = self._logits(token_ids, predicting)
+        return functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+    def _logits(self, token_ids: Tensor, predicting: Tensor) -> Tensor:
+        """Return logits (label tokens, vocabulary) at the flat positions `predicting` of token_ids (rows, length)."""
+        if not self._head_alone:
+            logits: Tensor = self._causal_lm(input_ids=token_ids, use_cache=False).logits
+            return logits.flatten(0, 1)[predicting]
+        # No attention mask: padding stands behind every real token, where a causal model cannot see it.
+        hidden = self._causal_lm.get_decoder()(input_ids=token_ids, use_cache=False).last_hidden_state
+        head: nn.Module = self._causal_lm.get_output_embeddings()
+        result: Tensor = head(hidden.flatten(0, 1)[predicting])
+        return result
+
+
+def uses_bf16(spec: TrainSpec, device: str) -> bool:
+    """Tell whether frozen weights and products are bfloat16; without bf16 hardware it is slower than float32."""
+    return spec.hyperparameters.precision == "bf16" or (spec.hyperparameters.precision == "auto" and device == "cuda")
+
+
+def _padded(rows: Sequence[EncodedRow]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return token ids (rows, longest) padded behind, flat positions that predict a label, and those labels.
+
+    The position before an answer token predicts it. Padding is told by length and never by a padding id: in many
+    models padding and end-of-turn are the same token, and the end must be learned.
+    """
+    longest = max(len(row.token_ids) for row in rows)
+    token_ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    predicting: list[int] = []
+    labels: list[int] = []
+    for number, row in enumerate(rows):
+        token_ids[number, : len(row.token_ids)] = torch.tensor(row.token_ids)
+        start = number * longest
+        predicting += range(start + row.prompt_length - 1, start + len(row.token_ids) - 1)
+        labels += row.token_ids[row.prompt_length :]
+    return token_ids, torch.tensor(predicting), torch.tensor(labels)
+
+
+# --- loading -----------------------------------------------------------------------------------------------------
+
+
+def _load_base(spec: TrainSpec, *, device: str, bf16: bool) -> Any:
+    """Return the frozen base model on its device; only local safetensors files, never code from the folder."""
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {}
+    quantization = _quantization(spec.hyperparameters.quantization, bf16=bf16)
+    if quantization is not None:
+        options = {"quantization_config": quantization, "device_map": {"": device}}
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            spec.base_model.path,
+            dtype=torch.bfloat16 if bf16 else torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise unusable_base_model(f"loading it failed with {type(error).__name__}") from error
+    model.requires_grad_(False)
+    return model if options else model.to(device)
+
+
+def _quantization(kind: str, *, bf16: bool) -> Any:
+    """Return the bitsandbytes settings for the frozen weights, None for none.
+
+    nf4 with double quantization is QLoRA: Dettmers et al. 2023, arXiv:2305.14314.
+    """
+    if kind == "none":
+        return None
+    from transformers import BitsAndBytesConfig
+
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float32,
+    )
+
+
+def _with_adapter(model: Any, spec: TrainSpec) -> Any:
+    """Return the model with PEFT's LoRA layers in float32 on the chosen linear layers."""
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    chosen = spec.hyperparameters
+    checkpointing = chosen.gradient_checkpointing
+    if chosen.quantization != "none":
+        prepare: Any = prepare_model_for_kbit_training
+        model = prepare(model, use_gradient_checkpointing=checkpointing)
+    elif checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    config = LoraConfig(
+        r=chosen.lora_r,
+        lora_alpha=peft_alpha(chosen.lora_alpha),
+        lora_dropout=chosen.lora_dropout,
+        target_modules=_targets(model, chosen.lora_targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    adapted = get_peft_model(model, config)
+    # PEFT fills in the folder it was loaded from; a path of this machine means nothing to whoever gets the adapter.
+    adapted.peft_config["default"].base_model_name_or_path = spec.base_model.slug
+    return adapted
+
+
+def _targets(model: Any, choice: str) -> list[str] | str:
+    """Return which layers get an adapter, in PEFT's terms: names of linear layers, or all of them but the head."""
+    if choice == "all-linear":
+        return "all-linear"
+    names = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    inside = {name.rsplit(".", 1)[-1] for name in names if "attn" in name or "attention" in name}
+    if choice == "query-value":
+        # Families that compute query, key and value in one layer have no narrower choice than that layer.
+        inside = {name for name in inside if name in ("q_proj", "v_proj", "query", "value") or "qkv" in name} or inside
+    if not inside:
+        raise unusable_base_model("its attention layers have unknown names; choose all linear layers")
+    return sorted(inside)
+
+
+def _adopt_parameters(model: Any, device: str) -> AdapterParameters:
+    """Move PEFT's trainable tensors into one flat buffer, of which they become views."""
+    trainable = {saved_name(name): tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+    parameters = AdapterParameters([Slot(name, tuple(t.shape)) for name, t in trainable.items()], device=device)
+    values, gradients = parameters.views(parameters.values), parameters.views(parameters.gradients)
+    for name, tensor in trainable.items():
+        tensor.data = values[name]
+        tensor.grad = gradients[name]  # autograd adds into an existing gradient in place
+    return parameters
+
+
+def _head_alone_gives_logits(causal_lm: Any, device: str) -> bool:
+    """Tell whether decoder + head equal the whole model: some families scale or cap logits in between."""
+    probe = torch.arange(4, device=device)[None]
+    causal_lm.eval()
+    with torch.no_grad():
+        whole = causal_lm(input_ids=probe, use_cache=False).logits
+        try:
+            hidden = causal_lm.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state
+            parts = causal_lm.get_output_embeddings()(hidden)
+        except (AttributeError, TypeError):
+            return False
+    return parts.shape == whole.shape and torch.allclose(parts.float(), whole.float(), rtol=1e-3, atol=1e-3)

@@ -1,0 +1,203 @@
+"""One run from beginning to end, over a job folder."""
+
+import json
+import platform
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from torch import Tensor
+
+from datasets_app.rendering import ChatRenderer, RenderingError
+from gpu_worker.trainer import checkpoints
+from gpu_worker.trainer.adapter import write_adapter
+from gpu_worker.trainer.errors import EXIT_FINISHED, EXIT_STOPPED, StopRequested, TrainingError
+from gpu_worker.trainer.events import Events
+from gpu_worker.trainer.learner import Learner, make_learner, unusable_base_model
+from gpu_worker.trainer.limits import peak_memory_bytes
+from gpu_worker.trainer.loop import Rows, TrainingLoop
+from gpu_worker.trainer.rows import EncodedRows, encode_file
+from gpu_worker.trainer.spec import JobFolder, TrainSpec, read_spec
+from gpu_worker.trainer.stop import StopFlag
+from gpu_worker.trainer.storage import publish_text, require_space
+
+
+@dataclass
+class Job:
+    """What belongs to one run of the trainer; filled while it gets going."""
+
+    folder: JobFolder
+    events: Events
+    stop: StopFlag
+    started: float = field(default_factory=time.monotonic)
+
+    def run(self) -> int:
+        """Train as ordered and return the exit code. Raises: TrainingError."""
+        try:
+            spec = read_spec(self.folder)
+            run = self._prepare(spec)
+        except StopRequested:  # before anything was learned there is nothing to save
+            self.events.emit("stopped", step=0, checkpoint=None)
+            return EXIT_STOPPED
+        self.events.phase("training")
+        try:
+            run.loop.run()
+        except StopRequested:
+            return run.save_stopped()
+        return run.save_finished()
+
+    def _prepare(self, spec: TrainSpec) -> "_Run":
+        self.events.phase("tokenizing")
+        train, validation = self._encode(spec)
+        self.stop.check()
+        self.events.phase("loading")
+        longest = max(len(row.token_ids) for row in (*train.rows, *validation.rows))
+        learner = make_learner(spec, longest_row=longest)
+        require_space(self.folder.root, checkpoints.bytes_needed(learner.parameters.count))
+        self.stop.check()
+        run = _Run(self, spec, learner, train, validation)
+        resumed_from = run.resume() if spec.resume else None
+        run.announce(resumed_from)
+        return run
+
+    def _encode(self, spec: TrainSpec) -> tuple[EncodedRows, EncodedRows]:
+        try:
+            renderer = ChatRenderer.load(spec.base_model.path)
+        except RenderingError as error:
+            raise unusable_base_model(str(error).rstrip(".")) from error
+        chosen = spec.hyperparameters
+        train = encode_file(self.folder.train_rows, renderer, chosen)
+        if not train.rows:
+            raise TrainingError("bad_data", "There are no rows to learn from. Import rows, or allow longer ones.")
+        validation = EncodedRows((), 0, 0)
+        if self.folder.validation_rows.exists():
+            validation = encode_file(self.folder.validation_rows, renderer, chosen, at_most=chosen.validation_rows)
+        return train, validation
+
+
+class _Run:
+    """A run that is ready to step: the loop, and what is written for it."""
+
+    def __init__(
+        self, job: Job, spec: TrainSpec, learner: Learner, train: EncodedRows, validation: EncodedRows
+    ) -> None:
+        self._job = job
+        self._spec = spec
+        self._learner = learner
+        self._train = train
+        self._identity = checkpoints.identity(spec, job.folder)
+        self._saved_step: int | None = None
+        self.loop = TrainingLoop(
+            learner=learner,
+            rows=Rows(train.rows, validation.rows),
+            hyperparameters=spec.hyperparameters,
+            events=job.events,
+            stop=job.stop,
+            save=self.save_checkpoint,
+        )
+
+    def resume(self) -> int | None:
+        """Take up the newest checkpoint that can be trusted; return its step, or None to start from the beginning."""
+        for path in checkpoints.newest_first(self._job.folder.checkpoints):
+            try:
+                state = checkpoints.load(path, belongs_to=self._identity)
+                checkpoints.restore(state, self._learner.parameters, self.loop.optimizer)
+            except (checkpoints.CheckpointError, KeyError, ValueError) as error:
+                self._job.events.log(f"Checkpoint {path.name} is refused: {error}.", level="warning")
+                continue
+            self.loop.progress, self.loop.best = state.progress, state.best
+            self._saved_step = state.progress.step
+            return state.progress.step
+        return None
+
+    def announce(self, resumed_from: int | None) -> None:
+        """Tell what is about to happen."""
+        if self._train.skipped:
+            self._job.events.log(
+                f"{self._train.skipped} rows are left out because their answers do not fit.", "warning"
+            )
+        self._job.events.emit(
+            "started",
+            total_steps=self.loop.plan.total_steps,
+            rows=len(self._train.rows),
+            tokens_per_epoch=self._train.tokens,
+            label_tokens_per_epoch=self._train.label_tokens,
+            trainable_parameters=self._learner.parameters.count,
+            device=self._learner.device,
+            path=self._learner.path,
+            why=self._learner.why,
+            resumed_from_step=resumed_from,
+            truncated_rows=self._train.truncated,
+        )
+
+    def save_checkpoint(self) -> None:
+        """Save the present state, unless it is saved already."""
+        progress = self.loop.progress
+        if progress.step == self._saved_step:
+            return
+        state = checkpoints.capture(progress, self._learner.parameters, self.loop.optimizer, self.loop.best)
+        path = checkpoints.save(self._job.folder.checkpoints, state, belongs_to=self._identity)
+        self._saved_step = progress.step
+        self._job.events.emit("checkpoint", step=progress.step, path=self._relative(path))
+
+    def save_stopped(self) -> int:
+        """Keep everything learned so far, to be tried out now and continued later."""
+        step = self.loop.progress.step
+        self.save_checkpoint()
+        self._write_adapter(self._learner.parameters.export(self._learner.parameters.values))
+        self._write_report("stopped")
+        checkpoint = self._job.folder.checkpoints / f"step-{step}"
+        self._job.events.emit("stopped", step=step, checkpoint=self._relative(checkpoint))
+        return EXIT_STOPPED
+
+    def save_finished(self) -> int:
+        """Save the last state and the result, and say so."""
+        self._job.events.phase("saving")
+        self.save_checkpoint()
+        self._write_adapter(self.loop.best or self._learner.parameters.export(self._learner.parameters.values))
+        figures = self._write_report("finished")
+        names = ("step", "train_loss", "validation_loss", "trained_tokens", "seconds", "peak_memory_bytes")
+        self._job.events.emit("finished", adapter=self._job.folder.adapter.name, **{n: figures[n] for n in names})
+        return EXIT_FINISHED
+
+    def _write_adapter(self, tensors: dict[str, Tensor]) -> None:
+        write_adapter(self._job.folder.adapter, tensors, self._learner.adapter_config())
+
+    def _write_report(self, outcome: str) -> dict[str, object]:
+        """Write `report.json` and return it. Losses are per label token, in nats; seconds count all attempts."""
+        progress = self.loop.progress
+        kept_best = bool(self.loop.best)
+        figures: dict[str, object] = {
+            "outcome": outcome,
+            "run": self._spec.run,
+            "base_model": {"slug": self._spec.base_model.slug, "revision": self._spec.base_model.revision},
+            "hyperparameters": self._spec.hyperparameters.model_dump(mode="json"),
+            "step": progress.step,
+            "total_steps": self.loop.plan.total_steps,
+            "adapter_step": progress.best_step if kept_best else progress.step,
+            "train_loss": _mean(sum(loss for loss, _ in progress.recent), sum(n for _, n in progress.recent)),
+            "mean_train_loss": _mean(progress.loss_sum, progress.trained_label_tokens),
+            "validation_loss": progress.best_validation_loss if kept_best else progress.validation_loss,
+            "trained_tokens": progress.trained_tokens,
+            "trained_label_tokens": progress.trained_label_tokens,
+            "seconds": round(progress.seconds, 2),
+            "start_up_and_saving_seconds": round(time.monotonic() - self._job.started, 2),
+            "peak_memory_bytes": peak_memory_bytes(self._learner.device),
+            "rows": len(self._train.rows),
+            "truncated_rows": self._train.truncated,
+            "skipped_rows": self._train.skipped,
+            "device": self._learner.device,
+            "path": self._learner.path,
+            "why": self._learner.why,
+            "versions": {"python": platform.python_version(), "torch": version("torch"), "peft": version("peft")},
+        }
+        publish_text(self._job.folder.report, json.dumps(figures, indent=2) + "\n")
+        return figures
+
+    def _relative(self, path: Path) -> str:
+        return str(path.relative_to(self._job.folder.root))
+
+
+def _mean(total: float, count: int) -> float | None:
+    return total / count if count else None

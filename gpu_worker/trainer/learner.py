@@ -1,0 +1,76 @@
+"""What a way of learning must offer to the loop, and the choice between the two ways there are."""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from gpu_worker.trainer.errors import TrainingError
+from gpu_worker.trainer.parameters import AdapterParameters
+from gpu_worker.trainer.rows import EncodedRow
+from gpu_worker.trainer.spec import TrainSpec
+
+
+class Learner(Protocol):
+    """A base model with an adapter, able to say how wrong it is and in which direction to move.
+
+    Losses are sums over label tokens, in nats; the caller divides by the label tokens of the whole batch, because a
+    mean of means would let short answers weigh more than long ones.
+    """
+
+    parameters: AdapterParameters
+    path: Literal["fast", "general"]
+    why: str
+    device: str
+
+    def accumulate(self, rows: Sequence[EncodedRow], scale: float) -> float:
+        """Add the gradient of scale · loss to `parameters.gradients` and return the summed loss."""
+        ...
+
+    def loss_sum(self, rows: Sequence[EncodedRow]) -> float:
+        """Return the summed loss without dropout and without gradient."""
+        ...
+
+    def adapter_config(self) -> dict[str, object]:
+        """Return the content of PEFT's `adapter_config.json`."""
+        ...
+
+
+def choose_device() -> str:
+    """Return "cuda" where torch sees a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def make_learner(spec: TrainSpec, *, longest_row: int) -> Learner:
+    """Return the fastest learner that computes exactly what was ordered; its `why` gives the reason.
+
+    `longest_row`: tokens of the longest row, since some models attend differently beyond a certain length.
+    Raises: TrainingError (bad_base_model).
+    """
+    from gpu_worker.trainer.fast.support import reason_against
+
+    device = choose_device()
+    against = reason_against(spec, device=device, longest_row=longest_row)
+    # Each way imports what it needs: transformers and peft alone take five seconds, which the fast way does without.
+    if against is None:
+        from gpu_worker.trainer.fast.learner import FastLearner
+
+        return FastLearner(spec)
+    from gpu_worker.trainer.general import GeneralLearner
+
+    return GeneralLearner(spec, device=device, why=against)
+
+
+def unusable_base_model(reason: str) -> TrainingError:
+    """Return the error for a base model folder that cannot be trained."""
+    return TrainingError(
+        "bad_base_model", f"The base model cannot be used: {reason}. Choose another one or ask a platform admin."
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out, on a GPU or on a CPU."""
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )

@@ -1,0 +1,47 @@
+"""What the operating system says about this process: memory, and who its parent is."""
+
+import ctypes
+import os
+import resource
+import signal
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+
+def memory_bytes(device: str) -> int:
+    """Return the memory occupied now: the GPU's where one is used, else this process's."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.memory_allocated())
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Return the most memory ever occupied, as `memory_bytes` counts it.
+
+    VmHWM counts from exec on; getrusage would also count what the parent had occupied when it forked.
+    """
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def keep_freed_memory() -> None:
+    """Ask the C library to keep freed memory for the next tensor instead of giving it back each time."""
+
+
+def die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the supervisor ends, so that no training runs on unwatched.
+
+    TUNEPORT_STANDALONE=1 switches this off, for a trainer started by hand.
+    """
+    if os.environ.get("TUNEPORT_STANDALONE") != "1":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

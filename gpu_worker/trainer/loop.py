@@ -1,0 +1,246 @@
+"""The training loop: steps, validation, checkpoints, and every reason to stop."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from experiments.hyperparameters import Hyperparameters
+from gpu_worker.trainer import checkpoints
+from gpu_worker.trainer.checkpoints import Progress
+from gpu_worker.trainer.errors import StopRequested, TrainingError
+from gpu_worker.trainer.events import Events
+from gpu_worker.trainer.learner import Learner, is_out_of_memory
+from gpu_worker.trainer.limits import memory_bytes
+from gpu_worker.trainer.parameters import AdamW
+from gpu_worker.trainer.plan import TrainingPlan, micro_batches
+from gpu_worker.trainer.rows import EncodedRow
+from gpu_worker.trainer.stop import StopFlag
+
+RECENT_STEPS = 20  # over which the training loss and the speed are averaged
+MOST_METRIC_EVENTS = 2000
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is learned from and what is only measured on."""
+
+    train: tuple[EncodedRow, ...]
+    validation: tuple[EncodedRow, ...]
+
+
+class TrainingLoop:
+    """One run's steps. `progress`, the learner's parameters and the optimizer are its whole state."""
+
+    def __init__(
+        self,
+        *,
+        learner: Learner,
+        rows: Rows,
+        hyperparameters: Hyperparameters,
+        events: Events,
+        stop: StopFlag,
+        save: Callable[[], None],
+    ) -> None:
+        """`save` is called when a checkpoint is due."""
+        self.learner = learner
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        self.optimizer = AdamW(learner.parameters, weight_decay=hyperparameters.weight_decay)
+        self._rows = rows
+        self._hyperparameters = hyperparameters
+        self._events = events
+        self._stop = stop
+        self._save = save
+        self._lengths = [len(row.token_ids) for row in rows.train]
+        self.plan = TrainingPlan(self._lengths, hyperparameters)
+        self._validation_steps = self.plan.validation_steps()
+        self._micro_batch_size = hyperparameters.micro_batch_size
+        self._speeds: list[tuple[float, int]] = []  # (seconds, tokens) of the last steps
+        self._validation_seconds = 0.0
+
+    def run(self) -> None:
+        """Train until the plan, the time or the patience is used up.
+
+        Raises: StopRequested with the last finished step in place; TrainingError (nan_loss, out_of_memory, disk_full).
+        """
+        self._validate_if_due()
+        while self.progress.step < self.plan.total_steps and not self._ends_early():
+            self._stop.check()
+            self._step()
+            self._validate_if_due()
+            if self.progress.step % self._hyperparameters.checkpoint_every_steps == 0:
+                self._save()
+        if self.progress.validated_step != self.progress.step:
+            self._validate()
+
+    # --- one step ------------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        started = time.perf_counter()
+        step = self.progress.step
+        batch = self.plan.batch(step)
+        label_tokens = sum(self._rows.train[row].label_tokens for row in batch)
+        loss_sum = self._accumulate_batch(batch, label_tokens)
+        norm = self.optimizer.clip(self._hyperparameters.max_grad_norm)
+        if not (math.isfinite(loss_sum) and math.isfinite(norm)):
+            raise self._diverged(step + 1)
+        learning_rate = self.plan.learning_rate(step)
+        self.optimizer.update(learning_rate)
+        tokens = sum(self._lengths[row] for row in batch)
+        self._count_step(time.perf_counter() - started, tokens, loss_sum, label_tokens)
+        self._report_step(loss_sum / label_tokens, learning_rate, norm)
+
+    def _accumulate_batch(self, batch: list[int], label_tokens: int) -> float:
+        """Sum the loss and gradient of a whole batch, with smaller micro-batches if memory runs out."""
+        while True:
+            before = checkpoints.random_state()
+            try:
+                return self._accumulate(batch, 1 / label_tokens)
+            except StopRequested:
+                self._forget_batch(before)
+                raise
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._forget_batch(before)
+                self._halve_micro_batches(error)
+
+    def _accumulate(self, batch: list[int], scale: float) -> float:
+        loss_sum = 0.0
+        for part in micro_batches(batch, self._lengths, self._micro_batch_size):
+            self._stop.check()
+            loss_sum += self.learner.accumulate([self._rows.train[row] for row in part], scale)
+        return loss_sum
+
+    def _forget_batch(self, random_state: dict[str, Tensor]) -> None:
+        """Undo a half-done batch, so that doing it again gives the same dropout."""
+        self.learner.parameters.gradients.zero_()
+        checkpoints.set_random_state(random_state)
+
+    def _halve_micro_batches(self, error: BaseException) -> None:
+        if self._micro_batch_size == 1:
+            raise TrainingError(
+                "out_of_memory",
+                "Memory ran out even with one row at a time. Choose shorter rows, a smaller base model, "
+                "4-bit compression, or gradient checkpointing.",
+            ) from error
+        self._micro_batch_size = min(self._micro_batch_size, self._hyperparameters.batch_size) // 2 or 1
+        _release_memory(self.learner.device)
+        self._events.log(
+            f"Memory ran out; going on with micro-batches of {self._micro_batch_size} rows. "
+            "The batch, and so the result, stays the same.",
+            level="warning",
+        )
+
+    def _diverged(self, step: int) -> TrainingError:
+        return TrainingError(
+            "nan_loss",
+            f"The loss of step {step} is not a number any more. Lower the learning rate, lengthen the warm-up or "
+            "clip gradients harder; if it happens at the first step, the base model itself is broken.",
+        )
+
+    # --- validation ----------------------------------------------------------------------------------------------
+
+    def _validate_if_due(self) -> None:
+        step = self.progress.step
+        if step in self._validation_steps and self.progress.validated_step != step:
+            self._validate()
+
+    def _validate(self) -> None:
+        """Measure the validation loss, report it, and remember the best adapter if that was asked for."""
+        rows = self._rows.validation
+        if not rows:
+            return
+        started = time.perf_counter()
+        loss_sum = 0.0
+        lengths = [len(row.token_ids) for row in rows]
+        for part in micro_batches(range(len(rows)), lengths, self._micro_batch_size):
+            self._stop.check()
+            loss_sum += self.learner.loss_sum([rows[row] for row in part])
+        loss = loss_sum / sum(row.label_tokens for row in rows)
+        self._validation_seconds = time.perf_counter() - started
+        self.progress.seconds += self._validation_seconds
+        if not math.isfinite(loss):
+            raise self._diverged(self.progress.step)
+        self._note_validation_loss(loss)
+        self._events.emit("metric", **self._place(), validation_loss=loss)
+
+    def _note_validation_loss(self, loss: float) -> None:
+        progress = self.progress
+        progress.validation_loss, progress.validated_step = loss, progress.step
+        if progress.best_validation_loss is None or loss < progress.best_validation_loss:
+            progress.best_validation_loss, progress.best_step = loss, progress.step
+            progress.checks_without_gain = 0
+            if self._hyperparameters.keep_weights == "best":
+                self.best = self.learner.parameters.export(self.learner.parameters.values)
+        else:
+            progress.checks_without_gain += 1
+
+    # --- when to end, and what to tell ---------------------------------------------------------------------------
+
+    def _ends_early(self) -> bool:
+        minutes, patience = self._hyperparameters.max_minutes, self._hyperparameters.early_stopping_patience
+        if minutes is not None and self.progress.seconds >= minutes * 60:
+            self._events.log(f"The time limit of {minutes:g} minutes is reached.")
+            return True
+        if patience and self.progress.checks_without_gain >= patience:
+            self._events.log(f"The validation loss has not improved in {patience} checks.")
+            return True
+        return False
+
+    def _count_step(self, seconds: float, tokens: int, loss_sum: float, label_tokens: int) -> None:
+        progress = self.progress
+        progress.step += 1
+        progress.seconds += seconds
+        progress.trained_tokens += tokens
+        progress.trained_label_tokens += label_tokens
+        progress.loss_sum += loss_sum
+        progress.recent = [*progress.recent, (loss_sum, label_tokens)][-RECENT_STEPS:]
+        self._speeds = [*self._speeds, (seconds, tokens)][-RECENT_STEPS:]
+
+    def _report_step(self, loss: float, learning_rate: float, norm: float) -> None:
+        step, total = self.progress.step, self.plan.total_steps
+        if step % max(1, total // MOST_METRIC_EVENTS) and step != total:
+            return
+        seconds, tokens = self._speeds[-1]
+        self._events.emit(
+            "metric",
+            **self._place(),
+            loss=loss,
+            learning_rate=learning_rate,
+            grad_norm=norm,
+            tokens_per_s=round(tokens / seconds, 1),
+            eta_s=round(self._seconds_left(), 1),
+            memory_bytes=memory_bytes(self.learner.device),
+        )
+
+    def _place(self) -> dict[str, float]:
+        step = self.progress.step
+        return {
+            "step": step,
+            "total_steps": self.plan.total_steps,
+            "epoch": round(step / self.plan.steps_per_epoch, 4),
+        }
+
+    def _seconds_left(self) -> float:
+        """Estimate the rest of the run from the speed of the last steps and the validation checks still to come."""
+        seconds = sum(seconds for seconds, _ in self._speeds)
+        tokens = sum(tokens for _, tokens in self._speeds)
+        step = self.progress.step
+        steps_left = (self.plan.total_steps - step) * self.plan.tokens_per_step * seconds / tokens
+        checks_left = sum(1 for mark in self._validation_steps if mark > step) * self._validation_seconds
+        left = steps_left + checks_left
+        if self._hyperparameters.max_minutes is not None:
+            left = min(left, max(0.0, self._hyperparameters.max_minutes * 60 - self.progress.seconds))
+        return left
+
+
+def _release_memory(device: str) -> None:
+    """Give cached blocks back to the GPU, which else stay cut for the larger micro-batch."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()

@@ -1,0 +1,87 @@
+"""Which rows are learned in which step, and how fast: fixed before the first step, a function of seed and step alone.
+
+So a resumed run needs no state of a sampler: it asks for the batch of its next step and gets the very same rows.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+
+from experiments.hyperparameters import Hyperparameters
+
+BATCHES_PER_WINDOW = 16  # rows are sorted by length inside a window of so many batches: short padding, lively order
+
+
+class TrainingPlan:
+    """The steps of a run over rows of the given lengths (in tokens)."""
+
+    def __init__(self, lengths: Sequence[int], hyperparameters: Hyperparameters) -> None:
+        """Raises: ValueError if there are no rows."""
+        if not lengths:
+            raise ValueError("A plan needs at least one row.")
+        self._lengths = tuple(lengths)
+        self._hyperparameters = hyperparameters
+        self.steps_per_epoch = math.ceil(len(lengths) / hyperparameters.batch_size)
+        steps = max(1, round(hyperparameters.epochs * self.steps_per_epoch))
+        self.total_steps = min(steps, hyperparameters.max_steps or steps)
+        self.tokens_per_step = sum(lengths) / self.steps_per_epoch
+        self._epoch_in_memory: tuple[int, list[list[int]]] | None = None
+
+    def batch(self, step: int) -> list[int]:
+        """Return the row numbers (0-based) learned in `step`, counted from 0."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._epoch_in_memory is None or self._epoch_in_memory[0] != epoch:
+            self._epoch_in_memory = (epoch, self._batches_of_epoch(epoch))
+        return self._epoch_in_memory[1][position]
+
+    def validation_steps(self) -> frozenset[int]:
+        """Return after which steps the validation loss is measured: 0, the end, and evenly between."""
+        per_epoch = self._hyperparameters.evaluations_per_epoch
+        marks = {0, self.total_steps}
+        if per_epoch:
+            distance = max(1.0, self.steps_per_epoch / per_epoch)
+            count = int(self.total_steps / distance + 1e-9)
+            marks |= {min(self.total_steps, round(i * distance)) for i in range(1, count + 1)}
+        return frozenset(marks)
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of `step` (from 0): a linear warm-up, then the chosen way down."""
+        chosen = self._hyperparameters
+        warmup = math.ceil(chosen.warmup_share * self.total_steps)
+        if step < warmup:
+            return chosen.learning_rate * (step + 1) / warmup
+        if chosen.schedule == "constant":
+            return chosen.learning_rate
+        done = (step - warmup) / max(1, self.total_steps - warmup)
+        share = 1 - done if chosen.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+        floor = chosen.final_learning_rate_share
+        return chosen.learning_rate * (floor + (1 - floor) * share)
+
+    def _batches_of_epoch(self, epoch: int) -> list[list[int]]:
+        """Shuffle, sort by length inside windows, cut into batches of nearly equal size, shuffle the batches."""
+        # A string seed is hashed by its bytes: neighbouring seeds and epochs give unrelated orders.
+        order = random.Random(f"{self._hyperparameters.seed}/{epoch}")  # noqa: S311 -- no secret
+        rows = list(range(len(self._lengths)))
+        order.shuffle(rows)
+        edges = _even_edges(len(rows), self.steps_per_epoch)
+        batches = []
+        for first in range(0, self.steps_per_epoch, BATCHES_PER_WINDOW):
+            window_edges = edges[first : first + BATCHES_PER_WINDOW + 1]
+            start = window_edges[0]
+            window = sorted(rows[start : window_edges[-1]], key=self._lengths.__getitem__)
+            batches += [window[low - start : high - start] for low, high in pairwise(window_edges)]
+        order.shuffle(batches)
+        return batches
+
+
+def micro_batches(rows: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Cut a batch into parts of at most `size` rows of similar length, as equal in number as can be."""
+    by_length = sorted(rows, key=lengths.__getitem__)
+    edges = _even_edges(len(rows), math.ceil(len(rows) / size))
+    return [by_length[low:high] for low, high in pairwise(edges)]
+
+
+def _even_edges(total: int, parts: int) -> list[int]:
+    """Return the borders that cut `total` things into `parts` runs of nearly equal size."""
+    return [total * i // parts for i in range(parts + 1)]

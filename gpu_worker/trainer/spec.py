@@ -1,0 +1,88 @@
+"""What was ordered: the job folder's `spec.json`, checked before any weight is loaded."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from experiments.hyperparameters import Hyperparameters
+from gpu_worker.trainer.errors import TrainingError
+
+SPEC_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The frozen model a run starts from; `revision` pins its exact files."""
+
+    slug: str
+    path: Path
+    revision: str
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """One run's order, complete and checked."""
+
+    run: str
+    base_model: BaseModel
+    hyperparameters: Hyperparameters
+    resume: bool
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """The places inside a job folder."""
+
+    root: Path
+
+    @property
+    def train_rows(self) -> Path:
+        """Rows to learn from."""
+        return self.root / "data" / "train.jsonl"
+
+    @property
+    def validation_rows(self) -> Path:
+        """Rows for the validation loss; the file may be missing."""
+        return self.root / "data" / "validation.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of `step-<n>` folders."""
+        return self.root / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        """The result: a PEFT folder."""
+        return self.root / "adapter"
+
+    @property
+    def report(self) -> Path:
+        """What happened, in figures."""
+        return self.root / "report.json"
+
+
+def read_spec(job: JobFolder) -> TrainSpec:
+    """Read and check `spec.json`. Raises: TrainingError (internal) naming what is wrong with it."""
+    try:
+        content = json.loads((job.root / "spec.json").read_text(encoding="utf-8"))
+        return _parse(content)
+    except ValidationError as error:
+        fields = ", ".join(".".join(str(part) for part in item["loc"]) for item in error.errors())
+        raise TrainingError("internal", f"spec.json has hyperparameters that are not allowed: {fields}.") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError("internal", f"spec.json cannot be used: {type(error).__name__}: {error}.") from error
+
+
+def _parse(content: dict[str, Any]) -> TrainSpec:
+    if content["format"] != SPEC_FORMAT:
+        raise ValueError(f"format {content['format']!r} is not {SPEC_FORMAT}")
+    base = content["base_model"]
+    return TrainSpec(
+        run=str(content["run"]),
+        base_model=BaseModel(slug=base["slug"], path=Path(base["path"]), revision=str(base["revision"])),
+        hyperparameters=Hyperparameters.model_validate(content["hyperparameters"]),
+        resume=bool(content.get("resume", False)),
+    )

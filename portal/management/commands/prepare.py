@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand
 class Command(BaseCommand):
     """Do in one process what every start and every upgrade needs; doing it again changes nothing."""
 
-    help = "Migrate the database, collect static files and register the base model; with --demo also make the demo team."
+    help = "Migrate the database, collect static files, register the base model; with --demo also make the demo team."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""

@@ -38,7 +38,7 @@ class Engine(models.Model):
 
 
 class Placement(TeamOwned):
-    """The wish that an adapter be loaded on a node, and whether it is: written by the portal, reconciled by the agent."""
+    """The wish that an adapter be loaded on a node, and whether it is: the portal wishes, the node's agent fulfils."""
 
     class Status(models.TextChoices):
         PENDING = "pending", _("Loading")
@@ -49,7 +49,7 @@ class Placement(TeamOwned):
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="placements")
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.PENDING)
     error = models.TextField(blank=True)
-    wanted_until = models.DateTimeField(null=True, help_text="empty: as long as a deployment needs it")
+    wanted_until = models.DateTimeField(null=True, help_text="kept until then even if no deployment needs it")
     ready_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -69,6 +69,14 @@ class Deployment(TeamOwned):
     created_at = models.DateTimeField(auto_now_add=True)
     live_version = models.ForeignKey(
         "DeploymentVersion", on_delete=models.RESTRICT, null=True, related_name="live_in", editable=False
+    )
+    next_version = models.ForeignKey(
+        "DeploymentVersion",
+        on_delete=models.RESTRICT,
+        null=True,
+        related_name="next_in",
+        editable=False,
+        help_text="goes live when its adapter is loaded; until then the live version serves",
     )
 
     class Meta(TeamOwned.Meta):

@@ -1,0 +1,264 @@
+"""The only client of inference engines (ours, or vLLM behind the same routes).
+
+Every failure becomes one of the portal's errors: what the caller did wrong keeps the engine's words, everything else
+is Unavailable with a hint when to try again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.utils.translation import gettext as _
+
+from deployments.engine_connection import (
+    Address,
+    CallerGone,
+    Disconnected,
+    Exchange,
+    Pool,
+    Request,
+    Silence,
+    exchange,
+)
+from portal.errors import PortalError, Unavailable
+
+__all__ = ["CallerGone", "ChatStream", "EngineTarget", "EngineTimeout", "Silence", "chat", "stream_chat"]
+
+# Tokens trickle, so silence is normal for a while; then the portal says ': ping' to keep its own caller's line open.
+PING_EVERY_S = 10.0
+_CONTROL_TIMEOUT_S = 15.0
+_HEALTH_TIMEOUT_S = 5.0
+_MAX_ANSWER_BYTES = 32 * 1024 * 1024
+_CHAT = "/v1/chat/completions"
+
+_pool = Pool()
+
+
+@dataclass(frozen=True)
+class EngineTarget:
+    """An engine and how to speak to it."""
+
+    url: str
+    access_key: str
+
+    @property
+    def address(self) -> Address:
+        """Host and port of `url`."""
+        parts = urlsplit(self.url)
+        return Address(parts.hostname or "", parts.port or 80)
+
+    def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Request:
+        """Return a request that carries the key."""
+        headers = {"authorization": f"Bearer {self.access_key}", "accept": "*/*"}
+        if body is None:
+            return Request(method, path, headers)
+        return Request(method, path, headers | {"content-type": "application/json"}, json.dumps(body).encode())
+
+
+class EngineTimeout(PortalError):
+    """The engine took longer than the portal waits."""
+
+    code = "timeout"
+    status = 504
+    kind = "server_error"
+
+
+class EngineFailed(PortalError):
+    """The engine could not answer this request, and would not the next time."""
+
+    code = "generation_failed"
+    status = 502
+    kind = "server_error"
+
+
+class AdapterRefused(Exception):
+    """The engine will not load this adapter; the text says why."""
+
+
+def chat(target: EngineTarget, body: Mapping[str, Any], *, caller: int | None = None) -> dict[str, Any]:
+    """Return the whole answer to a chat request.
+
+    Raises: PortalError for what the engine refuses, Unavailable, EngineTimeout, CallerGone.
+    """
+    deadline = time.monotonic() + settings.ENGINE_TIMEOUT_SECONDS
+    with _open(target, target.request("POST", _CHAT, body), settings.ENGINE_TIMEOUT_SECONDS, caller) as answer:
+        content = _read_all(answer, deadline, caller)
+    _raise_for(answer, content)
+    return _decoded(content)
+
+
+def stream_chat(target: EngineTarget, body: Mapping[str, Any], *, caller: int | None = None) -> ChatStream:
+    """Start a streamed chat and return its events; the caller has to close it.
+
+    Raises: as `chat`, as long as the engine refuses before its first byte.
+    """
+    request = target.request("POST", _CHAT, {**body, "stream": True})
+    answer = _open(target, request, settings.ENGINE_TIMEOUT_SECONDS, caller)
+    if answer.status != 200:
+        with answer:
+            content = _read_all(answer, time.monotonic() + _CONTROL_TIMEOUT_S, caller)
+        _raise_for(answer, content)
+    return ChatStream(answer, caller)
+
+
+def load_adapter(target: EngineTarget, *, name: str, folder: Path) -> None:
+    """Have an adapter loaded under a name. Raises: AdapterRefused with a sentence, Unavailable."""
+    _control(target, "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+
+
+def unload_adapter(target: EngineTarget, *, name: str) -> None:
+    """Have an adapter unloaded; one that is not there is no error. Raises: AdapterRefused, Unavailable."""
+    _control(target, "/v1/unload_lora_adapter", {"lora_name": name}, fine=(404,))
+
+
+def is_healthy(target: EngineTarget) -> bool:
+    """Whether the engine answers its health check in time."""
+    try:
+        with exchange(_pool, target.address, Request("GET", "/health", {}), wait_s=_HEALTH_TIMEOUT_S) as answer:
+            _read_all(answer, time.monotonic() + _HEALTH_TIMEOUT_S, None)
+            return answer.status == 200
+    except (Disconnected, Silence, PortalError):
+        return False
+
+
+class ChatStream:
+    """The events of a streamed answer, as they arrive."""
+
+    def __init__(self, answer: Exchange, caller: int | None) -> None:
+        self._answer = answer
+        self._caller = caller
+        self._buffer = b""
+        self._silent_s = 0.0
+        self._is_done = False
+
+    def next_event(self) -> dict[str, Any] | None:
+        """Return the next event, None after the last one.
+
+        Raises: Silence about every PING_EVERY_S without a byte, CallerGone, Unavailable if the connection breaks or
+        the stream ends without its mark, EngineTimeout after ENGINE_TIMEOUT_SECONDS of silence.
+        """
+        while True:
+            block, found, rest = self._buffer.partition(b"\n\n")
+            if not found:
+                self._read_more()
+                continue
+            self._buffer = rest
+            payload = b"".join(line[5:].strip() for line in block.splitlines() if line.startswith(b"data:"))
+            if payload == b"[DONE]":
+                self._is_done = True
+                return None
+            if payload:
+                return _decoded(payload)
+
+    def close(self) -> None:
+        """Stop reading; an engine that is still generating stops, too."""
+        if self._is_done:  # the end of the body follows on the heels of the last event: then the connection is kept
+            with suppress(Silence, Disconnected):
+                self._answer.connection.receive_part(wait_s=0.05)
+        self._answer.close()
+
+    def _read_more(self) -> None:
+        try:
+            part = self._answer.connection.receive_part(wait_s=PING_EVERY_S, caller=self._caller)
+        except Silence:
+            self._silent_s += PING_EVERY_S
+            if self._silent_s >= settings.ENGINE_TIMEOUT_SECONDS:
+                raise _timed_out() from None
+            raise
+        except Disconnected as error:
+            raise _broken() from error
+        if part is None or len(self._buffer) > _MAX_ANSWER_BYTES:
+            raise _broken()
+        self._silent_s = 0.0
+        self._buffer += part.replace(b"\r\n", b"\n")
+
+
+def _open(target: EngineTarget, request: Request, wait_s: float, caller: int | None) -> Exchange:
+    try:
+        return exchange(_pool, target.address, request, wait_s=wait_s, caller=caller)
+    except Disconnected as error:
+        raise Unavailable(_("The model's engine cannot be reached. Try again in a moment.")) from error
+    except Silence:
+        raise _timed_out() from None
+
+
+def _read_all(answer: Exchange, deadline: float, caller: int | None) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while (part := answer.connection.receive_part(wait_s=_left(deadline), caller=caller)) is not None:
+            parts.append(part)
+            size += len(part)
+            if size > _MAX_ANSWER_BYTES:
+                raise _broken()
+    except Disconnected as error:
+        raise _broken() from error
+    except Silence:
+        raise _timed_out() from None
+    return b"".join(parts)
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.001)
+
+
+def _control(target: EngineTarget, path: str, body: Mapping[str, Any], *, fine: tuple[int, ...] = ()) -> None:
+    with _open(target, target.request("POST", path, body), _CONTROL_TIMEOUT_S, None) as answer:
+        content = _read_all(answer, time.monotonic() + _CONTROL_TIMEOUT_S, None)
+    if answer.status == 200 or answer.status in fine:
+        return
+    if answer.status in (401, 503) or answer.status >= 500:
+        raise Unavailable
+    raise AdapterRefused(_error_of(content).get("message") or f"The engine answered {answer.status}.")
+
+
+def _raise_for(answer: Exchange, content: bytes) -> None:
+    """Turn an engine's refusal into ours."""
+    if answer.status == 200:
+        return
+    error = _error_of(content)
+    if answer.status in (400, 413, 422):
+        message = error.get("message") or _("The engine cannot answer this request.")
+        raise PortalError(str(message), param=error.get("param"), code=error.get("code") or None)
+    if answer.status in (401, 404):
+        # Its key or adapter is not what the portal thinks: it has just been started anew.
+        raise Unavailable(_("The model is being loaded. Try again in a moment."), code="model_loading")
+    if answer.status in (429, 503):
+        after = answer.connection.headers.get("retry-after", "")
+        raise Unavailable(retry_after_s=min(int(after), 120) if after.isdecimal() else 1)
+    raise EngineFailed(_("The model could not answer this request."))
+
+
+def _error_of(content: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return {}
+    error = body.get("error", body) if isinstance(body, dict) else {}  # vLLM's older shape has no "error" around it
+    return error if isinstance(error, dict) else {}
+
+
+def _decoded(content: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(content)
+    except ValueError as error:
+        raise _broken() from error
+    if not isinstance(body, dict):
+        raise _broken()
+    return body
+
+
+def _broken() -> Unavailable:
+    return Unavailable(_("The model's engine stopped while it was answering. Try again in a moment."))
+
+
+def _timed_out() -> EngineTimeout:
+    return EngineTimeout(_("The model took too long to answer. Ask for fewer tokens, or try again later."))

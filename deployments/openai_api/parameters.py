@@ -1,0 +1,278 @@
+"""Checking the body of a request under /v1: every parameter is understood and passed on, or refused by its name.
+
+What would change the answer and is not supported is refused, never ignored. Values that mean "as usual" are accepted,
+since clients send them without being asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from django.utils.translation import gettext as _
+
+from portal.errors import InvalidInput
+
+Reader = Callable[[str, Any], Any]
+
+MAX_TEXT = 1_000_000
+MAX_MESSAGES = 1_000
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+class MissingParameter(InvalidInput):
+    """A parameter without which there is nothing to do."""
+
+    code = "missing_required_parameter"
+
+
+class UnsupportedParameter(InvalidInput):
+    """A parameter that nobody knows, or that this server does not do."""
+
+    code = "unsupported_parameter"
+
+
+def chat_request(body: Any) -> dict[str, Any]:
+    """Return the request that the engine gets: `model` (public name), `messages` with plain text, and checked options.
+
+    Raises: InvalidInput naming the parameter.
+    """
+    body = _object(body)
+    options = _options(body, _CHAT_READERS, besides="messages")
+    return {"model": _model(body), "messages": _messages(body), **options}
+
+
+def completion_request(body: Any) -> dict[str, Any]:
+    """Return a legacy completion request as a chat request: the prompt becomes the user's one message.
+
+    Raises: InvalidInput naming the parameter.
+    """
+    body = _object(body)
+    options = _options(body, _COMPLETION_READERS, besides="prompt")
+    return {"model": _model(body), "messages": [{"role": "user", "content": _prompt(body)}], **options}
+
+
+def _object(body: Any) -> dict[str, Any]:
+    if not isinstance(body, dict):
+        raise InvalidInput(_("The body of the request has to be a JSON object."), code="invalid_json")
+    return body
+
+
+def _model(body: Mapping[str, Any]) -> str:
+    model = body.get("model")
+    if model is None:
+        raise MissingParameter(_("Say which model to ask."), param="model")
+    return _text("model", model, limit=200)
+
+
+def _options(body: Mapping[str, Any], readers: Mapping[str, Reader], *, besides: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name, value in body.items():
+        if name in ("model", besides):
+            continue
+        if name not in readers:
+            raise UnsupportedParameter(
+                _("The parameter '%(name)s' is not supported.") % {"name": name[:60]}, param=name[:60]
+            )
+        if value is not None and (read := readers[name](name, value)) is not None:
+            options[name] = read
+    if "max_completion_tokens" in options:
+        options["max_tokens"] = options.pop("max_completion_tokens")
+    if "stream_options" in options and not options.get("stream"):
+        raise InvalidInput(_("'stream_options' goes with 'stream': true only."), param="stream_options")
+    if "top_logprobs" in options and not options.get("logprobs"):
+        raise InvalidInput(_("'top_logprobs' goes with 'logprobs': true only."), param="top_logprobs")
+    # Quality was measured with the likeliest answers, so they are what a caller gets who does not say otherwise.
+    options.setdefault("temperature", 0.0)
+    return options
+
+
+# --- Messages ----------------------------------------------------------------------------------------------------
+
+
+def _messages(body: Mapping[str, Any]) -> list[dict[str, str]]:
+    messages = body.get("messages")
+    if messages is None:
+        raise MissingParameter(_("Say what to answer in 'messages'."), param="messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidInput(_("'messages' has to be a list with at least one message."), param="messages")
+    if len(messages) > MAX_MESSAGES:
+        raise InvalidInput(_("'messages' has more than 1,000 messages."), param="messages")
+    return [_message(f"messages[{index}]", message) for index, message in enumerate(messages)]
+
+
+def _message(path: str, message: Any) -> dict[str, str]:
+    if not isinstance(message, dict):
+        raise InvalidInput(_("A message has to be an object with role and content."), param=path)
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise InvalidInput(
+            _("The role of a message has to be one of: %(roles)s.") % {"roles": ", ".join(_ROLES)}, param=f"{path}.role"
+        )
+    for name, value in message.items():
+        # Answers of a client's own SDK come back with empty fields such as "refusal": null.
+        if name not in ("role", "content") and value not in (None, [], {}):
+            raise UnsupportedParameter(
+                _("'%(name)s' in a message is not supported.") % {"name": name[:60]}, param=f"{path}.{name[:60]}"
+            )
+    return {"role": _ROLES[role], "content": _content(f"{path}.content", message.get("content"))}
+
+
+def _content(path: str, content: Any) -> str:
+    if isinstance(content, str):
+        return _text(path, content)
+    if not isinstance(content, list) or not content:
+        raise InvalidInput(_("The content of a message has to be text or a list of text parts."), param=path)
+    return _text(path, "".join(_part(f"{path}[{index}]", part) for index, part in enumerate(content)))
+
+
+def _part(path: str, part: Any) -> str:
+    if not isinstance(part, dict) or part.get("type") != "text":
+        raise UnsupportedParameter(_("Only text parts are supported: no images, audio or files."), param=path)
+    return _text(f"{path}.text", part.get("text"))
+
+
+def _prompt(body: Mapping[str, Any]) -> str:
+    prompt = body.get("prompt")
+    if prompt is None:
+        raise MissingParameter(_("Say what to complete in 'prompt'."), param="prompt")
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if not isinstance(prompt, str):
+        raise UnsupportedParameter(_("'prompt' has to be one text: no lists of texts or tokens."), param="prompt")
+    return _text("prompt", prompt)
+
+
+# --- Readers of one parameter: (name, value that is not null) -> value for the engine, None to leave it out ---------
+
+
+def _text(name: str, value: Any, *, limit: int = MAX_TEXT) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(_("'%(name)s' has to be text.") % {"name": name}, param=name)
+    if len(value) > limit:
+        raise InvalidInput(
+            _("'%(name)s' is longer than %(limit)d characters.") % {"name": name, "limit": limit}, param=name
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(_("'%(name)s' holds half of a character pair.") % {"name": name}, param=name) from None
+    return value
+
+
+def _number(lowest: float, highest: float) -> Reader:
+    def read(name: str, value: Any) -> float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or not lowest <= value <= highest:
+            raise InvalidInput(_range_sentence(name, _("a number"), lowest, highest), param=name)
+        return float(value)
+
+    return read
+
+
+def _integer(lowest: int, highest: int) -> Reader:
+    def read(name: str, value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+            raise InvalidInput(_range_sentence(name, _("a whole number"), lowest, highest), param=name)
+        return value
+
+    return read
+
+
+def _range_sentence(name: str, kind: str, lowest: float, highest: float) -> str:
+    return _("'%(name)s' has to be %(kind)s from %(lowest)s to %(highest)s.") % {
+        "name": name,
+        "kind": kind,
+        "lowest": lowest,
+        "highest": highest,
+    }
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidInput(_("'%(name)s' has to be true or false.") % {"name": name}, param=name)
+    return value
+
+
+def _stop(name: str, value: Any) -> list[str] | None:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or len(texts) > 4:
+        raise InvalidInput(_("'stop' has to be a text or a list of up to four."), param=name)
+    if not all(isinstance(text, str) and text for text in texts):
+        raise InvalidInput(_("Each 'stop' has to be a text that is not empty."), param=name)
+    return [_text(name, text, limit=1_000) for text in texts] or None
+
+
+def _stream_options(name: str, value: Any) -> dict[str, bool]:
+    if not isinstance(value, dict):
+        raise InvalidInput(_("'stream_options' has to be an object."), param=name)
+    known = {"include_usage", "include_obfuscation"}
+    for option in value:
+        if option not in known:
+            raise UnsupportedParameter(
+                _("The option '%(name)s' is not supported.") % {"name": option[:60]}, param=f"{name}.{option[:60]}"
+            )
+    usage = value.get("include_usage")
+    return {"include_usage": _boolean(f"{name}.include_usage", usage if usage is not None else False)}
+
+
+def _only(*usual: Any) -> Reader:
+    """Accept only values that mean "as usual", and leave the parameter out."""
+
+    def read(name: str, value: Any) -> None:
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in usual):
+            raise UnsupportedParameter(_("'%(name)s' is not supported with this value.") % {"name": name}, param=name)
+
+    return read
+
+
+def _note(name: str, value: Any) -> None:
+    """Accept an identifier that concerns the caller only: it changes no answer and is not kept."""
+    _text(name, value, limit=512)
+
+
+def _metadata(name: str, value: Any) -> None:
+    if not isinstance(value, dict) or len(value) > 16 or not all(isinstance(text, str) for text in value.values()):
+        raise InvalidInput(_("'metadata' has to be an object with up to 16 texts."), param=name)
+
+
+_SHARED_READERS: dict[str, Reader] = {
+    "max_tokens": _integer(1, 1_000_000),
+    "temperature": _number(0, 2),
+    "top_p": _number(0.000001, 1),
+    "n": _integer(1, 8),
+    "seed": _integer(-(2**63), 2**63 - 1),
+    "stop": _stop,
+    "stream": _boolean,
+    "stream_options": _stream_options,
+    "user": _note,
+    "frequency_penalty": _only(0),
+    "presence_penalty": _only(0),
+    "logit_bias": _only({}),
+}
+_CHAT_READERS: dict[str, Reader] = {
+    **_SHARED_READERS,
+    "max_completion_tokens": _integer(1, 1_000_000),
+    "logprobs": _boolean,
+    "top_logprobs": _integer(0, 20),
+    "response_format": _only({"type": "text"}),
+    "tools": _only([]),
+    "tool_choice": _only("none"),
+    "parallel_tool_calls": _only(True, False),  # without tools it means nothing
+    "functions": _only([]),
+    "function_call": _only("none"),
+    "modalities": _only(["text"]),
+    "store": _only(False),
+    "service_tier": _only("auto", "default"),
+    "safety_identifier": _note,
+    "prompt_cache_key": _note,
+    "metadata": _metadata,
+    **dict.fromkeys(("audio", "prediction", "reasoning_effort", "verbosity", "web_search_options"), _only()),
+}
+_COMPLETION_READERS: dict[str, Reader] = {
+    **_SHARED_READERS,
+    "best_of": _only(1),
+    "echo": _only(False),
+    **dict.fromkeys(("logprobs", "suffix"), _only()),
+}

@@ -1,0 +1,79 @@
+"""Where adapters are loaded. A placement is a wish: services make and renew it, the node's agent fulfils it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.db.models import Count, Exists, F, OuterRef, Q
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from deployments.models import Engine, Placement
+from experiments.models import Adapter
+from portal.errors import Unavailable
+from portal.models import BaseModel, Node
+from portal.rls import all_teams
+
+# Answers that are being written when a version is replaced, and a quick roll back, still find the adapter loaded.
+DRAIN = timedelta(minutes=2)
+
+
+def ensure_placement(*, adapter: Adapter, wanted_until: datetime | None = None) -> Placement:
+    """Return the placement of an adapter, made on the best node if there is none; a failed one is tried again.
+
+    `wanted_until` keeps it loaded until then; without it the placement lives as long as a deployment needs it.
+    Call it in the row scope of the adapter's team. Raises: Unavailable if no node has ever registered.
+    """
+    placement = _existing(adapter)
+    if placement is None:
+        node = choose_node(adapter.base_model)
+        placement, _made = adapter.placements.get_or_create(node=node, defaults={"team": adapter.team})
+    changed = []
+    if placement.status == Placement.Status.FAILED:
+        placement.status, placement.error = Placement.Status.PENDING, ""
+        changed += ["status", "error"]
+    if wanted_until is not None and (placement.wanted_until is None or placement.wanted_until < wanted_until):
+        placement.wanted_until = wanted_until
+        changed.append("wanted_until")
+    if changed:
+        placement.save(update_fields=changed)
+    return placement
+
+
+def drain(adapter: Adapter) -> None:
+    """Keep an adapter loaded for a moment after the last deployment let go of it."""
+    until = timezone.now() + DRAIN
+    short = Q(wanted_until=None) | Q(wanted_until__lt=until)
+    adapter.placements.filter(short).update(wanted_until=until)
+
+
+def choose_node(base_model: BaseModel) -> Node:
+    """Return the live node with the least placements; one whose engine for this base model fails comes last.
+
+    Without a live node it is the one heard from last: its agent loads the adapter when it is back.
+    Raises: Unavailable if there is no node at all.
+    """
+    engines = Engine.objects.filter(node=OuterRef("pk"), base_model=base_model)
+    with all_teams("the placements of all teams decide where there is room"):
+        ranked = Node.objects.live().annotate(
+            fails=Exists(engines.filter(status=Engine.Status.FAILED)),
+            serves=Exists(engines.filter(status=Engine.Status.READY)),
+            load=Count("placements"),
+        )
+        node = (
+            ranked.order_by("fails", "load", "-serves", "name").first()
+            or Node.objects.order_by(F("heartbeat_at").desc(nulls_last=True), "name").first()
+        )
+    if node is None:
+        raise Unavailable(
+            _("No node can load models yet. Ask a platform admin to start one."), code="no_node", retry_after_s=30
+        )
+    return node
+
+
+def _existing(adapter: Adapter) -> Placement | None:
+    """Return the adapter's placement that serves best: on a node that was heard from last, loaded before loading."""
+    # Locked, so that an agent that is about to forget it looks again after this transaction.
+    placements = adapter.placements.select_for_update(of=("self",)).select_related("node")
+    ready_first = sorted(placements, key=lambda placement: placement.status != Placement.Status.READY)
+    return max(ready_first, key=lambda placement: placement.node.is_live, default=None)

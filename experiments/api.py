@@ -46,8 +46,8 @@ class _Paged(TeamAPIView):
 
 
 def _runs(view: TeamAPIView) -> QuerySet[Run]:
-    runs = view.team.runs.select_related("experiment", "base_model", "adapter", "dataset_version")  # type: ignore[attr-defined]
-    return runs.order_by("-queued_at")  # type: ignore[no-any-return]
+    runs = view.team.runs.select_related("experiment", "base_model", "adapter", "dataset_version")
+    return runs.order_by("-queued_at")
 
 
 class BaseModels(_Paged):
@@ -69,7 +69,7 @@ class Experiments(_Paged):
     @extend_schema(operation_id="experiments_list", responses=shapes.ExperimentSerializer(many=True), parameters=_PAGE)
     def get(self, request: Request) -> Response:
         """List experiments, newest first."""
-        found = self.team.experiments.annotate(run_count=Count("runs")).order_by("-created_at")  # type: ignore[attr-defined]
+        found = self.team.experiments.annotate(run_count=Count("runs")).order_by("-created_at")
         return self.paged(found, shapes.ExperimentSerializer)
 
     @extend_schema(
@@ -90,7 +90,7 @@ class ExperimentDetail(_Paged):
     @extend_schema(operation_id="experiments_retrieve", responses=shapes.ExperimentSerializer)
     def get(self, request: Request, pk: uuid.UUID) -> Response:
         """Show an experiment."""
-        found = self.team.experiments.annotate(run_count=Count("runs"))  # type: ignore[attr-defined]
+        found = self.team.experiments.annotate(run_count=Count("runs"))
         experiment: Experiment = get_object_or_404(found, pk=pk)
         return Response(shapes.ExperimentSerializer(experiment).data)
 
@@ -214,4 +214,4 @@ class AdapterDownload(_Paged):
 
 
 def _adapters(view: TeamAPIView) -> QuerySet[Adapter]:
-    return view.team.adapters.select_related("base_model").order_by("-created_at")  # type: ignore[attr-defined,no-any-return]
+    return view.team.adapters.select_related("base_model").order_by("-created_at")

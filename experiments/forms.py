@@ -70,7 +70,7 @@ class RunForm(TeamForm):
 
     def __init__(self, *args: Any, team: Team, experiment: Experiment | None = None, **kwargs: Any) -> None:
         super().__init__(*args, team=team, **kwargs)
-        versions = team.datasetversions.filter(status=DatasetVersion.Status.READY)  # type: ignore[attr-defined]
+        versions = team.datasetversions.filter(status=DatasetVersion.Status.READY)
         self.fields["dataset_version"].queryset = versions.select_related("dataset").order_by(  # type: ignore[attr-defined]
             "dataset__name", "-number"
         )
@@ -166,12 +166,12 @@ def _form_field(info: FieldInfo, recipe: Hyperparameters) -> forms.Field:
         field = forms.ChoiceField(choices=[empty, *((key, _(label)) for key, label in choices)], **common)
     else:
         kind = forms.IntegerField if info.kind == "int" else forms.FloatField
-        field = kind(min_value=info.minimum, max_value=info.maximum, **common)
+        field = kind(min_value=info.minimum, max_value=info.maximum, **common)  # type: ignore[arg-type]
         field.widget.attrs["placeholder"] = _("none") if suggested is None else f"{suggested:g}"
         field.widget.attrs["step"] = "1" if info.kind == "int" else "any"
-    field.unit = _(info.unit) if info.unit else ""  # type: ignore[attr-defined]
+    vars(field)["unit"] = _(info.unit) if info.unit else ""
     if info.shown_if:
         other, values = info.shown_if
         follows_recipe = ("",) if getattr(recipe, other) in values else ()
-        field.shown_if = (_PREFIX + other, values + follows_recipe)  # type: ignore[attr-defined]
+        vars(field)["shown_if"] = (_PREFIX + other, values + follows_recipe)
     return field

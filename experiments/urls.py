@@ -1,6 +1,25 @@
-"""Addresses of the experiments app."""
+"""Addresses of experiments and runs."""
 
-from django.urls import URLPattern, path  # noqa: F401
+from django.urls import path
+
+from experiments.views import experiments, quality, runs
 
 app_name = "experiments"
-urlpatterns: list[URLPattern] = []
+urlpatterns = [
+    path("t/<slug:team>/experiments/", experiments.index, name="list"),
+    path("t/<slug:team>/experiments/new/", experiments.new, name="new"),
+    path("t/<slug:team>/experiments/new/hyperparameters/", experiments.hyperparameters, name="hyperparameters"),
+    path("t/<slug:team>/experiments/<uuid:pk>/", experiments.detail, name="detail"),
+    path("t/<slug:team>/queue/", runs.queue, name="queue"),
+    path("t/<slug:team>/runs/<uuid:pk>/", runs.run, name="run"),
+    path("t/<slug:team>/runs/<uuid:pk>/status/", runs.run_status, name="run_status"),
+    path("t/<slug:team>/runs/<uuid:pk>/metrics/", runs.metrics, name="metrics"),
+    path("t/<slug:team>/runs/<uuid:pk>/log/", runs.log, name="log"),
+    path("t/<slug:team>/runs/<uuid:pk>/quality/", quality.report, name="quality"),
+    path("t/<slug:team>/runs/<uuid:pk>/quality/predictions.csv", quality.predictions, name="predictions"),
+    path("t/<slug:team>/runs/<uuid:pk>/settings/", runs.settings, name="settings"),
+    path("t/<slug:team>/runs/<uuid:pk>/settings.yaml", runs.settings_yaml, name="settings_yaml"),
+    path("t/<slug:team>/runs/<uuid:pk>/cancel/", runs.cancel, name="cancel"),
+    path("t/<slug:team>/runs/<uuid:pk>/rerun/", runs.rerun, name="rerun"),
+    path("t/<slug:team>/runs/<uuid:pk>/adapter.zip", runs.adapter_download, name="adapter_download"),
+]

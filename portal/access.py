@@ -29,7 +29,7 @@ class Policy:
 class TeamRequest(HttpRequest):
     """A request after `team_view`: the person, their team and their role in it."""
 
-    user: User  # type: ignore[assignment]
+    user: User
     team: Team
     role: Role
     request_id: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from django.utils.translation import gettext as _
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
@@ -54,12 +54,13 @@ class HasScope(BasePermission):
         if request.auth is None:
             return False
         wanted = view.scopes if isinstance(view.scopes, str) else view.scopes.get(request.method)
-        if wanted is None or wanted in request.auth.scopes:
+        token = cast("ApiToken", request.auth)
+        if wanted is None or wanted in token.scopes:
             return True
         raise Forbidden(_("This API token lacks the scope '%(scope)s'.") % {"scope": wanted}, code="insufficient_scope")
 
 
-class ApiTokenScheme(OpenApiAuthenticationExtension):
+class ApiTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     """Describes the bearer token in the OpenAPI document."""
 
     target_class = "portal.authentication.ApiTokenAuthentication"

@@ -31,14 +31,14 @@ DATA_DIR = Path(env.str("TUNEPORT_DATA_DIR", default=str(BASE_DIR / "var"))).res
 
 def _secret(name: str) -> str:
     """Return a secret from the environment; in development from DATA_DIR/secrets.json, made at random on first use."""
-    value = env.str(name, default="")
+    value: str = env.str(name, default="")
     if PRODUCTION and len(value) < 50:
         raise ImproperlyConfigured(f"{name} must be set to at least 50 random characters in production.")
     if value:
         return value
     path = DATA_DIR / "secrets.json"
     DATA_DIR.mkdir(parents=True, exist_ok=True)
-    stored = json.loads(path.read_text()) if path.exists() else {}
+    stored: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     if name not in stored:
         stored[name] = secrets.token_urlsafe(48)
         aside = path.with_suffix(f".{os.getpid()}")

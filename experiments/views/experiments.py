@@ -27,25 +27,25 @@ _PER_PAGE = 20
 def index(request: TeamRequest) -> HttpResponse:
     """List experiments, newest first, with a search by name."""
     query = request.GET.get("q", "").strip()[:120].replace("\x00", "")
-    found = request.team.experiments.annotate(run_count=Count("runs"), last_run_at=Max("runs__queued_at"))  # type: ignore[attr-defined]
+    found = request.team.experiments.annotate(run_count=Count("runs"), last_run_at=Max("runs__queued_at"))
     if query:
         found = found.filter(name__icontains=query)
     page = Paginator(found.order_by("-last_run_at", "-created_at"), _PER_PAGE).get_page(request.GET.get("page"))
     latest = _latest_runs(request, [experiment.pk for experiment in page])
     for experiment in page:
-        experiment.latest = latest.get(experiment.pk)
+        vars(experiment)["latest"] = latest.get(experiment.pk)
     return render(request, "experiments/list.html", {"page": page, "query": query})
 
 
 def _latest_runs(request: TeamRequest, keys: list[uuid.UUID]) -> dict[uuid.UUID, Run]:
-    runs = request.team.runs.filter(experiment__in=keys).select_related("evaluation")  # type: ignore[attr-defined]
+    runs = request.team.runs.filter(experiment__in=keys).select_related("evaluation")
     return {run.experiment_id: run for run in runs.order_by("experiment", "-number").distinct("experiment")}
 
 
 @team_view()
 def detail(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Show an experiment with its runs side by side."""
-    experiment = get_object_or_404(request.team.experiments, pk=pk)  # type: ignore[attr-defined]
+    experiment = get_object_or_404(request.team.experiments, pk=pk)
     runs = experiment.runs.select_related("dataset_version__dataset", "base_model", "evaluation").order_by("-number")
     context = {"experiment": experiment, "runs": [_with_figures(run) for run in runs[:100]]}
     return render(request, "experiments/detail.html", context)
@@ -62,7 +62,7 @@ def _with_figures(run: Run) -> Run:
 @team_view(role=Role.EDITOR)
 def new(request: TeamRequest) -> HttpResponse:
     """Show the form of a new run and start it; `?experiment=` adds to one, `?clone=` and `?version=` fill it in."""
-    experiment = _row_of(request.team.experiments, request.GET.get("experiment"))  # type: ignore[attr-defined]
+    experiment = _row_of(request.team.experiments, request.GET.get("experiment"))
     if request.method == "POST" and not request.POST.get("preview"):
         form = RunForm(request.POST, request.FILES, team=request.team, experiment=experiment)
         run = _start(request, form, experiment) if form.is_valid() else None
@@ -104,8 +104,8 @@ def _start(request: TeamRequest, form: RunForm, experiment: Experiment | None) -
 
 def _initial(request: TeamRequest) -> dict[str, Any]:
     """Return what the address asks for: a dataset version, or everything of a run to be cloned."""
-    source = _row_of(request.team.runs, request.GET.get("clone"))  # type: ignore[attr-defined]
-    version = _row_of(request.team.datasetversions, request.GET.get("version"))  # type: ignore[attr-defined]
+    source = _row_of(request.team.runs, request.GET.get("clone"))
+    version = _row_of(request.team.datasetversions, request.GET.get("version"))
     if source is None:
         return {"dataset_version": version.pk if version else None}
     values = {

@@ -25,24 +25,24 @@ _POINTS = 2000
 _STOP_POLLING = 286
 
 
-def _run_of(request: TeamRequest, pk: uuid.UUID) -> Run:
+def run_of(request: TeamRequest, pk: uuid.UUID) -> Run:
     runs = request.team.runs.select_related(
         "experiment", "dataset_version__dataset", "base_model", "node", "created_by"
-    )  # type: ignore[attr-defined]
-    return get_object_or_404(runs, pk=pk)  # type: ignore[no-any-return]
+    )
+    return get_object_or_404(runs, pk=pk)
 
 
 @team_view()
 def run(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Show a run as it learns."""
-    found = _run_of(request, pk)
+    found = run_of(request, pk)
     return render(request, "experiments/run.html", {**_live(found), "lines": list(_log(found, 0))})
 
 
 @team_view()
 def run_status(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Answer the live part of the run page; 286 stops its polling when the run has ended."""
-    found = _run_of(request, pk)
+    found = run_of(request, pk)
     status = _STOP_POLLING if found.is_terminal else 200
     response = render(request, "experiments/_run_status.html", _live(found), status=status)
     if found.is_terminal and request.GET.get("was") not in (None, found.status):
@@ -62,7 +62,7 @@ def _live(found: Run) -> dict[str, Any]:
 @team_view()
 def metrics(request: TeamRequest, pk: uuid.UUID) -> JsonResponse:
     """Answer metric points from step `?after=` on; the last step comes again, since its validation loss may be new."""
-    found = _run_of(request, pk)
+    found = run_of(request, pk)
     after = _number(request.GET.get("after"))
     points = list(found.metrics.filter(step__gte=after).order_by("step")[:_POINTS])
     rows = [{"step": point.step, **point.values} for point in points]
@@ -73,7 +73,7 @@ def metrics(request: TeamRequest, pk: uuid.UUID) -> JsonResponse:
 @team_view()
 def log(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Answer log lines after the first `?after=` ones: 204 for none yet, 286 when there will be no more."""
-    found = _run_of(request, pk)
+    found = run_of(request, pk)
     lines = list(_log(found, _number(request.GET.get("after"))))
     if not lines:
         return HttpResponse(status=_STOP_POLLING if found.is_terminal else 204)
@@ -92,7 +92,7 @@ def _number(text: str | None) -> int:
 @team_view()
 def settings(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Show everything that decides what the run does: data, model, every hyperparameter."""
-    found = _run_of(request, pk)
+    found = run_of(request, pk)
     groups: dict[str, list[tuple[str, object, str, str]]] = {}
     for info in form_fields():
         value = found.hyperparameters.get(info.name)
@@ -106,7 +106,7 @@ def settings(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
 @team_view()
 def settings_yaml(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Download the hyperparameters as YAML, to be used for another run."""
-    found = _run_of(request, pk)
+    found = run_of(request, pk)
     text = to_yaml(Hyperparameters.model_validate(found.hyperparameters))
     response = HttpResponse(text, content_type="application/yaml; charset=utf-8")
     response["Content-Disposition"] = f'attachment; filename="run-{found.pk}.yaml"'
@@ -116,7 +116,7 @@ def settings_yaml(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
 @team_view(role=Role.EDITOR)
 def cancel(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Ask whether to stop the run, and stop it; what was learned so far is kept."""
-    found = _run_of(request, pk)
+    found = run_of(request, pk)
     if request.method == "POST":
         services.cancel_run(run=found, actor=Actor.of(request))
         messages.success(request, _("The run stops after its current step. What it has learned is kept."))
@@ -135,14 +135,14 @@ def cancel(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
 @require_POST
 def rerun(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Start the same run once more."""
-    again = services.rerun(run=_run_of(request, pk), actor=Actor.of(request))
+    again = services.rerun(run=run_of(request, pk), actor=Actor.of(request))
     return redirect("experiments:run", request.team.slug, again.pk)
 
 
 @team_view()
 def adapter_download(request: TeamRequest, pk: uuid.UUID) -> HttpResponse | FileResponse:
     """Download the adapter as a ZIP of its PEFT folder."""
-    found = _run_of(request, pk)
+    found = run_of(request, pk)
     adapter = getattr(found, "adapter", None)
     if adapter is None or not adapter.folder.is_dir():
         raise Http404
@@ -153,6 +153,6 @@ def adapter_download(request: TeamRequest, pk: uuid.UUID) -> HttpResponse | File
 def queue(request: TeamRequest) -> HttpResponse:
     """Show what waits, at which place and why, and what runs."""
     places = scheduling.queue_places(request.team)
-    active = request.team.runs.filter(status__in=Run.ACTIVE).select_related("experiment", "node")  # type: ignore[attr-defined]
+    active = request.team.runs.filter(status__in=Run.ACTIVE).select_related("experiment", "node")
     summary = ngettext("%(count)d run is waiting.", "%(count)d runs are waiting.", len(places)) % {"count": len(places)}
     return render(request, "experiments/queue.html", {"places": places, "active": active, "summary": summary})

@@ -43,8 +43,8 @@ def _from_drf(exc: exceptions.APIException) -> Response:
         exc = exceptions.NotAuthenticated(_("Send an API token: 'Authorization: Bearer <token>'."), "invalid_api_key")
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="tuneport"'
-    if isinstance(exc, exceptions.Throttled) and exc.wait:
-        headers["Retry-After"] = str(int(exc.wait) + 1)
+    if wait_s := getattr(exc, "wait", None):
+        headers["Retry-After"] = str(int(wait_s) + 1)
     kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
     if isinstance(exc, exceptions.ValidationError):
         details = list(_flatten(exc.detail))

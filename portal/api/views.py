@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -19,7 +20,7 @@ class TeamAPIView(APIView):
     """A DRF view whose handler runs inside the row scope of the token's team."""
 
     policy: ClassVar[Policy] = Policy("token")
-    scopes: ClassVar[str | dict[str, str]] = {}
+    scopes: ClassVar[str | Mapping[str, str]] = {}
     opens_scope: ClassVar[bool] = True  # streams open short scopes themselves
     scope_is_open = False
     _stack: ExitStack
@@ -37,7 +38,7 @@ class TeamAPIView(APIView):
     @property
     def token(self) -> ApiToken:
         """The token that the caller showed."""
-        return self.request.auth  # type: ignore[no-any-return]
+        return cast(ApiToken, self.request.auth)
 
     @property
     def team(self) -> Team:
@@ -47,7 +48,7 @@ class TeamAPIView(APIView):
     @property
     def actor(self) -> Actor:
         """The caller, for services and the audit trail."""
-        return Actor.of(self.request)  # type: ignore[arg-type]
+        return Actor.of(self.request)
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         """Render inside the scope: serializers read rows lazily."""

@@ -7,7 +7,7 @@ import hashlib
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView, LogoutView
 from django.core.cache import cache
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponseBase
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 
@@ -28,7 +28,7 @@ class TooManyTries(PortalError):
 class SignInForm(AuthenticationForm):
     """E-mail and password; every failure reads the same, whether or not the address is known."""
 
-    error_messages = {  # type: ignore[assignment]
+    error_messages = {
         "invalid_login": _("This e-mail address and password do not match."),
         "inactive": _("This e-mail address and password do not match."),
     }
@@ -41,7 +41,7 @@ _login = LoginView.as_view(
 
 @public_view
 @never_cache
-def login(request: HttpRequest) -> HttpResponse:
+def login(request: HttpRequest) -> HttpResponseBase:
     """Show the sign-in form and sign a person in; ten failed tries per address and network address, then a pause."""
     if request.method != "POST":
         return _login(request)

@@ -27,14 +27,14 @@ def dashboard(request: TeamRequest) -> HttpResponse:
 
 def dashboard_context(team: Team) -> dict[str, object]:
     """Return counts and latest rows, read through the team's own related managers (no import of the upper rooms)."""
-    runs = team.runs.select_related("experiment", "dataset_version__dataset")  # type: ignore[attr-defined]
+    runs = team.runs.select_related("experiment", "dataset_version__dataset")
     return {
-        "dataset_count": team.datasets.count(),  # type: ignore[attr-defined]
+        "dataset_count": team.datasets.count(),
         "active_runs": list(runs.filter(status__in=["queued", "assigned", "running"])[:5]),
         "recent_runs": runs.order_by("-queued_at")[:6],
         "run_count": runs.count(),
-        "deployments": team.deployments.select_related("live_version__adapter__run__experiment")[:6],  # type: ignore[attr-defined]
-        "deployment_count": team.deployments.count(),  # type: ignore[attr-defined]
+        "deployments": team.deployments.select_related("live_version__adapter__run__experiment")[:6],
+        "deployment_count": team.deployments.count(),
         "token_count": team.apitokens.filter(revoked_at=None).count(),
     }
 

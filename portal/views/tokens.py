@@ -29,8 +29,8 @@ def index(request: TeamRequest) -> HttpResponse:
             form = TokenForm()
         except PortalError as error:
             form.add_error(error.param if error.param in form.fields else None, error.message)
-    context = {"form": form, "created": created, "text": text}
-    context["tokens"] = request.team.apitokens.select_related("created_by")
+    known = request.team.apitokens.select_related("created_by")
+    context = {"form": form, "created": created, "text": text, "tokens": known}
     return render(request, "portal/tokens.html", context, status=400 if form.errors else 200)
 
 

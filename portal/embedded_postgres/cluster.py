@@ -71,8 +71,14 @@ class Cluster:
         return self.home / f"{role}.password"
 
     def url(self, role: str, database: str) -> str:
-        """Return a libpq URL over the unix socket, password included."""
-        password = self.password_file(role).read_text(encoding="ascii").strip()
+        """Return a libpq URL over the unix socket, password included. Raises: EmbeddedPostgresError without one."""
+        try:
+            password = self.password_file(role).read_text(encoding="ascii").strip()
+        except OSError as error:
+            raise EmbeddedPostgresError(
+                f"{self.password_file(role)} cannot be read, and without it the database stays closed. "
+                "Restore it from a backup, or move the folder away to begin with an empty database."
+            ) from error
         return f"postgresql://{role}:{password}@/{database}?host={quote(str(self.sockets), safe='')}&port={PORT}"
 
     def postmaster(self) -> int | None:

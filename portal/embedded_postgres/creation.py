@@ -63,36 +63,39 @@ def write_private(path: Path, text: str) -> None:
 
 
 def prepare_database(cluster: Cluster) -> bool:
-    """Make role and database as far as they are missing; return False while the server is not up yet.
+    """Make role and database as far as they are missing; return False while the server is not up yet."""
+    import psycopg
+
+    if cluster.keeper() is None:
+        return False
+    if not cluster.password_file(ROLE).exists():
+        write_private(cluster.password_file(ROLE), secrets.token_urlsafe(32))
+    # a slow or failing statement goes to the log, and one of these holds a password
+    silent = "-c log_min_duration_statement=-1 -c log_min_error_statement=panic"
+    url = cluster.url(SUPERUSER, "postgres")
+    try:
+        with psycopg.connect(url, connect_timeout=5, autocommit=True, options=silent) as connection:
+            complete_database(connection, cluster.password_file(ROLE).read_text().strip())
+    except psycopg.OperationalError:
+        return False
+    return accepts_connections(cluster)
+
+
+def complete_database(connection: "psycopg.Connection", password: str) -> None:
+    """Make the portal's role and its database, unless they are there.
 
     The role owns the database but is no superuser and cannot bypass row-level security, which is the
     second wall between teams. It may create databases, for tests.
     """
-    import psycopg
     from psycopg import sql
 
-    if cluster.keeper() is None:
-        return False
-    # a slow or failing statement goes to the log, and one of these holds a password
-    silent = "-c log_min_duration_statement=-1 -c log_min_error_statement=panic"
-    try:
-        connection = psycopg.connect(
-            cluster.url(SUPERUSER, "postgres"), connect_timeout=5, autocommit=True, options=silent
-        )
-    except psycopg.OperationalError:
-        return False
-    with connection:
-        role, database = sql.Identifier(ROLE), sql.Identifier(DATABASE)
-        password = cluster.password_file(ROLE).read_text().strip()
-        verb = "ALTER" if exists(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", ROLE) else "CREATE"
-        rights = "LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEROLE NOREPLICATION CREATEDB"
-        connection.execute(
-            sql.SQL(f"{verb} ROLE {{}} {rights} PASSWORD {{}}").format(role, sql.Literal(password)),
-        )
-        if not exists(connection, "SELECT 1 FROM pg_database WHERE datname = %s", DATABASE):
-            connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))
-        connection.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(database))
-    return accepts_connections(cluster)
+    role, database = sql.Identifier(ROLE), sql.Identifier(DATABASE)
+    verb = "ALTER" if exists(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", ROLE) else "CREATE"
+    rights = "LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEROLE NOREPLICATION CREATEDB"
+    connection.execute(sql.SQL(f"{verb} ROLE {{}} {rights} PASSWORD {{}}").format(role, sql.Literal(password)))
+    if not exists(connection, "SELECT 1 FROM pg_database WHERE datname = %s", DATABASE):
+        connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))
+    connection.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(database))
 
 
 def accepts_connections(cluster: Cluster) -> bool:

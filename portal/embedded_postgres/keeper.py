@@ -140,31 +140,35 @@ def say(sentence: str) -> None:
     print(f"keeper {os.getpid()}: {sentence}", file=sys.stderr, flush=True)  # noqa: T201 - the log is stderr
 
 
-def take_keeper_lock(cluster: Cluster) -> bool:
-    """Become the keeper unless there is one; the lock lives as long as this process."""
-    for _ in range(8):
+def take_keeper_lock(cluster: Cluster) -> int | None:
+    """Return the lock that makes this process the keeper, or None if there is another one."""
+    for _ in range(8):  # somebody may just be asking whether there is a keeper, which takes the lock for a moment
         descriptor = lock(cluster.keeper_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if descriptor is not None:
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
-            return True
+            return descriptor
         time.sleep(POLL_S)
-    return False
+    return None
 
 
 def main() -> int:
-    """Detach from the process that started us, then keep the server."""
+    """Become the keeper, detach from the process that started us, then keep the server.
+
+    Our parent waits for the process that detaches, so that when it goes on there is a keeper and no zombie.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("home", type=Path)
     parser.add_argument("binaries", type=Path)
     parser.add_argument("--idle", type=float, required=True, metavar="SECONDS")
     arguments = parser.parse_args()
-    if os.fork():
-        os._exit(0)  # our parent waits for this one, so nothing of us becomes its zombie
-    os.chdir("/")
     cluster = Cluster(arguments.home)
-    if not take_keeper_lock(cluster):
+    descriptor = take_keeper_lock(cluster)
+    if descriptor is None:
         return 0
+    if child := os.fork():  # the child inherits the lock
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(child).encode())
+        os._exit(0)
+    os.chdir("/")
     return Keeper(cluster, arguments.binaries, arguments.idle).run()
 
 

@@ -95,7 +95,8 @@ def test_the_portal_gets_a_role_that_row_level_security_binds(root: Path) -> Non
     assert conninfo_to_dict(url)["dbname"] == "tuneport"
     with psycopg.connect(url) as connection:
         rights = connection.execute(
-            "SELECT rolname, rolsuper, rolbypassrls, rolcreaterole, rolcreatedb FROM pg_roles WHERE rolname = current_user"
+            "SELECT rolname, rolsuper, rolbypassrls, rolcreaterole, rolcreatedb "
+            "FROM pg_roles WHERE rolname = current_user"
         ).fetchone()
         owner = connection.execute(
             "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'tuneport'"
@@ -194,6 +195,12 @@ def test_stopping_spares_a_server_in_use(root: Path) -> None:
         assert value(other.url, "SELECT 1") == 1  # type: ignore[attr-defined]
     assert embedded_postgres.stop(root, only_if_unused=True)
     assert cluster_of(root).postmaster() is None
+
+
+def test_a_lost_password_of_the_portals_role_is_replaced(root: Path) -> None:
+    embedded_postgres.ensure(root, idle_s=IDLE_S)
+    cluster_of(root).password_file("portal").unlink()
+    assert value(embedded_postgres.ensure(root, idle_s=IDLE_S), "SELECT 1") == 1
 
 
 def test_a_path_too_long_for_a_socket_works() -> None:

@@ -57,7 +57,7 @@ def claim_run(lease: Lease) -> Run | None:
             lease_until=renewed(),
         ):
             return None
-        run = _load(lease.run_id)
+        run = load_run(lease.run_id)
         if _submitter_may_train(run):
             return run
         message = _("The person who submitted this run may no longer train models for the team. Submit it again.")
@@ -113,14 +113,14 @@ def note(lease: Lease, message: str, *, level: str = "info", kind: str = "superv
     """Add a line to the run's log. Raises: LeaseLost."""
     with all_teams(_REASON):
         change(lease, lease_token=lease.token)
-        _say(_load(lease.run_id), message, level=level, kind=kind)
+        _say(load_run(lease.run_id), message, level=level, kind=kind)
 
 
 def note_crash(lease: Lease, message: str) -> bool:
     """Count a child process that was killed as an attempt; return whether there may be another. Raises: LeaseLost."""
     with all_teams(_REASON):
         change(lease, lease_token=lease.token)
-        _say(_load(lease.run_id), message, level="warning", kind="crash")
+        _say(load_run(lease.run_id), message, level="warning", kind="crash")
         may_go_on = held_by(lease).filter(attempt__lt=F("max_attempts"))
         return may_go_on.update(attempt=F("attempt") + 1) == 1
 
@@ -135,7 +135,7 @@ def finish_run(lease: Lease, *, adapter: Path, step: int, predictions: Path | No
     Raises: LeaseLost, results.IncompleteAdapter.
     """
     renew_lease(lease)  # asks for the lease before any file is touched, and gives us time for them
-    run = _load_freely(lease.run_id)
+    run = load_run(lease.run_id)
     placed = results.place_adapter(run, adapter)
     judged = _judge(run, predictions, split)
     with all_teams(_REASON):
@@ -164,7 +164,7 @@ def _judge(run: Run, predictions: Path | None, split: Split) -> results.Judged |
 def stop_run(lease: Lease, *, adapter: Path | None, step: int) -> None:
     """End a run that was asked to stop; what it learned is kept if its trainer could save it. Raises: LeaseLost."""
     renew_lease(lease)
-    run = _load_freely(lease.run_id)
+    run = load_run(lease.run_id)
     placed = results.place_adapter(run, adapter) if adapter and results.is_whole_adapter(adapter) else None
     with all_teams(_REASON):
         _end(lease, Run.Status.CANCELLED)
@@ -180,7 +180,7 @@ def fail_run(lease: Lease, *, code: str, message: str) -> None:
     """End a run that cannot succeed; `message` tells people what happened and what to do. Raises: LeaseLost."""
     with all_teams(_REASON):
         change(lease, gpu_seconds=charged())
-        _fail(_load(lease.run_id), held_by(lease), code=code, message=message, actor=_SUPERVISOR)
+        _fail(load_run(lease.run_id), held_by(lease), code=code, message=message, actor=_SUPERVISOR)
 
 
 def release_run(lease: Lease, message: str, *, burn_attempt: bool = False) -> None:
@@ -190,7 +190,7 @@ def release_run(lease: Lease, message: str, *, burn_attempt: bool = False) -> No
     """
     with all_teams(_REASON):
         change(lease, gpu_seconds=charged())
-        _give_back(_load(lease.run_id), message, actor=_SUPERVISOR, burn_attempt=burn_attempt)
+        _give_back(load_run(lease.run_id), message, actor=_SUPERVISOR, burn_attempt=burn_attempt)
 
 
 # --- those that were lost ----------------------------------------------------------------------------------------
@@ -254,14 +254,11 @@ def _give_back(run: Run, message: str, *, actor: Actor, burn_attempt: bool) -> N
 # --- pieces ------------------------------------------------------------------------------------------------------
 
 
-def _load(run_id: uuid.UUID) -> Run:
-    whole = Run.unscoped.select_related("team", "experiment", "base_model", "node", "created_by")
-    return whole.select_related("dataset_version__dataset", "dataset_version__team").get(pk=run_id)
-
-
-def _load_freely(run_id: uuid.UUID) -> Run:
+def load_run(run_id: uuid.UUID) -> Run:
+    """Return a run with everything around it that its supervisor needs, so that no further query is necessary."""
     with all_teams(_REASON):
-        return _load(run_id)
+        whole = Run.unscoped.select_related("team", "experiment", "base_model", "node", "created_by")
+        return whole.select_related("dataset_version__dataset", "dataset_version__team").get(pk=run_id)
 
 
 def _end(lease: Lease, status: Run.Status) -> None:

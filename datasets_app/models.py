@@ -43,7 +43,7 @@ class Dataset(TeamOwned):
 class DatasetVersion(TeamOwned):
     """One immutable content of a dataset, from uploaded files to canonical rows.
 
-    DRAFT (files are here, columns to be mapped) → IMPORTING → READY, or FAILED with a report that names every faulty row.
+    DRAFT (files are here, columns to be mapped) → IMPORTING → READY, or FAILED with a report of the faulty rows.
     """
 
     class Status(models.TextChoices):
@@ -67,7 +67,7 @@ class DatasetVersion(TeamOwned):
     bytes_done = models.PositiveBigIntegerField(default=0)
     attempts = models.PositiveSmallIntegerField(default=0, help_text="counted before the work, against poison files")
     heartbeat_at = models.DateTimeField(null=True)
-    claim = models.UUIDField(null=True, help_text="of the worker that is importing; a worker with another one must stop")
+    claim = models.UUIDField(null=True, help_text="of the importing worker; one with another claim must stop")
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
     created_at = models.DateTimeField(auto_now_add=True)
     ready_at = models.DateTimeField(null=True)

@@ -19,6 +19,7 @@ from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.mapping import MappingError, guess_mapping
 from datasets_app.models import DatasetVersion, SourceFile, Split
 from datasets_app.readers import DEFAULT_LIMITS, DataError, Detection, FileRefused, Limits, Table, detect, open_table
+from portal.display.numbers import filesize
 from portal.errors import InvalidInput, InvalidSource, PortalError, TooLarge
 
 Upload: TypeAlias = "UploadedFile[bytes] | Path"
@@ -29,15 +30,28 @@ SAMPLE_ROWS: Final = 50
 
 @dataclass(frozen=True)
 class Reading:
-    """How a person wants a file to be read; an empty delimiter means the one that was found."""
+    """How a person wants a file to be read; what is empty stays as it was found."""
 
-    encoding: str
+    encoding: str = ""
     delimiter: str = ""
 
 
 def limits() -> Limits:
     """Return the bounds of an import, the size of a file being the portal's own setting."""
     return replace(DEFAULT_LIMITS, max_bytes=settings.MAX_UPLOAD_BYTES)
+
+
+def refuse_oversize(content_length: str | None) -> None:
+    """Raise TooLarge for a request that cannot hold acceptable files only.
+
+    The upload handler drops a file that is over the limit without a word, so the length has to speak.
+    """
+    limit = settings.MAX_UPLOAD_BYTES
+    if content_length and content_length.isdigit() and int(content_length) > limit:
+        raise TooLarge(
+            _("The upload is larger than %(limit)s. Split the file into smaller ones.") % {"limit": filesize(limit)},
+            code="file_too_large",
+        )
 
 
 @contextmanager
@@ -77,7 +91,7 @@ def read_as(source: SourceFile, reading: Reading) -> None:
 
     Raises: InvalidSource if the file cannot be read that way.
     """
-    source.encoding = reading.encoding
+    source.encoding = reading.encoding or source.encoding
     source.delimiter = reading.delimiter or source.delimiter
     _learn_columns(source)
     source.save(update_fields=["encoding", "delimiter", "kind", "columns"])
@@ -88,8 +102,8 @@ def open_source(source: SourceFile, reading: Reading | None = None) -> Table:
 
     Raises: FileRefused if it cannot be read that way, or if its encoding has still to be chosen.
     """
-    encoding = reading.encoding if reading else source.encoding
-    delimiter = (reading.delimiter if reading else "") or source.delimiter
+    chosen = reading or Reading()
+    encoding, delimiter = chosen.encoding or source.encoding, chosen.delimiter or source.delimiter
     return open_table(source.path, limits=limits(), encoding=encoding or None, delimiter=delimiter or None)
 
 

@@ -13,7 +13,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='datasetversion',
             name='claim',
-            field=models.UUIDField(help_text='of the worker that is importing; a worker with another one must stop', null=True),
+            field=models.UUIDField(help_text='of the importing worker; one with another claim must stop', null=True),
         ),
         migrations.AddField(
             model_name='sourcefile',

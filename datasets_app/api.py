@@ -1,0 +1,193 @@
+"""Datasets over the API: import, look, read rows, delete."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.shortcuts import get_object_or_404
+from django.utils.translation import gettext as _
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework import status
+from rest_framework.parsers import MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from datasets_app import services
+from datasets_app.mapping import Mapping, MappingError
+from datasets_app.models import DatasetVersion, Split
+from datasets_app.serializers import (
+    DatasetImportSerializer,
+    DatasetSerializer,
+    RowSerializer,
+    VersionDetailSerializer,
+    VersionImportSerializer,
+    page_of,
+)
+from datasets_app.sources import Reading, refuse_oversize
+from datasets_app.stored_rows import StoredRows
+from portal.api.pagination import Pages
+from portal.api.views import TeamAPIView
+from portal.errors import IllegalTransition, InvalidInput
+from portal.models import Scope
+
+READ_AND_WRITE = {
+    "GET": Scope.DATASETS_READ,
+    "HEAD": Scope.DATASETS_READ,
+    "POST": Scope.DATASETS_WRITE,
+    "DELETE": Scope.DATASETS_WRITE,
+}
+REFUSED = OpenApiResponse(description="The error object; `details` lists the faulty rows with line and column.")
+
+
+class DatasetList(TeamAPIView):
+    """All datasets of the team."""
+
+    scopes = READ_AND_WRITE
+    parser_classes = (MultiPartParser,)
+
+    @extend_schema(operation_id="datasets_list", responses=page_of("Dataset", DatasetSerializer), tags=["datasets"])
+    def get(self, request: Request) -> Response:
+        """List the team's datasets, the newest first."""
+        datasets = self.team.datasets.prefetch_related("versions__dataset").order_by("-created_at", "pk")
+        pages = Pages()
+        page = pages.paginate_queryset(datasets, request, view=self)
+        return pages.get_paginated_response(DatasetSerializer(page, many=True).data)
+
+    @extend_schema(
+        operation_id="datasets_create",
+        request={"multipart/form-data": DatasetImportSerializer},
+        responses={201: VersionDetailSerializer, 400: REFUSED, 413: REFUSED},
+        tags=["datasets"],
+    )
+    def post(self, request: Request) -> Response:
+        """Import a new dataset; the answer is its first version, which turns from importing to ready.
+
+        Every row is checked before the answer: if one is faulty, nothing is kept and `details` says where it is.
+        """
+        refuse_oversize(request.META.get("CONTENT_LENGTH"))
+        form = DatasetImportSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        sent = form.validated_data
+        return _import(self, form, name=sent["name"], description=sent["description"])
+
+
+class DatasetDetail(TeamAPIView):
+    """One dataset."""
+
+    scopes = READ_AND_WRITE
+
+    @extend_schema(operation_id="datasets_retrieve", responses=DatasetSerializer, tags=["datasets"])
+    def get(self, request: Request, pk: UUID) -> Response:
+        """Show a dataset with its versions."""
+        dataset = get_object_or_404(self.team.datasets.prefetch_related("versions__dataset"), pk=pk)
+        return Response(DatasetSerializer(dataset).data)
+
+    @extend_schema(operation_id="datasets_destroy", responses={204: None, 409: REFUSED}, tags=["datasets"])
+    def delete(self, request: Request, pk: UUID) -> Response:
+        """Delete a dataset with all versions and files; refused while runs use it."""
+        services.delete_dataset(dataset=get_object_or_404(self.team.datasets, pk=pk), actor=self.actor)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class VersionCreate(TeamAPIView):
+    """New versions of one dataset."""
+
+    scopes = {"POST": Scope.DATASETS_WRITE}
+    parser_classes = (MultiPartParser,)
+
+    @extend_schema(
+        operation_id="datasets_versions_create",
+        request={"multipart/form-data": VersionImportSerializer},
+        responses={201: VersionDetailSerializer, 400: REFUSED, 413: REFUSED},
+        tags=["datasets"],
+    )
+    def post(self, request: Request, pk: UUID) -> Response:
+        """Import a new version of a dataset; earlier versions stay as they are."""
+        dataset = get_object_or_404(self.team.datasets, pk=pk)
+        refuse_oversize(request.META.get("CONTENT_LENGTH"))
+        form = VersionImportSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        return _import(self, form, name=dataset.name, dataset=dataset)
+
+
+class VersionDetail(TeamAPIView):
+    """One version of a dataset."""
+
+    scopes = READ_AND_WRITE
+
+    @extend_schema(operation_id="dataset_versions_retrieve", responses=VersionDetailSerializer, tags=["datasets"])
+    def get(self, request: Request, pk: UUID) -> Response:
+        """Show a version: its state, counts, files, and what the import found."""
+        version = get_object_or_404(self._versions(), pk=pk)
+        return Response(VersionDetailSerializer(version).data)
+
+    @extend_schema(operation_id="dataset_versions_destroy", responses={204: None, 409: REFUSED}, tags=["datasets"])
+    def delete(self, request: Request, pk: UUID) -> Response:
+        """Delete a version, and its dataset if it was the only one; refused while runs use it."""
+        services.discard_version(version=get_object_or_404(self._versions(), pk=pk), actor=self.actor)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    def _versions(self) -> Any:
+        return self.team.datasetversions.select_related("dataset").prefetch_related("sources")
+
+
+class VersionRows(TeamAPIView):
+    """The rows of a version."""
+
+    scopes = {"GET": Scope.DATASETS_READ, "HEAD": Scope.DATASETS_READ}
+
+    @extend_schema(
+        operation_id="dataset_versions_rows_list",
+        parameters=[
+            OpenApiParameter("split", enum=[split.value for split in Split], default=Split.TRAIN.value),
+            OpenApiParameter("page", int),
+            OpenApiParameter("page_size", int, description="Up to 200."),
+        ],
+        responses=page_of("Row", RowSerializer),
+        tags=["datasets"],
+    )
+    def get(self, request: Request, pk: UUID) -> Response:
+        """List the rows of one split, as they are trained on."""
+        version = get_object_or_404(self.team.datasetversions, pk=pk)
+        split = request.query_params.get("split", Split.TRAIN.value)
+        if split not in Split.values:
+            raise InvalidInput(
+                _("There is no split '%(split)s'. The splits are: %(known)s.")
+                % {"split": split[:40], "known": ", ".join(Split.values)},
+                param="split",
+            )
+        if version.status != DatasetVersion.Status.READY:
+            raise IllegalTransition(_("This version has no rows yet: it is not ready."), code="not_ready")
+        pages = Pages()
+        page = pages.paginate_queryset(StoredRows(version, split), request, view=self)
+        return pages.get_paginated_response(RowSerializer(page, many=True).data)  # type: ignore[arg-type]
+
+
+def _import(view: TeamAPIView, form: VersionImportSerializer, **target: Any) -> Response:
+    sent = form.validated_data
+    version = services.import_files(
+        team=view.team,
+        actor=view.actor,
+        files=form.files(),
+        mapping=_mapping(sent.get("mapping")),
+        options=sent.get("options"),
+        reading=_reading(sent),
+        **target,
+    )
+    return Response(VersionDetailSerializer(version).data, status=status.HTTP_201_CREATED)
+
+
+def _mapping(sent: dict[str, object] | None) -> Mapping | None:
+    if sent is None:
+        return None
+    try:
+        return Mapping.from_dict(sent)
+    except MappingError as error:
+        raise InvalidInput(error.sentence(_), param="mapping", code=error.code) from None
+
+
+def _reading(sent: dict[str, Any]) -> Reading | None:
+    if "encoding" not in sent and "delimiter" not in sent:
+        return None
+    return Reading(sent.get("encoding", ""), sent.get("delimiter", ""))

@@ -1,0 +1,194 @@
+"""What the API tells about datasets, and what it takes to import one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.files.uploadedfile import UploadedFile
+from django.utils.translation import gettext_lazy as _
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field, inline_serializer
+from rest_framework import serializers
+
+from datasets_app import reports
+from datasets_app.models import Dataset, DatasetVersion, SourceFile, Split
+from datasets_app.readers import ENCODINGS
+from datasets_app.rows import CanonicalRow
+from portal.errors import InvalidInput
+
+
+class SourceFileSerializer(serializers.ModelSerializer[SourceFile]):
+    """An uploaded file of a version."""
+
+    class Meta:
+        model = SourceFile
+        fields = ("id", "split", "name", "kind", "encoding", "delimiter", "columns", "size_bytes", "sha256")
+        read_only_fields = fields
+
+
+class FaultSerializer(serializers.Serializer[dict[str, object]]):
+    """A faulty row: where it is and what is wrong."""
+
+    file = serializers.CharField()
+    split = serializers.ChoiceField(choices=Split.choices)
+    line = serializers.IntegerField(help_text="Line of the file on which the row begins; the header is line 1.")
+    column = serializers.CharField(allow_null=True)
+    code = serializers.CharField()
+    message = serializers.CharField()
+
+
+class AnswerFieldSerializer(serializers.Serializer[dict[str, object]]):
+    """One key of the JSON answers; a closed one is chosen from few values."""
+
+    name = serializers.CharField()
+    closed = serializers.BooleanField()
+    values = serializers.ListField(child=serializers.CharField())
+    counts = serializers.ListField(child=serializers.IntegerField())
+    share = serializers.FloatField(help_text="Share of the JSON answers that have the key.")
+
+
+class ReportSerializer(serializers.Serializer[dict[str, Any]]):
+    """What an import found."""
+
+    error = serializers.SerializerMethodField()
+    fault_count = serializers.IntegerField(default=0)
+    faults = serializers.SerializerMethodField()
+    warnings = serializers.SerializerMethodField()
+    answer_fields = AnswerFieldSerializer(many=True, default=list, source="fields")
+
+    def get_error(self, report: dict[str, Any]) -> str:
+        """Why the import failed, or an empty text."""
+        return reports.error_in_words(report)
+
+    @extend_schema_field(FaultSerializer(many=True))
+    def get_faults(self, report: dict[str, Any]) -> list[dict[str, object]]:
+        """The first faulty rows."""
+        return [reports.fault_in_words(fault) for fault in report.get("faults", [])[:100]]
+
+    def get_warnings(self, report: dict[str, Any]) -> list[str]:
+        """Repetitions, contradictions and rows shared between splits."""
+        return reports.warnings_in_words(report)
+
+
+class VersionSerializer(serializers.ModelSerializer[DatasetVersion]):
+    """One version of a dataset: immutable once it is ready."""
+
+    dataset_name = serializers.CharField(source="dataset.name", read_only=True)
+
+    class Meta:
+        model = DatasetVersion
+        fields: tuple[str, ...] = (
+            "id",
+            "dataset",
+            "dataset_name",
+            "number",
+            "status",
+            "train_rows",
+            "validation_rows",
+            "test_rows",
+            "size_bytes",
+            "content_hash",
+            "rows_done",
+            "created_at",
+            "ready_at",
+        )
+        read_only_fields: tuple[str, ...] = fields
+
+
+class VersionDetailSerializer(VersionSerializer):
+    """A version with its files, its mapping and what the import found."""
+
+    report = ReportSerializer(read_only=True)
+    sources = SourceFileSerializer(many=True, read_only=True)
+    mapping = serializers.DictField(read_only=True)
+    options = serializers.DictField(read_only=True)
+
+    class Meta(VersionSerializer.Meta):
+        fields = (*VersionSerializer.Meta.fields, "mapping", "options", "sources", "report")
+        read_only_fields = fields
+
+
+class DatasetSerializer(serializers.ModelSerializer[Dataset]):
+    """A named collection of examples with its versions, the newest first."""
+
+    versions = VersionSerializer(many=True, read_only=True)
+
+    class Meta:
+        model = Dataset
+        fields = ("id", "name", "description", "created_at", "versions")
+        read_only_fields = fields
+
+
+class RowSerializer(serializers.Serializer[CanonicalRow]):
+    """One conversation; its last message is the answer to learn."""
+
+    row = serializers.IntegerField(help_text="Line of the source file on which the row begins.")
+    messages = serializers.ListField(child=serializers.DictField(child=serializers.CharField()))
+
+
+def page_of(name: str, child: type[serializers.Serializer[Any]]) -> serializers.Serializer[Any]:
+    """Return the description of a page of a list, as `portal.api.pagination.Pages` answers it."""
+    address = {"allow_null": True, "required": False}
+    return inline_serializer(
+        f"{name}Page",
+        {
+            "count": serializers.IntegerField(),
+            "next": serializers.URLField(**address),  # type: ignore[arg-type]
+            "previous": serializers.URLField(**address),  # type: ignore[arg-type]
+            "results": child(many=True),
+        },
+    )
+
+
+class VersionImportSerializer(serializers.Serializer[Any]):
+    """The files of a new version (multipart/form-data)."""
+
+    file = serializers.FileField(required=False, allow_empty_file=True, help_text="The same as train_file.")
+    train_file = serializers.FileField(required=False, allow_empty_file=True, help_text="CSV, TSV or JSON Lines.")
+    validation_file = serializers.FileField(required=False, allow_empty_file=True)
+    test_file = serializers.FileField(required=False, allow_empty_file=True)
+    mapping = serializers.JSONField(
+        required=False,
+        help_text='Which columns become prompt and answer, e.g. {"prompt": "text", "response": "label"} or '
+        '{"messages": "messages"}; further: system, system_prompt, template, json_answers. Guessed if left out.',
+    )
+    options = serializers.JSONField(
+        required=False,
+        help_text='{"skip_faulty": false, "validation_share": 0.1, "test_share": 0.1, "seed": 1}; '
+        "the shares matter if only a training file is sent.",
+    )
+    encoding = serializers.ChoiceField(
+        choices=ENCODINGS, required=False, help_text="Of all files; found out if left out, never guessed."
+    )
+    delimiter = serializers.ChoiceField(
+        choices=[",", ";", "\t", "|"], required=False, help_text="Of all files; found out if left out."
+    )
+
+    def validate_mapping(self, mapping: object) -> object:
+        return _object(mapping)
+
+    def validate_options(self, options: object) -> object:
+        return _object(options)
+
+    def files(self) -> dict[Split, UploadedFile[bytes]]:
+        """Return the uploaded files by split. Raises: InvalidInput if training files are sent under both names."""
+        sent = self.validated_data
+        if "file" in sent and "train_file" in sent:
+            raise InvalidInput(str(_("Send the training file once: as 'file' or as 'train_file'.")), param="file")
+        found = {split: sent.get(f"{split.value}_file") for split in Split}
+        found[Split.TRAIN] = found[Split.TRAIN] or sent.get("file")
+        return {split: content for split, content in found.items() if content is not None}
+
+
+class DatasetImportSerializer(VersionImportSerializer):
+    """A new dataset and the files of its first version (multipart/form-data)."""
+
+    name = serializers.CharField(max_length=120)
+    description = serializers.CharField(max_length=2000, required=False, default="", allow_blank=True)
+
+
+@extend_schema_field(OpenApiTypes.OBJECT)
+def _object(value: object) -> object:
+    if not isinstance(value, dict):
+        raise serializers.ValidationError(_("Send a JSON object."))
+    return value

@@ -32,7 +32,7 @@ class Command(BaseCommand):
 
     help = "Run the portal: web server, queues and GPU node in one terminal."
     # the services check themselves; here it would only cost time
-    requires_system_checks: list[str] = []  # type: ignore[assignment]
+    requires_system_checks = ()
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""

@@ -33,6 +33,7 @@ DATA = Path(os.environ.get("TUNEPORT_DATA_DIR") or PROJECT / "var").resolve()
 LOG = DATA / "logs" / "setup.log"
 TORCH = os.environ.get("TORCH_SPEC") or "torch==2.13.0"
 TORCH_INDEX = os.environ.get("TORCH_INDEX_URL")
+GPU_DEVICE = Path("/dev/nvidia0")
 NEWS_EVERY_S = 15
 
 MYPY = ["-m", "mypy", "portal", "datasets_app", "experiments", "deployments", "gpu_worker"]
@@ -161,7 +162,7 @@ def has_torch() -> bool:
 
 def refuse_cuda(command: list[str]) -> None:
     """Stop before a torch build is downloaded that brings CUDA to a machine that has no use for it."""
-    if sys.platform != "linux" or os.environ.get("TUNEPORT_ACCEPT_CUDA") or Path("/dev/nvidia0").exists():
+    if sys.platform != "linux" or os.environ.get("TUNEPORT_ACCEPT_CUDA") or GPU_DEVICE.exists():
         return
     asked = subprocess.run(
         [*command, "--dry-run", "--quiet", "--report", "-"], capture_output=True, text=True, check=False

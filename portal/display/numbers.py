@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
-from typing import Any, TypeVar
+from itertools import pairwise
+from typing import Any, Concatenate, ParamSpec
 
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
@@ -16,18 +17,20 @@ UNKNOWN = "–"
 NBSP = "\u00a0"
 MINUS = "\u2212"
 
-_Written = TypeVar("_Written", bound=Callable[..., str])
+_Options = ParamSpec("_Options")
 
 
-def _dash_if_unknown(write: _Written) -> _Written:
+def _dash_if_unknown(
+    write: Callable[Concatenate[float, _Options], str],
+) -> Callable[Concatenate[object, _Options], str]:
     """Turn what is not a finite number into a dash, so that templates need no conditions."""
 
     @wraps(write)
-    def guarded(value: Any, *arguments: Any) -> str:
+    def guarded(value: object, /, *options: _Options.args, **named: _Options.kwargs) -> str:
         number = _as_number(value)
-        return UNKNOWN if number is None else write(number, *arguments)
+        return UNKNOWN if number is None else write(number, *options, **named)
 
-    return guarded  # type: ignore[return-value]
+    return guarded
 
 
 def _as_number(value: Any) -> int | float | None:
@@ -108,7 +111,7 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f}{NBSP}{_('s')}"
     whole = round(seconds)
     units = ((86400, _("d")), (3600, _("h")), (60, _("min")), (1, _("s")))
-    for (size, unit), (below, unit_below) in zip(units, units[1:], strict=False):
+    for (size, unit), (below, unit_below) in pairwise(units):
         if whole >= size:
             rest = whole % size // below
             tail = f" {rest}{NBSP}{unit_below}" if rest else ""
@@ -117,7 +120,7 @@ def duration(seconds: float) -> str:
 
 
 def _three_digits(number: float) -> str:
-    places = 0 if abs(number) >= 99.95 or float(number).is_integer() else 1
+    places = 0 if abs(number) >= 99.95 or round(float(number), 1).is_integer() else 1
     return f"{number:.{places}f}"
 
 

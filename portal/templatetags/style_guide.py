@@ -9,6 +9,8 @@ from typing import Any
 from django import forms, template
 from django.core.paginator import Paginator
 
+from portal.templatetags.ui import STATUSES
+
 register = template.Library()
 
 
@@ -59,7 +61,7 @@ def style_guide_samples() -> dict[str, Any]:
             "balanced": "Good quality in reasonable time. Start here.",
             "best": "More epochs and a larger adapter. Takes longest.",
         },
-        "states": "queued assigned running succeeded failed cancelled draft importing ready pending stopped".split(),
+        "states": list(STATUSES)[:11],
         "runs": [_run(number, now) for number in range(4)],
         "page": Paginator(range(238), 25).page(3),
         "losses": [2.4, 1.9, 1.5, 1.2, 1.02, 0.81, 0.74, 0.66, 0.61, 0.58, 0.52, 0.5],
@@ -98,7 +100,9 @@ def _run(number: int, now: datetime) -> SimpleNamespace:
     statuses = ("running", "succeeded", "failed", "queued")
     return SimpleNamespace(
         number=14 - number,
-        name=("Rank 32, longer", "Balanced on v3", "Learning rate 0.01", "Fast check of v4 with Russian tickets")[number],
+        name=("Rank 32, longer", "Balanced on v3", "Learning rate 0.01", "Fast check of v4 with Russian tickets")[
+            number
+        ],
         status=statuses[number],
         rows=3902 - number * 311,
         loss=(0.4213, 0.3871, None, None)[number],

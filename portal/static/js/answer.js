@@ -21,10 +21,13 @@ export function canonical(value) {
 const plain = (value) => (typeof value === "string" ? value : JSON.stringify(value) ?? text("missing"));
 
 function row(name, given, wanted, compared) {
-  const right = compared && canonical(given) === canonical(wanted);
-  const verdict = !compared ? "" : right ? "✓" : `✗ ${text("expected")}: ${plain(wanted)}`;
-  const mark = make("dd", { className: right ? "is-right" : "is-wrong", textContent: verdict });
-  return make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: plain(given) }), mark);
+  const value = make("dd", { textContent: plain(given) });
+  const line = make("div", {}, make("dt", { textContent: name }), value);
+  if (!compared) return line;
+  const right = canonical(given) === canonical(wanted);
+  value.prepend(make("span", { className: right ? "is-right" : "is-wrong", textContent: right ? "✓ " : "✗ " }));
+  if (!right) value.append(make("small", { textContent: `${text("expected")}: ${plain(wanted)}` }));
+  return line;
 }
 
 /** Show an answer in a bubble's text element; `expected` is the wanted text or null. Returns a verdict or "". */

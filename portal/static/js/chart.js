@@ -45,7 +45,8 @@ class Chart {
     const changed = () => this.card.isConnected && this.update();
     new Set(this.lines.map((line) => line.feed)).forEach((feed) => feed.listeners.add(changed));
     this.slider?.addEventListener("input", changed);
-    this.reset.addEventListener("click", () => this.unzoom());
+    this.reset.addEventListener("click", () => document.dispatchEvent(new CustomEvent("portal:unzoom", { detail: this.group() })));
+    document.addEventListener("portal:unzoom", (event) => event.detail === this.group() && this.unzoom());
     const repaint = () => this.plot?.redraw(false, true);
     document.addEventListener("portal:theme", repaint);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
@@ -62,6 +63,11 @@ class Chart {
       this.update();
     });
     return key;
+  }
+
+  /** Charts with one data-sync share cursor and zoom; a chart without is its own group. */
+  group() {
+    return this.card.dataset.sync ?? this;
   }
 
   size() {
@@ -130,18 +136,19 @@ class Chart {
     const sync = this.card.dataset.sync;
     return {
       ...this.size(),
+      padding: [8, 12, 0, 0],
       legend: { show: false },
       cursor: { y: false, focus: { prox: 24 }, ...(sync && { sync: { key: sync } }) },
       scales: { x: { time: false }, y: "log" in this.card.dataset ? { distr: 3 } : {} },
       axes: [
         { ...axis, grid: { show: false }, ticks: grid, size: 32 },
-        { ...axis, grid, ticks: { show: false }, size: 56, values: (_plot, ticks) => ticks.map((tick) => (tick === null ? "" : String(+tick.toPrecision(4)))) },
+        { ...axis, grid, ticks: { show: false }, size: 46, gap: 6, values: (_plot, ticks) => ticks.map((tick) => (tick === null ? "" : String(+tick.toPrecision(4)))) },
       ],
       series: [{}, ...this.lines.flatMap((_line, index) => this.pair(index))],
       hooks: {
         setCursor: [(plot) => this.readOut(plot.cursor.idx ?? null)],
         setSelect: [(plot) => plot.select.width > 0 && ((this.zoomed = true), (this.reset.hidden = false))],
-        ready: [(plot) => plot.over.addEventListener("dblclick", () => this.unzoom())],
+        ready: [(plot) => plot.over.addEventListener("dblclick", () => this.reset.click())],
       },
     };
   }

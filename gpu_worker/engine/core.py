@@ -13,7 +13,7 @@ from torch import Tensor
 from gpu_worker.engine.adapter_folder import LoadedAdapter, open_adapter
 from gpu_worker.engine.block_pool import BlockPool
 from gpu_worker.engine.config import EngineConfig
-from gpu_worker.engine.errors import BadAdapter, ModelNotFound, Overloaded
+from gpu_worker.engine.errors import BadAdapter, BadRequest, ModelNotFound, Overloaded
 from gpu_worker.engine.runner import Runner
 from gpu_worker.engine.sampling import TokenLogprob, sample_token, token_logprob
 from gpu_worker.engine.scheduler import Scheduler
@@ -111,7 +111,11 @@ class EngineCore:
     # --- sequences --------------------------------------------------------------------------------------------
 
     def submit(self, sequences: list[Sequence]) -> None:
-        """Queue the sequences of one request, all or none. Raises: ContextTooLong, Overloaded."""
+        """Queue the sequences of one request, all or none. Raises: BadRequest, ContextTooLong, Overloaded."""
+        for sequence in sequences:
+            if not all(0 <= token < self._runner.vocabulary for token in sequence.prompt_ids):
+                raise BadRequest("The prompt holds a token that this model does not know.", param="prompt")
+            self._scheduler.require_fit(sequence)
         if self._scheduler.waiting + len(sequences) > self._config.max_waiting:
             raise Overloaded("Too many requests are waiting; try again shortly.")
         for sequence in sequences:

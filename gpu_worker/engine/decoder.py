@@ -49,6 +49,7 @@ class DecoderRunner:
         """`blocks`: size of the key/value cache, the padding block included."""
         self.shape = shape
         self.max_positions = shape.max_positions
+        self.vocabulary = shape.vocabulary
         self._weights = weights
         self._device, self._dtype = weights.embedding.device, weights.embedding.dtype
         # a row is one token: its keys, then its values, exactly as the fused projection puts them side by side

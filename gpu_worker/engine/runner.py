@@ -30,6 +30,8 @@ class Runner(Protocol):
 
     reuses_prefixes: bool
     """Whether a row may start behind cache blocks that another sequence computed."""
+    vocabulary: int
+    """Number of token ids that the model knows."""
     max_positions: int
     """Longest sequence that the model can read, in tokens."""
 

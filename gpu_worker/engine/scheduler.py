@@ -4,7 +4,7 @@ from collections import deque
 
 from gpu_worker.engine.block_pool import BLOCK_SIZE, BlockPool
 from gpu_worker.engine.config import EngineConfig
-from gpu_worker.engine.errors import ContextTooLong, Overloaded
+from gpu_worker.engine.errors import ContextTooLong
 from gpu_worker.engine.runner import StepRow
 from gpu_worker.engine.sequence import Sequence
 
@@ -33,8 +33,8 @@ class Scheduler:
         """Sequences that hold a place and cache blocks."""
         return len(self._running)
 
-    def submit(self, sequence: Sequence) -> None:
-        """Put a sequence at the end of the line. Raises: ContextTooLong, Overloaded."""
+    def require_fit(self, sequence: Sequence) -> None:
+        """Refuse a sequence that could not even run alone. Raises: ContextTooLong."""
         if sequence.max_length > self.max_context:
             raise ContextTooLong(
                 f"This model's maximum context length is {self.max_context} tokens, but the request asks for "
@@ -42,8 +42,9 @@ class Scheduler:
                 f"{sequence.params.max_tokens} in the completion).",
                 param="messages",
             )
-        if len(self._waiting) >= self._config.max_waiting:
-            raise Overloaded("Too many requests are waiting; try again shortly.")
+
+    def submit(self, sequence: Sequence) -> None:
+        """Put a sequence that fits at the end of the line."""
         self._waiting.append(sequence)
 
     def find(self, sequence_id: str) -> Sequence | None:

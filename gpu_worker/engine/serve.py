@@ -1,0 +1,92 @@
+"""One engine process from start to drain."""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import socket
+from pathlib import Path
+
+import uvicorn
+
+from datasets_app.rendering import ChatRenderer, RenderingError
+from gpu_worker.engine.build import build_core
+from gpu_worker.engine.config import EngineConfig
+from gpu_worker.engine.errors import UnsupportedModel
+from gpu_worker.engine.loop import EngineLoop
+from gpu_worker.engine.server.app import EngineServer
+from gpu_worker.engine.server.generation import Generator
+
+logger = logging.getLogger(__name__)
+
+DRAIN_S = 10
+"""How long running answers may go on after SIGTERM."""
+
+
+def serve(options: argparse.Namespace, *, api_key: str) -> int:
+    """Load the base model, serve until SIGTERM, finish what runs; return the exit code."""
+    config = config_of(options)
+    try:
+        renderer = ChatRenderer.load(options.base_model)
+        core = build_core(options.base_model, renderer, config)
+    except (UnsupportedModel, RenderingError) as error:
+        logger.error("the base model cannot be served: %s", error)
+        return 1
+    loop = EngineLoop(core)
+    server = EngineServer(
+        base_name=options.name,
+        loop=loop,
+        generator=Generator(loop, renderer, config, max_context=core.max_context),
+        renderer=renderer,
+        max_context=core.max_context,
+    )
+    loop.start()
+    try:
+        _listen(options, server, api_key)
+    finally:
+        loop.stop()
+    return 0
+
+
+def config_of(options: argparse.Namespace) -> EngineConfig:
+    """Return the limits: defaults, except where the command line says otherwise."""
+    names = ("max_running", "max_waiting", "max_context", "lora_rank_budget")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if options.kv_cache_mb is not None:
+        given["kv_cache_bytes"] = options.kv_cache_mb * 2**20
+    return EngineConfig(**given)
+
+
+def _listen(options: argparse.Namespace, server: EngineServer, api_key: str) -> None:
+    listener = socket.create_server((options.host, options.port), backlog=512)
+    uvicorn_server = uvicorn.Server(
+        uvicorn.Config(
+            server.app(api_key=api_key),
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn repeats the signal after its drain: with this handler that is no second death before our clean-up
+        signal.signal(number, lambda *_: setattr(uvicorn_server, "should_exit", True))
+    # the socket listens already: a request that arrives before the first accept waits in its backlog
+    if options.ready_file is not None:
+        _announce(options.ready_file, options.host, listener.getsockname()[1])
+    try:
+        uvicorn_server.run(sockets=[listener])
+    finally:
+        if options.ready_file is not None:
+            options.ready_file.unlink(missing_ok=True)
+
+
+def _announce(ready_file: Path, host: str, port: int) -> None:
+    """Write the ready file in one piece: a reader sees all of it or nothing."""
+    ready_file.parent.mkdir(parents=True, exist_ok=True)
+    partial = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
+    partial.write_text(json.dumps({"pid": os.getpid(), "port": port, "host": host}), encoding="utf-8")
+    partial.replace(ready_file)
+    logger.info("serving on %s port %d", host, port)

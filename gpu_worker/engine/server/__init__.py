@@ -1,0 +1,1 @@
+"""The engine behind HTTP, in OpenAI's shapes and under vLLM's route names."""

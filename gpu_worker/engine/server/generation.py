@@ -1,0 +1,151 @@
+"""From a parsed request to running sequences and back: the server's side of the engine loop."""
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from datasets_app.rendering import ChatRenderer
+from gpu_worker.engine.config import EngineConfig
+from gpu_worker.engine.core import EngineCore
+from gpu_worker.engine.errors import ContextTooLong, GenerationFailed
+from gpu_worker.engine.loop import EngineLoop
+from gpu_worker.engine.sequence import AdapterRef, SequenceOutput
+from gpu_worker.engine.sequence import Sequence as EngineSequence
+from gpu_worker.engine.server.requests import GenerationOrder
+
+
+@dataclass(frozen=True)
+class TokenUsage:
+    """Token counts of one request. A prompt counts once, however many choices continue it."""
+
+    prompt: int
+    completion: int
+    cached: int
+
+    def to_dict(self) -> dict[str, object]:
+        """Return OpenAI's usage object."""
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        }
+
+
+@dataclass(frozen=True)
+class ChoiceOutput:
+    """What one step added to one choice of an answer."""
+
+    choice: int
+    output: SequenceOutput
+
+
+@dataclass
+class Generation:
+    """All sequences of one request while they run. Cancelled unless `outputs` was read to its end."""
+
+    sequences: dict[str, int]
+    """Sequence id -> index of its choice."""
+    prompt_tokens: int
+    queue: "asyncio.Queue[SequenceOutput]" = field(default_factory=asyncio.Queue)
+    unfinished: set[str] = field(default_factory=set)
+    completion_tokens: int = 0
+    cached: dict[int, int] = field(default_factory=dict)
+    """Choice -> prompt tokens that were not computed again; the first choice of each prompt counts."""
+    choices_per_prompt: int = 1
+    begun: float = field(default_factory=time.monotonic)
+    first_output: float | None = None
+    """When the first token arrived, on the monotonic clock."""
+
+    async def outputs(self) -> AsyncIterator[ChoiceOutput]:
+        """Yield what every step adds, until all choices have ended. Raises: GenerationFailed."""
+        while self.unfinished:
+            output = await self.queue.get()
+            if output.error is not None:
+                raise GenerationFailed(output.error)
+            self.first_output = self.first_output or time.monotonic()
+            choice = self.sequences[output.sequence_id]
+            self.completion_tokens += len(output.token_ids)
+            self.cached[choice] = output.cached_tokens
+            if output.finish_reason is not None:
+                self.unfinished.discard(output.sequence_id)
+            yield ChoiceOutput(choice, output)
+
+    def usage(self) -> TokenUsage:
+        """Return the counts so far."""
+        cached = sum(count for choice, count in self.cached.items() if choice % self.choices_per_prompt == 0)
+        return TokenUsage(self.prompt_tokens, self.completion_tokens, cached)
+
+
+class Generator:
+    """Starts and cancels generations on the engine loop."""
+
+    def __init__(self, loop: EngineLoop, renderer: ChatRenderer, config: EngineConfig, *, max_context: int) -> None:
+        self._loop = loop
+        self._renderer = renderer
+        self._default_max_tokens = config.default_max_tokens
+        self._max_context = max_context
+        self._numbers = itertools.count()
+
+    async def start(
+        self, order: GenerationOrder, prompts: Sequence[Sequence[int]], adapter_name: str | None
+    ) -> Generation:
+        """Queue every choice of every prompt. Raises: ModelNotFound, ContextTooLong, Overloaded."""
+        event_loop = asyncio.get_running_loop()
+        adapter = await self._find_adapter(adapter_name)
+        sequences = [
+            self._sequence(order, prompt, choice, adapter) for prompt in prompts for choice in range(order.choices)
+        ]
+        generation = Generation(
+            sequences={sequence.id: index for index, sequence in enumerate(sequences)},
+            prompt_tokens=sum(len(prompt) for prompt in prompts),
+            unfinished={sequence.id for sequence in sequences},
+            choices_per_prompt=order.choices,
+        )
+
+        def deliver(output: SequenceOutput) -> None:
+            event_loop.call_soon_threadsafe(generation.queue.put_nowait, output)
+
+        submitted = self._loop.submit(sequences, deliver)
+        try:
+            await asyncio.wrap_future(submitted)
+        except asyncio.CancelledError:
+            self.cancel(generation)
+            raise
+        return generation
+
+    def cancel(self, generation: Generation) -> None:
+        """End what still runs of a generation, before the engine's next step."""
+        if generation.unfinished:
+            self._loop.cancel(list(generation.unfinished))
+
+    async def _find_adapter(self, name: str | None) -> AdapterRef | None:
+        if name is None:
+            return None
+
+        def order(core: EngineCore) -> AdapterRef:
+            return core.find_adapter(name)
+
+        return await asyncio.wrap_future(self._loop.call(order))
+
+    def _sequence(
+        self, order: GenerationOrder, prompt: Sequence[int], choice: int, adapter: AdapterRef | None
+    ) -> EngineSequence:
+        room = self._max_context - len(prompt)
+        if room < 1:
+            raise ContextTooLong(
+                f"This model's maximum context length is {self._max_context} tokens, but the messages alone have "
+                f"{len(prompt)}.",
+                param="messages",
+            )
+        return EngineSequence.create(
+            f"{next(self._numbers)}-{secrets.token_hex(4)}",
+            prompt,
+            order.params_of(choice, default_max_tokens=min(self._default_max_tokens, room)),
+            adapter=adapter,
+            decode=self._renderer.decode,
+        )

@@ -20,7 +20,6 @@ from django.utils.translation import gettext as _
 
 from deployments.engine_connection import (
     Address,
-    CallerGone,
     Disconnected,
     Exchange,
     Pool,
@@ -30,14 +29,12 @@ from deployments.engine_connection import (
 )
 from portal.errors import PortalError, Unavailable
 
-__all__ = ["CallerGone", "ChatStream", "EngineTarget", "EngineTimeout", "Silence", "chat", "stream_chat"]
-
 # Tokens trickle, so silence is normal for a while; then the portal says ': ping' to keep its own caller's line open.
 PING_EVERY_S = 10.0
 _CONTROL_TIMEOUT_S = 15.0
 _HEALTH_TIMEOUT_S = 5.0
 _MAX_ANSWER_BYTES = 32 * 1024 * 1024
-_CHAT = "/v1/chat/completions"
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 _pool = Pool()
 
@@ -83,24 +80,28 @@ class AdapterRefused(Exception):
     """The engine will not load this adapter; the text says why."""
 
 
-def chat(target: EngineTarget, body: Mapping[str, Any], *, caller: int | None = None) -> dict[str, Any]:
-    """Return the whole answer to a chat request.
+def chat(
+    target: EngineTarget, body: Mapping[str, Any], *, path: str = CHAT, caller: int | None = None
+) -> dict[str, Any]:
+    """Return the whole answer to a request. `caller` is the file descriptor on which our own caller waits, if known.
 
     Raises: PortalError for what the engine refuses, Unavailable, EngineTimeout, CallerGone.
     """
     deadline = time.monotonic() + settings.ENGINE_TIMEOUT_SECONDS
-    with _open(target, target.request("POST", _CHAT, body), settings.ENGINE_TIMEOUT_SECONDS, caller) as answer:
+    with _open(target, target.request("POST", path, body), settings.ENGINE_TIMEOUT_SECONDS, caller) as answer:
         content = _read_all(answer, deadline, caller)
     _raise_for(answer, content)
     return _decoded(content)
 
 
-def stream_chat(target: EngineTarget, body: Mapping[str, Any], *, caller: int | None = None) -> ChatStream:
-    """Start a streamed chat and return its events; the caller has to close it.
+def stream_chat(
+    target: EngineTarget, body: Mapping[str, Any], *, path: str = CHAT, caller: int | None = None
+) -> ChatStream:
+    """Start a streamed answer and return its events; the caller has to close it.
 
     Raises: as `chat`, as long as the engine refuses before its first byte.
     """
-    request = target.request("POST", _CHAT, {**body, "stream": True})
+    request = target.request("POST", path, {**body, "stream": True})
     answer = _open(target, request, settings.ENGINE_TIMEOUT_SECONDS, caller)
     if answer.status != 200:
         with answer:

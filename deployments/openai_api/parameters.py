@@ -44,13 +44,13 @@ def chat_request(body: Any) -> dict[str, Any]:
 
 
 def completion_request(body: Any) -> dict[str, Any]:
-    """Return a legacy completion request as a chat request: the prompt becomes the user's one message.
+    """Return a legacy completion request: `prompt` is continued as it stands, without a conversation around it.
 
     Raises: InvalidInput naming the parameter.
     """
     body = _object(body)
     options = _options(body, _COMPLETION_READERS, besides="prompt")
-    return {"model": _model(body), "messages": [{"role": "user", "content": _prompt(body)}], **options}
+    return {"model": _model(body), "prompt": _prompt(body), **options}
 
 
 def _object(body: Any) -> dict[str, Any]:
@@ -78,7 +78,9 @@ def _options(body: Mapping[str, Any], readers: Mapping[str, Reader], *, besides:
         if value is not None and (read := readers[name](name, value)) is not None:
             options[name] = read
     if "max_completion_tokens" in options:
-        options["max_tokens"] = options.pop("max_completion_tokens")
+        limit = options.pop("max_completion_tokens")
+        if options.setdefault("max_tokens", limit) != limit:
+            raise InvalidInput(_("'max_tokens' and 'max_completion_tokens' contradict each other."), param="max_tokens")
     if "stream_options" in options and not options.get("stream"):
         raise InvalidInput(_("'stream_options' goes with 'stream': true only."), param="stream_options")
     if "top_logprobs" in options and not options.get("logprobs"):
@@ -274,5 +276,6 @@ _COMPLETION_READERS: dict[str, Reader] = {
     **_SHARED_READERS,
     "best_of": _only(1),
     "echo": _only(False),
-    **dict.fromkeys(("logprobs", "suffix"), _only()),
+    "suffix": _only(""),
+    "logprobs": _integer(0, 5),
 }

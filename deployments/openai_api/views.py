@@ -32,8 +32,8 @@ class Completions(OpenAIView):
     """POST /v1/completions, for clients that know no conversations."""
 
     def post(self, request: Request) -> HttpResponseBase:
-        """Answer one prompt, whole or streamed."""
-        return answer(self, request, parameters.completion_request(request.data), reshape=text_completion)
+        """Continue one prompt, whole or streamed."""
+        return answer(self, request, parameters.completion_request(request.data))
 
 
 class ModelList(OpenAIView):
@@ -63,30 +63,13 @@ class ModelDetail(OpenAIView):
         return Response(base_model_entry(model))
 
 
-def answer(
-    view: OpenAIView, request: Request, body: Body, *, reshape: inference.Reshape | None = None
-) -> HttpResponseBase:
+def answer(view: OpenAIView, request: Request, body: Body) -> HttpResponseBase:
     """Resolve the model and answer a checked request."""
     target = inference.resolve(view.team, body["model"])
     caller = Caller.of(request, view.team)
     if body.get("stream"):
-        return event_stream(inference.stream(target, body, caller, reshape=reshape))
-    return Response(inference.complete(target, body, caller, reshape=reshape))
-
-
-def text_completion(chat: Body) -> Body:
-    """Return a chat answer or chunk in the shape of the legacy completions."""
-    choices = [
-        {
-            "index": choice["index"],
-            "text": (choice.get("message") or choice.get("delta") or {}).get("content") or "",
-            "logprobs": None,
-            "finish_reason": choice.get("finish_reason"),
-        }
-        for choice in chat["choices"]
-    ]
-    identifier = str(chat["id"]).replace("chatcmpl-", "cmpl-", 1)
-    return {**chat, "id": identifier, "object": "text_completion", "choices": choices}
+        return event_stream(inference.stream(target, body, caller))
+    return Response(inference.complete(target, body, caller))
 
 
 def deployment_entry(deployment: Deployment, team: Team) -> Body:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -19,6 +20,14 @@ from portal.rls import all_teams, team_scope
 from tests.deployments.fake_engine import FakeEngine
 
 SYSTEM = "Turn the ticket into JSON."
+
+
+def wait_for(condition: Callable[[], bool], limit_s: float = 5.0) -> bool:
+    """Return whether `condition` came true in time."""
+    deadline = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
 
 
 def write_rows(version: DatasetVersion, split: Split, count: int, *, system: str = SYSTEM) -> None:

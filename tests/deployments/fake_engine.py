@@ -69,7 +69,12 @@ class Handler(BaseHTTPRequestHandler):
             known = self.server.adapters.pop(body["lora_name"], None)
             return self.reply(200, {}) if known else self.refuse(404, "not loaded", "model_not_found")
         self.server.requests.append(body)
-        return self.chat(body)
+        return self.complete(body) if self.path == "/v1/completions" else self.chat(body)
+
+    def complete(self, body: dict) -> None:
+        words = f"{body['model']} continues: {body['prompt']}".split()
+        choice = {"index": 0, "text": " ".join(words), "finish_reason": "stop", "logprobs": None}
+        self.reply(200, {**head(body, "text_completion"), "choices": [choice], "usage": usage(words)})
 
     def chat(self, body: dict) -> None:
         asked = body["messages"][-1]["content"]
@@ -136,7 +141,9 @@ class Handler(BaseHTTPRequestHandler):
     def write_chunk(self, payload: bytes) -> None:
         self.wfile.write(f"{len(payload):x}\r\n".encode() + payload + b"\r\n")
 
-    def refuse(self, status: int, message: str, code: str, headers: dict | None = None, param: str | None = None) -> None:
+    def refuse(
+        self, status: int, message: str, code: str, headers: dict | None = None, param: str | None = None
+    ) -> None:
         kind = "invalid_request_error" if status < 500 else "service_unavailable_error"
         error = {"message": message, "type": kind, "param": param, "code": code}
         self.reply(status, {"error": error}, headers)

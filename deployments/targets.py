@@ -1,0 +1,140 @@
+"""What a model's name stands for: which engine serves it, and under which name that engine knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.db.models import F, QuerySet
+from django.utils.translation import gettext as _
+
+from deployments.engine_client import EngineTarget
+from deployments.models import DeploymentVersion, Engine, Placement
+from experiments.models import Adapter
+from portal.errors import NotFound, PortalError, Unavailable
+from portal.models import BaseModel, Team
+from portal.rls import team_scope
+
+_LIVE_IN = "adapter__deployment_versions__live_in"
+_LOADED = ("node__engines__url", "node__engines__access_key")
+_DEPLOYED = (
+    *_LOADED,
+    "adapter_id",
+    "adapter__sha256",
+    "adapter__deployment_versions__id",
+    "adapter__deployment_versions__system_prompt",
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a model's name stands for at this moment."""
+
+    engine: EngineTarget
+    engine_model: str
+    public_name: str
+    fingerprint: str
+    version_id: UUID | None = None
+    system_prompt: str = ""
+
+
+def resolve(team: Team, name: str) -> Target:
+    """Return where to ask for a model: a deployment of the team, or a base model by its id.
+
+    Raises: NotFound with the same words for other teams' models and for names nobody has, Unavailable while the model
+    is being loaded, PortalError if its deployment is stopped or cannot be loaded.
+    """
+    with team_scope(team.pk):
+        # One filter, not two: conditions on one version and one deployment belong into one join.
+        live = {f"{_LIVE_IN}__name": name, f"{_LIVE_IN}__is_running": True}
+        row = _ready(team).filter(**live).values(*_DEPLOYED).first()
+        if row is not None:
+            return _deployed_target(name, row)
+        deployment = team.deployments.select_related("live_version", "next_version").filter(name=name).first()
+        if deployment is not None:
+            raise _not_served(deployment.is_running, deployment.live_version or deployment.next_version)
+    return resolve_base_model(name)
+
+
+def resolve_adapter(team: Team, adapter: Adapter, public_name: str) -> Target:
+    """Return where to ask for an adapter that is placed but not deployed. Raises: Unavailable, PortalError."""
+    row = _ready(team).filter(adapter=adapter).values(*_LOADED).first()
+    if row is None:
+        raise _not_loaded(adapter)
+    return Target(_engine(row), adapter.engine_name, public_name, _fingerprint(adapter.sha256))
+
+
+def resolve_base_model(name: str) -> Target:
+    """Return where to ask for an untuned base model. Raises: NotFound, Unavailable."""
+    model = BaseModel.objects.filter(slug=name, is_allowed=True).first()
+    if model is None:
+        raise model_not_found()
+    ready = model.engines.filter(status=Engine.Status.READY).order_by(F("node__heartbeat_at").desc(nulls_last=True))
+    engine = ready.first()
+    if engine is None:
+        raise _loading()
+    target = EngineTarget(engine.url, engine.access_key)
+    return Target(target, model.slug, model.slug, _fingerprint(model.revision))
+
+
+def model_not_found() -> NotFound:
+    """Return the one error for models that do not exist and models of other teams."""
+    return NotFound(
+        _("This model does not exist, or your team has no access to it."), code="model_not_found", param="model"
+    )
+
+
+def _ready(team: Team) -> QuerySet[Placement]:
+    """Return loaded placements whose engine answers, the node heard from last first.
+
+    Whether a node is live is not asked: while the database was away nobody could say so, yet engines went on serving.
+    """
+    return team.placements.filter(
+        status=Placement.Status.READY,
+        node__engines__base_model=F("adapter__base_model"),
+        node__engines__status=Engine.Status.READY,
+    ).order_by(F("node__heartbeat_at").desc(nulls_last=True))
+
+
+def _engine(row: Mapping[str, Any]) -> EngineTarget:
+    return EngineTarget(row["node__engines__url"], row["node__engines__access_key"])
+
+
+def _deployed_target(name: str, row: Mapping[str, Any]) -> Target:
+    return Target(
+        engine=_engine(row),
+        engine_model=Adapter(id=row["adapter_id"]).engine_name,
+        public_name=name,
+        fingerprint=_fingerprint(row["adapter__sha256"]),
+        version_id=row["adapter__deployment_versions__id"],
+        system_prompt=row["adapter__deployment_versions__system_prompt"],
+    )
+
+
+def _not_served(is_running: bool, version: DeploymentVersion | None) -> PortalError:
+    if not is_running:
+        return PortalError(
+            _("This deployment is stopped. Start it to use it again."), code="deployment_stopped", param="model"
+        )
+    return _not_loaded(version.adapter) if version is not None else _loading()
+
+
+def _not_loaded(adapter: Adapter) -> PortalError:
+    failed = adapter.placements.filter(status=Placement.Status.FAILED).first()
+    if failed is None:
+        return _loading()
+    return Unavailable(
+        _("The model could not be loaded: %(reason)s") % {"reason": failed.error},
+        code="model_not_loaded",
+        retry_after_s=30,
+    )
+
+
+def _loading() -> Unavailable:
+    return Unavailable(_("The model is being loaded. Try again in a moment."), code="model_loading")
+
+
+def _fingerprint(digest: str) -> str:
+    return f"fp_{digest[:12]}"

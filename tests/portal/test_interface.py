@@ -1,0 +1,117 @@
+"""The interface in a real browser, under the real content security policy: no violation, no overflow, themes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+sync_api = pytest.importorskip("playwright.sync_api")
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-quic"]
+OVERFLOWING = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+PAGES = ["/style-guide/", "/login/", "/no/such/page/"]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """One Chromium for the module; skips, or fails where REQUIRE_BROWSER is set, if there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = os.environ.get("CHROMIUM") or next((found for name in names if (found := shutil.which(name))), None)
+    if path is None:
+        (pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip)("no Chromium: apt-get install chromium")
+    # The synchronous client keeps an event loop in this thread, which Django's ORM would refuse.
+    before = os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+    if before is None:
+        del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+def complaints_of(page: Any) -> list[str]:
+    """Return a list that fills with what the page's console complains about, failed addresses aside."""
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+
+    def note(message: Any) -> None:
+        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
+            complaints.append(message.text)
+
+    page.on("console", note)
+    return complaints
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pages_fit_and_break_no_policy(chromium, live_server, theme: str, width: int) -> None:
+    context = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme=theme)
+    page = context.new_page()
+    complaints = complaints_of(page)
+    for address in PAGES:
+        answer = page.goto(live_server.url + address, wait_until="networkidle")
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        assert page.evaluate(OVERFLOWING) <= 0, address
+        assert page.evaluate("() => document.querySelectorAll('style').length") == 0
+    assert complaints == []
+    context.close()
+
+
+def test_the_chart_draws_what_the_server_measured(chromium, live_server) -> None:
+    page = chromium.new_page()
+    page.goto(live_server.url + "/style-guide/")
+    page.wait_for_selector("[data-chart] canvas")
+    assert "180" in page.locator("[data-summary]").first.inner_text()
+    assert page.locator(".chart-key b").all_inner_texts()[0] not in ("", "–")
+    page.close()
+
+
+def test_the_chosen_theme_is_rendered_by_the_server(chromium, live_server) -> None:
+    get_user_model().objects.create_user("alice@example.org", "correct horse battery")
+    context = chromium.new_context(color_scheme="light")
+    page = context.new_page()
+    page.goto(live_server.url + "/login/")
+    page.get_by_label("mail").fill("alice@example.org")
+    page.get_by_label("Password").fill("correct horse battery")
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_selector(".user-menu")
+    page.locator(".user-menu summary").click()
+    page.locator("[data-theme-choice] button[value=dark]").click()
+    background = "() => getComputedStyle(document.body).backgroundColor"
+    chosen = page.evaluate(background)
+    html = page.request.get(page.url).text()
+    assert 'data-bs-theme="dark"' in html.split("<head>")[0]
+    page.reload()
+    assert page.evaluate(background) == chosen
+    context.close()
+
+
+def test_without_scripts_the_page_follows_the_system_and_hides_what_needs_them(chromium, live_server) -> None:
+    context = chromium.new_context(java_script_enabled=False, color_scheme="dark")
+    page = context.new_page()
+    page.goto(live_server.url + "/style-guide/")
+    assert page.locator("[data-copy]").first.is_hidden()
+    assert page.locator("input[type=file]").is_visible()
+    assert page.locator(".chat noscript .notice").is_visible()
+    assert page.locator("main time").first.inner_text().endswith("UTC")
+    context.close()
+
+
+def test_the_drawer_of_a_phone_opens_and_closes_by_keyboard(chromium, live_server) -> None:
+    context = chromium.new_context(viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto(live_server.url + "/style-guide/")
+    assert page.locator("#sidebar").is_hidden()
+    page.get_by_role("button", name="Menu").press("Enter")
+    assert page.locator("#sidebar").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("#sidebar").is_hidden()
+    context.close()

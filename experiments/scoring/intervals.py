@@ -1,0 +1,50 @@
+"""How far a figure measured on a few rows can be trusted."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+CONFIDENCE: Final = 0.95
+RESAMPLES: Final = 2_000
+LEAST_RESAMPLES: Final = 400
+MOST_DRAWS: Final = 2_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with the bounds between which it lies with 95 % confidence."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(values: Sequence[float], *, least: float, most: float, seed: int) -> Interval:
+    """Return the mean of the values with its percentile bootstrap interval; the same seed gives the same bounds.
+
+    `least` and `most` are what a value can be. Where all values are equal, resampling would claim certainty; the
+    bound is then what so many equal values exclude (for shares the exact binomial bound).
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13; Clopper and Pearson 1934.
+    Raises: ValueError without values.
+    """
+    if not values:
+        raise ValueError("an interval needs values")
+    count = len(values)
+    mean = sum(values) / count
+    if min(values) == max(values):
+        doubt = 1 - ((1 - CONFIDENCE) / 2) ** (1 / count)
+        return Interval(mean, mean - (mean - least) * doubt, mean + (most - mean) * doubt)
+    choices = random.Random(seed).choices  # noqa: S311 - not a secret
+    resamples = max(LEAST_RESAMPLES, min(RESAMPLES, MOST_DRAWS // count))
+    means = sorted(sum(choices(values, k=count)) / count for _ in range(resamples))
+    tail = (1 - CONFIDENCE) / 2
+    return Interval(mean, _quantile(means, tail), _quantile(means, 1 - tail))
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    """Return the quantile of sorted values, with linear interpolation."""
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)

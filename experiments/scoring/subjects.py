@@ -1,0 +1,105 @@
+"""The figures of one model over all held-out rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datasets_app.fields import Field, label_of
+from experiments.scoring.answers import MISSING, parsed_json, row_score
+from experiments.scoring.classes import ABSENT, ClassScores, Confusion, class_scores, confusion
+from experiments.scoring.intervals import bootstrap_interval
+
+
+@dataclass(frozen=True)
+class FieldScores:
+    """How well one field is answered, over the `rows` whose expected answer has it; an absent field is wrong.
+
+    The last six are None for an open field. Precision, recall and F1 are means over the expected classes, as
+    scikit-learn's macro average with `labels` set to them. `majority_accuracy` is what always answering the most
+    frequent value would reach.
+    """
+
+    name: str
+    closed: bool
+    rows: int
+    right: int
+    accuracy: float
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    majority_accuracy: float | None = None
+    classes: tuple[ClassScores, ...] | None = None
+    confusion: Confusion | None = None
+
+
+@dataclass(frozen=True)
+class SubjectScores:
+    """How well one model answers. Shares lie in 0..1.
+
+    `exact_match` has a 95 % bootstrap interval. `json_valid` is None if no answer should be JSON, `token_f1` if
+    none should be text. `score` is the mean of all row scores.
+    """
+
+    rows: int
+    exact_rows: int
+    exact_match: float
+    exact_match_low: float
+    exact_match_high: float
+    json_valid: float | None
+    token_f1: float | None
+    score: float
+    fields: tuple[FieldScores, ...]
+
+
+def score_subject(
+    expected: Sequence[str], answers: Sequence[str], fields: Sequence[Field], *, seed: int
+) -> SubjectScores:
+    """Return the figures of one model's answers to the same rows. Raises: ValueError without rows."""
+    scores = [row_score(wanted, given) for wanted, given in zip(expected, answers, strict=True)]
+    exact = [score.exact for score in scores]
+    interval = bootstrap_interval([float(hit) for hit in exact], least=0.0, most=1.0, seed=seed)
+    valid = [score.valid_json for score in scores if score.valid_json is not None]
+    texts = [score.score for score in scores if score.valid_json is None]
+    return SubjectScores(
+        rows=len(scores),
+        exact_rows=sum(exact),
+        exact_match=interval.mean,
+        exact_match_low=interval.low,
+        exact_match_high=interval.high,
+        json_valid=sum(valid) / len(valid) if valid else None,
+        token_f1=sum(texts) / len(texts) if texts else None,
+        score=sum(score.score for score in scores) / len(scores),
+        fields=tuple(_score_field(field, expected, answers, [score.fields for score in scores]) for field in fields),
+    )
+
+
+def _score_field(
+    field: Field, expected: Sequence[str], answers: Sequence[str], right: Sequence[dict[str, bool]]
+) -> FieldScores:
+    having = [place for place, fields in enumerate(right) if field.name in fields]
+    hits = sum(right[place][field.name] for place in having)
+    accuracy = hits / len(having) if having else 0.0
+    if not field.closed or not having:
+        return FieldScores(field.name, field.closed, len(having), hits, accuracy)
+    wanted = [_label(expected[place], field.name) for place in having]
+    given = [_label(answers[place], field.name) for place in having]
+    classes = class_scores(wanted, given)
+    return FieldScores(
+        name=field.name,
+        closed=True,
+        rows=len(having),
+        right=hits,
+        accuracy=accuracy,
+        precision=sum(scores.precision for scores in classes) / len(classes),
+        recall=sum(scores.recall for scores in classes) / len(classes),
+        f1=sum(scores.f1 for scores in classes) / len(classes),
+        majority_accuracy=classes[0].support / len(having),
+        classes=classes,
+        confusion=confusion(wanted, given),
+    )
+
+
+def _label(answer: str, name: str) -> str:
+    """Return the value that an answer gives to a field, as a class."""
+    members = parsed_json(answer)
+    value = members.get(name, MISSING) if isinstance(members, dict) else MISSING
+    return ABSENT if value is MISSING else label_of(value)

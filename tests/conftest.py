@@ -189,3 +189,10 @@ def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
         writer.writerows(rows)
     return path
 
+
+@pytest.fixture
+def world(team: Team, base_model: BaseModel, node: Node, ready_version, token: str):
+    """A finished run with an adapter, a deployment and a token, all of `team`."""
+    from tests.world import make_world
+
+    return make_world(team, base_model, ready_version)

@@ -39,7 +39,7 @@ def index(request: TeamRequest) -> HttpResponse:
 
 def _latest_runs(request: TeamRequest, keys: list[uuid.UUID]) -> dict[uuid.UUID, Run]:
     runs = request.team.runs.filter(experiment__in=keys).select_related("evaluation")
-    return {run.experiment_id: run for run in runs.order_by("experiment", "-number").distinct("experiment")}
+    return {run.experiment_id: run for run in runs.order_by("experiment_id", "-number").distinct("experiment_id")}
 
 
 @team_view()

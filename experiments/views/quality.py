@@ -19,12 +19,7 @@ from portal.access import TeamRequest, team_view
 from portal.rls import team_scope
 
 _PER_PAGE = 10
-_ORDERS = {
-    "worst": ("tuned_score", "row"),
-    "best": ("-tuned_score", "row"),
-    "random": ("?",),
-    "row": ("row",),
-}
+_ORDERS = {"worst": ("tuned_score", "row"), "best": ("-tuned_score", "row"), "random": ("?",), "row": ("row",)}
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -37,15 +32,40 @@ def report(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     if evaluation is not None:
         order = request.GET.get("rows", "worst")
         order = order if order in _ORDERS else "worst"
-        answers = _filtered(evaluation, request.GET.get("show", ""))
-        page = Paginator(answers.order_by(*_ORDERS[order]), _PER_PAGE).get_page(request.GET.get("page"))
-        context |= {"report": evaluation.report, "verdict": verdict_of(evaluation), "page": page, "order": order}
+        page = Paginator(_shown(evaluation, request).order_by(*_ORDERS[order]), _PER_PAGE)
+        context |= {
+            "report": evaluation.report,
+            "verdict": verdict_of(evaluation.report["verdict"]),
+            "field_bars": _field_bars(evaluation.report),
+            "tables": [_table(field) for field in evaluation.report["tuned"]["fields"] if field["confusion"]],
+            "page": page.get_page(request.GET.get("page")),
+            "order": order,
+        }
     return render(request, "experiments/quality.html", context)
 
 
-def _filtered(evaluation: Evaluation, show: str) -> QuerySet[EvaluatedRow]:
+def _field_bars(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one bar for each field: right answers of the tuned model, compared with the untuned one."""
+    return [
+        {"label": field["name"], "value": field["tuned_accuracy"], "compared": field["untuned_accuracy"]}
+        for field in figures["fields"]
+    ]
+
+
+def _table(field: dict[str, Any]) -> dict[str, Any]:
+    """Return a closed field's confusion matrix by row, with the class's own figures at the end of each."""
+    confusion = field["confusion"]
+    scores = {known["label"]: known for known in field["classes"]}
+    rows = [
+        (label, counts, scores[label]) for label, counts in zip(confusion["labels"], confusion["counts"], strict=True)
+    ]
+    most = max((max(counts, default=0) for counts in confusion["counts"]), default=0)
+    return {"name": field["name"], "answers": confusion["answers"], "rows": rows, "most": most}
+
+
+def _shown(evaluation: Evaluation, request: TeamRequest) -> QuerySet[EvaluatedRow]:
     answers = evaluation.answers.all()
-    return answers.filter(is_exact=False) if show == "wrong" else answers
+    return answers.filter(is_exact=False) if request.GET.get("show") == "wrong" else answers
 
 
 @team_view(streams=True)

@@ -1,0 +1,205 @@
+"""Pages of experiments and runs: what people see in each state, and what they may do."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from experiments import services
+from experiments.hyperparameters import Hyperparameters, from_yaml
+from experiments.models import Run
+from portal.models import BaseModel
+from portal.rls import team_scope
+
+
+@pytest.fixture
+def browser(client_for, alice):
+    return client_for(alice)
+
+
+@pytest.fixture
+def queued(team, actor, ready_version, base_model) -> Run:
+    with team_scope(team.pk):
+        return services.start_experiment(
+            team=team,
+            actor=actor,
+            name="First question",
+            dataset_version=ready_version,
+            base_model=base_model,
+            recipe="fast",
+        )
+
+
+def change(run: Run, **values: object) -> Run:
+    with team_scope(run.team_id):
+        Run.unscoped.filter(pk=run.pk).update(**values)
+        run.refresh_from_db()
+    return run
+
+
+def page_of(run: Run, part: str = "") -> str:
+    return f"/t/service-desk/runs/{run.pk}/{part}"
+
+
+def form(version, **values: object) -> dict[str, object]:
+    return {
+        "name": "Does it learn?",
+        "dataset_version": version.pk,
+        "base_model": "tiny",
+        "recipe": "fast",
+        **values,
+    }
+
+
+def test_list_is_friendly_when_empty_and_finds_by_name(browser, queued, team):
+    assert "First question" in browser.get("/t/service-desk/experiments/").content.decode()
+    assert "First question" in browser.get("/t/service-desk/experiments/?q=QUESTION").content.decode()
+    assert "Nothing found" in browser.get("/t/service-desk/experiments/?q=%00zzz").content.decode()
+    assert browser.get("/t/service-desk/experiments/?page=nonsense").status_code == 200
+
+
+def test_empty_list(browser, team):
+    assert "No experiments yet" in browser.get("/t/service-desk/experiments/").content.decode()
+
+
+def test_without_a_dataset_the_form_says_what_to_do_first(browser, team):
+    assert "no dataset to learn from" in browser.get("/t/service-desk/experiments/new/").content.decode()
+
+
+def test_a_recipe_is_enough_to_start(browser, team, ready_version, base_model):
+    answer = browser.post("/t/service-desk/experiments/new/", form(ready_version))
+    with team_scope(team.pk):
+        run = team.runs.get()
+        assert answer["Location"] == page_of(run)
+        assert (run.recipe, run.status, run.base_revision) == ("fast", "queued", base_model.revision)
+
+
+def test_typed_values_replace_the_recipes(browser, team, ready_version, base_model):
+    values = {"hp_lora_r": "4", "hp_gradient_checkpointing": "yes", "hp_schedule": "linear", "deploy_as": "triage"}
+    browser.post("/t/service-desk/experiments/new/", form(ready_version, **values))
+    with team_scope(team.pk):
+        run = team.runs.get()
+    chosen = Hyperparameters.model_validate(run.hyperparameters)
+    assert (chosen.lora_r, chosen.gradient_checkpointing, chosen.schedule) == (4, True, "linear")
+    assert run.deploy_as == "triage"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"name": ""}, "required"),
+        ({"recipe": "magic"}, "magic"),
+        ({"base_model": "gpt"}, "valid choice"),
+        ({"dataset_version": "11111111-1111-1111-1111-111111111111"}, "valid choice"),
+        ({"dataset_version": "nonsense"}, "valid"),
+        ({"hp_learning_rate": "5"}, "less than or equal to 0.1"),
+        ({"hp_learning_rate": "nan"}, "number"),
+        ({"hp_epochs": "-1"}, "greater than or equal"),
+        ({"hp_lora_r": "3.5"}, "whole number"),
+        ({"hp_schedule": "wild"}, "valid choice"),
+        ({"deploy_as": "Not a name!"}, "valid"),
+    ],
+)
+def test_bad_values_are_named_and_start_nothing(browser, team, ready_version, base_model, values, told):
+    answer = browser.post("/t/service-desk/experiments/new/", form(ready_version, **values))
+    assert answer.status_code == 400
+    assert told in answer.content.decode()
+    with team_scope(team.pk):
+        assert not team.runs.exists()
+        assert not team.experiments.exists()
+
+
+def test_a_model_that_is_not_allowed_cannot_be_chosen(browser, team, ready_version, base_model):
+    BaseModel.objects.update(is_allowed=False)
+    assert browser.post("/t/service-desk/experiments/new/", form(ready_version)).status_code == 400
+
+
+def test_another_teams_dataset_cannot_be_chosen(client_for, charlie, other_team, ready_version, base_model):
+    answer = client_for(charlie).post("/t/finance/experiments/new/", form(ready_version))
+    assert answer.status_code == 400 or "no dataset to learn from" in answer.content.decode()
+    with team_scope(other_team.pk):
+        assert not other_team.runs.exists()
+
+
+def test_the_recipe_part_follows_the_choice(browser, team, ready_version, base_model):
+    part = "/t/service-desk/experiments/new/hyperparameters/"
+    fast = browser.get(part, {"recipe": "fast", "dataset_version": ready_version.pk, "hp_lora_r": "9"}).content.decode()
+    best = browser.get(part, {"recipe": "best", "dataset_version": ready_version.pk}).content.decode()
+    assert 'value="9"' in fast
+    assert fast != best
+    assert browser.get(part, {"recipe": "x", "dataset_version": "y", "hp_lora_r": "z"}).status_code == 200
+
+
+def test_yaml_goes_out_and_in_unchanged(browser, team, queued, ready_version, tmp_path):
+    text = browser.get(page_of(queued, "settings.yaml")).content.decode()
+    assert from_yaml(text).model_dump(mode="json") == queued.hyperparameters
+    file = tmp_path / "run.yaml"
+    file.write_text(text.replace("lora_r: 16", "lora_r: 7"))
+    with file.open("rb") as handle:
+        browser.post("/t/service-desk/experiments/new/", form(ready_version, yaml=handle))
+    with team_scope(team.pk):
+        assert team.runs.order_by("-queued_at").first().hyperparameters["lora_r"] == 7
+    for nonsense in (b"\xff\xfe", b"- a\n- b", b"lora_r: 1000000", b"unknown: 1", b"{"):
+        file.write_bytes(nonsense)
+        with file.open("rb") as handle:
+            assert browser.post("/t/service-desk/experiments/new/", form(ready_version, yaml=handle)).status_code == 400
+
+
+def test_every_state_of_a_run_has_its_words(browser, queued, node):
+    assert "Waiting in the queue" in browser.get(page_of(queued)).content.decode()
+    lease = {"lease_token": "11111111-1111-1111-1111-111111111111", "node": node, "slot": 0}
+    change(queued, status="running", phase="training", step=3, total_steps=10, eta_s=61, **lease)
+    running = browser.get(page_of(queued)).content.decode()
+    assert "step 3 of 10" in running
+    assert "on node local" in running
+    change(queued, status="failed", error_message="The disk is full. Free some space.")
+    assert "The disk is full" in browser.get(page_of(queued)).content.decode()
+    change(queued, status="cancelled")
+    assert "before it had learned anything" in browser.get(page_of(queued)).content.decode()
+    change(queued, status="succeeded")
+    assert browser.get(page_of(queued, "status/")).status_code == 286
+
+
+def test_metrics_come_in_order_and_resume_where_the_page_stopped(browser, team, queued):
+    with team_scope(team.pk):
+        for step in (1, 2, 3):
+            team.metricpoints.create(run=queued, step=step, values={"loss": 1 / step})
+    answer = browser.get(page_of(queued, "metrics/")).json()
+    assert [point["step"] for point in answer["points"]] == [1, 2, 3]
+    assert (answer["next"], answer["done"]) == (3, False)
+    assert [p["step"] for p in browser.get(page_of(queued, "metrics/?after=3")).json()["points"]] == [3]
+    assert browser.get(page_of(queued, "metrics/?after=nonsense")).status_code == 200
+    change(queued, status="succeeded")
+    assert browser.get(page_of(queued, "metrics/?after=3")).json()["done"] is True
+
+
+def test_the_log_is_escaped_and_stops_polling_at_the_end(browser, team, queued):
+    with team_scope(team.pk):
+        team.runevents.create(run=queued, message="<script>alert(1)</script>")
+    page = browser.get(page_of(queued, "log/")).content.decode()
+    assert "&lt;script&gt;" in page
+    assert "<script>" not in page
+    count = json.dumps(page.count("log-line "))
+    assert browser.get(page_of(queued, f"log/?after={count}")).status_code in (200, 204)
+    change(queued, status="succeeded")
+    assert browser.get(page_of(queued, "log/?after=1000")).status_code == 286
+
+
+def test_stopping_asks_first_and_then_stops(browser, queued):
+    assert "Stop this run?" in browser.get(page_of(queued, "cancel/")).content.decode()
+    assert browser.post(page_of(queued, "cancel/")).status_code == 302
+    change(queued)
+    assert queued.status == "cancelled"
+    assert browser.post(page_of(queued, "cancel/")).status_code == 409
+
+
+def test_a_viewer_sees_the_run_and_no_buttons(client_for, bob, queued):
+    page = client_for(bob).get(page_of(queued)).content.decode()
+    assert "Stop" not in page.split("<main")[1].split("run-status")[0]
+
+
+def test_queue_says_why_a_run_waits(browser, queued):
+    page = browser.get("/t/service-desk/queue/").content.decode()
+    assert "First question #1" in page
+    assert "1 run is waiting." in page

@@ -1,0 +1,153 @@
+"""Every route × method × actor. A new URL without a row here fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
+
+from portal.access import policy_of
+from portal.models import Role
+from portal.rls import all_teams
+from tests.world import World
+
+METHODS = ("get", "post", "put", "patch", "delete")
+
+
+Key = Callable[[World], dict[str, Any]]
+NOTHING: Key = lambda world: {}  # noqa: E731
+DATASET: Key = lambda world: {"pk": world.version.dataset_id}  # noqa: E731
+VERSION: Key = lambda world: {"pk": world.version.pk}  # noqa: E731
+EXPERIMENT: Key = lambda world: {"pk": world.run.experiment_id}  # noqa: E731
+RUN: Key = lambda world: {"pk": world.run.pk}  # noqa: E731
+ADAPTER: Key = lambda world: {"pk": world.adapter.pk}  # noqa: E731
+DEPLOYMENT: Key = lambda world: {"pk": world.deployment.pk}  # noqa: E731
+DEPLOYMENT_VERSION: Key = lambda world: {"pk": world.deployment_version.pk}  # noqa: E731
+TOKEN: Key = lambda world: {"pk": world.token.pk}  # noqa: E731
+
+# route name → how its object is found; pages get the team's slug besides.
+ROUTES: dict[str, Key] = {
+    "portal:home": NOTHING,
+    "portal:healthz": NOTHING,
+    "portal:readyz": NOTHING,
+    "portal:login": NOTHING,
+    "portal:logout": NOTHING,
+    "portal:style_guide": NOTHING,
+    "portal:dashboard": NOTHING,
+    "portal:active_runs": NOTHING,
+    "portal:members": NOTHING,
+    "portal:tokens": NOTHING,
+    "portal:revoke_token": TOKEN,
+    "portal:schema": NOTHING,
+    "portal:api_docs": NOTHING,
+    "experiments:list": NOTHING,
+    "experiments:new": NOTHING,
+    "experiments:hyperparameters": NOTHING,
+    "experiments:detail": EXPERIMENT,
+    "experiments:queue": NOTHING,
+    "experiments:run": RUN,
+    "experiments:run_status": RUN,
+    "experiments:metrics": RUN,
+    "experiments:log": RUN,
+    "experiments:quality": RUN,
+    "experiments:predictions": RUN,
+    "experiments:settings": RUN,
+    "experiments:settings_yaml": RUN,
+    "experiments:cancel": RUN,
+    "experiments:rerun": RUN,
+    "experiments:adapter_download": RUN,
+    "experiments-api:base_models": NOTHING,
+    "experiments-api:experiments": NOTHING,
+    "experiments-api:experiment": EXPERIMENT,
+    "experiments-api:runs": NOTHING,
+    "experiments-api:run": RUN,
+    "experiments-api:run_cancel": RUN,
+    "experiments-api:run_metrics": RUN,
+    "experiments-api:run_events": RUN,
+    "experiments-api:run_evaluation": RUN,
+    "experiments-api:adapters": NOTHING,
+    "experiments-api:adapter": ADAPTER,
+    "experiments-api:adapter_download": ADAPTER,
+}
+
+
+def named_routes(patterns: Any = None, namespace: str = "") -> dict[str, Any]:
+    """Return the callback of every route by its full name."""
+    found: dict[str, Any] = {}
+    for pattern in get_resolver().url_patterns if patterns is None else patterns:
+        if isinstance(pattern, URLResolver):
+            inner = f"{namespace}{pattern.namespace}:" if pattern.namespace else namespace
+            found |= named_routes(pattern.url_patterns, inner)
+        elif isinstance(pattern, URLPattern):
+            found[f"{namespace}{pattern.name}"] = pattern.callback
+    return found
+
+
+def kind_of(name: str) -> str:
+    return policy_of(named_routes()[name]).kind
+
+
+PAGES = [name for name in ROUTES if kind_of(name) == "team"]
+API = [name for name in ROUTES if kind_of(name) == "token"]
+
+
+def address(name: str, world: World) -> str:
+    team = {"team": world.team.slug} if kind_of(name) == "team" else {}
+    return reverse(name, kwargs={**team, **ROUTES[name](world)})
+
+
+def test_every_route_has_a_row():
+    assert set(named_routes()) == set(ROUTES)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages(name, world, client_for, alice, bob, charlie):
+    url, role = address(name, world), policy_of(named_routes()[name]).role
+    anonymous, stranger, viewer = Client(), client_for(charlie), client_for(bob)
+    for method in METHODS:
+        away = getattr(anonymous, method)(url)
+        assert (away.status_code, away.headers.get("Location", "").split("?")[0]) == (302, "/login/")
+        assert getattr(stranger, method)(url).status_code == 404
+        if role != Role.VIEWER:
+            assert getattr(viewer, method)(url).status_code == 403
+    for browser in [viewer, client_for(alice)] if role == Role.VIEWER else [client_for(alice)]:
+        assert browser.get(url).status_code not in (302, 401, 403, 500)
+    nowhere = url.replace(world.team.slug, "no-such-team", 1)
+    assert viewer.get(nowhere).status_code == 404
+
+
+@pytest.mark.parametrize("name", API)
+def test_api(name, world, api, stranger_api, client_for, alice, make_token):
+    url = address(name, world)
+    powerless = Client(headers={"Authorization": f"Bearer {make_token(world.team, alice, scopes=['inference'])}"})
+    own_object = bool(ROUTES[name](world))
+    for method in METHODS:
+        if getattr(api, method)(url).status_code == 405:
+            continue
+        for refused in (Client(), client_for(alice), Client(headers={"Authorization": "Bearer tnp_x"})):
+            answer = getattr(refused, method)(url)
+            assert (answer.status_code, answer.json()["error"]["type"]) == (401, "authentication_error")
+        if not name.startswith("openai:"):
+            assert getattr(powerless, method)(url).status_code == 403
+        if own_object:
+            assert getattr(stranger_api, method)(url).status_code == 404
+    assert api.get(url).status_code != 500
+
+
+@pytest.mark.parametrize("name", [name for name in API if name not in ("openai:chat",)])
+def test_a_deactivated_member_is_out(name, world, alice, api, client_for):
+    alice.is_active = False
+    alice.save()
+    assert api.get(address(name, world)).status_code == 401
+    assert client_for(alice).get(f"/t/{world.team.slug}/").status_code in (302, 404)
+
+
+def test_a_removed_member_is_a_stranger_at_once(world, bob, client_for):
+    browser = client_for(bob)
+    assert browser.get(f"/t/{world.team.slug}/").status_code == 200
+    with all_teams("test"):
+        bob.memberships(manager="unscoped").all().delete()
+    assert browser.get(f"/t/{world.team.slug}/").status_code == 404

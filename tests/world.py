@@ -1,0 +1,53 @@
+"""One of everything that a team can own, for tests that walk all pages and routes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.utils import timezone
+
+from datasets_app.models import DatasetVersion
+from deployments.models import Deployment, DeploymentVersion
+from experiments.hyperparameters import Hyperparameters, config_hash
+from experiments.models import Adapter, Run
+from portal.models import ApiToken, BaseModel, Team
+from portal.rls import team_scope
+
+
+@dataclass
+class World:
+    """One of everything that belongs to `team`."""
+
+    team: Team
+    version: DatasetVersion
+    run: Run
+    adapter: Adapter
+    deployment: Deployment
+    deployment_version: DeploymentVersion
+    token: ApiToken
+
+
+def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion) -> World:
+    """Give `team` a finished run with an adapter, a deployment of it and whatever else it owns already."""
+    with team_scope(team.pk):
+        experiment = team.experiments.create(name="Question")
+        chosen = Hyperparameters()
+        run = team.runs.create(
+            experiment=experiment,
+            number=1,
+            dataset_version=ready_version,
+            base_model=base_model,
+            base_revision=base_model.revision,
+            hyperparameters=chosen.model_dump(mode="json"),
+            config_hash=config_hash(chosen),
+            status=Run.Status.SUCCEEDED,
+            ended_at=timezone.now(),
+        )
+        adapter = team.adapters.create(run=run, base_model=base_model, step=1, sha256="0" * 64, size_bytes=1)
+        adapter.folder.mkdir(parents=True)
+        (adapter.folder / "adapter_config.json").write_text("{}")
+        deployment = team.deployments.create(name="triage")
+        live = team.deploymentversions.create(deployment=deployment, number=1, adapter=adapter)
+        deployment.live_version = live
+        deployment.save()
+        return World(team, ready_version, run, adapter, deployment, live, team.apitokens.get())

@@ -214,11 +214,13 @@ def _left(deadline: float) -> float:
 def _control(target: EngineTarget, path: str, body: Mapping[str, Any], *, fine: tuple[int, ...] = ()) -> None:
     with _open(target, target.request("POST", path, body), _CONTROL_TIMEOUT_S, None) as answer:
         content = _read_all(answer, time.monotonic() + _CONTROL_TIMEOUT_S, None)
-    if answer.status == 200 or answer.status in fine:
+    error = _error_of(content)
+    # A request that was given up too early has done its work all the same.
+    if answer.status == 200 or answer.status in fine or error.get("code") == "adapter_exists":
         return
-    if answer.status in (401, 503) or answer.status >= 500:
+    if answer.status == 401 or answer.status >= 500:
         raise Unavailable
-    raise AdapterRefused(_error_of(content).get("message") or f"The engine answered {answer.status}.")
+    raise AdapterRefused(error.get("message") or f"The engine answered {answer.status}.")
 
 
 def _raise_for(answer: Exchange, content: bytes) -> None:

@@ -86,21 +86,24 @@ def renew_lease(lease: Lease) -> bool:
         return stop_requested(lease)
 
 
-def record_events(lease: Lease, events: Iterable[Event], *, offset: int | None = None) -> bool:
+def record_events(lease: Lease, events: Iterable[Event], *, span: tuple[int, int] | None = None) -> bool:
     """Write what child processes reported; return whether the run shall be stopped.
 
-    `offset` (bytes of the event file read so far) is kept in the same transaction, so each event is written once,
-    whatever is killed in between. Raises: LeaseLost; nothing is written then.
+    `span`: from and to which byte of the event file the events were read. The end is kept in the same transaction, so
+    each event is written once, whatever is killed in between and however often the call is repeated.
+    Raises: LeaseLost; nothing is written then.
     """
     news = digest(events)
     with all_teams(_REASON):
+        if span and span[0] < span[1] and held_by(lease).filter(events_offset__gte=span[1]).exists():
+            return stop_requested(lease)  # an earlier call got through, but its caller never heard of it
         changes = {
             "phase": news.phase,
             "step": news.step,
             "total_steps": news.total_steps,
             "eta_s": news.eta_s,
             "checkpoint_step": news.checkpoint_step,
-            "events_offset": offset,
+            "events_offset": span[1] if span else None,
         }
         # Also without changes: the update is what asks for the lease, and locks the row against the sweep.
         change(lease, lease_token=lease.token, **{name: value for name, value in changes.items() if value is not None})
@@ -137,6 +140,7 @@ def finish_run(lease: Lease, *, adapter: Path, step: int, predictions: Path | No
     renew_lease(lease)  # asks for the lease before any file is touched, and gives us time for them
     run = load_run(lease.run_id)
     placed = results.place_adapter(run, adapter)
+    renew_lease(lease)
     judged = _judge(run, predictions, split)
     with all_teams(_REASON):
         _end(lease, Run.Status.SUCCEEDED)
@@ -259,6 +263,19 @@ def load_run(run_id: uuid.UUID) -> Run:
     with all_teams(_REASON):
         whole = Run.unscoped.select_related("team", "experiment", "base_model", "node", "created_by")
         return whole.select_related("dataset_version__dataset", "dataset_version__team").get(pk=run_id)
+
+
+def earlier_runs_like(run: Run) -> list[Run]:
+    """Return the team's last good runs with the same rows and the same base model, newest first."""
+    with all_teams(_REASON):
+        alike = Run.unscoped.filter(
+            team=run.team,
+            dataset_version=run.dataset_version,
+            base_model=run.base_model,
+            base_revision=run.base_revision,
+            status=Run.Status.SUCCEEDED,
+        )
+        return list(alike.select_related("team").order_by("-ended_at")[:5])
 
 
 def _end(lease: Lease, status: Run.Status) -> None:

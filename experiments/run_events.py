@@ -82,6 +82,11 @@ def failure_of(event: Event) -> tuple[str, str]:
     return _text(event.get("code"))[:40] or "internal", message
 
 
+def step_of(fields: Mapping[str, Any]) -> int:
+    """Return the step that an event speaks of, 0 if it names none."""
+    return _count(fields.get("step")) or 0
+
+
 def _metric(result: Digest, event: Event) -> None:
     step = _count(event.get("step"))
     if step is None:

@@ -131,7 +131,7 @@ def test_who_lost_the_right_to_train_does_not_train(team, alice, run, assigned, 
 STALE_REPORTS = {
     "renew": lambda lease, folder: lifecycle.renew_lease(lease),
     "events": lambda lease, folder: lifecycle.record_events(
-        lease, [metric(1, loss=1.0), {"event": "log", "message": "late"}], offset=99
+        lease, [metric(1, loss=1.0), {"event": "log", "message": "late"}], span=(0, 99)
     ),
     "note": lambda lease, folder: lifecycle.note(lease, "late"),
     "crash": lambda lease, folder: lifecycle.note_crash(lease, "late"),
@@ -203,7 +203,7 @@ def test_reports_of_a_training_reach_the_run(run, lease):
             {"event": "checkpoint", "at": 3.0, "step": 2, "path": "checkpoints/step-2"},
             {"event": "log", "at": 3.0, "level": "warning", "message": "2 rows were cut."},
         ],
-        offset=640,
+        span=(0, 640),
     )
     fresh(run)
     assert (run.phase, run.step, run.total_steps, run.eta_s, run.checkpoint_step) == ("training", 2, 10, 8.0, 2)
@@ -222,6 +222,14 @@ def test_a_step_reported_in_parts_or_twice_is_one_point_that_readers_see_again(r
     assert points(run)[5] == {"loss": 1.5, "validation_loss": 1.0}
     with all_teams("test"):
         assert MetricPoint.unscoped.get(id__gt=newest).step == 5
+
+
+def test_a_report_that_is_repeated_because_its_answer_was_lost_is_written_once(run, lease):
+    said = [{"event": "log", "message": "once"}]
+    for _ in range(2):
+        lifecycle.record_events(lease, said, span=(0, 40))
+    lifecycle.record_events(lease, [{"event": "log", "message": "next"}], span=(40, 80))
+    assert [text for _, text in lines(run)] == ["once", "next"]
 
 
 def test_a_resumed_training_goes_back_to_its_checkpoint(run, lease):

@@ -1,0 +1,127 @@
+"""Runs trainer and evaluator: own session, clean environment, no core dumps, and never longer than their supervisor."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from portal.process_table import die_with_parent, signal_group
+
+# Everything else stays behind: above all the database's address and every secret.
+_INHERITED = (
+    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES",
+)  # fmt: skip
+_NICENESS = 5  # the portal's pages go first where they share a machine with a training
+_GPUS = Path("/proc/driver/nvidia/gpus")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a child runs: in which folder it works, what it inherits, which share of the machine it gets."""
+
+    job: Path
+    project: Path
+    slot: int
+    slots: int
+    lock: int
+
+    def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
+        """Return the child's whole environment."""
+        threads = str(max(1, len(os.sched_getaffinity(0)) // max(1, self.slots)))
+        private = str(self.job / "tmp")
+        chosen = {name: inherited[name] for name in _INHERITED if name in inherited}
+        return {
+            **chosen,
+            **visible_gpu(self.slot, chosen.get("CUDA_VISIBLE_DEVICES")),
+            "HOME": private,  # so that no library finds a person's credentials
+            "TMPDIR": private,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONUTF8": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "RAYON_NUM_THREADS": threads,
+        }
+
+
+def visible_gpu(slot: int, allowed: str | None) -> dict[str, str]:
+    """Return the variable that shows a slot its one GPU; nothing on a machine without GPUs."""
+    installed = [str(number) for number in range(len(list(_GPUS.iterdir())))] if _GPUS.is_dir() else []
+    gpus = [name for name in (allowed or "").split(",") if name] or installed
+    return {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
+
+
+class ChildProcess:
+    """One running trainer or evaluator."""
+
+    def __init__(self, command: Sequence[str], surroundings: Surroundings, *, output: Path, log: Path) -> None:
+        """Start `command` with the job folder as its last argument; stdout is appended to `output`, stderr to `log`.
+
+        Call it from the main thread: the kernel ends the child with the thread that started it.
+        """
+        self.stopped_at: float | None = None
+        (surroundings.job / "tmp").mkdir(mode=0o700, exist_ok=True)
+        with output.open("ab") as stdout, log.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                [*command, str(surroundings.job)],
+                cwd=surroundings.project,
+                env=surroundings.environment(os.environ),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+                pass_fds=[surroundings.lock],  # the folder stays locked until the last of its writers is gone
+                preexec_fn=_arrange(),
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id, and that of its group."""
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Return None while it runs, then its exit code, negative for a signal."""
+        return self._process.poll()
+
+    def stop(self, limit_s: float) -> None:
+        """Ask it to save and end; kill it once `limit_s` have passed since it was first asked."""
+        if self.stopped_at is None:
+            self.stopped_at = time.monotonic()
+            self._process.send_signal(signal.SIGTERM)
+        elif time.monotonic() - self.stopped_at > limit_s:
+            signal_group(self.pid, signal.SIGKILL)
+
+    def kill(self) -> int:
+        """End it, if it still runs, and everything that it started; return its exit code."""
+        signal_group(self.pid, signal.SIGKILL)
+        return self._process.wait()
+
+
+def _arrange() -> Callable[[], None]:
+    tie = die_with_parent(signal.SIGTERM)
+
+    def arrange() -> None:
+        tie()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold rows and weights
+        os.nice(_NICENESS)
+
+    return arrange
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Which programs train and evaluate."""
+
+    trainer: tuple[str, ...] = (sys.executable, "-m", "gpu_worker.trainer")
+    evaluator: tuple[str, ...] = (sys.executable, "-m", "gpu_worker.evaluator")

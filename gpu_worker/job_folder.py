@@ -1,0 +1,271 @@
+"""The folder in which one run is trained: what it is given, where it leaves what, and who may write in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.utils.translation import gettext as _
+
+from datasets_app.conversion import content_hash
+from datasets_app.importing import WrittenRows
+from datasets_app.models import DatasetVersion, Split
+from experiments.models import Run
+from gpu_worker.base_model_folder import MANIFEST, is_intact, manifest_revision
+from portal.process_table import mentions, signal_group
+
+# Runs of one experiment are compared, so all are asked the same rows, whatever seed they were trained with.
+_EVALUATION_SEED = 1
+# How long the children of a killed supervisor may take to write a checkpoint before they are killed.
+_ORPHAN_LIMIT_S = 45.0
+_ORPHAN_KILL_LIMIT_S = 15.0
+_POLL_S = 0.2
+
+
+class JobError(Exception):
+    """A run cannot be prepared; the message tells people what to do."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class FolderBusy(Exception):
+    """Another machine still works in this folder."""
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """The places inside a run's folder."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        """The rows: train.jsonl, validation.jsonl, heldout.jsonl."""
+        return self.root / "data"
+
+    @property
+    def events(self) -> Path:
+        """What the children said, one JSON object per line."""
+        return self.root / "events.jsonl"
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter that the trainer leaves."""
+        return self.root / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of `step-<n>` folders."""
+        return self.root / "checkpoints"
+
+    @property
+    def evaluation(self) -> Path:
+        """What the evaluator reads and writes besides the rows."""
+        return self.root / "evaluation"
+
+    @property
+    def predictions(self) -> Path:
+        """The answers of both models to the held-out rows."""
+        return self.evaluation / "predictions.jsonl"
+
+    @property
+    def untuned_cache(self) -> Path:
+        """Answers of the untuned model that an earlier run has asked for already."""
+        return self.evaluation / "untuned-cache.jsonl"
+
+    @property
+    def spec(self) -> Path:
+        """What was ordered."""
+        return self.root / "spec.json"
+
+    @contextlib.contextmanager
+    def locked(self, while_waiting: Callable[[], None]) -> Iterator[int]:
+        """Hold the folder alone; yield the lock's descriptor, for children to inherit.
+
+        The lock lasts until supervisor *and* children are gone, so after kill -9 of a supervisor the next one waits
+        here until its orphans have saved their state; orphans that take too long are killed.
+        Raises: FolderBusy, and whatever `while_waiting` raises.
+        """
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if not _take(descriptor, while_waiting, _ORPHAN_LIMIT_S):
+                self._kill_orphan()
+                if not _take(descriptor, while_waiting, _ORPHAN_KILL_LIMIT_S):
+                    raise FolderBusy(str(self.root))
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def note_child(self, pid: int) -> None:
+        """Remember the running child for the case that its supervisor is killed."""
+        (self.root / "child.pid").write_text(str(pid))
+
+    def _kill_orphan(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((self.root / "child.pid").read_text())
+            if mentions(pid, str(self.root)):
+                signal_group(pid, signal.SIGKILL)
+
+    def tidy(self) -> None:
+        """Remove what nobody needs after the end: rows, checkpoints, and the copy of the adapter."""
+        for folder in (self.data, self.checkpoints, self.adapter, self.root / "tmp"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take(descriptor: int, while_waiting: Callable[[], None], limit_s: float) -> bool:
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            while_waiting()
+            time.sleep(_POLL_S)
+        else:
+            return True
+
+
+# --- preparing ---------------------------------------------------------------------------------------------------
+
+
+def prepare(folder: JobFolder, run: Run, *, keep_adapter: bool = False) -> None:
+    """Fill the folder with everything that trainer and evaluator need; checkpoints of an earlier attempt stay.
+
+    `keep_adapter`: the adapter that is there is finished and only has to be evaluated.
+
+    Raises: JobError if rows or base model are not those that were ordered; OSError.
+    """
+    _require_base_model(run)
+    _bring_rows(folder, run.dataset_version)
+    if not keep_adapter:
+        shutil.rmtree(folder.adapter, ignore_errors=True)  # what an interrupted attempt had learned so far
+    folder.evaluation.mkdir(exist_ok=True)
+    write_spec(folder, run)
+
+
+def write_spec(folder: JobFolder, run: Run) -> None:
+    """Write spec.json; it says `resume` as soon as there is a checkpoint to go on from."""
+    content = {
+        "format": 1,
+        "run": str(run.pk),
+        "base_model": {
+            "slug": run.base_model.slug,
+            "path": str(run.base_model.folder),
+            "revision": run.base_revision,
+        },
+        "hyperparameters": run.hyperparameters,
+        "resume": any(folder.checkpoints.glob("step-*")),
+        "evaluation": _evaluation_spec(run),
+    }
+    _write_whole(folder.spec, json.dumps(content, indent=2))
+
+
+def _evaluation_spec(run: Run) -> dict[str, int]:
+    chosen = run.hyperparameters
+    return {
+        "rows": int(chosen["evaluation_rows"]),
+        "max_new_tokens": int(chosen["max_new_tokens"]),
+        "seed": _EVALUATION_SEED,
+    }
+
+
+def _require_base_model(run: Run) -> None:
+    model, path = run.base_model, run.base_model.folder
+    if not (path / "config.json").is_file():
+        raise JobError("bad_base_model", _("The base model '%(model)s' is not on this node.") % {"model": model.slug})
+    known = model.revision
+    if (path / MANIFEST).is_file():
+        known = manifest_revision(path) if is_intact(path) else ""
+    if known != run.base_revision or model.revision != run.base_revision:
+        raise JobError(
+            "bad_base_model",
+            _("The base model '%(model)s' has changed since the run was submitted. Submit it again.")
+            % {"model": model.slug},
+        )
+
+
+def heldout_split(version: DatasetVersion) -> Split | None:
+    """Return the split whose rows both models are asked: the test rows if there are any, else the validation rows."""
+    return next((split for split in (Split.TEST, Split.VALIDATION) if version.row_count(split)), None)
+
+
+def _bring_rows(folder: JobFolder, version: DatasetVersion) -> None:
+    shutil.rmtree(folder.data, ignore_errors=True)
+    folder.data.mkdir()
+    present = [split for split in Split if version.row_count(split)]
+    try:
+        written = {split.value: _describe(version.rows_path(split), version.row_count(split)) for split in present}
+        intact = content_hash(written) == version.content_hash
+        for split in (Split.TRAIN, Split.VALIDATION):
+            if split in present:
+                _link(version.rows_path(split), folder.data / f"{split.value}.jsonl")
+        heldout = heldout_split(version)
+        if heldout:
+            _link(version.rows_path(heldout), folder.data / "heldout.jsonl")
+    except FileNotFoundError:
+        intact = False
+    if not intact:
+        raise JobError(
+            "bad_data",
+            _("The rows of %(version)s are not those that were imported. Import the dataset again.")
+            % {"version": version},
+        )
+
+
+def _describe(path: Path, rows: int) -> WrittenRows:
+    with path.open("rb") as file:
+        return WrittenRows(rows, hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Put a file at a second place without copying it, where the file system can do that."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+# --- the untuned answers of earlier runs -------------------------------------------------------------------------
+
+
+def offer_untuned_answers(folder: JobFolder, run: Run, earlier: list[Run]) -> bool:
+    """Reuse what the untuned model answered in an earlier run that asked the same rows in the same way.
+
+    It answers greedily, so it would say the same again. Return whether there was one.
+    """
+    for candidate in earlier:
+        found = JobFolder(candidate.folder)
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            if json.loads(found.spec.read_text())["evaluation"] == _evaluation_spec(run):
+                answers = [json.loads(line) for line in found.predictions.read_text(encoding="utf-8").splitlines()]
+                lines = [json.dumps(_untuned_part(answer), ensure_ascii=False) for answer in answers]
+                _write_whole(folder.untuned_cache, "".join(line + "\n" for line in lines))
+                return bool(lines)
+    return False
+
+
+def _untuned_part(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: answer[name] for name in ("row", "prompt", "expected", "untuned", "untuned_finish")}
+
+
+def _write_whole(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)

@@ -1,0 +1,202 @@
+"""One run from claim to end: prepares its folder, runs trainer and evaluator, and says how it ended.
+
+A detached process of its own, so neither a redeployed queue nor a portal that restarts touches a training. It may be
+killed at any moment: the lease runs out, the sweep requeues the run, and the next supervisor takes up the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.utils.translation import gettext as _
+
+from datasets_app.models import Split
+from experiments import lifecycle
+from experiments.leases import Lease, LeaseLost
+from experiments.models import Run
+from experiments.results import IncompleteAdapter, is_whole_adapter
+from experiments.run_events import failure_of, step_of
+from gpu_worker.child_process import Programs
+from gpu_worker.database_patience import DatabaseGone, Patience
+from gpu_worker.job_folder import FolderBusy, JobError, heldout_split, offer_untuned_answers, prepare, write_spec
+from gpu_worker.watch import Ending, ShutdownSwitch, Stop, Stopped, Watch
+
+logger = logging.getLogger(__name__)
+
+
+def supervise(lease: Lease, *, switch: ShutdownSwitch, programs: Programs | None = None) -> None:
+    """See a run through to its end, or to where somebody else has to go on; returns in both cases.
+
+    Only the holder of the lease gets anywhere: a late or doubled start ends here without a trace.
+    """
+    run = Patience().insist(lambda: lifecycle.claim_run(lease))
+    if run is None:
+        logger.info("run %s is not ours to start", lease.run_id)
+        return
+    with noted_process(run):
+        try:
+            Supervisor(run, Watch(lease, run, switch), programs or Programs()).work()
+        except LeaseLost:
+            logger.warning("run %s was taken away from us; its processes are ended", run.pk)
+        except DatabaseGone:
+            logger.error("run %s: the database stays away; the run goes on when it is back", run.pk)
+        except Exception:
+            logger.exception("run %s: the supervisor failed", run.pk)
+            message = _("The node had an internal problem with this run; it is tried again.")
+            with contextlib.suppress(LeaseLost, DatabaseError):
+                lifecycle.release_run(lease, message, burn_attempt=True)
+            raise
+
+
+class Supervisor:
+    """The stages of one run."""
+
+    def __init__(self, run: Run, watch: Watch, programs: Programs) -> None:
+        self.run = run
+        self.watch = watch
+        self.programs = programs
+        self.lease = watch.lease
+        self.folder = watch.folder
+
+    def work(self) -> None:
+        """Train, evaluate and end the run. Raises: LeaseLost, DatabaseGone."""
+        try:
+            with self.folder.locked(self.watch.keep_alive) as lock:
+                self._see_through(lock)
+        except JobError as error:
+            self.watch.insist(partial(lifecycle.fail_run, self.lease, code=error.code, message=error.message))
+        except Stopped:
+            self.end_stopped(None)
+        except FolderBusy:
+            message = _("Another machine is still working on this run.")
+            self.watch.insist(partial(lifecycle.release_run, self.lease, message, burn_attempt=True))
+            return
+        if self.watch.stop in (None, Stop.CANCEL):
+            self.folder.tidy()
+
+    def _see_through(self, lock: int) -> None:
+        self.watch.relay_rest()  # what was said between the death of an earlier supervisor and that of its child
+        is_trained = self.is_trained()
+        self.prepare(keep_adapter=is_trained)
+        ending = None if is_trained else self.train(lock)
+        predictions = None if self.watch.stop else self.evaluate(lock)
+        if self.watch.stop:
+            self.end_stopped(ending)
+        else:
+            self.finish(predictions)
+
+    def is_trained(self) -> bool:
+        """Tell whether an earlier attempt got so far that only the evaluation is missing."""
+        return "finished" in self._reported_facts() and is_whole_adapter(self.folder.adapter)
+
+    def prepare(self, *, keep_adapter: bool) -> None:
+        """Fill the job folder. Raises: JobError, Stopped."""
+        self.watch.keep_alive()
+        try:
+            prepare(self.folder, self.run, keep_adapter=keep_adapter)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            message = _("The node's disk is full. Free space on it and start the run again.")
+            raise JobError("disk_full", message) from error
+        self.watch.keep_alive()
+
+    def train(self, lock: int) -> Ending:
+        """Run the trainer, again from its last checkpoint if it was killed, until it ends by itself or is stopped.
+
+        Raises: JobError if it failed or was killed too often.
+        """
+        while True:
+            ending = self.watch.stay_with(self.programs.trainer, lock, log="trainer.log")
+            if ending.reported("failed"):
+                raise JobError(*failure_of(ending.outcome))
+            if self.watch.stop or (ending.code == 0 and ending.reported("finished")):
+                return ending
+            if not ending.was_cut_short:
+                message = _("The trainer ended without saying why (%(cause)s). The node's log has the details.")
+                raise JobError("internal", message % {"cause": ending.cause})
+            self._count_crash(ending)
+            write_spec(self.folder, self.run)  # there may be a checkpoint now
+
+    def _count_crash(self, ending: Ending) -> None:
+        """Count an attempt that was cut short from outside. Raises: JobError if it was the last one."""
+        message = _("The training process was killed (%(cause)s).") % {"cause": ending.cause}
+        logger.warning("run %s: %s", self.run.pk, message)
+        if not self.watch.insist(partial(lifecycle.note_crash, self.lease, message)):
+            advice = _("Most often memory ran out: choose smaller micro-batches or shorter rows, and start it again.")
+            raise JobError("killed", f"{message} {advice}")
+
+    def evaluate(self, lock: int) -> Path | None:
+        """Ask both models the held-out rows; return the file of answers, or None if there are none.
+
+        Whatever goes wrong here costs the run its quality report only.
+        """
+        if heldout_split(self.run.dataset_version) is None:
+            message = _("There are no held-out rows, so there is no quality report.")
+            self.watch.insist(partial(lifecycle.note, self.lease, message))
+            return None
+        self.folder.predictions.unlink(missing_ok=True)
+        self.watch.insist(partial(lifecycle.record_events, self.lease, [{"event": "phase", "phase": "evaluating"}]))
+        offer_untuned_answers(self.folder, self.run, self.watch.insist(partial(lifecycle.earlier_runs_like, self.run)))
+        ending = self.watch.stay_with(self.programs.evaluator, lock, log="evaluator.log")
+        if self.watch.stop or (ending.code == 0 and self.folder.predictions.is_file()):
+            return self.folder.predictions
+        why = failure_of(ending.outcome)[1] if ending.reported("failed") else ending.cause
+        message = _("The evaluation failed, so there is no quality report; the adapter is complete. %(why)s")
+        self.watch.insist(partial(lifecycle.note, self.lease, message % {"why": why}, level="warning"))
+        return None
+
+    def finish(self, predictions: Path | None) -> None:
+        """End the run well. Raises: JobError if there is no whole adapter."""
+        finish = partial(
+            lifecycle.finish_run,
+            self.lease,
+            adapter=self.folder.adapter,
+            step=step_of(self._reported_facts().get("finished", {})),
+            predictions=predictions,
+            split=heldout_split(self.run.dataset_version) or Split.VALIDATION,
+        )
+        try:
+            self.watch.insist(finish)
+        except IncompleteAdapter as error:
+            raise JobError(error.code, error.message) from error
+
+    def end_stopped(self, ending: Ending | None) -> None:
+        """Report a run that was stopped: cancelled with what it learned, or back in the queue for another time."""
+        if self.watch.stop == Stop.CANCEL:
+            step = step_of(ending.outcome if ending else self._reported_facts().get("finished", {}))
+            self.watch.insist(partial(lifecycle.stop_run, self.lease, adapter=self.folder.adapter, step=step))
+            return
+        message = (
+            _("The node was shut down; the run goes on from its last checkpoint.")
+            if self.watch.stop == Stop.SHUTDOWN
+            else _("The node did not reach the database; the run goes on from its last checkpoint.")
+        )
+        self.watch.insist(partial(lifecycle.release_run, self.lease, message))
+
+    def _reported_facts(self) -> dict[str, dict[str, object]]:
+        facts: dict[str, dict[str, object]] = self.watch.insist(partial(lifecycle.load_run, self.run.pk)).facts
+        return facts
+
+
+@contextmanager
+def noted_process(run: Run) -> Iterator[None]:
+    """Note our process id where `manage.py up` looks for supervisors to shut down."""
+    note = Path(settings.DATA_DIR) / "run" / "supervisors" / f"{run.pk}.pid"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    mine = f"{os.getpid()}\n"
+    note.write_text(mine)
+    try:
+        yield
+    finally:
+        if note.exists() and note.read_text() == mine:
+            note.unlink()

@@ -1,0 +1,161 @@
+"""Stays with the child processes of one run: keeps the lease, relays events, notices when the run has to stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from django.conf import settings
+
+from experiments import lifecycle
+from experiments.leases import Lease
+from experiments.models import Run
+from experiments.run_events import OUTCOMES, Event
+from gpu_worker.child_process import ChildProcess, Surroundings
+from gpu_worker.database_patience import Patience
+from gpu_worker.event_file import EventFile
+from gpu_worker.job_folder import JobFolder
+
+T = TypeVar("T")
+
+TICK_S = 0.25
+CANCEL_LIMIT_S = 30.0
+# Shorter, since whoever shuts the node down kills us too after 30 s.
+SHUTDOWN_LIMIT_S = 25.0
+EXIT_STOPPED = 75
+
+
+class Stop(StrEnum):
+    """Why a run is stopped before its end."""
+
+    CANCEL = "cancel"
+    SHUTDOWN = "shutdown"
+    DATABASE_GONE = "database_gone"
+
+
+class Stopped(Exception):
+    """The run has to stop while there is no child to stop."""
+
+
+class ShutdownSwitch:
+    """Notices that this machine wants to shut down."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._turn_on)
+
+    def _turn_on(self, *_: object) -> None:
+        self.is_on = True
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a child ended: its exit code (negative for a signal) and the last thing it said about its outcome."""
+
+    code: int
+    outcome: Event
+
+    def reported(self, name: str) -> bool:
+        """Tell whether the child said this of itself."""
+        return self.outcome.get("event") == name
+
+    @property
+    def was_cut_short(self) -> bool:
+        """Whether somebody ended the child from outside, though it had not failed."""
+        return not self.reported("failed") and (self.code < 0 or self.code == EXIT_STOPPED)
+
+    @property
+    def cause(self) -> str:
+        """The signal or exit code, for people."""
+        known = {-number.value: number.name for number in signal.Signals}
+        return known.get(self.code, f"exit code {self.code}")
+
+
+class Watch:
+    """The watch over one run, from its claim to its end."""
+
+    def __init__(self, lease: Lease, run: Run, switch: ShutdownSwitch) -> None:
+        self.lease = lease
+        self.folder = JobFolder(run.folder)
+        self.slot = run.slot or 0
+        self.slots = run.node.slots if run.node else 1
+        self._switch = switch
+        self._events = EventFile(self.folder.events, run.events_offset)
+        self._patience = Patience()
+        self._outcome: Event = {}
+        self._cancel_requested = False
+        self._gave_up_database = False
+        self._renew_at = 0.0
+
+    @property
+    def stop(self) -> Stop | None:
+        """Why the run has to stop, if it has to."""
+        if self._cancel_requested:
+            return Stop.CANCEL
+        if self._switch.is_on:
+            return Stop.SHUTDOWN
+        return Stop.DATABASE_GONE if self._gave_up_database else None
+
+    def insist(self, action: Callable[[], T]) -> T:
+        """Do something with the database, again and again while it is away. Raises: DatabaseGone."""
+        return self._patience.insist(action)
+
+    def stay_with(self, command: tuple[str, ...], lock: int, *, log: str) -> Ending:
+        """Start a child and stay with it to its end, or to ours. Raises: LeaseLost, DatabaseGone, the child gone."""
+        self._outcome = {}
+        surroundings = Surroundings(
+            job=self.folder.root, project=Path(settings.BASE_DIR), slot=self.slot, slots=self.slots, lock=lock
+        )
+        child = ChildProcess(command, surroundings, output=self.folder.events, log=self.folder.root / log)
+        try:
+            self.folder.note_child(child.pid)
+            while child.poll() is None:
+                self.tick()
+                if self.stop:
+                    child.stop(CANCEL_LIMIT_S if self.stop == Stop.CANCEL else SHUTDOWN_LIMIT_S)
+                time.sleep(TICK_S)
+        finally:
+            code = child.kill()  # also what it may have started and left behind
+        self.relay_rest()
+        return Ending(code, self._outcome)
+
+    def keep_alive(self) -> None:
+        """Renew the lease while there is no child. Raises: LeaseLost, Stopped."""
+        self.tick()
+        if self.stop:
+            raise Stopped
+
+    def tick(self) -> None:
+        """Renew the lease when it is time, and relay what was said; a database that is away may stay away a while.
+
+        Raises: LeaseLost.
+        """
+        with self._patience.bearing():
+            if time.monotonic() >= self._renew_at:
+                self._cancel_requested |= lifecycle.renew_lease(self.lease)
+                self._renew_at = time.monotonic() + settings.LEASE_SECONDS / 4
+            self._relay()
+        self._gave_up_database |= self._patience.is_over
+
+    def relay_rest(self) -> None:
+        """Bring all events into the database, now that nobody writes any more. Raises: LeaseLost, DatabaseGone."""
+        self._events.seal()
+        while self.insist(self._relay):
+            pass
+
+    def _relay(self) -> bool:
+        """Bring the next events into the database; return whether there were any. Raises: LeaseLost."""
+        batch = self._events.read()
+        if batch.is_empty:
+            return False
+        span = (batch.start, batch.end)
+        self._cancel_requested |= lifecycle.record_events(self.lease, batch.events, span=span)
+        self._events.advance(batch)
+        self._outcome = next((event for event in reversed(batch.events) if event["event"] in OUTCOMES), self._outcome)
+        return True

@@ -35,6 +35,12 @@ def json_text(value: str) -> str:
 
 
 @register.filter
+def as_json(value: object) -> str:
+    """Return plain lists and dicts as JSON, for a data attribute."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+@register.filter
 def shell_json(value: str) -> str:
     """Return a text as the inside of a JSON string within a shell's single quotes."""
     return json_text(value)[1:-1].replace("'", "'\\''")
@@ -104,13 +110,16 @@ def progress(value: float | None, maximum: float | None = 1, label: str = "", de
 # --- Navigation --------------------------------------------------------------------------------------------------
 
 
+OWN_LINKS = {"playground", "queue"}
+
+
 @register.inclusion_tag("components/_nav_link.html", takes_context=True)
 def nav_link(context: Context, view: str, label: str, icon_name: str, team_slug: str = "") -> dict[str, Any]:
     """Show a link of the side bar, marked when we are on it; nothing while the route does not exist."""
     match = getattr(context.get("request"), "resolver_match", None)
     namespace, _colon, name = view.partition(":")
     # A list stands for its whole section, except for the pages that have a link of their own.
-    section = name == "list" and match is not None and match.namespace == namespace and match.url_name != "playground"
+    section = name == "list" and match is not None and match.namespace == namespace and match.url_name not in OWN_LINKS
     active = match is not None and (section or match.view_name == view)
     try:
         url = reverse(view, args=[team_slug] if team_slug else [])

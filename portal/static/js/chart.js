@@ -6,6 +6,7 @@ import { isSparse, significant, smooth, table } from "./series.js";
 
 const HEIGHT = 260;
 const COLOURS = 6;
+const MOST_ROWS = 60;
 
 function lines(card) {
   const metrics = card.dataset.metrics.split(",").map((pair) => pair.trim().split("="));
@@ -33,6 +34,7 @@ class Chart {
     this.plotBox = card.querySelector("[data-plot]");
     this.slider = card.querySelector("[data-smoothing]");
     this.reset = card.querySelector("[data-reset]");
+    this.numbers = card.querySelector("[data-numbers]");
     this.hidden = new Set();
     this.zoomed = false;
     this.keys = this.lines.map((line, index) => this.key(line, index));
@@ -45,6 +47,7 @@ class Chart {
     const changed = () => this.card.isConnected && this.update();
     new Set(this.lines.map((line) => line.feed)).forEach((feed) => feed.listeners.add(changed));
     this.slider?.addEventListener("input", changed);
+    this.numbers.addEventListener("toggle", changed);
     this.reset.addEventListener("click", () => document.dispatchEvent(new CustomEvent("portal:unzoom", { detail: this.group() })));
     document.addEventListener("portal:unzoom", (event) => event.detail === this.group() && this.unzoom());
     const repaint = () => this.plot?.redraw(false, true);
@@ -100,6 +103,22 @@ class Chart {
     // New points must not throw away the stretch that somebody is looking at.
     if (this.zoomed) this.plot.setScale("x", { min, max });
     this.readOut(null);
+    this.writeNumbers();
+  }
+
+  /** The same as a table, thinned out to a readable length, for those who cannot see or use the drawing. */
+  writeNumbers() {
+    this.numbers.hidden = false;
+    if (!this.numbers.open) return;
+    const steps = this.plot.data[0];
+    const stride = Math.ceil(steps.length / MOST_ROWS);
+    const cells = (tag, words) => words.map((word) => make(tag, { className: "numeric", textContent: word }));
+    const rows = steps.flatMap((step, at) => {
+      const kept = at % stride === 0 || at === steps.length - 1 || this.sparse.some((sparse, line) => sparse && this.measured[line][at] !== null);
+      return kept ? [make("tr", {}, ...cells("td", [step, ...this.measured.map((column) => significant(column[at]))]))] : [];
+    });
+    this.numbers.querySelector("thead tr").replaceChildren(...cells("th", [text("step"), ...this.lines.map((line) => line.label)]));
+    this.numbers.querySelector("tbody").replaceChildren(...rows);
   }
 
   hideAndShow() {

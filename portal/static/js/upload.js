@@ -32,7 +32,7 @@ function answered(request) {
   toast(failure(request.status), "danger");
 }
 
-function dropZone(form, input) {
+function dropZone(input) {
   const zone = input.closest("[data-drop]");
   const title = zone.querySelector("[data-file-name]");
   const empty = title.textContent;
@@ -87,9 +87,9 @@ function send(form) {
   request.send(body);
 }
 
-/** Give one form its drop zone and its progress. */
+/** Give one form its drop zones and its progress, which its first zone shows. */
 export function mount(form) {
-  dropZone(form, form.querySelector("input[type=file]"));
+  form.querySelectorAll("[data-drop] input[type=file]").forEach(dropZone);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     send(form);

@@ -15,8 +15,10 @@ from datasets_app.readers.header import checked_columns
 from datasets_app.readers.limits import Limits
 from datasets_app.readers.lines import LineReader, LineTooLong
 
-# Bytes that may be read a second time after broken quotes: bounds the work that a hostile file can cause.
-REREAD_BYTES: Final = 64 * 1024 * 1024
+# What may be read a second time after broken quotes: bounds the work that a hostile file can cause.
+REREAD_BYTES: Final = 32 * 1024 * 1024
+# A line costs time however short it is; it counts as this many bytes more.
+BYTES_PER_LINE: Final = 64
 # Lines without one believable row after which the rest of the file is given up.
 HOPELESS_LINES: Final = 100_000
 
@@ -105,7 +107,7 @@ class DelimitedReader:
             self._row_bytes = sum(map(len, self._row_lines))
         self._row_bytes += len(another)
         self._is_suspect = self._is_suspect or self._row_bytes > self._limits.max_cell_bytes
-        if self._row_bytes > self._limits.max_row_bytes:
+        if self._row_bytes > self._limits.max_row_bytes or len(self._row_lines) >= self._limits.max_row_lines:
             raise RowTooLong
 
     def _read_header(self) -> tuple[str, ...]:
@@ -173,7 +175,8 @@ class DelimitedReader:
         if last - start >= HOPELESS_LINES:
             yield RowFault(start, column, "unreadable_rest", {"lines": last - start})
             return
-        params = {"first": start, "last": last, "limit": self._limits.max_row_bytes}
+        limits = {"limit": self._limits.max_row_bytes, "line_limit": self._limits.max_row_lines}
+        params = {"first": start, "last": last} | limits
         yield RowFault(start, column, code, params)
         if record is not None:
             yield record
@@ -206,7 +209,7 @@ class DelimitedReader:
     def _begin_again(self, error: Exception | None) -> None:
         """Read on from the line below the first of the row that failed, while the allowance lasts."""
         swallowed = self._row_lines[1:]
-        size_bytes = sum(map(len, swallowed))
+        size_bytes = sum(map(len, swallowed)) + BYTES_PER_LINE * len(swallowed)
         # Behind an endless line the lines before it cannot be put back in their place.
         if not isinstance(error, LineTooLong) and size_bytes <= self._reread_bytes:
             self._reread_bytes -= size_bytes

@@ -130,8 +130,7 @@ class JsonLinesReader:
             try:
                 raw = self._lines.read()
             except LineTooLong as error:
-                params = {"first": error.number, "last": error.number, "limit": self._limits.max_row_bytes}
-                return RowFault(error.number, None, "row_too_long", params)
+                return RowFault(error.number, None, "line_too_long", {"limit": self._limits.max_row_bytes})
             if not raw:
                 return None
             if not raw.isspace():

@@ -15,6 +15,8 @@ class Limits:
     max_cell_bytes: int = MIB
     # A row may hold several long cells, so it is allowed more than one cell is.
     max_row_bytes: int = 4 * MIB
+    # So many lines in one row mean a quote that was never closed.
+    max_row_lines: int = 10_000
     max_prompt_characters: int = 200_000
     max_answer_characters: int = 32_000
     # Faults beyond this number are counted, not kept.

@@ -70,7 +70,7 @@ ROW_SENTENCES: dict[str, str] = {
         "a carriage return (CR) stands inside a cell without quotes. Put the cell in double quotes or delete it."
     ),
     "row_too_long": gettext_noop(
-        "the row is longer than %(limit)d bytes (lines %(first)d to %(last)d are left out). "
+        "the row is longer than %(limit)d bytes or %(line_limit)d lines (lines %(first)d to %(last)d are left out). "
         "Shorten it, or look for a double quote that is not closed."
     ),
     "cell_too_long": gettext_noop("the cell is longer than %(limit)d bytes. Shorten the text or delete the row."),
@@ -82,6 +82,9 @@ ROW_SENTENCES: dict[str, str] = {
     # reading JSON lines
     "bad_json": gettext_noop(
         "the line is not valid JSON (%(reason)s, position %(position)d). Write one JSON object a line."
+    ),
+    "line_too_long": gettext_noop(
+        "the line is longer than %(limit)d bytes. Shorten the texts in it or delete the line."
     ),
     "not_an_object": gettext_noop(
         "the line is not a JSON object. Write one object a line, with the columns as its keys."

@@ -20,7 +20,7 @@ from gpu_worker.engine.server.generation import Generator
 
 logger = logging.getLogger(__name__)
 
-DRAIN_S = 10
+DRAIN_S = 8
 """How long running answers may go on after SIGTERM."""
 
 

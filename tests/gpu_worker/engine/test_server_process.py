@@ -24,7 +24,7 @@ from tests.gpu_worker.engine.engine_process import (
     running_engine,
 )
 
-LONG = {"max_tokens": 3000, "temperature": 1.5}
+LONG = {"max_tokens": 3000, "temperature": 0}
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_a_full_house_answers_503_with_retry_after(engine: EngineProcess) -> Non
 
 def test_sigterm_lets_a_running_answer_finish(engine: EngineProcess) -> None:
     answers: list[httpx.Response] = []
-    thread = threading.Thread(target=lambda: answers.append(engine.chat("hi", max_tokens=400, temperature=1.5)))
+    thread = threading.Thread(target=lambda: answers.append(engine.chat("hi", max_tokens=400)))
     thread.start()
     wait_for(lambda: running(engine) == 1)
     engine.child.send_signal(signal.SIGTERM)
@@ -121,8 +121,8 @@ def test_sigterm_ends_within_the_drain_time(engine: EngineProcess, tmp_path: Pat
         wait_for(lambda: running(engine) == 1)
         begun = time.monotonic()
         engine.child.send_signal(signal.SIGTERM)
-        engine.child.wait(14)
-        assert time.monotonic() - begun < 13
+        engine.child.wait(25)
+        assert 5 < time.monotonic() - begun < 15
     assert not (tmp_path / "engine.json").exists()
 
 

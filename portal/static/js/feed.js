@@ -1,6 +1,7 @@
 // The measurements of one run, asked for again and again until the run is done.
 const PERIOD_MS = 1500;
 const SLOWEST_MS = 20_000;
+const BACKLOG = 200; // so many new steps at once are history: the next page is wanted now, not after the period
 const feeds = new Map();
 
 class Feed {
@@ -20,15 +21,15 @@ class Feed {
     if (this.done || document.hidden || this.asking) return;
     this.asking = true;
     try {
-      await this.ask();
-      this.wait = PERIOD_MS;
+      this.wait = (await this.ask()) >= BACKLOG ? 0 : PERIOD_MS;
     } catch {
-      this.wait = Math.min(this.wait * 2, SLOWEST_MS);
+      this.wait = Math.min(Math.max(this.wait, PERIOD_MS) * 2, SLOWEST_MS);
     }
     this.asking = false;
     if (!this.done) this.timer = setTimeout(() => this.poll(), this.wait);
   }
 
+  /** Fetch what is new, tell the charts, and return how many steps were not known before. */
   async ask() {
     const address = new URL(this.url, location.href);
     if (this.next !== null) address.searchParams.set("after", this.next);
@@ -36,14 +37,21 @@ class Feed {
     if (!response.ok) throw new Error(response.status);
     const { points, done, next } = await response.json();
     // A resumed run measures some steps again, and one step may come in two parts (training, then validation).
+    const before = this.points.size;
+    let changed = done;
     for (const { step, ...values } of points) {
-      const known = this.points.get(step) ?? {};
-      for (const [name, value] of Object.entries(values)) if (Number.isFinite(value)) known[name] = value;
-      this.points.set(step, known);
+      if (!this.points.has(step)) this.points.set(step, {});
+      const known = this.points.get(step);
+      for (const [name, value] of Object.entries(values)) {
+        if (!Number.isFinite(value) || known[name] === value) continue;
+        known[name] = value;
+        changed = true;
+      }
     }
     this.next = next ?? this.next;
     this.done = done;
-    if (points.length || done) this.listeners.forEach((listener) => listener());
+    if (changed) this.listeners.forEach((listener) => listener());
+    return this.points.size - before;
   }
 }
 

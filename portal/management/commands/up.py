@@ -70,7 +70,7 @@ class Command(BaseCommand):
         def end_runs() -> None:
             count = end_detached(run_folder / "supervisors", group.wait_for, CHECKPOINT_LIMIT_S)
             if count:
-                group.say("tuneport", f"{count} running training(s) stopped after a checkpoint")
+                group.say("tuneport", f"running trainings that were stopped after a checkpoint: {count}")
 
         group = ProcessGroup(
             services,

@@ -113,10 +113,10 @@ def likely_encoding(source: SourceFile) -> str:
     return source.encoding or (str(candidates[0]["encoding"]) if candidates else "utf-8")
 
 
-def guess(source: SourceFile) -> ColumnMapping:
+def guess(source: SourceFile, reading: Reading | None = None) -> ColumnMapping:
     """Return the likeliest mapping of a source's columns; what cannot be guessed stays unset."""
     try:
-        table = open_source(source, Reading(likely_encoding(source)))
+        table = open_source(source, reading or Reading(likely_encoding(source)))
     except FileRefused:
         return ColumnMapping()
     return guess_mapping(table.columns, table.sample(SAMPLE_ROWS))

@@ -1,6 +1,20 @@
 """Addresses of the datasets_app app."""
 
-from django.urls import URLPattern, path  # noqa: F401
+from django.urls import URLPattern, path
+
+from datasets_app.views import datasets, imports
 
 app_name = "datasets"
-urlpatterns: list[URLPattern] = []
+urlpatterns: list[URLPattern] = [
+    path("t/<slug:team>/datasets/", datasets.index, name="list"),
+    path("t/<slug:team>/datasets/import/", imports.new_dataset, name="import"),
+    path("t/<slug:team>/datasets/<uuid:pk>/", datasets.detail, name="detail"),
+    path("t/<slug:team>/datasets/<uuid:pk>/delete/", datasets.delete, name="delete"),
+    path("t/<slug:team>/datasets/<uuid:pk>/import/", imports.new_version, name="new_version"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/", datasets.version, name="version"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/mapping/", imports.mapping, name="mapping"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/progress/", imports.progress, name="progress"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/without-faulty/", imports.without_faulty, name="without_faulty"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/discard/", imports.discard, name="discard"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/rows/<slug:split>.jsonl", datasets.download, name="download"),
+]

@@ -1,0 +1,250 @@
+"""The forms of an import: choose files, then say what the columns mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django import forms
+from django.core.files.uploadedfile import UploadedFile
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from datasets_app.mapping import Mapping as ColumnMapping
+from datasets_app.mapping import MappingError
+from datasets_app.models import SourceFile, Split
+from datasets_app.options import MAX_HELD_OUT_SHARE, MAX_SEED, ImportOptions
+from datasets_app.readers import ENCODINGS
+from datasets_app.sources import Reading, likely_encoding
+
+MAX_PERCENT = round(MAX_HELD_OUT_SHARE * 100)
+ENCODING_NAMES = {
+    "utf-8": "UTF-8",
+    "utf-16": "UTF-16",
+    "utf-16-le": _("UTF-16, little-endian"),
+    "utf-16-be": _("UTF-16, big-endian"),
+    "cp1251": _("Windows-1251 (Cyrillic)"),
+    "cp1252": _("Windows-1252 (Western European)"),
+    "koi8-r": _("KOI8-R (Cyrillic)"),
+    "cp866": _("CP866 (Cyrillic, DOS)"),
+    "iso8859-1": _("ISO 8859-1 (Western European)"),
+    "iso8859-5": _("ISO 8859-5 (Cyrillic)"),
+}
+DELIMITERS = ((",", _("Comma")), (";", _("Semicolon")), ("\t", _("Tab")), ("|", _("Vertical bar")))
+# Which field of the form shows what a mapping error is about.
+FIELD_OF_CODE = {
+    "prompt_unset": "prompt",
+    "response_unset": "response",
+    "same_column": "response",
+    "template_placeholder": "template",
+    "template_brace": "template",
+    "template_no_column": "template",
+    "template_mentions_answer": "template",
+}
+
+
+class FilesForm(forms.Form):
+    """The files of a new version: training is a must, validation and test may be divided off later."""
+
+    train_file = forms.FileField(label=_("Training file"), allow_empty_file=True)
+    validation_file = forms.FileField(
+        label=_("Validation file"),
+        required=False,
+        allow_empty_file=True,
+        help_text=_("Watched during training, never learned from."),
+    )
+    test_file = forms.FileField(
+        label=_("Test file"),
+        required=False,
+        allow_empty_file=True,
+        help_text=_("Kept apart for the final quality figures."),
+    )
+
+    def files_by_split(self) -> dict[Split, UploadedFile[bytes]]:
+        """Return the uploaded files."""
+        found = {split: self.cleaned_data[f"{split.value}_file"] for split in Split}
+        return {split: content for split, content in found.items() if content is not None}
+
+
+class DatasetForm(FilesForm):
+    """A new dataset with the files of its first version."""
+
+    name = forms.CharField(label=_("Name"), max_length=120, help_text=_("For example “Support tickets 2026”."))
+    description = forms.CharField(
+        label=_("Description"),
+        max_length=2000,
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 2}),
+        help_text=_("Where the rows come from and who labelled them."),
+    )
+    field_order = ("name", "train_file", "validation_file", "test_file", "description")
+
+
+class ColumnField(forms.ChoiceField):
+    """A choice among the columns; whether it may stay open depends on other fields, so the form decides."""
+
+    def validate(self, value: object) -> None:
+        """Refuse what is no column, but not an open choice."""
+        if value:
+            super().validate(value)
+
+
+class MappingForm(forms.Form):
+    """What the columns mean, how the files are read, and what is kept apart.
+
+    Each source has fields of its own, `encoding_<split>` and `delimiter_<split>`.
+    """
+
+    shape = forms.ChoiceField(
+        label=_("One row of the file holds"),
+        choices=(("columns", _("A question and its answer")), ("messages", _("A whole conversation"))),
+        widget=forms.RadioSelect,
+    )
+    prompt = ColumnField(label=_("Prompt column"))
+    response = ColumnField(label=_("Answer column"))
+    messages = ColumnField(
+        label=_("Messages column"),
+        help_text=_("A list of objects with “role” and “content”, the assistant's answer last."),
+    )
+    system = forms.ChoiceField(label=_("System column"), required=False)
+    system_prompt = forms.CharField(
+        label=_("System prompt for all rows"),
+        required=False,
+        max_length=20_000,
+        widget=forms.Textarea(attrs={"rows": 2}),
+        help_text=_("Used where no column gives one. Calls to the finished model should send the same text."),
+    )
+    template = forms.CharField(
+        label=_("Prompt made of several columns"),
+        required=False,
+        max_length=20_000,
+        widget=forms.Textarea(attrs={"rows": 2}),
+    )
+    json_answers = forms.BooleanField(
+        label=_("Answers are JSON"), required=False, help_text=_("A row whose answer is not a JSON object is a fault.")
+    )
+    skip_faulty = forms.BooleanField(
+        label=_("Leave out faulty rows"),
+        required=False,
+        help_text=_("Otherwise one faulty row stops the import, and the report names it."),
+    )
+    validation_percent = forms.IntegerField(label=_("Validation"), min_value=0, max_value=MAX_PERCENT)
+    test_percent = forms.IntegerField(label=_("Test"), min_value=0, max_value=MAX_PERCENT)
+    seed = forms.IntegerField(
+        label=_("Seed"),
+        # As validators and not as bounds: nobody needs to read "0 to 2,147,483,647" beside the field.
+        validators=[MinValueValidator(0), MaxValueValidator(MAX_SEED)],
+        help_text=_("Same seed, same division."),
+    )
+    use_required_attribute = False
+
+    def __init__(self, *args: Any, sources: Sequence[SourceFile], columns: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sources, self.columns = list(sources), list(columns)
+        named = [(column, column) for column in columns]
+        for name in ("prompt", "response", "messages", "system"):
+            unset = _("none") if name == "system" else _("choose a column")
+            self._choices(name, [("", unset), *named])
+            wanted = ("messages",) if name == "messages" else ("columns",)
+            self.fields[name].shown_if = ("shape", wanted)  # type: ignore[attr-defined]
+        self.fields["template"].shown_if = ("shape", ("columns",))  # type: ignore[attr-defined]
+        for name in ("validation_percent", "test_percent"):
+            self.fields[name].unit = "%"  # type: ignore[attr-defined]
+        self.fields["template"].help_text = self._template_help()
+        if len(self.sources) > 1:
+            for name in ("validation_percent", "test_percent", "seed"):
+                del self.fields[name]
+        for source in self.sources:
+            self._add_reading(source)
+
+    def _template_help(self) -> str:
+        example = " ".join(f"{{{column}}}" for column in self.columns[:2])
+        return gettext("Column names in braces, for example: %(example)s. Replaces the prompt column.") % {
+            "example": example
+        }
+
+    def _choices(self, name: str, choices: list[tuple[str, Any]]) -> None:
+        self.fields[name].choices = choices  # type: ignore[attr-defined]
+
+    def _add_reading(self, source: SourceFile) -> None:
+        names = [(encoding, ENCODING_NAMES[encoding]) for encoding in ENCODINGS]
+        self.fields[f"encoding_{source.split}"] = forms.ChoiceField(
+            label=_("Encoding"), choices=names, initial=likely_encoding(source)
+        )
+        if source.kind != "jsonl":
+            self.fields[f"delimiter_{source.split}"] = forms.ChoiceField(
+                label=_("Delimiter"), choices=DELIMITERS, initial=source.delimiter or ","
+            )
+
+    def clean(self) -> dict[str, Any]:
+        """Point mapping errors at the field that can repair them."""
+        cleaned = super().clean() or self.cleaned_data
+        name, problem = self.mapping_problem()
+        if problem and name not in self.errors:
+            self.add_error(name, problem)
+        held_out = (cleaned.get("validation_percent") or 0) + (cleaned.get("test_percent") or 0)
+        if held_out > MAX_PERCENT:
+            self.add_error("test_percent", _("Leave at least 20 % of the rows for training."))
+        return cleaned
+
+    def mapping_problem(self) -> tuple[str | None, str]:
+        """Return what is wrong with the mapping and the field that can repair it; (None, "") if nothing is."""
+        if self.cleaned_data.get("shape") == "messages" and not self.cleaned_data.get("messages"):
+            return "messages", gettext("Choose the column that holds the messages.")
+        try:
+            self.mapping().validate(self.columns)
+        except MappingError as error:
+            return FIELD_OF_CODE.get(error.code), error.sentence(gettext)
+        return None, ""
+
+    def mapping(self) -> ColumnMapping:
+        """Return the mapping as it stands, complete or not."""
+        given = self.cleaned_data
+        system_prompt = (given.get("system_prompt") or "").strip()
+        json_answers = bool(given.get("json_answers"))
+        if given.get("shape") == "messages":
+            chosen = given.get("messages") or None
+            return ColumnMapping(messages=chosen, system_prompt=system_prompt, json_answers=json_answers)
+        return ColumnMapping(
+            prompt=given.get("prompt") or None,
+            response=given.get("response") or None,
+            system=given.get("system") or None,
+            system_prompt=system_prompt,
+            template=given.get("template") or "",
+            json_answers=json_answers,
+        )
+
+    def options(self) -> ImportOptions:
+        """Return the options of the import. Call on a valid form."""
+        given, defaults = self.cleaned_data, ImportOptions()
+        if "seed" not in self.fields:
+            return ImportOptions(skip_faulty=given["skip_faulty"])
+        return ImportOptions(
+            skip_faulty=given["skip_faulty"],
+            validation_share=given["validation_percent"] / 100,
+            test_share=given["test_percent"] / 100,
+            seed=given["seed"] if given["seed"] is not None else defaults.seed,
+        )
+
+    def readings(self) -> dict[Split, Reading]:
+        """Return how each file is to be read."""
+        return {Split(source.split): self.reading(source) for source in self.sources}
+
+    def reading(self, source: SourceFile) -> Reading:
+        """Return how one file is to be read, as far as the form says so."""
+        given = self.cleaned_data
+        encoding = given.get(f"encoding_{source.split}") or likely_encoding(source)
+        return Reading(encoding, given.get(f"delimiter_{source.split}") or "")
+
+
+def initial_of(mapping: ColumnMapping, options: ImportOptions) -> dict[str, Any]:
+    """Return what a mapping form shows first."""
+    return {
+        **mapping.to_dict(),
+        "shape": "messages" if mapping.messages else "columns",
+        "skip_faulty": options.skip_faulty,
+        "validation_percent": round(options.validation_share * 100),
+        "test_percent": round(options.test_share * 100),
+        "seed": options.seed,
+    }

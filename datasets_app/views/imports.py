@@ -1,0 +1,260 @@
+"""The three steps of an import: choose files, say what the columns mean, watch the rows come in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib import messages
+from django.http import HttpResponse, QueryDict
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST, require_safe
+
+from datasets_app import reports, services, sources
+from datasets_app.forms import ENCODING_NAMES, DatasetForm, FilesForm, MappingForm, initial_of
+from datasets_app.mapping import Mapping as ColumnMapping
+from datasets_app.mapping import MappingError
+from datasets_app.models import Dataset, DatasetVersion, SourceFile
+from datasets_app.options import ImportOptions
+from datasets_app.preview import Preview, preview_source
+from datasets_app.readers import FileRefused
+from datasets_app.sources import Reading
+from portal.access import TeamRequest, team_view
+from portal.actors import Actor
+from portal.errors import IllegalTransition, PortalError
+from portal.models import Role
+
+Status = DatasetVersion.Status
+COLUMN_FIELDS = ("prompt", "response", "messages", "system")
+
+
+@team_view(role=Role.EDITOR)
+def new_dataset(request: TeamRequest) -> HttpResponse:
+    """Upload the files of a new dataset."""
+    return _upload(request, DatasetForm(request.POST or None, request.FILES or None), dataset=None)
+
+
+@team_view(role=Role.EDITOR)
+def new_version(request: TeamRequest, pk: UUID) -> HttpResponse:
+    """Upload the files of a new version of a dataset."""
+    dataset = get_object_or_404(request.team.datasets, pk=pk)
+    return _upload(request, FilesForm(request.POST or None, request.FILES or None), dataset=dataset)
+
+
+def _upload(request: TeamRequest, form: FilesForm, dataset: Dataset | None) -> HttpResponse:
+    status = 200
+    if request.method == "POST":
+        sources.refuse_oversize(request.META.get("CONTENT_LENGTH"))
+        version = _stored(request, form, dataset) if form.is_valid() else None
+        if version is not None:
+            return redirect("datasets:mapping", request.team.slug, version.pk)
+        status = 400
+    context = {"form": form, "dataset": dataset, "limit_bytes": settings.MAX_UPLOAD_BYTES}
+    return render(request, "datasets/upload.html", context, status=status)
+
+
+def _stored(request: TeamRequest, form: FilesForm, dataset: Dataset | None) -> DatasetVersion | None:
+    """Store the uploaded files; put a refusal into the form instead."""
+    given = form.cleaned_data
+    try:
+        return services.start_import(
+            team=request.team,
+            actor=Actor.of(request),
+            name=given.get("name", ""),
+            description=given.get("description", ""),
+            files=form.files_by_split(),
+            dataset=dataset,
+        )
+    except PortalError as error:
+        form.add_error(error.param if error.param in form.fields else None, error.message)
+        return None
+
+
+@team_view(role=Role.EDITOR)
+def mapping(request: TeamRequest, pk: UUID) -> HttpResponse:
+    """Say what the columns mean, with a preview; a POST without `preview` begins the import."""
+    version = get_object_or_404(request.team.datasetversions.select_related("dataset", "team"), pk=pk)
+    if version.status not in (Status.DRAFT, Status.FAILED):
+        return redirect("datasets:version", request.team.slug, pk)
+    stored = sources.in_order(version)
+    is_final = request.method == "POST" and "preview" not in request.POST
+    if request.method == "POST":
+        form = _posted_form(request.POST, stored)
+        if form.is_valid() and is_final and _begun(request, form, version):
+            return redirect("datasets:version", request.team.slug, pk)
+        _field, problem = form.mapping_problem()
+        preview = (
+            Preview(problem=problem) if problem else preview_source(stored[0], form.mapping(), form.reading(stored[0]))
+        )
+        if not is_final:
+            form.errors.clear()  # nothing was submitted yet; the preview says what is missing
+    else:
+        start = _first_mapping(version, stored[0])
+        initial = initial_of(start, ImportOptions.from_dict(version.options))
+        form = MappingForm(sources=stored, columns=stored[0].columns, initial=initial)
+        preview = preview_source(stored[0], start, Reading(sources.likely_encoding(stored[0])))
+    context = {
+        "version": version,
+        "form": form,
+        "readings": [_reading_fields(form, source) for source in stored],
+        "preview": preview,
+    }
+    return render(request, "datasets/mapping.html", context, status=400 if is_final else 200)
+
+
+def _posted_form(posted: QueryDict, stored: Sequence[SourceFile]) -> MappingForm:
+    train = stored[0]
+    reading = Reading(posted.get("encoding_train", ""), posted.get("delimiter_train", ""))
+    columns = _columns(train, reading)
+    return MappingForm(_fitting(posted, train, columns, reading), sources=stored, columns=columns)
+
+
+def _first_mapping(version: DatasetVersion, train: SourceFile) -> ColumnMapping:
+    """Return the mapping that was used last for this dataset if it fits the columns, else a guess."""
+    earlier = version.dataset.versions.exclude(mapping={}).order_by("-number").first()
+    for candidate in (version, earlier):
+        if candidate is not None and candidate.mapping:
+            used = ColumnMapping.from_dict(candidate.mapping)
+            try:
+                used.validate(train.columns)
+            except MappingError:
+                continue
+            return used
+    return sources.guess(train)
+
+
+def _columns(train: SourceFile, reading: Reading) -> Sequence[str]:
+    """Return the columns of the training file in another encoding or with another delimiter."""
+    try:
+        return sources.open_source(train, reading).columns
+    except FileRefused:
+        return list(train.columns)
+
+
+def _fitting(posted: QueryDict, train: SourceFile, columns: Sequence[str], reading: Reading) -> QueryDict:
+    """Return what was posted, with a new guess if a chosen column is gone because the file is read differently."""
+    chosen = [posted.get(name) for name in COLUMN_FIELDS]
+    if all(column in columns for column in chosen if column):
+        return posted
+    guessed = sources.guess(train, reading).to_dict()
+    fitting = posted.copy()
+    for name in COLUMN_FIELDS:
+        fitting[name] = str(guessed[name] or "")
+    return fitting
+
+
+def _begun(request: TeamRequest, form: MappingForm, version: DatasetVersion) -> bool:
+    """Begin the import; put a refusal into the form instead."""
+    try:
+        services.begin_import(
+            version=version,
+            actor=Actor.of(request),
+            mapping=form.mapping(),
+            options=form.options(),
+            readings=form.readings(),
+        )
+    except IllegalTransition:
+        return True  # the button was pressed twice
+    except PortalError as error:
+        form.add_error(None, error.message)
+        return False
+    return True
+
+
+def _reading_fields(form: MappingForm, source: SourceFile) -> dict[str, Any]:
+    """Return a source with its two fields of the form, and what it would read like in each likely encoding."""
+    names = (f"encoding_{source.split}", f"delimiter_{source.split}")
+    candidates = source.encoding_doubts.get("candidates", [])
+    bound = [form[name] for name in names if name in form.fields]
+    return {
+        "source": source,
+        "fields": bound,
+        "is_open": bool(candidates) or any(one.value() != one.initial for one in bound),
+        "candidates": [(ENCODING_NAMES[one["encoding"]], one["preview"]) for one in candidates],
+    }
+
+
+@team_view()
+@require_safe
+def progress(request: TeamRequest, pk: UUID) -> HttpResponse:
+    """Answer the card with the progress of an import; when it has ended, let the page load itself again."""
+    version = get_object_or_404(request.team.datasetversions.select_related("team"), pk=pk)
+    response = render(request, "datasets/_progress.html", progress_context(version))
+    if version.status != Status.IMPORTING:
+        response.status_code = 286
+        response.headers["HX-Refresh"] = "true"
+    return response
+
+
+def progress_context(version: DatasetVersion) -> dict[str, Any]:
+    """Return how far an import is. Every byte is read twice: once to check, once to write."""
+    size_bytes = sum(source.size_bytes for source in version.sources.all())
+    return {
+        "version": version,
+        "is_waiting": version.claim is None,
+        "is_writing": version.bytes_done >= size_bytes > 0,
+        "bytes_total": 2 * size_bytes,
+        "bytes_done": min(version.bytes_done, 2 * size_bytes) if version.claim else None,
+    }
+
+
+def failure_context(version: DatasetVersion) -> dict[str, Any]:
+    """Return why an import failed, with its faulty rows."""
+    report = version.report
+    return {
+        "version": version,
+        "error": reports.error_in_words(report),
+        "faults": [reports.fault_line(fault) for fault in report.get("faults", [])],
+        "fault_count": report.get("fault_count", 0),
+        "several_files": version.sources.count() > 1,
+        "can_skip": report.get("error", {}).get("code") == "faulty_rows",
+    }
+
+
+@team_view(role=Role.EDITOR)
+@require_POST
+def without_faulty(request: TeamRequest, pk: UUID) -> HttpResponse:
+    """Import a failed version once more, leaving out its faulty rows."""
+    version = get_object_or_404(request.team.datasetversions, pk=pk)
+    try:
+        services.begin_import(
+            version=version,
+            actor=Actor.of(request),
+            mapping=ColumnMapping.from_dict(version.mapping),
+            options={**version.options, "skip_faulty": True},
+        )
+    except PortalError as error:
+        messages.error(request, error.message)
+    return redirect("datasets:version", request.team.slug, pk)
+
+
+@team_view(role=Role.EDITOR)
+def discard(request: TeamRequest, pk: UUID) -> HttpResponse:
+    """Ask, then delete a version with its files; a dataset without versions goes too."""
+    version = get_object_or_404(request.team.datasetversions.select_related("dataset", "team"), pk=pk)
+    if request.method != "POST":
+        return render(request, "components/confirm.html", _discard_question(request, version))
+    dataset_id = version.dataset_id
+    try:
+        services.discard_version(version=version, actor=Actor.of(request))
+    except IllegalTransition as error:
+        messages.error(request, error.message)
+        return redirect("datasets:version", request.team.slug, pk)
+    messages.success(request, _("The version is deleted."))
+    if request.team.datasets.filter(pk=dataset_id).exists():
+        return redirect("datasets:detail", request.team.slug, dataset_id)
+    return redirect("datasets:list", request.team.slug)
+
+
+def _discard_question(request: TeamRequest, version: DatasetVersion) -> dict[str, object]:
+    return {
+        "title": _("Delete %(version)s?") % {"version": version},
+        "message": _("Its files and rows are deleted for good. Other versions stay."),
+        "action": _("Delete version"),
+        "danger": True,
+        "cancel_url": reverse("datasets:version", args=[request.team.slug, version.pk]),
+    }

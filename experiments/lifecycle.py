@@ -159,7 +159,7 @@ def _judge(run: Run, predictions: Path | None, split: Split) -> results.Judged |
     if predictions is None:
         return None
     try:
-        return results.judge(predictions, split)
+        return results.judge(predictions, split, run.dataset_version)
     except Exception:  # whatever is wrong with the answers, hours of training are worth more
         logger.exception("run %s: the predictions could not be judged", run.pk)
         return None

@@ -14,8 +14,10 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
-from datasets_app.models import Split
+from datasets_app.fields import Field
+from datasets_app.models import DatasetVersion, Split
 from experiments.models import Adapter, EvaluatedRow, Evaluation, Run
+from experiments.scoring import AnsweredRow, row_score, score_answers
 from portal.errors import PortalError
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -112,19 +114,29 @@ class Judged:
     answers: tuple[EvaluatedRow, ...]
 
 
-def judge(predictions: Path, split: Split) -> Judged:
-    """Score the evaluator's predictions file.
+def judge(predictions: Path, split: Split, version: DatasetVersion) -> Judged:
+    """Score the evaluator's predictions file; which fields are closed is known from all rows of the version.
 
-    Raises: OSError, ValueError or LookupError if it is not what an evaluator writes.
+    Raises: OSError, ValueError, LookupError or TypeError if it is not what an evaluator writes.
     """
-    from experiments.scoring import AnsweredRow, score_answers
-
     found = list(_predictions(predictions))
-    report = score_answers(
-        AnsweredRow(row=item["row"], expected=item["expected"], untuned=item["untuned"], tuned=item["tuned"])
+    answered = (
+        AnsweredRow(row=item["row"], expected=item["expected"], tuned=item["tuned"], untuned=item.get("untuned"))
         for item in found
     )
+    report = score_answers(answered, fields=_known_fields(version))
     return Judged(split, report.to_dict(), tuple(_evaluated(item) for item in found))
+
+
+def _known_fields(version: DatasetVersion) -> list[Field] | None:
+    """Return the fields that the import found, or None if its report does not tell."""
+    try:
+        return [
+            Field(**{**field, "values": tuple(field["values"]), "counts": tuple(field["counts"])})
+            for field in version.report["fields"]
+        ]
+    except (LookupError, TypeError):
+        return None
 
 
 def _predictions(path: Path) -> Iterator[dict[str, Any]]:
@@ -134,10 +146,9 @@ def _predictions(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _evaluated(item: dict[str, Any]) -> EvaluatedRow:
-    from experiments.scoring import row_score
-
-    untuned, tuned = row_score(item["expected"], item["untuned"]), row_score(item["expected"], item["tuned"])
-    texts = {name: str(item[name]).replace("\x00", "") for name in ("prompt", "expected", "untuned", "tuned")}
+    untuned, tuned = row_score(item["expected"], item.get("untuned")), row_score(item["expected"], item["tuned"])
+    names = ("prompt", "expected", "untuned", "tuned")
+    texts = {name: str(item.get(name) or "").replace("\x00", "") for name in names}
     return EvaluatedRow(
         row=item["row"], **texts, untuned_score=untuned.score, tuned_score=tuned.score, is_exact=tuned.exact
     )

@@ -13,6 +13,9 @@ from django.conf import settings
 from experiments import lifecycle
 from experiments.leases import Lease
 
+# Kept so that ended supervisors are reaped when the next one is started.
+_started: list[subprocess.Popen[bytes]] = []
+
 
 def start_run(run_id: str, lease_token: str) -> bool:
     """Start the supervisor of a run that was given to this node; return whether one was started.
@@ -49,4 +52,5 @@ def spawn_supervisor(lease: Lease) -> int:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    _started[:] = [*(known for known in _started if known.poll() is None), process]
     return process.pid

@@ -1,4 +1,7 @@
-"""A stand-in for the evaluator: both models answer by rule. `behaviour.json` may say evaluation_s and evaluation_fails."""
+"""A stand-in for the evaluator: both models answer by rule.
+
+`behaviour.json` in the job folder may say evaluation_s (per row) and evaluation_fails.
+"""
 
 import json
 import signal
@@ -11,7 +14,8 @@ behaviour = json.loads((job / "behaviour.json").read_text()) if (job / "behaviou
 
 
 def emit(event, **fields):
-    print(json.dumps({"event": event, "at": time.time(), **fields}), flush=True)
+    sys.stdout.write(json.dumps({"event": event, "at": time.time(), **fields}) + "\n")
+    sys.stdout.flush()
 
 
 def main():

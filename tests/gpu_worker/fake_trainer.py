@@ -25,7 +25,8 @@ def ask_to_stop(*_):
 
 
 def emit(event, **fields):
-    print(json.dumps({"event": event, "at": time.time(), **fields}), flush=True)
+    sys.stdout.write(json.dumps({"event": event, "at": time.time(), **fields}) + "\n")
+    sys.stdout.flush()
 
 
 def save(step):

@@ -27,6 +27,7 @@ class RowTooLong(Exception):
     """The lines of one row together exceed the limit."""
 
 
+BLANK_LINES: Final = frozenset({b"\n", b"\r\n"})
 # What may happen instead of the next row; reading can go on behind all of them.
 ACCIDENTS: Final = (csv.Error, RowTooLong, LineTooLong)
 
@@ -46,6 +47,8 @@ class DelimitedReader:
         self._reread_bytes = REREAD_BYTES
         self._row_lines: list[bytes] = []
         self._row_bytes = 0
+        # The line on which the row begins.
+        self._start = 0
         # Suspect: the row is damaged, or so long that a cell may exceed the limit.
         self._is_suspect = self._is_damaged = False
         self._skip_space = False
@@ -55,21 +58,20 @@ class DelimitedReader:
     def records(self) -> Iterator[Record | RowFault]:
         """Yield every row below the header, or the fault that stands in its place."""
         columns, width = self.columns, len(self.columns)
-        row_lines, lines = self._row_lines, self._lines
+        row_lines = self._row_lines
         while True:
             row_lines.clear()
-            start = lines.number + 1
             try:
                 cells = next(self._reader)
             except StopIteration:
                 return
             except ACCIDENTS as error:
-                yield from self._after_accident(start, error)
+                yield from self._after_accident(error)
                 continue
             if len(cells) == width and not self._is_suspect:
-                yield Record(start, dict(zip(columns, cells, strict=False)))
-            elif cells:
-                yield self._examined(start, cells)
+                yield Record(self._start, dict(zip(columns, cells, strict=False)))
+            else:
+                yield self._examined(cells)
                 self._is_suspect = self._is_damaged = False
 
     def _next_cells(self) -> list[str]:
@@ -85,12 +87,16 @@ class DelimitedReader:
 
     def _feed(self) -> Iterator[str]:
         """Yield the text of line after line, keeping the raw lines of the row that is being read."""
-        row_lines, encoding = self._row_lines, self._encoding
+        lines, row_lines, encoding = self._lines, self._row_lines, self._encoding
         longest_harmless = self._limits.max_cell_bytes
-        for raw in self._lines:
-            if row_lines or len(raw) > longest_harmless:
-                self._count_bytes(raw)
+        for raw in lines:
+            if not row_lines:
+                if raw in BLANK_LINES:
+                    continue
+                self._start = lines.number
             row_lines.append(raw)
+            if len(row_lines) > 1 or len(raw) > longest_harmless:
+                self._count_bytes(raw)
             if b"\0" in raw:
                 self._is_suspect = self._is_damaged = True
             try:
@@ -103,11 +109,11 @@ class DelimitedReader:
 
     def _count_bytes(self, another: bytes) -> None:
         """Add one more line to the size of the row; the size of most rows, of one short line, is never taken."""
-        if len(self._row_lines) < 2:
-            self._row_bytes = sum(map(len, self._row_lines))
+        if len(self._row_lines) <= 2:
+            self._row_bytes = len(self._row_lines[0]) if len(self._row_lines) == 2 else 0
         self._row_bytes += len(another)
         self._is_suspect = self._is_suspect or self._row_bytes > self._limits.max_cell_bytes
-        if self._row_bytes > self._limits.max_row_bytes or len(self._row_lines) >= self._limits.max_row_lines:
+        if self._row_bytes > self._limits.max_row_bytes or len(self._row_lines) > self._limits.max_row_lines:
             raise RowTooLong
 
     def _read_header(self) -> tuple[str, ...]:
@@ -132,8 +138,9 @@ class DelimitedReader:
         self._skip_space = self._pattern.has_space_before_quote(first)
         self._reader = self._new_reader()
 
-    def _examined(self, start: int, cells: list[str]) -> Record | RowFault:
+    def _examined(self, cells: list[str]) -> Record | RowFault:
         """Return the fault of a row that is complete but not in order, or its record if it is after all."""
+        start = self._start
         if self._is_damaged:
             return self._damage(start, cells)
         if len(cells) != len(self.columns):
@@ -163,8 +170,9 @@ class DelimitedReader:
                 return column
         return None
 
-    def _after_accident(self, start: int, error: Exception) -> Iterator[Record | RowFault]:
+    def _after_accident(self, error: Exception) -> Iterator[Record | RowFault]:
         """Report the row that could not be read, and find the next one that can."""
+        start = error.number if isinstance(error, LineTooLong) and not self._row_lines else self._start
         if str(error).startswith("new-line character"):
             # A lone carriage return outside quotes: the row ends where its line ends, nothing is swallowed.
             yield RowFault(start, None, "stray_return")
@@ -185,10 +193,9 @@ class DelimitedReader:
         """Return the next row that is well formed beyond doubt, and the last line that was left out before it."""
         self._begin_again(error)
         while True:
-            resumed = self._lines.number + 1
-            if resumed - start > HOPELESS_LINES:
+            if self._lines.number - start >= HOPELESS_LINES:
                 self._reader = iter(())
-                return None, resumed - 1
+                return None, self._lines.number
             try:
                 cells = self._next_cells()
             except StopIteration:
@@ -197,7 +204,7 @@ class DelimitedReader:
                 self._begin_again(another)
                 continue
             if self._is_believable(cells):
-                return Record(resumed, dict(zip(self.columns, cells, strict=True))), resumed - 1
+                return Record(self._start, dict(zip(self.columns, cells, strict=True))), self._start - 1
             if len(self._row_lines) > 1:
                 self._begin_again(None)
 

@@ -27,6 +27,9 @@ class _Utf16AsUtf8(io.RawIOBase):
 
     def __init__(self, raw: io.BufferedReader, encoding: str) -> None:
         self._raw = raw
+        if encoding == "utf-16" and not raw.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            # Python demands the mark; Windows, where such files come from, is little-endian.
+            encoding = "utf-16-le"
         # "surrogatepass" keeps a lone surrogate as three bytes that no UTF-8 decoder accepts.
         self._decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
         self._ready = b""

@@ -102,6 +102,13 @@ def test_stray_quote_in_a_cell_of_many_lines_makes_up_no_row(table_of):
     assert "lines 3 to 6 are left out" in list(table.records())[1].message
 
 
+def test_quote_that_swallows_too_many_lines(table_of):
+    limits = Limits(max_row_lines=5)
+    content = 'p,r\na,b\nc,"d\n' + "".join(f"e,{n}\n" for n in range(9))
+    expected = [(2, "a", "b"), (3, "r", "row_too_long"), *((4 + n, "e", str(n)) for n in range(9))]
+    assert told(table_of(content, limits=limits)) == expected
+
+
 def test_stray_carriage_return(table_of):
     assert told(table_of("p,r\na\rb,c\nd,e\n")) == [(2, None, "stray_return"), (3, "d", "e")]
 
@@ -132,6 +139,7 @@ def test_endless_row_is_refused_and_reading_goes_on(table_of, cell):
     rows = list(table.records())
     assert (rows[0].line, rows[0].column, rows[0].code) == (2, "b", "row_too_long")
     assert rows[-1].values == {"a": "3", "b": "4", "c": "5"}
+    assert rows[-1].line == 3 + cell.count("\n")
 
 
 def test_multibyte_cell_is_measured_in_bytes(table_of):

@@ -23,7 +23,7 @@ from portal.models import BaseModel, Team
 
 PLAYGROUND_STAY = timedelta(minutes=30)
 MAX_SYSTEM_PROMPT = 20_000
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}\Z")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}\Z")
 
 
 @transaction.atomic

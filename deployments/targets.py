@@ -58,12 +58,16 @@ def resolve(team: Team, name: str) -> Target:
     return resolve_base_model(name)
 
 
-def resolve_adapter(team: Team, adapter: Adapter, public_name: str) -> Target:
-    """Return where to ask for an adapter that is placed but not deployed. Raises: Unavailable, PortalError."""
+def resolve_adapter(team: Team, adapter: Adapter, public_name: str, *, system_prompt: str = "") -> Target:
+    """Return where to ask for an adapter that is placed but not deployed; call it in the team's row scope.
+
+    Raises: Unavailable while it is being loaded or if it cannot be.
+    """
     row = _ready(team).filter(adapter=adapter).values(*_LOADED).first()
     if row is None:
         raise _not_loaded(adapter)
-    return Target(_engine(row), adapter.engine_name, public_name, _fingerprint(adapter.sha256))
+    fingerprint = _fingerprint(adapter.sha256)
+    return Target(_engine(row), adapter.engine_name, public_name, fingerprint, system_prompt=system_prompt)
 
 
 def resolve_base_model(name: str) -> Target:

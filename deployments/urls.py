@@ -1,6 +1,21 @@
-"""Addresses of the deployments app."""
+"""Addresses of the deployments pages and the playground."""
 
-from django.urls import URLPattern, path  # noqa: F401
+from django.urls import URLPattern, path
+
+from deployments.views import deployments, playground
 
 app_name = "deployments"
-urlpatterns: list[URLPattern] = []
+urlpatterns: list[URLPattern] = [
+    path("t/<slug:team>/deployments/", deployments.index, name="list"),
+    path("t/<slug:team>/deployments/new/", deployments.deploy, name="deploy"),
+    path("t/<slug:team>/deployments/<uuid:pk>/", deployments.detail, name="detail"),
+    path("t/<slug:team>/deployments/<uuid:pk>/state/", deployments.state, name="state"),
+    path("t/<slug:team>/deployments/<uuid:pk>/stop/", deployments.stop, name="stop"),
+    path("t/<slug:team>/deployments/<uuid:pk>/start/", deployments.start, name="start"),
+    path("t/<slug:team>/deployments/<uuid:pk>/delete/", deployments.delete, name="delete"),
+    path("t/<slug:team>/deployment-versions/<uuid:pk>/promote/", deployments.promote, name="promote"),
+    path("t/<slug:team>/playground/", playground.page, name="playground"),
+    path("t/<slug:team>/playground/chat/", playground.chat, name="chat"),
+    path("t/<slug:team>/playground/warm/", playground.warm, name="warm"),
+    path("t/<slug:team>/playground/sample/", playground.sample, name="sample"),
+]

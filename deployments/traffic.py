@@ -1,0 +1,69 @@
+"""How a deployment was used in the last day, hour by hour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Aggregate, Count, FloatField, Q, Sum
+from django.db.models.functions import TruncHour
+from django.utils import timezone
+
+from deployments.models import Deployment
+
+HOURS = 24
+
+
+class Median(Aggregate):
+    """PostgreSQL's continuous median."""
+
+    function = "PERCENTILE_CONT"
+    template = "%(function)s(0.5) WITHIN GROUP (ORDER BY %(expressions)s)"
+    output_field = FloatField()
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Counts and times of the last 24 hours; the lists hold one value an hour, the oldest first."""
+
+    requests: int
+    errors: int
+    tokens: int
+    median_s: float | None
+    requests_by_hour: list[int]
+    errors_by_hour: list[int]
+    median_s_by_hour: list[float | None]
+
+
+def last_day(deployment: Deployment) -> Traffic:
+    """Return the traffic of one deployment, all versions together. A caller who hung up is no error."""
+    now = timezone.now()
+    first_hour = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOURS - 1)
+    asked = deployment.team.inferencerecords.filter(version__deployment=deployment, at__gte=first_hour)
+    whole: dict[str, Any] = asked.order_by().aggregate(**_FIGURES)
+    grouped = asked.annotate(hour=TruncHour("at")).values("hour").order_by().annotate(**_FIGURES)
+    by_hour: dict[datetime, dict[str, Any]] = {row["hour"]: dict(row) for row in grouped}
+    hours = [by_hour.get(first_hour + timedelta(hours=number), {}) for number in range(HOURS)]
+    return Traffic(
+        requests=int(whole["requests"] or 0),
+        errors=int(whole["errors"] or 0),
+        tokens=int(whole["prompt_tokens"] or 0) + int(whole["completion_tokens"] or 0),
+        median_s=_seconds(whole["median_ms"]),
+        requests_by_hour=[int(hour.get("requests", 0)) for hour in hours],
+        errors_by_hour=[int(hour.get("errors", 0)) for hour in hours],
+        median_s_by_hour=[_seconds(hour.get("median_ms")) for hour in hours],
+    )
+
+
+_FIGURES = {
+    "requests": Count("pk"),
+    "errors": Count("pk", filter=Q(status__gte=400) & ~Q(status=499)),
+    "median_ms": Median("duration_ms", filter=Q(status=200)),
+    "prompt_tokens": Sum("prompt_tokens"),
+    "completion_tokens": Sum("completion_tokens"),
+}
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return milliseconds / 1000 if milliseconds is not None else None

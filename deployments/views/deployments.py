@@ -1,0 +1,169 @@
+"""The team's deployments: the list, one of them, and what may be done with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from deployments import services, traffic
+from deployments.forms import DeployForm
+from deployments.models import Deployment
+from deployments.prompts import common_system_prompt
+from deployments.states import standing_of, standings
+from portal.access import TeamRequest, team_view
+from portal.actors import Actor
+from portal.errors import PortalError
+from portal.models import Role
+
+STOP_POLLING = 286
+_LIVE = ("live_version__adapter__run__experiment", "live_version__adapter__base_model", "next_version")
+
+
+@team_view()
+@require_GET
+def index(request: TeamRequest) -> HttpResponse:
+    """List deployments with their state and traffic."""
+    found = list(request.team.deployments.select_related("team", *_LIVE))
+    known = standings(request.team, found)
+    rows = [(deployment, known[deployment], traffic.last_day(deployment)) for deployment in found]
+    runs = request.team.runs.filter(adapter__isnull=False)
+    return render(request, "deployments/list.html", {"rows": rows, "has_runs": runs.exists()})
+
+
+@team_view()
+@require_GET
+def detail(request: TeamRequest, pk: str) -> HttpResponse:
+    """Show one deployment: its versions, how to call it, how it was used."""
+    context = state_context(request, pk)
+    context["traffic"] = traffic.last_day(context["deployment"])
+    context["api_url"] = request.build_absolute_uri("/v1")
+    return render(request, "deployments/detail.html", context)
+
+
+@team_view()
+@require_GET
+def state(request: TeamRequest, pk: str) -> HttpResponse:
+    """Answer the part of the page that changes by itself; 286 ends the polling when nothing will."""
+    context = state_context(request, pk)
+    status = STOP_POLLING if context["standing"].is_settled else 200
+    return render(request, "deployments/_state.html", context, status=status)
+
+
+def state_context(request: TeamRequest, pk: str) -> dict[str, Any]:
+    """Return what the state partial shows."""
+    deployment = get_object_or_404(request.team.deployments.select_related("team", "created_by", *_LIVE), pk=pk)
+    versions = deployment.versions.select_related("adapter__run__experiment", "adapter__run__evaluation", "created_by")
+    return {"deployment": deployment, "standing": standing_of(deployment), "versions": list(versions)}
+
+
+@team_view(role=Role.EDITOR)
+@require_http_methods(["GET", "HEAD", "POST"])
+def deploy(request: TeamRequest) -> HttpResponse:
+    """Deploy a run: by the dialog on the run's page, or by this form."""
+    form = DeployForm(request.POST or None, team=request.team, initial=_initial(request))
+    if request.method == "POST" and form.is_valid():
+        run, name = form.cleaned_data["run"], form.cleaned_data["name"]
+        try:
+            version = services.deploy_run(
+                team=request.team,
+                actor=Actor.of(request),
+                run=run,
+                name=name,
+                system_prompt=form.given_system_prompt,
+            )
+        except PortalError as error:
+            form.add_error(error.param if error.param in form.fields else None, error.message)
+        else:
+            messages.success(
+                request,
+                _("Version %(number)d of %(name)s is being loaded; it answers in a moment.")
+                % {"number": version.number, "name": version.deployment.name},
+            )
+            return redirect("deployments:detail", request.team.slug, version.deployment_id)
+    return render(request, "deployments/deploy.html", {"form": form}, status=400 if form.errors else 200)
+
+
+def _initial(request: TeamRequest) -> dict[str, Any]:
+    """Return what the form can know of the run named in the address."""
+    form = DeployForm({"run": request.GET.get("run", ""), "name": "-"}, team=request.team)
+    form.full_clean()
+    run = form.cleaned_data.get("run")
+    return {"run": run, "system_prompt": common_system_prompt(run.dataset_version)} if run is not None else {}
+
+
+@team_view(role=Role.EDITOR)
+@require_POST
+def promote(request: TeamRequest, pk: str) -> HttpResponse:
+    """Let a version answer, or an earlier one again."""
+    version = get_object_or_404(request.team.deploymentversions.select_related("deployment__team", "adapter"), pk=pk)
+    deployment = services.promote_version(version=version, actor=Actor.of(request))
+    if deployment.next_version_id == version.pk:
+        text = _("Version %(number)d answers as soon as it is loaded; until then nothing changes.")
+    else:
+        text = _("Version %(number)d answers now.")
+    messages.success(request, text % {"number": version.number})
+    return _back(request, deployment)
+
+
+@team_view(role=Role.EDITOR)
+@require_POST
+def start(request: TeamRequest, pk: str) -> HttpResponse:
+    """Answer again under this name."""
+    deployment = services.start_deployment(deployment=_deployment(request, pk), actor=Actor.of(request))
+    messages.success(request, _("%(name)s is being loaded; it answers in a moment.") % {"name": deployment.name})
+    return _back(request, deployment)
+
+
+@team_view(role=Role.EDITOR)
+@require_http_methods(["GET", "HEAD", "POST"])
+def stop(request: TeamRequest, pk: str) -> HttpResponse:
+    """Ask, then answer no more requests under this name."""
+    deployment = _deployment(request, pk)
+    if request.method == "POST":
+        services.stop_deployment(deployment=deployment, actor=Actor.of(request))
+        messages.success(request, _("%(name)s is stopped. Start it whenever you like.") % {"name": deployment.name})
+        return _back(request, deployment)
+    return _confirm(
+        request,
+        deployment,
+        title=_("Stop %(name)s?") % {"name": deployment.name},
+        message=_("Requests to it are refused until it is started again. Its versions are kept."),
+        action=_("Stop"),
+    )
+
+
+@team_view(role=Role.EDITOR)
+@require_http_methods(["GET", "HEAD", "POST"])
+def delete(request: TeamRequest, pk: str) -> HttpResponse:
+    """Ask, then delete a deployment and its versions."""
+    deployment = _deployment(request, pk)
+    if request.method == "POST":
+        services.delete_deployment(deployment=deployment, actor=Actor.of(request))
+        messages.success(request, _("%(name)s is deleted.") % {"name": deployment.name})
+        return redirect("deployments:list", request.team.slug)
+    return _confirm(
+        request,
+        deployment,
+        title=_("Delete %(name)s?") % {"name": deployment.name},
+        message=_("Systems that call it get an error. Runs and their models are kept and can be deployed again."),
+        action=_("Delete"),
+    )
+
+
+def _deployment(request: TeamRequest, pk: str) -> Deployment:
+    return get_object_or_404(request.team.deployments.select_related("team"), pk=pk)
+
+
+def _back(request: TeamRequest, deployment: Deployment) -> HttpResponse:
+    return redirect("deployments:detail", request.team.slug, deployment.pk)
+
+
+def _confirm(request: HttpRequest, deployment: Deployment, **words: str) -> HttpResponse:
+    back = reverse("deployments:detail", args=[deployment.team.slug, deployment.pk])
+    return render(request, "components/confirm.html", {**words, "danger": True, "cancel_url": back})

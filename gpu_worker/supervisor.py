@@ -145,7 +145,6 @@ class Supervisor:
             self.watch.insist(partial(lifecycle.note, self.lease, message))
             return None
         self.folder.predictions.unlink(missing_ok=True)
-        self.watch.insist(partial(lifecycle.record_events, self.lease, [{"event": "phase", "phase": "evaluating"}]))
         offer_untuned_answers(self.folder, self.run, self.watch.insist(partial(lifecycle.earlier_runs_like, self.run)))
         ending = self.watch.stay_with(self.programs.evaluator, lock, log="evaluator.log")
         if self.watch.stop or (ending.code == 0 and self.folder.predictions.is_file()):

@@ -26,6 +26,7 @@ def main():
     if behaviour.get("evaluation_fails"):
         emit("failed", code="internal", message="The evaluator failed on purpose.")
         return 1
+    emit("phase", phase="evaluating")
     rows = [json.loads(line) for line in (job / "data" / "heldout.jsonl").read_text().splitlines()]
     cached = (job / "evaluation" / "untuned-cache.jsonl").exists()
     with (job / "evaluation" / "predictions.jsonl").open("w") as out:

@@ -334,5 +334,8 @@ def test_the_real_trainer_survives_a_killed_supervisor(team, actor, base_model, 
     assert run.facts["started"]["resumed_from_step"] >= 5
     with all_teams("test"):
         adapter = Adapter.unscoped.select_related("team").get(run=run)
+        evaluation = Evaluation.unscoped.get(run=run)
     assert adapter.step == 40
     assert adapter.size_bytes > 1000
+    assert evaluation.rows == 4
+    assert evaluation.report["untuned"] is not None

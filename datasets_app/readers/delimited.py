@@ -51,7 +51,6 @@ class DelimitedReader:
         self._start = 0
         # Suspect: the row is damaged, or so long that a cell may exceed the limit.
         self._is_suspect = self._is_damaged = False
-        self._skip_space = False
         self._reader: Iterator[list[str]] = self._new_reader()
         self.columns = self._read_header()
 
@@ -67,6 +66,7 @@ class DelimitedReader:
                 return
             except ACCIDENTS as error:
                 yield from self._after_accident(error)
+                self._is_suspect = self._is_damaged = False
                 continue
             if len(cells) == width and not self._is_suspect:
                 yield Record(self._start, dict(zip(columns, cells, strict=False)))
@@ -82,7 +82,7 @@ class DelimitedReader:
 
     def _new_reader(self) -> Iterator[list[str]]:
         return csv.reader(
-            self._feed(), delimiter=self._pattern.delimiter, strict=True, skipinitialspace=self._skip_space
+            self._feed(), delimiter=self._pattern.delimiter, strict=True, skipinitialspace=self._pattern.skips_space
         )
 
     def _feed(self) -> Iterator[str]:
@@ -128,14 +128,13 @@ class DelimitedReader:
             raise FileRefused("header_unreadable", line=self._lines.number) from None
         if self._is_damaged:
             raise FileRefused("header_unreadable", line=self._lines.number)
-        self._pattern.learn(self._row_lines[0])
         return checked_columns([cell.strip() for cell in cells], self._limits)
 
     def _prepare(self, first: bytes) -> None:
         """Take from the first line how the file is to be read; the line itself is read again unless it is Excel's."""
         if first and not SEPARATOR_LINE.match(first.decode("latin-1")):
             self._lines.give_back([first])
-        self._skip_space = self._pattern.has_space_before_quote(first)
+        self._pattern.learn(first)
         self._reader = self._new_reader()
 
     def _examined(self, cells: list[str]) -> Record | RowFault:

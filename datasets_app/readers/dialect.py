@@ -54,19 +54,28 @@ class CellPattern:
 
     def __init__(self, delimiter: str) -> None:
         self.delimiter = delimiter
-        mark = re.escape(delimiter.encode())
+        self.skips_space = False
+        self._always_quoted = False
+        self._compile()
+
+    def learn(self, header: bytes) -> None:
+        """Take the file's habits from its header.
+
+        Where the first name is quoted every row begins with a quote; where a name is quoted behind a blank, as in
+        `"prompt", "response"`, blanks before a quote are no part of the cell.
+        """
+        self._always_quoted = header.lstrip().startswith(b'"')
+        self.skips_space = re.search(re.escape(self.delimiter.encode()) + rb' +"', header) is not None
+        self._compile()
+
+    def _compile(self) -> None:
+        mark = re.escape(self.delimiter.encode())
         # Possessive repetition: a cell of megabytes is scanned once, without going back.
         quoted = rb'"[^"]*+(?:""[^"]*+)*+"'
         plain = rb'[^"%s\r\n]*+' % mark
-        cell = rb"(?:%s|%s)" % (quoted, plain)
-        self._mark = mark
+        cell = rb"(?:%s%s|%s)" % (rb" *+" if self.skips_space else b"", quoted, plain)
         self._cell_and_delimiter = re.compile(cell + mark)
         self._row = re.compile(rb"%s(?:%s%s)*+(?:\r?\n)?" % (cell, mark, cell))
-        self._always_quoted = False
-
-    def learn(self, header: bytes) -> None:
-        """Take the file's habit from its header: where the first name is quoted, every row begins with a quote."""
-        self._always_quoted = header.lstrip().startswith(b'"')
 
     def is_well_formed(self, row: bytes) -> bool:
         """Tell whether the quotes of a row leave no doubt about where its cells begin and end."""
@@ -78,7 +87,3 @@ class CellPattern:
         while cell := self._cell_and_delimiter.match(row, position):
             count, position = count + 1, cell.end()
         return count
-
-    def has_space_before_quote(self, header: bytes) -> bool:
-        """Tell whether names stand in quotes behind a blank, as in `"prompt", "response"`."""
-        return re.search(self._mark + rb' +"', header) is not None

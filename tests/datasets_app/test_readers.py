@@ -113,6 +113,15 @@ def test_stray_carriage_return(table_of):
     assert told(table_of("p,r\na\rb,c\nd,e\n")) == [(2, None, "stray_return"), (3, "d", "e")]
 
 
+def test_accident_in_a_damaged_row_leaves_no_trace(table_of):
+    assert told(table_of(b"p,r\na\rb,\xff\nc,d\n", encoding="utf-8")) == [(2, None, "stray_return"), (3, "c", "d")]
+
+
+def test_broken_quote_among_blanks_before_quotes(table_of):
+    table = table_of('"p", "r"\n"a, "b"\n"c", "d"\n')
+    assert told(table) == [(2, "p", "bad_quotes"), (3, "c", "d")]
+
+
 def test_hopeless_file_ends_the_scan(table_of):
     rows = list(table_of('p,r\na,b\nc,"d\n' + "nonsense\n" * 120_000).records())
     assert [row.line for row in rows] == [2, 3]

@@ -1,0 +1,197 @@
+"""One evaluation: choose rows, let both models answer them in one batch, write the answers down."""
+
+import json
+import os
+import random
+import time
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets_app.rendering import ChatRenderer, RenderingError
+from gpu_worker.engine.build import build_core
+from gpu_worker.engine.config import EngineConfig
+from gpu_worker.engine.core import EngineCore
+from gpu_worker.engine.errors import EngineError
+from gpu_worker.engine.sampling import SamplingParams
+from gpu_worker.engine.sequence import AdapterRef, Sequence
+from gpu_worker.trainer.errors import TrainingError
+from gpu_worker.trainer.events import Events
+from gpu_worker.trainer.stop import StopFlag
+
+TUNED, UNTUNED = "tuned", "untuned"
+_PROGRESS_EVERY_S = 0.5
+# An answer more than twice as long as the longest right one is wrong in any case: no time is spent on its rest.
+_LONGEST_FACTOR, _LONGEST_MARGIN = 2, 16
+
+
+@dataclass(frozen=True)
+class HeldOutRow:
+    """One row to be answered: its line in the source file, the prompt's tokens and the right answer."""
+
+    row: int
+    prompt: str
+    expected: str
+    prompt_ids: tuple[int, ...]
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered, and why it ended there (stop or length)."""
+
+    text: str
+    finish: str
+
+
+def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
+    """Write evaluation/predictions.jsonl for the job.
+
+    Raises: TrainingError for a job that cannot be evaluated, StopRequested when asked to stop.
+    """
+    started = time.monotonic()
+    spec = json.loads((job_dir / "spec.json").read_text(encoding="utf-8"))
+    events.emit("phase", phase="evaluating")
+    wanted = spec["evaluation"]
+    model_dir = Path(spec["base_model"]["path"])
+    renderer = ChatRenderer.load(model_dir)
+    rows = choose_rows(job_dir / "data" / "heldout.jsonl", renderer, count=wanted["rows"], seed=wanted["seed"])
+    known = _known_answers(job_dir / "evaluation" / "untuned-cache.jsonl", rows)
+    limit = answer_limit(rows, int(wanted["max_new_tokens"]))
+    core = build_core(model_dir, renderer, EngineConfig(max_waiting=2 * len(rows)))
+    tuned = _load_adapter(core, job_dir / "adapter")
+    questions: dict[str, list[HeldOutRow]] = {TUNED: rows, UNTUNED: [] if known else rows}
+    asked = Questions(core, renderer, limit)
+    asked.put(TUNED, questions[TUNED], tuned)
+    asked.put(UNTUNED, questions[UNTUNED], None)
+    asked.run(events, stop)
+    answers = asked.answers
+    for row in rows if known else []:
+        answers[UNTUNED, row.row] = known[row.row]
+    _write(job_dir / "evaluation", rows, answers)
+    events.emit("evaluated", rows=len(rows), seconds=round(time.monotonic() - started, 1))
+
+
+def choose_rows(path: Path, renderer: ChatRenderer, *, count: int, seed: int) -> list[HeldOutRow]:
+    """Return at most `count` held-out rows, the same ones for the same seed, in the order of the file.
+
+    Raises: TrainingError if there are none.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if not lines:
+        raise TrainingError("bad_data", "There are no held-out rows to measure on. Import the dataset with some.")
+    chosen = sorted(random.Random(seed).sample(range(len(lines)), min(count, len(lines))))  # noqa: S311 — no secret
+    return [_read_row(json.loads(lines[place]), renderer) for place in chosen]
+
+
+def _read_row(content: dict[str, Any], renderer: ChatRenderer) -> HeldOutRow:
+    messages = content["messages"]
+    try:
+        rendered = renderer.row(messages)
+    except RenderingError as error:
+        raise TrainingError("bad_data", f"Row {content['row']} cannot be rendered: {error}") from error
+    prompts = [message["content"] for message in messages[:-1] if message["role"] == "user"]
+    return HeldOutRow(
+        row=content["row"],
+        prompt=prompts[-1] if prompts else "",
+        expected=messages[-1]["content"],
+        prompt_ids=rendered.token_ids[: rendered.prompt_length],
+        answer_tokens=len(rendered.token_ids) - rendered.prompt_length,
+    )
+
+
+def answer_limit(rows: Rows[HeldOutRow], most: int) -> int:
+    """Return how many tokens an answer may have: `most`, or less where the right answers are all short."""
+    longest = max(row.answer_tokens for row in rows)
+    return min(most, _LONGEST_FACTOR * longest + _LONGEST_MARGIN)
+
+
+def _load_adapter(core: EngineCore, folder: Path) -> AdapterRef:
+    try:
+        core.add_adapter(TUNED, core.read_adapter(folder))
+    except EngineError as error:
+        raise TrainingError("internal", f"The adapter cannot be evaluated: {error}") from error
+    return core.find_adapter(TUNED)
+
+
+def _known_answers(path: Path, rows: Rows[HeldOutRow]) -> dict[int, Answer]:
+    """Return what an earlier run found the untuned model to answer, or nothing unless it is for just these rows."""
+    if not path.exists():
+        return {}
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if [(item["row"], item["prompt"], item["expected"]) for item in found] != [
+        (row.row, row.prompt, row.expected) for row in rows
+    ]:
+        return {}
+    return {item["row"]: Answer(item["untuned"], item["untuned_finish"]) for item in found}
+
+
+class Questions:
+    """Rows put to both models at once; the engine works on as many as fit in one batch."""
+
+    def __init__(self, core: EngineCore, renderer: ChatRenderer, limit: int) -> None:
+        self.answers: dict[tuple[str, int], Answer] = {}
+        self._core = core
+        self._renderer = renderer
+        self._params = SamplingParams(max_tokens=limit)
+        self._open: dict[str, tuple[str, int]] = {}
+        self._texts: dict[str, list[str]] = {}
+        self._totals: dict[str, int] = {}
+
+    def put(self, subject: str, rows: Rows[HeldOutRow], adapter: AdapterRef | None) -> None:
+        """Queue rows for one model. A prompt that leaves no room for an answer counts as unanswered."""
+        self._totals[subject] = len(rows)
+        for row in rows:
+            key = f"{subject}-{row.row}"
+            sequence = Sequence.create(key, row.prompt_ids, self._params, adapter=adapter, decode=self._renderer.decode)
+            try:
+                self._core.submit([sequence])
+            except EngineError:
+                self.answers[subject, row.row] = Answer("", "length")
+                continue
+            self._open[key], self._texts[key] = (subject, row.row), []
+
+    def run(self, events: Events, stop: StopFlag) -> None:
+        """Step until every question is answered. Raises: StopRequested, TrainingError if an answer breaks off."""
+        told_at = 0.0
+        while self._core.busy:
+            stop.check()
+            for output in self._core.step():
+                if output.error:
+                    raise TrainingError("internal", output.error)
+                self._texts[output.sequence_id].append(output.text)
+                if output.finish_reason is not None:
+                    text = "".join(self._texts.pop(output.sequence_id))
+                    self.answers[self._open.pop(output.sequence_id)] = Answer(text, output.finish_reason.value)
+            if time.monotonic() - told_at > _PROGRESS_EVERY_S or not self._core.busy:
+                told_at = time.monotonic()
+                self._tell(events)
+
+    def _tell(self, events: Events) -> None:
+        for subject, total in self._totals.items():
+            done = sum(1 for answered, _row in self.answers if answered == subject)
+            if total:
+                events.emit("evaluation_progress", subject=subject, done=done, total=total)
+
+
+def _write(folder: Path, rows: Rows[HeldOutRow], answers: dict[tuple[str, int], Answer]) -> None:
+    """Write the answers aside and rename, so that a reader finds all of them or none."""
+    folder.mkdir(exist_ok=True)
+    aside = folder / "predictions.jsonl.unfinished"
+    with aside.open("w", encoding="utf-8") as file:
+        for row in rows:
+            tuned, untuned = answers[TUNED, row.row], answers[UNTUNED, row.row]
+            item = {
+                "row": row.row,
+                "prompt": row.prompt,
+                "expected": row.expected,
+                "untuned": untuned.text,
+                "tuned": tuned.text,
+                "untuned_finish": untuned.finish,
+                "tuned_finish": tuned.finish,
+            }
+            file.write(json.dumps(item, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(folder / "predictions.jsonl")

@@ -1,0 +1,150 @@
+"""The evaluator: the same rows for both models, answers as transformers gives them, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpu_worker.evaluator.job import answer_limit, choose_rows
+from tests.tiny_model import make_tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def job(tmp_path: Path, model: Path) -> Path:
+    """A job folder with 12 held-out rows and an adapter that changes the model."""
+    (tmp_path / "data").mkdir()
+    with (tmp_path / "data" / "heldout.jsonl").open("w") as file:
+        for row in range(2, 14):
+            question = {"role": "user", "content": f"Ticket {row}: printer"}
+            answer = {"role": "assistant", "content": json.dumps({"queue": row % 3})}
+            file.write(json.dumps({"row": row, "messages": [question, answer]}) + "\n")
+    spec = {"base_model": {"path": str(model)}, "evaluation": {"rows": 5, "max_new_tokens": 10, "seed": 1}}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    write_adapter(model, tmp_path / "adapter")
+    return tmp_path
+
+
+def write_adapter(model: Path, folder: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    config = LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(base, config).save_pretrained(folder)
+
+
+def answers_of(job: Path) -> list[dict]:
+    return [json.loads(line) for line in (job / "evaluation" / "predictions.jsonl").read_text().splitlines()]
+
+
+def start(job: Path) -> subprocess.Popen[str]:
+    """Start the evaluator as the supervisor does: a process of its own that talks on standard output."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "gpu_worker.evaluator", str(job)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=Path(__file__).resolve().parents[3],
+        env={**os.environ, "TUNEPORT_STANDALONE": "1"},
+    )
+
+
+def run(job: Path) -> tuple[int, list[dict]]:
+    child = start(job)
+    told, _nothing = child.communicate(timeout=120)
+    return child.returncode, [json.loads(line) for line in told.splitlines()]
+
+
+def generated(model: Path, adapter: Path | None, prompt: str, limit: int) -> str:
+    """Return what transformers' own generate answers."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from datasets_app.rendering import ChatRenderer
+
+    renderer = ChatRenderer.load(model)
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    if adapter is not None:
+        loaded = PeftModel.from_pretrained(loaded, adapter)
+    ids = torch.tensor([renderer.prompt_ids([{"role": "user", "content": prompt}])])
+    out = loaded.generate(input_ids=ids, max_new_tokens=limit, do_sample=False, eos_token_id=list(renderer.eos_ids))
+    return renderer.decode(out[0, ids.shape[1] :].tolist())
+
+
+def test_both_models_answer_the_same_rows_as_transformers_would(job, model):
+    code, events = run(job)
+    assert (code, events[-1]["event"], events[-1]["rows"]) == (0, "evaluated", 5)
+    found = answers_of(job)
+    assert [item["row"] for item in found] == sorted(item["row"] for item in found)
+    assert any(item["tuned"] != item["untuned"] for item in found)
+    for item in found[:3]:
+        assert item["untuned"] == generated(model, None, item["prompt"], 10)
+        assert item["tuned"] == generated(model, job / "adapter", item["prompt"], 10)
+        assert item["expected"] == json.dumps({"queue": item["row"] % 3})
+    progress = [event for event in events if event["event"] == "evaluation_progress"]
+    assert {(event["subject"], event["done"]) for event in progress[-2:]} == {("tuned", 5), ("untuned", 5)}
+
+
+def test_answers_of_an_earlier_run_are_reused_only_for_the_same_rows(job):
+    run(job)
+    cache = job / "evaluation" / "untuned-cache.jsonl"
+    found = [item | {"untuned": "from the cache"} for item in answers_of(job)]
+    cache.write_text("".join(json.dumps(item) + "\n" for item in found))
+    run(job)
+    assert {item["untuned"] for item in answers_of(job)} == {"from the cache"}
+    cache.write_text("".join(json.dumps(item | {"expected": "other"}) + "\n" for item in found))
+    run(job)
+    assert "from the cache" not in {item["untuned"] for item in answers_of(job)}
+
+
+def test_the_sample_follows_the_seed(job, model):
+    from datasets_app.rendering import ChatRenderer
+
+    renderer, path = ChatRenderer.load(model), job / "data" / "heldout.jsonl"
+    rows = [[r.row for r in choose_rows(path, renderer, count=4, seed=seed)] for seed in (1, 1, 2)]
+    assert rows[0] == rows[1] != rows[2]
+    everything = choose_rows(path, renderer, count=100, seed=1)
+    assert len(everything) == 12
+    assert answer_limit(everything, 1000) == 2 * max(row.answer_tokens for row in everything) + 16
+    assert answer_limit(everything, 5) == 5
+
+
+def test_failures_are_told_in_words_and_leave_no_answers(job):
+    (job / "adapter" / "adapter_model.safetensors").write_bytes(b"broken")
+    code, events = run(job)
+    assert (code, events[-1]["event"]) == (1, "failed")
+    assert "adapter" in events[-1]["message"]
+    (job / "data" / "heldout.jsonl").write_text("")
+    code, events = run(job)
+    assert (code, events[-1]["code"]) == (1, "bad_data")
+    assert not (job / "evaluation" / "predictions.jsonl").exists()
+
+
+def test_a_stop_ends_it_with_its_own_exit_code(job):
+    spec = json.loads((job / "spec.json").read_text())
+    line = (job / "data" / "heldout.jsonl").read_text().splitlines()[0]
+    rows = [json.loads(line) | {"row": number} for number in range(3000)]
+    (job / "data" / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec["evaluation"] |= {"rows": 3000}
+    (job / "spec.json").write_text(json.dumps(spec))
+    child = start(job)
+    for told in child.stdout:
+        if json.loads(told)["event"] == "evaluation_progress":
+            child.send_signal(signal.SIGTERM)
+            break
+    child.communicate(timeout=60)
+    assert child.returncode == 75
+    assert not (job / "evaluation" / "predictions.jsonl").exists()

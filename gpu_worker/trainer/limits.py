@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGEST_KEPT_BLOCK = 32 * 1024 * 1024  # the most glibc accepts
 
 
 def memory_bytes(device: str) -> int:
@@ -35,7 +37,14 @@ def peak_memory_bytes(device: str) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Ask the C library to keep freed memory for the next tensor instead of giving it back each time."""
+    """Ask the C library to keep freed memory for the next tensor instead of giving it back each time.
+
+    Every step frees and asks for the same hundreds of megabytes; fetching them as fresh pages cost 5 % of its time.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):  # glibc; other C libraries have other habits
+        library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BLOCK)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def die_with_parent() -> None:

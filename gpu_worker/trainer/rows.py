@@ -71,7 +71,7 @@ def encode_file(
     return EncodedRows(tuple(rows), truncated, skipped)
 
 
-def common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
+def common_prefix_length(sequences: Sequence[tuple[int, ...]]) -> int:
     """Return how many tokens all sequences begin with; the first and last in dictionary order decide it."""
     first, last = min(sequences), max(sequences)
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
@@ -133,5 +133,5 @@ class _Cutter:
 
 def _assistant_turn_length(renderer: ChatRenderer) -> int:
     """Return how many tokens at the end of every prompt belong to the template and not to the person's text."""
-    one, other = ([*renderer.prompt_ids([{"role": "user", "content": text}])] for text in ("a", "7 b"))
+    one, other = (tuple(renderer.prompt_ids([{"role": "user", "content": text}])) for text in ("a", "7 b"))
     return common_prefix_length([one[::-1], other[::-1]])

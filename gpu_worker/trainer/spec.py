@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -30,6 +30,7 @@ class TrainSpec:
     base_model: BaseModel
     hyperparameters: Hyperparameters
     resume: bool
+    path: Literal["auto", "general"] = "auto"  # "general": not by hand even if it could be; for comparisons
 
 
 @dataclass(frozen=True)
@@ -85,4 +86,5 @@ def _parse(content: dict[str, Any]) -> TrainSpec:
         base_model=BaseModel(slug=base["slug"], path=Path(base["path"]), revision=str(base["revision"])),
         hyperparameters=Hyperparameters.model_validate(content["hyperparameters"]),
         resume=bool(content.get("resume", False)),
+        path="general" if content.get("path") == "general" else "auto",
     )

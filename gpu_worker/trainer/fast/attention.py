@@ -1,7 +1,6 @@
 """Grouped-query attention over one block of packed tokens, forward and backward.
 
-Heads that share a key/value head are folded into the query axis, so keys and values are never repeated.
-Shapes: T packed tokens; H query heads in K groups of G = H / K; m head size; R, Lq, Lk, P as in AttentionBlock.
+Shapes: T packed tokens; H query heads in K groups of G = H / K; m head size; R, Lq, Lk, P, n as in AttentionBlock.
 """
 
 from dataclasses import dataclass
@@ -11,79 +10,111 @@ from torch import Tensor
 
 from gpu_worker.trainer.fast.packing import AttentionBlock
 
+# Up to so many keys, keeping the attention weights for the backward pass is faster than making them again. Beyond,
+# torch's flash kernel wins, and its memory grows with the length instead of its square. Measured on two AVX-512 cores.
+MOST_KEPT_KEYS = 160
+
 
 @dataclass(frozen=True)
 class SavedAttention:
-    """What the backward pass needs: queries (R·K, G·Lq, m); keys, values (R·K, Lk, m); weights (R·K, G·Lq, Lk)."""
+    """What the backward pass needs: folded queries (R·K, G·Lq, m), keys and values (R·K, Lk, m).
+
+    And either the attention weights (R·K, G·Lq, Lk), or the output with the log of each query's softmax sum.
+    """
 
     queries: Tensor
     keys: Tensor
     values: Tensor
-    weights: Tensor
+    weights: Tensor | None
+    out: Tensor | None
+    log_sums: Tensor | None
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, block: AttentionBlock) -> tuple[Tensor, SavedAttention]:
+def attend(rotated: Tensor, stacked: Tensor, block: AttentionBlock) -> tuple[Tensor, SavedAttention]:
     """Return softmax(Q Kᵀ / √m + mask) V for the tokens the block owns.
 
-    Shapes: queries (T, H, m) and keys (T, K, m), rotated; values (T, K, m); result (end − first, H·m).
+    Shapes: rotated (T, H + K, m), queries' heads then keys'; stacked (T, H + 2K, m), of which values are the last K;
+    result (n, H·m).
     """
-    groups = keys.shape[1]
-    q = _fold(queries.index_select(0, block.query_tokens), block, groups)
-    k = _by_group(keys.index_select(0, block.key_tokens), block)
-    v = _by_group(values.index_select(0, block.key_tokens), block)
-    mask = block.mask.repeat(1, q.shape[1] // block.queries, 1)
-    scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=q.shape[2] ** -0.5)
-    weights = torch.softmax(scores, dim=-1)
-    out = _unfold(torch.bmm(weights, v), block, groups)
-    return out.index_select(0, block.slots).flatten(1), SavedAttention(q, k, v, weights)
+    size = rotated.shape[2]
+    groups = stacked.shape[1] - rotated.shape[1]
+    rows = rotated.view(-1, size)
+    queries = rows.index_select(0, block.query_places).view(block.rows * groups, -1, size)
+    keys = rows.index_select(0, block.key_places).view(block.rows * groups, -1, size)
+    values = stacked.view(-1, size).index_select(0, block.value_places).view(block.rows * groups, -1, size)
+    mix = _mix if block.keys <= MOST_KEPT_KEYS else _mix_flash
+    out, saved = mix(queries, keys, values, block.mask)
+    return out.view(-1, size).index_select(0, block.owned_queries).view(block.end - block.first, -1), saved
 
 
 def attend_backward(
-    d_out: Tensor, saved: SavedAttention, block: AttentionBlock, d_queries: Tensor, d_keys: Tensor, d_values: Tensor
+    d_out: Tensor, saved: SavedAttention, block: AttentionBlock, d_rotated: Tensor, d_stacked: Tensor
 ) -> None:
     """Write the gradients of the tokens the block owns, and add those of the prefix it looks at.
 
-    d_V = Wᵀ d_O; d_W = d_O Vᵀ; d_S = W∘(d_W − rowsum(W∘d_W)); d_Q = d_S K / √m; d_K = d_Sᵀ Q / √m.
-    Shapes: d_out (end − first, H·m); d_queries (T, H, m); d_keys, d_values (T, K, m). The block that owns the prefix
-    must come first.
+    Shapes: d_out (n, H·m); d_rotated (T, H + K, m); d_stacked (T, H + 2K, m), of which the values' part is written.
+    The block that owns the prefix must come first.
     """
-    groups, size = d_keys.shape[1:]
-    padded = d_out.new_zeros(block.rows * block.queries, d_out.shape[1]).index_copy_(0, block.slots, d_out)
-    d_o = _fold(padded.view(len(padded), -1, size), block, groups)
-    d_v = torch.bmm(saved.weights.transpose(1, 2), d_o)
-    d_w = torch.bmm(d_o, saved.values.transpose(1, 2))
-    d_s = torch.ops.aten._softmax_backward_data(d_w, saved.weights, -1, torch.float32).mul_(size**-0.5)
-    d_q = _unfold(torch.bmm(d_s, saved.keys), block, groups)
-    d_queries[block.first : block.end] = d_q.index_select(0, block.slots)
-    _return_to_tokens(torch.bmm(d_s.transpose(1, 2), saved.queries), block, d_keys)
-    _return_to_tokens(d_v, block, d_values)
+    size = d_rotated.shape[2]
+    rotating, heads = d_rotated.shape[1], d_out.shape[1] // size
+    # places of padding stay zero, so padding sends no gradient to anyone
+    folded = torch.zeros(saved.queries.shape).view(-1, size).index_copy_(0, block.owned_queries, d_out.view(-1, size))
+    mix_backward = _mix_backward if saved.weights is not None else _mix_flash_backward
+    d_queries, d_keys, d_values = mix_backward(folded.view(saved.queries.shape), saved, block.mask)
+    owned = d_queries.view(-1, size).index_select(0, block.owned_queries)
+    d_rotated[block.first : block.end, :heads] = owned.view(-1, heads, size)
+    _return_to_tokens(d_keys, block, d_rotated[:, heads:])
+    _return_to_tokens(d_values, block, d_stacked[:, rotating:])
 
 
-def _fold(heads: Tensor, block: AttentionBlock, groups: int) -> Tensor:
-    """(R·Lq, H, m) → (R·K, G·Lq, m)."""
-    _places, count, size = heads.shape
-    by_row = heads.view(block.rows, block.queries, groups, count // groups, size).permute(0, 2, 3, 1, 4)
-    return by_row.reshape(block.rows * groups, -1, size)
-
-
-def _unfold(folded: Tensor, block: AttentionBlock, groups: int) -> Tensor:
-    """(R·K, G·Lq, m) → (R·Lq, H, m)."""
-    size = folded.shape[2]
-    by_row = folded.view(block.rows, groups, -1, block.queries, size).permute(0, 3, 1, 2, 4)
-    return by_row.reshape(block.rows * block.queries, -1, size)
-
-
-def _by_group(tokens: Tensor, block: AttentionBlock) -> Tensor:
-    """(R·Lk, K, m) → (R·K, Lk, m)."""
-    groups, size = tokens.shape[1:]
-    return tokens.view(block.rows, block.keys, groups, size).transpose(1, 2).reshape(-1, block.keys, size)
-
-
-def _return_to_tokens(d_by_group: Tensor, block: AttentionBlock, d_tokens: Tensor) -> None:
+def _return_to_tokens(d_folded: Tensor, block: AttentionBlock, d_tokens: Tensor) -> None:
     """Bring (R·K, Lk, m) back to packed tokens (T, K, m): own words are written, the shared prefix is summed up."""
     groups, size = d_tokens.shape[1:]
-    by_row = d_by_group.view(block.rows, groups, block.keys, size).transpose(1, 2)
-    own = by_row[:, block.prefix :].reshape(-1, groups, size)
-    d_tokens[block.first : block.end] = own.index_select(0, block.slots)
+    own = d_folded.view(-1, size).index_select(0, block.owned_keys)
+    d_tokens[block.first : block.end] = own.view(-1, groups, size)
     if block.prefix:
-        d_tokens[: block.prefix] += by_row[:, : block.prefix].sum(dim=0)
+        of_prefix = d_folded.view(block.rows, groups, block.keys, size)[:, :, : block.prefix].sum(dim=0)
+        d_tokens[: block.prefix] += of_prefix.transpose(0, 1)
+
+
+def _mix(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, SavedAttention]:
+    scores = torch.baddbmm(mask, queries, keys.transpose(1, 2), alpha=queries.shape[2] ** -0.5)
+    weights = torch.softmax(scores, dim=-1)
+    return torch.bmm(weights, values), SavedAttention(queries, keys, values, weights, None, None)
+
+
+def _mix_backward(d_out: Tensor, saved: SavedAttention, _mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """With W the weights and S the scores: d_V = Wᵀ d_O; d_W = d_O Vᵀ; d_S = W∘(d_W − rowsum(W∘d_W)).
+
+    Then d_Q = d_S K / √m and d_K = d_Sᵀ Q / √m.
+    """
+    weights = saved.weights
+    assert weights is not None
+    d_values = torch.bmm(weights.transpose(1, 2), d_out)
+    d_weights = torch.bmm(d_out, saved.values.transpose(1, 2))
+    d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, torch.float32)
+    d_scores.mul_(saved.queries.shape[2] ** -0.5)
+    return torch.bmm(d_scores, saved.keys), torch.bmm(d_scores.transpose(1, 2), saved.queries), d_values
+
+
+def _mix_flash(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, SavedAttention]:
+    """The same without ever holding all weights: Dao et al. 2022, arXiv:2205.14135."""
+    out, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        queries[:, None], keys[:, None], values[:, None], 0.0, False, attn_mask=mask[None]
+    )
+    return out.contiguous(), SavedAttention(queries, keys, values, None, out, log_sums)
+
+
+def _mix_flash_backward(d_out: Tensor, saved: SavedAttention, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    d_queries, d_keys, d_values = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        d_out[:, None],
+        saved.queries[:, None],
+        saved.keys[:, None],
+        saved.values[:, None],
+        saved.out,
+        saved.log_sums,
+        0.0,
+        False,
+        attn_mask=mask[None],
+    )
+    return d_queries.contiguous(), d_keys.contiguous(), d_values.contiguous()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpu_worker.trainer.fast.attention import SavedAttention, attend, attend_backward
 from gpu_worker.trainer.fast.head import VocabularyHead
-from gpu_worker.trainer.fast.kernels import gated, gated_backward, rms_norm, rms_norm_backward, rotate
+from gpu_worker.trainer.fast.kernels import gated, gated_again, gated_backward, rms_norm, rms_norm_backward, rotate
 from gpu_worker.trainer.fast.packing import PackedBatch
 from gpu_worker.trainer.fast.projection import AdaptedProjection
 from gpu_worker.trainer.fast.support import DecoderShape
@@ -148,8 +148,9 @@ class FastDecoder:
         self, layer: Layer, d_out: Tensor, saved: SavedLayer, batch: PackedBatch, angles: Angles
     ) -> Tensor:
         """Add the layer's adapter gradients and return the gradient by its input, (T, d)."""
-        d_gated = layer.down.backward(d_out, gated(saved.gate_up), saved.low_down)
-        d_gate_up = gated_backward(d_gated, saved.gate_up)
+        activated, opened = gated_again(saved.gate_up)
+        d_gated = layer.down.backward(d_out, activated, saved.low_down)
+        d_gate_up = gated_backward(d_gated, saved.gate_up, opened)
         d_normed = layer.gate_up.backward(d_gate_up, saved.middle_normed, saved.low_gate_up)
         d_middle = rms_norm_backward(
             d_normed, saved.middle, saved.middle_inverse, saved.middle_normed, layer.mlp_norm
@@ -170,11 +171,10 @@ class FastDecoder:
         """Return attention's output (T, H·m) from stacked queries, keys and values (T, (H + 2K)·m)."""
         heads, rotating = self._heads(qkv)
         rotated = rotate(heads[:, :rotating], angles.cosine, angles.sine)
-        queries, keys = rotated[:, : self._shape.heads], rotated[:, self._shape.heads :]
         mixed = torch.empty(len(qkv), self._shape.heads * self._shape.head_size)
         saved = []
         for block in batch.blocks:
-            mixed[block.first : block.end], kept = attend(queries, keys, heads[:, rotating:], block)
+            mixed[block.first : block.end], kept = attend(rotated, heads, block)
             saved.append(kept)
         return mixed, saved
 
@@ -186,9 +186,8 @@ class FastDecoder:
         d_qkv = torch.empty(len(d_mixed), (shape.heads + 2 * shape.key_value_heads) * shape.head_size)
         d_heads, rotating = self._heads(d_qkv)
         d_rotated = torch.empty(len(d_mixed), rotating, shape.head_size)
-        d_queries, d_keys = d_rotated[:, : shape.heads], d_rotated[:, shape.heads :]
         for block, kept in zip(batch.blocks, saved, strict=True):
-            attend_backward(d_mixed[block.first : block.end], kept, block, d_queries, d_keys, d_heads[:, rotating:])
+            attend_backward(d_mixed[block.first : block.end], kept, block, d_rotated, d_heads)
         d_heads[:, :rotating] = rotate(d_rotated, angles.cosine, -angles.sine)
         return d_qkv
 

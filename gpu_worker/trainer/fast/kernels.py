@@ -50,11 +50,18 @@ def gated(gate_up: Tensor) -> Tensor:
     return functional.silu(gate).mul_(up)
 
 
-def gated_backward(d_out: Tensor, gate_up: Tensor) -> Tensor:
-    """Return d_gate = d∘up∘silu′(gate) beside d_up = d∘silu(gate). Shapes: d_out (T, n); gate_up, result (T, 2n)."""
+def gated_again(gate_up: Tensor) -> tuple[Tensor, Tensor]:
+    """Return silu(gate)∘up and silu(gate), for the backward pass, which needs both. Shapes: (T, n) each."""
+    gate, up = gate_up.chunk(2, dim=1)
+    opened = functional.silu(gate)
+    return opened * up, opened
+
+
+def gated_backward(d_out: Tensor, gate_up: Tensor, opened: Tensor) -> Tensor:
+    """Return d_gate = d∘up∘silu′(gate) beside d_up = d∘silu(gate). Shapes: d_out, opened (T, n); result (T, 2n)."""
     gate, up = gate_up.chunk(2, dim=1)
     result = torch.empty_like(gate_up)
     d_gate, d_up = result.chunk(2, dim=1)
-    torch.mul(d_out, functional.silu(gate), out=d_up)
+    torch.mul(d_out, opened, out=d_up)
     torch.ops.aten.silu_backward.grad_input(d_out * up, gate, grad_input=d_gate)
     return result

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 
 from gpu_worker.trainer.adapter import PREFIX, lora_config
 from gpu_worker.trainer.fast.decoder import FastDecoder, Layer
-from gpu_worker.trainer.fast.packing import pack
+from gpu_worker.trainer.fast.packing import HeadLayout, pack
 from gpu_worker.trainer.fast.projection import AdaptedProjection, AdapterPart, StackedAdapter
 from gpu_worker.trainer.fast.support import decoder_shape, read_config
 from gpu_worker.trainer.fast.weights import GROUPS, DecoderWeights, FrozenProjection, LayerWeights, load_weights
@@ -39,6 +39,7 @@ class FastLearner:
             weights = load_weights(spec.base_model.path, layers=shape.layers, tied_head=shape.tied_head)
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise unusable_base_model(f"reading its weights failed with {type(error).__name__}") from error
+        self._layout = HeadLayout(heads=shape.heads, key_value_heads=shape.key_value_heads)
         self._targets = TARGETS[spec.hyperparameters.lora_targets]
         rank = spec.hyperparameters.lora_r
         self.parameters = AdapterParameters(_slots(weights, self._targets, rank))
@@ -54,11 +55,11 @@ class FastLearner:
 
     def accumulate(self, rows: Sequence[EncodedRow], scale: float) -> float:
         """Add the gradient of scale · loss to `parameters.gradients` and return the summed loss."""
-        return self._decoder.accumulate(pack(rows), scale)
+        return self._decoder.accumulate(pack(rows, self._layout), scale)
 
     def loss_sum(self, rows: Sequence[EncodedRow]) -> float:
         """Return the summed loss without gradient."""
-        return self._decoder.loss(pack(rows))
+        return self._decoder.loss(pack(rows, self._layout))
 
     def adapter_config(self) -> dict[str, object]:
         """Return the content of PEFT's `adapter_config.json`."""

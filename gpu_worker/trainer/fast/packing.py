@@ -16,13 +16,31 @@ SHORTEST_PREFIX = 4  # below, a second attention block costs more than it saves
 
 
 @dataclass(frozen=True)
+class HeadLayout:
+    """H query heads share K key/value heads, G = H / K each. A packed token's stacked heads are H + K + K rows."""
+
+    heads: int
+    key_value_heads: int
+
+    @property
+    def group(self) -> int:
+        """G, the query heads per key/value head."""
+        return self.heads // self.key_value_heads
+
+
+@dataclass(frozen=True)
 class AttentionBlock:
     """Packed tokens that attend together, padded to a rectangle for attention only.
 
-    R rows of Lq queries and Lk = P + Lq keys; P is 0 in the prefix's own block. `first` … `end` are the packed tokens
-    this block owns. Index tensors: `query_tokens` (R·Lq,) and `key_tokens` (R·Lk,) name the packed token at each place
-    of the rectangle (token 0 where there is none); `slots` (end − first,) is the place of each owned token among the
-    queries. `mask` (1, Lq, Lk): 0 where a query may look, −inf where not; the same for all rows, since a row's padding
+    R rows of Lq queries and Lk = P + Lq keys; P is 0 in the prefix's own block. `first` … `end` are the n packed
+    tokens this block owns. Query heads that share keys are folded into one axis, so keys are never repeated: folded
+    queries are (R·K, G·Lq, m), folded keys (R·K, Lk, m), with m the head size.
+
+    Gathering is by rows of m numbers, straight from one layout into the other:
+    `query_places`, `key_places`: for each folded query or key its row among rotated heads, T·(H + K) rows in all;
+    `value_places`: for each folded value its row among stacked heads, T·(H + 2K) rows in all;
+    `owned_queries` (n·H,), `owned_keys` (n·K,): for each head of each owned token its folded row.
+    `mask` (1, G·Lq, Lk): 0 where a query may look, −inf where not; the same for all rows, since a row's padding
     stands behind its words, where causality hides it.
     """
 
@@ -32,9 +50,11 @@ class AttentionBlock:
     prefix: int
     first: int
     end: int
-    query_tokens: Tensor
-    key_tokens: Tensor
-    slots: Tensor
+    query_places: Tensor
+    key_places: Tensor
+    value_places: Tensor
+    owned_queries: Tensor
+    owned_keys: Tensor
     mask: Tensor
 
 
@@ -52,8 +72,8 @@ class PackedBatch:
     labels: Tensor
 
 
-def pack(rows: Sequence[EncodedRow]) -> PackedBatch:
-    """Pack rows; cost is linear in their tokens."""
+def pack(rows: Sequence[EncodedRow], layout: HeadLayout) -> PackedBatch:
+    """Pack rows for a model with the given heads."""
     prefix = shared_prefix(rows)
     token_ids = list(rows[0].token_ids[:prefix])
     positions = list(range(prefix))
@@ -66,11 +86,12 @@ def pack(rows: Sequence[EncodedRow]) -> PackedBatch:
         token_ids += row.token_ids[prefix:]
         positions += range(prefix, len(row.token_ids))
     own_lengths = [len(row.token_ids) - prefix for row in rows]
-    own = _own_block(own_lengths, prefix)
+    blocks = [_block([prefix], 0, layout)] if prefix else []  # owns the tokens 0 … P
+    blocks.append(_block(own_lengths, prefix, layout))
     return PackedBatch(
         token_ids=torch.tensor(token_ids),
         positions=torch.tensor(positions),
-        blocks=(_prefix_block(prefix), own) if prefix else (own,),
+        blocks=tuple(blocks),
         predicting=torch.tensor(predicting),
         labels=torch.tensor(labels),
     )
@@ -88,32 +109,33 @@ def shared_prefix(rows: Sequence[EncodedRow]) -> int:
     return prefix if prefix >= SHORTEST_PREFIX else 0
 
 
-def _prefix_block(prefix: int) -> AttentionBlock:
-    tokens = torch.arange(prefix)
-    return AttentionBlock(1, prefix, prefix, 0, 0, prefix, tokens, tokens, tokens, _causal(prefix, 0))
+def _block(lengths: Sequence[int], prefix: int, layout: HeadLayout) -> AttentionBlock:
+    """Return the block of rows of the given lengths, whose tokens lie behind `prefix` shared ones."""
+    rows, longest, groups = len(lengths), max(lengths), layout.key_value_heads
+    end = prefix + sum(lengths)
+    tokens = torch.zeros(rows, longest, dtype=torch.long)  # packed token of each query; token 0 stands in for padding
+    real = torch.arange(longest) < torch.tensor(lengths)[:, None]
+    tokens[real] = torch.arange(prefix, end)
+    row_of, place_of = real.nonzero(as_tuple=True)
 
-
-def _own_block(lengths: Sequence[int], prefix: int) -> AttentionBlock:
-    longest = max(lengths)
-    query_tokens = torch.zeros(len(lengths), longest, dtype=torch.long)
-    slots = []
-    start = prefix
-    for number, length in enumerate(lengths):
-        query_tokens[number, :length] = torch.arange(start, start + length)
-        slots.append(torch.arange(number * longest, number * longest + length))
-        start += length
-    key_tokens = torch.cat([torch.arange(prefix).expand(len(lengths), prefix), query_tokens], dim=1)
+    head = torch.arange(layout.heads)
+    group = torch.arange(groups)
+    key_tokens = torch.cat([torch.arange(prefix).expand(rows, prefix), tokens], dim=1)[:, None]  # (R, 1, Lk)
+    rotated, stacked = layout.heads + groups, layout.heads + 2 * groups
+    key_head, value_head = layout.heads + group[:, None], rotated + group[:, None]
     return AttentionBlock(
-        rows=len(lengths),
+        rows=rows,
         queries=longest,
         keys=prefix + longest,
         prefix=prefix,
         first=prefix,
-        end=start,
-        query_tokens=query_tokens.flatten(),
-        key_tokens=key_tokens.flatten(),
-        slots=torch.cat(slots),
-        mask=_causal(longest, prefix),
+        end=end,
+        query_places=(tokens[:, None] * rotated + head[:, None]).flatten(),
+        key_places=(key_tokens * rotated + key_head).flatten(),
+        value_places=(key_tokens * stacked + value_head).flatten(),
+        owned_queries=((row_of[:, None] * layout.heads + head) * longest + place_of[:, None]).flatten(),
+        owned_keys=((row_of[:, None] * groups + group) * (prefix + longest) + prefix + place_of[:, None]).flatten(),
+        mask=_causal(longest, prefix).repeat(1, layout.group, 1),
     )
 
 

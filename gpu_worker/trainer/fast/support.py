@@ -61,6 +61,8 @@ def decoder_shape(config: dict[str, Any]) -> DecoderShape:
 
 def _reason_in_order(spec: TrainSpec, device: str) -> str | None:
     chosen = spec.hyperparameters
+    if spec.path == "general":
+        return "it was asked for"
     if device != "cpu":
         return "a GPU is used, for which torch brings fused kernels"
     if chosen.quantization != "none":

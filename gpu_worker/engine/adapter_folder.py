@@ -34,11 +34,15 @@ MODULES = (*ATTENTION_MODULES, "gate_proj", "up_proj", "down_proj")
 _TENSOR_NAME = re.compile(
     r"base_model\.model\.model\.layers\.(\d+)\.(?:self_attn|mlp)\.([a-z]+_proj)\.lora_([AB])\.weight"
 )
-_UNSUPPORTED_OPTIONS = (
-    "use_dora", "fan_in_fan_out", "modules_to_save", "layers_to_transform", "layers_pattern", "rank_pattern",
-    "alpha_pattern", "trainable_token_indices", "target_parameters", "lora_bias", "use_qalora", "auto_map",
-    "layer_replication", "megatron_config", "corda_config", "eva_config", "arrow_config",
+_REFUSED_OPTIONS = (
+    "modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication", "auto_map",
+    "megatron_config", "corda_config", "eva_config", "arrow_config",
 )  # fmt: skip
+_UNFUSED_OPTIONS = (
+    "use_dora", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
+    "lora_bias", "use_qalora",
+)  # fmt: skip
+"""Options under which an update is more than the same-rank product that the fast decoder computes."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class LoraConfig:
     scaling: float
     modules: frozenset[str]
     """Names of adapted projections; empty where the folder names a rule such as "all-linear"."""
+    unfused_options: tuple[str, ...]
+    """Options in use that only PEFT itself can serve."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +112,22 @@ def _read_config(path: Path, *, max_rank: int) -> LoraConfig:
         raise BadAdapter(f"{CONFIG_FILE} is not valid JSON.") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise BadAdapter("Only LoRA adapters can be served.")
-    for option in _UNSUPPORTED_OPTIONS:
+    for option in _REFUSED_OPTIONS:
         if config.get(option):
-            raise BadAdapter(f"The adapter uses the option {option!r}, which this engine does not serve.")
+            raise _unserved_option(option)
     if config.get("bias", "none") != "none":
         raise BadAdapter("The adapter trains biases, which this engine does not serve.")
     rank = config.get("r")
     if type(rank) is not int or not 1 <= rank <= max_rank:
         raise BadAdapter(f"The adapter's rank must be a whole number from 1 to {max_rank}, not {rank!r}.")
-    return LoraConfig(rank, _scaling(config, rank), _target_modules(config.get("target_modules")))
+    modules = _target_modules(config.get("target_modules"))
+    return LoraConfig(
+        rank, _scaling(config, rank), modules, tuple(name for name in _UNFUSED_OPTIONS if config.get(name))
+    )
+
+
+def _unserved_option(option: str) -> BadAdapter:
+    return BadAdapter(f"The adapter uses the option {option!r}, which this engine does not serve.")
 
 
 def _scaling(config: dict[str, Any], rank: int) -> float:
@@ -131,15 +144,16 @@ def _target_modules(targets: object) -> frozenset[str]:
     if not isinstance(targets, list) or not targets:
         raise BadAdapter("The adapter names no target modules.")
     # PEFT writes plain names, or full paths ("model.layers.0.mlp.up_proj") when it resolved a rule
-    modules = {str(target).rpartition(".")[2] for target in targets}
-    unknown = sorted(modules.difference(MODULES))
-    if unknown:
-        raise BadAdapter(f"The adapter changes {', '.join(unknown)}; this engine serves {', '.join(MODULES)}.")
-    return frozenset(modules)
+    return frozenset(str(target).rpartition(".")[2] for target in targets)
 
 
 def read_lora_weights(folder: AdapterFolder, shape: ModelShape) -> LoraWeights:
     """Read the weights and check every tensor against the base model. Raises: BadAdapter."""
+    if folder.config.unfused_options:
+        raise _unserved_option(folder.config.unfused_options[0])
+    unknown = sorted(folder.config.modules.difference(MODULES))
+    if unknown:
+        raise BadAdapter(f"The adapter changes {', '.join(unknown)}; this engine serves {', '.join(MODULES)}.")
     _check_header_size(folder.path / WEIGHTS_FILE)
     try:
         tensors = load_file(folder.path / WEIGHTS_FILE)

@@ -1,7 +1,9 @@
-"""Put an engine together from a base model folder."""
+"""Put an engine together from a base model folder: the fast decoder where it is right, transformers where it is not."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -9,8 +11,14 @@ from datasets_app.rendering import ChatRenderer
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.decoder import DecoderRunner
+from gpu_worker.engine.errors import UnsupportedModel
+from gpu_worker.engine.self_check import SelfCheck
 
 logger = logging.getLogger(__name__)
+
+RunnerKind = Literal["auto", "decoder", "transformers"]
+WHOLE_PROMPTS = 2**31
+"""Prefill budget under which no prompt is cut: not every architecture continues a prompt from its cache."""
 
 
 def default_device() -> torch.device:
@@ -23,8 +31,48 @@ def build_core(
     renderer: ChatRenderer,
     config: EngineConfig,
     *,
+    kind: RunnerKind = "auto",
     device: torch.device | None = None,
+    state_dir: Path | None = None,
 ) -> EngineCore:
-    """Return an engine on the fast decoder. Raises: UnsupportedModel if the base model is not llama-shaped."""
-    runner = DecoderRunner.load(model_dir, config, device=device or default_device())
-    return EngineCore(runner, config, blocks=runner.blocks, eos_ids=renderer.eos_ids)
+    """Return an engine for a base model.
+
+    With `state_dir` the fast decoder has to agree with transformers first. "auto" falls back to transformers where the
+    decoder does not fit or does not agree. Raises: UnsupportedModel if the asked-for runner cannot serve the model.
+    """
+    device = device or default_device()
+    if kind == "transformers":
+        return _general_core(model_dir, renderer, config, device)
+    try:
+        core = _checked_decoder_core(model_dir, renderer, config, device, state_dir)
+    except UnsupportedModel as reason:
+        if kind == "decoder":
+            raise
+        logger.warning("serving with the slower general runner: %s", reason)
+        return _general_core(model_dir, renderer, config, device)
+    logger.info("serving with the fast decoder on %s", device)
+    return core
+
+
+def _checked_decoder_core(
+    model_dir: Path, renderer: ChatRenderer, config: EngineConfig, device: torch.device, state_dir: Path | None
+) -> EngineCore:
+    check = None
+    if state_dir is not None:
+        check = SelfCheck(model_dir, state_dir)
+        check.start()
+    runner = DecoderRunner.load(model_dir, config, device=device)
+    core = EngineCore(runner, config, blocks=runner.blocks, eos_ids=renderer.eos_ids)
+    if check is not None and not check.passes(core, renderer):
+        raise UnsupportedModel("its answers differ from those of transformers")
+    return core
+
+
+def _general_core(model_dir: Path, renderer: ChatRenderer, config: EngineConfig, device: torch.device) -> EngineCore:
+    # imported here: transformers costs seconds and memory that the fast decoder does without
+    from gpu_worker.engine.transformers_runner import TransformersRunner
+
+    runner = TransformersRunner.load(model_dir, device=device)
+    config = replace(config, prefill_tokens=WHOLE_PROMPTS)
+    blocks = runner.blocks_for(config.kv_cache_bytes)
+    return EngineCore(runner, config, blocks=blocks, eos_ids=renderer.eos_ids)

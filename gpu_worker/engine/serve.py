@@ -29,7 +29,7 @@ def serve(options: argparse.Namespace, *, api_key: str) -> int:
     config = config_of(options)
     try:
         renderer = ChatRenderer.load(options.base_model)
-        core = build_core(options.base_model, renderer, config)
+        core = build_core(options.base_model, renderer, config, kind=options.runner, state_dir=_state_dir(options))
     except (UnsupportedModel, RenderingError) as error:
         logger.error("the base model cannot be served: %s", error)
         return 1
@@ -47,6 +47,15 @@ def serve(options: argparse.Namespace, *, api_key: str) -> int:
     finally:
         loop.stop()
     return 0
+
+
+def _state_dir(options: argparse.Namespace) -> Path | None:
+    """Return where the self-check keeps its reference; None if it is switched off or has no place."""
+    if options.skip_self_check:
+        return None
+    if options.state_dir is not None:
+        return Path(options.state_dir)
+    return None if options.ready_file is None else Path(options.ready_file).parent / "engine-state"
 
 
 def config_of(options: argparse.Namespace) -> EngineConfig:

@@ -1,0 +1,136 @@
+"""The general runner serves what the fast decoder does not: same engine, same answers as transformers."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from datasets_app.rendering import ChatRenderer
+from gpu_worker.engine.build import build_core
+from gpu_worker.engine.config import EngineConfig
+from gpu_worker.engine.core import EngineCore
+from gpu_worker.engine.errors import BadAdapter, UnsupportedModel
+from gpu_worker.engine.self_check import SelfCheck
+from tests.gpu_worker.engine.driver import Driver
+from tests.gpu_worker.engine.reference import Reference, make_adapter
+
+CONFIG = EngineConfig(kv_cache_bytes=2**21, max_context=512)
+WHO = (None, "one", "two")
+
+
+@pytest.fixture(scope="module")
+def gpt2_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that is not llama-shaped, with the tiny model's tokenizer and template."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("gpt2")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(model_dir / name, folder / name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        config = GPT2Config(
+            vocab_size=384, n_embd=48, n_layer=2, n_head=4, n_positions=512, eos_token_id=2, bos_token_id=1,
+            pad_token_id=2, initializer_range=0.3,
+        )  # fmt: skip
+        GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gpt2_adapters(gpt2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("gpt2-adapters")
+    options = {"r": 4, "lora_alpha": 8, "target_modules": ["c_attn"], "fan_in_fan_out": True}
+    return {name: make_adapter(gpt2_dir, folder / name, seed=seed, **options) for seed, name in enumerate(WHO[1:])}
+
+
+def load(core: EngineCore, adapters: dict[str, Path]) -> None:
+    for name, path in adapters.items():
+        core.add_adapter(name, core.read_adapter(path))
+
+
+def test_mixed_requests_equal_transformers(gpt2_dir: Path, gpt2_adapters: dict[str, Path]) -> None:
+    renderer = ChatRenderer.load(gpt2_dir)
+    with pytest.raises(UnsupportedModel, match="GPT2"):
+        build_core(gpt2_dir, renderer, CONFIG, kind="decoder")
+    driver = Driver(build_core(gpt2_dir, renderer, CONFIG), renderer)
+    load(driver.core, gpt2_adapters)
+    reference = Reference(gpt2_dir, gpt2_adapters)
+    expected = {}
+    for number, adapter in enumerate((*WHO, *WHO)):
+        ids = renderer.prompt_ids([{"role": "user", "content": "abc " * (number + 1)}])
+        driver.submit(str(number), ids, adapter)
+        driver.step()
+        expected[str(number)] = reference.generate(ids, adapter, 12)
+    assert len({tuple(ids) for ids in expected.values()}) > 3
+    assert {name: answer.token_ids for name, answer in driver.run().items()} == expected
+    for name in gpt2_adapters:
+        driver.core.remove_adapter(name)
+    assert driver.answer(ids, None).token_ids == reference.generate(ids, None, 12)
+
+
+def test_an_adapter_that_does_not_fit_leaves_no_trace(
+    gpt2_dir: Path, gpt2_adapters: dict[str, Path], adapter_dirs: dict[str, Path], tmp_path: Path
+) -> None:
+    renderer = ChatRenderer.load(gpt2_dir)
+    driver = Driver(build_core(gpt2_dir, renderer, CONFIG), renderer)
+    prompt = renderer.encode("hello there")
+    before = driver.answer(prompt)
+    misshapen = Path(shutil.copytree(gpt2_adapters["one"], tmp_path / "misshapen"))
+    tensors = load_file(misshapen / "adapter_model.safetensors")
+    last = sorted(tensors)[-1]
+    save_file({**tensors, last: torch.ones(5, 5)}, misshapen / "adapter_model.safetensors")
+    for path in (adapter_dirs["south"], misshapen):
+        with pytest.raises(BadAdapter, match="does not fit"):
+            load(driver.core, {"bad": path})
+    assert driver.core.adapter_names() == []
+    assert driver.answer(prompt).token_ids == before.token_ids
+    load(driver.core, gpt2_adapters)
+    with pytest.raises(BadAdapter, match="does not fit"):
+        load(driver.core, {"bad": misshapen})
+    expected = Reference(gpt2_dir, gpt2_adapters).generate(prompt, "two", 12)
+    assert driver.answer(prompt, "two").token_ids == expected
+
+
+def test_the_fast_decoder_passes_its_self_check_and_keeps_the_reference(
+    model_dir: Path, renderer: ChatRenderer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    build_core(model_dir, renderer, CONFIG, state_dir=tmp_path)
+    assert "fast decoder" in caplog.text
+    (kept,) = tmp_path.iterdir()
+    changed = kept.stat().st_mtime_ns
+    build_core(model_dir, renderer, CONFIG, state_dir=tmp_path)
+    assert kept.stat().st_mtime_ns == changed
+
+
+def test_a_decoder_that_differs_is_replaced(
+    model_dir: Path, renderer: ChatRenderer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The reference is falsified: what matters is that a difference is seen and acted upon."""
+    build_core(model_dir, renderer, CONFIG, state_dir=tmp_path)
+    (kept,) = tmp_path.iterdir()
+    entries = json.loads(kept.read_text())
+    entries[2]["token_ids"][3] += 1
+    entries[2]["margins"][3] = 1.0
+    kept.write_text(json.dumps(entries))
+    build_core(model_dir, renderer, CONFIG, state_dir=tmp_path)
+    assert "general runner" in caplog.text
+    entries[2]["margins"][3] = 1e-5
+    kept.write_text(json.dumps(entries))
+    caplog.clear()
+    caplog.set_level(logging.INFO)
+    build_core(model_dir, renderer, CONFIG, state_dir=tmp_path)
+    assert "fast decoder" in caplog.text
+
+
+def test_a_damaged_reference_is_thrown_away(model_dir: Path, tmp_path: Path, renderer: ChatRenderer) -> None:
+    core = build_core(model_dir, renderer, CONFIG, state_dir=tmp_path)
+    (kept,) = tmp_path.iterdir()
+    kept.write_text("{")
+    check = SelfCheck(model_dir, tmp_path)
+    assert check.passes(core, renderer)
+    assert not kept.exists()

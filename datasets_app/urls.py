@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from datasets_app.views import datasets, imports
+from datasets_app.views import datasets, imports, versions
 
 app_name = "datasets"
 urlpatterns: list[URLPattern] = [
@@ -11,10 +11,10 @@ urlpatterns: list[URLPattern] = [
     path("t/<slug:team>/datasets/<uuid:pk>/", datasets.detail, name="detail"),
     path("t/<slug:team>/datasets/<uuid:pk>/delete/", datasets.delete, name="delete"),
     path("t/<slug:team>/datasets/<uuid:pk>/import/", imports.new_version, name="new_version"),
-    path("t/<slug:team>/dataset-versions/<uuid:pk>/", datasets.version, name="version"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/", versions.version, name="version"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/mapping/", imports.mapping, name="mapping"),
-    path("t/<slug:team>/dataset-versions/<uuid:pk>/progress/", imports.progress, name="progress"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/progress/", versions.progress, name="progress"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/without-faulty/", imports.without_faulty, name="without_faulty"),
-    path("t/<slug:team>/dataset-versions/<uuid:pk>/discard/", imports.discard, name="discard"),
-    path("t/<slug:team>/dataset-versions/<uuid:pk>/rows/<slug:split>.jsonl", datasets.download, name="download"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/discard/", versions.discard, name="discard"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/rows/<slug:split>.jsonl", versions.download, name="download"),
 ]

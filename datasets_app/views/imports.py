@@ -10,11 +10,9 @@ from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
-from django.urls import reverse
-from django.utils.translation import gettext as _
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_POST
 
-from datasets_app import reports, services, sources
+from datasets_app import services, sources
 from datasets_app.forms import ENCODING_NAMES, DatasetForm, FilesForm, MappingForm, initial_of
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.mapping import MappingError
@@ -23,6 +21,7 @@ from datasets_app.options import ImportOptions
 from datasets_app.preview import Preview, preview_source
 from datasets_app.readers import FileRefused
 from datasets_app.sources import Reading
+from datasets_app.views.versions import show_version
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.errors import IllegalTransition, PortalError
@@ -79,7 +78,7 @@ def mapping(request: TeamRequest, pk: UUID) -> HttpResponse:
     """Say what the columns mean, with a preview; a POST without `preview` begins the import."""
     version = get_object_or_404(request.team.datasetversions.select_related("dataset", "team"), pk=pk)
     if version.status not in (Status.DRAFT, Status.FAILED):
-        return redirect("datasets:version", request.team.slug, pk)
+        return show_version(request, version)  # somebody went back after the import had begun
     stored = sources.in_order(version)
     is_final = request.method == "POST" and "preview" not in request.POST
     if request.method == "POST":
@@ -178,43 +177,6 @@ def _reading_fields(form: MappingForm, source: SourceFile) -> dict[str, Any]:
     }
 
 
-@team_view()
-@require_safe
-def progress(request: TeamRequest, pk: UUID) -> HttpResponse:
-    """Answer the card with the progress of an import; when it has ended, let the page load itself again."""
-    version = get_object_or_404(request.team.datasetversions.select_related("team"), pk=pk)
-    response = render(request, "datasets/_progress.html", progress_context(version))
-    if version.status != Status.IMPORTING:
-        response.status_code = 286
-        response.headers["HX-Refresh"] = "true"
-    return response
-
-
-def progress_context(version: DatasetVersion) -> dict[str, Any]:
-    """Return how far an import is. Every byte is read twice: once to check, once to write."""
-    size_bytes = sum(source.size_bytes for source in version.sources.all())
-    return {
-        "version": version,
-        "is_waiting": version.claim is None,
-        "is_writing": version.bytes_done >= size_bytes > 0,
-        "bytes_total": 2 * size_bytes,
-        "bytes_done": min(version.bytes_done, 2 * size_bytes) if version.claim else None,
-    }
-
-
-def failure_context(version: DatasetVersion) -> dict[str, Any]:
-    """Return why an import failed, with its faulty rows."""
-    report = version.report
-    return {
-        "version": version,
-        "error": reports.error_in_words(report),
-        "faults": [reports.fault_line(fault) for fault in report.get("faults", [])],
-        "fault_count": report.get("fault_count", 0),
-        "several_files": version.sources.count() > 1,
-        "can_skip": report.get("error", {}).get("code") == "faulty_rows",
-    }
-
-
 @team_view(role=Role.EDITOR)
 @require_POST
 def without_faulty(request: TeamRequest, pk: UUID) -> HttpResponse:
@@ -230,31 +192,3 @@ def without_faulty(request: TeamRequest, pk: UUID) -> HttpResponse:
     except PortalError as error:
         messages.error(request, error.message)
     return redirect("datasets:version", request.team.slug, pk)
-
-
-@team_view(role=Role.EDITOR)
-def discard(request: TeamRequest, pk: UUID) -> HttpResponse:
-    """Ask, then delete a version with its files; a dataset without versions goes too."""
-    version = get_object_or_404(request.team.datasetversions.select_related("dataset", "team"), pk=pk)
-    if request.method != "POST":
-        return render(request, "components/confirm.html", _discard_question(request, version))
-    dataset_id = version.dataset_id
-    try:
-        services.discard_version(version=version, actor=Actor.of(request))
-    except IllegalTransition as error:
-        messages.error(request, error.message)
-        return redirect("datasets:version", request.team.slug, pk)
-    messages.success(request, _("The version is deleted."))
-    if request.team.datasets.filter(pk=dataset_id).exists():
-        return redirect("datasets:detail", request.team.slug, dataset_id)
-    return redirect("datasets:list", request.team.slug)
-
-
-def _discard_question(request: TeamRequest, version: DatasetVersion) -> dict[str, object]:
-    return {
-        "title": _("Delete %(version)s?") % {"version": version},
-        "message": _("Its files and rows are deleted for good. Other versions stay."),
-        "action": _("Delete version"),
-        "danger": True,
-        "cancel_url": reverse("datasets:version", args=[request.team.slug, version.pk]),
-    }

@@ -1,0 +1,174 @@
+"""Pages of one version in whatever state it is: to be mapped, importing, failed or ready."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.http import FileResponse, Http404, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils.text import slugify
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_safe
+
+from datasets_app import reports, services, sources
+from datasets_app.models import DatasetVersion, Split
+from datasets_app.preview import as_seen
+from datasets_app.rows import CanonicalRow
+from datasets_app.stored_rows import StoredRows, pretty_answer
+from portal.access import TeamRequest, team_view
+from portal.actors import Actor
+from portal.errors import IllegalTransition
+from portal.models import Role
+
+ROWS_PER_PAGE = 20
+SEEN_PER_PAGE = 5
+# Values of a closed field that are drawn as bars; the rest is counted.
+BARS_PER_FIELD = 12
+Status = DatasetVersion.Status
+
+
+@team_view()
+def version(request: TeamRequest, pk: UUID) -> HttpResponse:
+    """Show a version; a draft leads those who may to its mapping."""
+    found = get_object_or_404(request.team.datasetversions.select_related("dataset", "team", "created_by"), pk=pk)
+    if found.status == Status.DRAFT and request.role.includes(Role.EDITOR):
+        return redirect("datasets:mapping", request.team.slug, pk)
+    return show_version(request, found)
+
+
+def show_version(request: TeamRequest, found: DatasetVersion) -> HttpResponse:
+    """Answer the page of a version's state."""
+    if found.status == Status.READY:
+        return render(request, "datasets/version.html", _ready_context(request, found))
+    if found.status == Status.FAILED:
+        return render(request, "datasets/failed.html", failure_context(found))
+    return render(request, "datasets/importing.html", progress_context(found))
+
+
+def _ready_context(request: TeamRequest, found: DatasetVersion) -> dict[str, Any]:
+    splits = [split for split in Split if found.row_count(split)]
+    asked = request.GET.get("split")
+    split = next((one for one in splits if one.value == asked), splits[0])
+    is_seen = request.GET.get("view") == "model"
+    rows = Paginator(StoredRows(found, split), SEEN_PER_PAGE if is_seen else ROWS_PER_PAGE)
+    page = rows.get_page(request.GET.get("page"))
+    seen, model_name = as_seen(page) if is_seen else ((), "")
+    return {
+        "version": found,
+        "splits": [(one, found.row_count(one)) for one in splits],
+        "split": split,
+        "page": page,
+        "is_seen": is_seen,
+        "seen": seen,
+        "model_name": model_name,
+        "rows": [] if is_seen else [_shown(row, found.mapping.get("system_prompt", "")) for row in page],
+        "fields": [_shown_field(field) for field in found.report.get("fields", [])],
+        "warnings": reports.warnings_in_words(found.report),
+        "fault_count": found.report.get("fault_count", 0),
+        "faults": [reports.fault_line(fault) for fault in found.report.get("faults", [])[:50]],
+        "sources": sources.in_order(found),
+        "used_by": found.runs.count(),
+    }
+
+
+def _shown(row: CanonicalRow, same_for_all: str) -> dict[str, Any]:
+    """Return a row for the table; the system prompt that all rows share is said once, beside the table."""
+    return {
+        "line": row.row,
+        "earlier": [message for message in row.messages[:-2] if message["content"] != same_for_all],
+        "prompt": row.prompt,
+        "answer": row.answer,
+        "fields": pretty_answer(row.answer),
+    }
+
+
+def _shown_field(field: dict[str, Any]) -> dict[str, Any]:
+    """Return a field with its most frequent values as bars."""
+    counted = list(zip(field["values"], field["counts"], strict=True))
+    return {
+        **field,
+        "bars": [{"label": label, "value": count} for label, count in counted[:BARS_PER_FIELD]],
+        "more": max(len(counted) - BARS_PER_FIELD, 0),
+    }
+
+
+@team_view()
+@require_safe
+def download(request: TeamRequest, pk: UUID, split: str) -> FileResponse:
+    """Send the canonical rows of a split as JSON Lines."""
+    found = get_object_or_404(request.team.datasetversions.select_related("dataset", "team"), pk=pk)
+    if split not in Split.values or found.status != Status.READY or not found.row_count(split):
+        raise Http404
+    name = f"{slugify(found.dataset.name) or 'dataset'}-v{found.number}-{split}.jsonl"
+    return FileResponse(
+        found.rows_path(split).open("rb"), as_attachment=True, filename=name, content_type="application/jsonl"
+    )
+
+
+@team_view()
+@require_safe
+def progress(request: TeamRequest, pk: UUID) -> HttpResponse:
+    """Answer the card with the progress of an import; when it has ended, let the page load itself again."""
+    version = get_object_or_404(request.team.datasetversions.select_related("team"), pk=pk)
+    response = render(request, "datasets/_progress.html", progress_context(version))
+    if version.status != Status.IMPORTING:
+        response.status_code = 286
+        response.headers["HX-Refresh"] = "true"
+    return response
+
+
+def progress_context(version: DatasetVersion) -> dict[str, Any]:
+    """Return how far an import is. Every byte is read twice: once to check, once to write."""
+    size_bytes = sum(source.size_bytes for source in version.sources.all())
+    return {
+        "version": version,
+        "is_waiting": version.claim is None,
+        "is_writing": version.bytes_done >= size_bytes > 0,
+        "bytes_total": 2 * size_bytes,
+        "bytes_done": min(version.bytes_done, 2 * size_bytes) if version.claim else None,
+    }
+
+
+def failure_context(version: DatasetVersion) -> dict[str, Any]:
+    """Return why an import failed, with its faulty rows."""
+    report = version.report
+    return {
+        "version": version,
+        "error": reports.error_in_words(report),
+        "faults": [reports.fault_line(fault) for fault in report.get("faults", [])],
+        "fault_count": report.get("fault_count", 0),
+        "several_files": version.sources.count() > 1,
+        "can_skip": report.get("error", {}).get("code") == "faulty_rows",
+    }
+
+
+@team_view(role=Role.EDITOR)
+def discard(request: TeamRequest, pk: UUID) -> HttpResponse:
+    """Ask, then delete a version with its files; a dataset without versions goes too."""
+    version = get_object_or_404(request.team.datasetversions.select_related("dataset", "team"), pk=pk)
+    if request.method != "POST":
+        return render(request, "components/confirm.html", _discard_question(request, version))
+    dataset_id = version.dataset_id
+    try:
+        services.discard_version(version=version, actor=Actor.of(request))
+    except IllegalTransition as error:
+        messages.error(request, error.message)
+        return redirect("datasets:version", request.team.slug, pk)
+    messages.success(request, _("The version is deleted."))
+    if request.team.datasets.filter(pk=dataset_id).exists():
+        return redirect("datasets:detail", request.team.slug, dataset_id)
+    return redirect("datasets:list", request.team.slug)
+
+
+def _discard_question(request: TeamRequest, version: DatasetVersion) -> dict[str, object]:
+    return {
+        "title": _("Delete %(version)s?") % {"version": version},
+        "message": _("Its files and rows are deleted for good. Other versions stay."),
+        "action": _("Delete version"),
+        "danger": True,
+        "cancel_url": reverse("datasets:version", args=[request.team.slug, version.pk]),
+    }

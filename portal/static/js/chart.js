@@ -27,6 +27,16 @@ function colourOf(card, className) {
   return getComputedStyle(probe).color;
 }
 
+/** Write a tick without the noise of binary fractions: 0.0002, 1e-7. */
+function shortest(tick) {
+  return tick === null ? "" : String(+tick.toPrecision(4));
+}
+
+/** Return how much room the longest tick needs, in px; uPlot would cut it off. */
+function wideEnough(_plot, ticks) {
+  return 16 + 7 * Math.max(3, ...(ticks ?? []).map((tick) => tick.length));
+}
+
 class Chart {
   constructor(card) {
     this.card = card;
@@ -161,7 +171,7 @@ class Chart {
       scales: { x: { time: false }, y: "log" in this.card.dataset ? { distr: 3 } : {} },
       axes: [
         { ...axis, grid: { show: false }, ticks: grid, size: 32 },
-        { ...axis, grid, ticks: { show: false }, size: 46, gap: 6, values: (_plot, ticks) => ticks.map((tick) => (tick === null ? "" : String(+tick.toPrecision(4)))) },
+        { ...axis, grid, ticks: { show: false }, gap: 6, size: wideEnough, values: (_plot, ticks) => ticks.map(shortest) },
       ],
       series: [{}, ...this.lines.flatMap((_line, index) => this.pair(index))],
       hooks: {

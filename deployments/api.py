@@ -1,0 +1,132 @@
+"""The resource API of deployments."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.db.models import QuerySet
+from django.shortcuts import get_object_or_404
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from deployments import serializers as shapes
+from deployments import services
+from deployments.models import Deployment
+from portal.api.pagination import Pages
+from portal.api.views import TeamAPIView
+from portal.errors import NotFound
+from portal.models import Scope
+from portal.views.errors import default_message
+
+_SCOPES = {
+    "GET": Scope.DEPLOYMENTS_READ.value,
+    "POST": Scope.DEPLOYMENTS_WRITE.value,
+    "DELETE": Scope.DEPLOYMENTS_WRITE.value,
+}
+_DETAIL = {200: shapes.DeploymentDetailSerializer}
+
+
+class _DeploymentView(TeamAPIView):
+    """What the views of one deployment share."""
+
+    scopes = _SCOPES
+
+    def deployments(self) -> QuerySet[Deployment]:
+        """Return the team's deployments with what the serializers read."""
+        versions = [
+            f"{name}__adapter__{of}" for name in ("live_version", "next_version") for of in ("run", "base_model")
+        ]
+        return self.team.deployments.select_related("team", *versions)
+
+    def deployment(self, pk: uuid.UUID) -> Deployment:
+        """Return the team's deployment with this key, or 404."""
+        return get_object_or_404(self.deployments(), pk=pk)
+
+    def shown(self, pk: uuid.UUID, status: int = 200) -> Response:
+        """Return a deployment as it is now."""
+        prefetched = self.deployments().prefetch_related("versions__adapter__run", "versions__adapter__base_model")
+        return Response(shapes.DeploymentDetailSerializer(prefetched.get(pk=pk)).data, status=status)
+
+    def read(self, serializer: Any) -> dict[str, Any]:
+        """Return the checked input of the request, or raise the error that names the field."""
+        given = serializer(data=self.request.data, context={"team": self.team})
+        given.is_valid(raise_exception=True)
+        checked: dict[str, Any] = given.validated_data
+        return checked
+
+
+class Deployments(_DeploymentView):
+    """Deployments of the team."""
+
+    @extend_schema(
+        operation_id="deployments_list",
+        responses=shapes.DeploymentSerializer(many=True),
+        parameters=[OpenApiParameter("page", int), OpenApiParameter("page_size", int)],
+    )
+    def get(self, request: Request) -> Response:
+        """List deployments by name."""
+        pages = Pages()
+        page = pages.paginate_queryset(self.deployments(), request, view=self)
+        return pages.get_paginated_response(shapes.DeploymentSerializer(page, many=True).data)
+
+    @extend_schema(
+        operation_id="deployments_create",
+        request=shapes.DeploySerializer,
+        responses={201: shapes.DeploymentDetailSerializer},
+    )
+    def post(self, request: Request) -> Response:
+        """Deploy a run under a name. It answers as soon as its adapter is loaded: ask again until `state` is ready."""
+        version = services.deploy_run(team=self.team, actor=self.actor, **self.read(shapes.DeploySerializer))
+        return self.shown(version.deployment_id, status=201)
+
+
+class DeploymentDetail(_DeploymentView):
+    """One deployment."""
+
+    @extend_schema(operation_id="deployments_retrieve", responses=_DETAIL)
+    def get(self, request: Request, pk: uuid.UUID) -> Response:
+        """Show a deployment with its versions."""
+        return self.shown(self.deployment(pk).pk)
+
+    @extend_schema(operation_id="deployments_delete", responses={204: None})
+    def delete(self, request: Request, pk: uuid.UUID) -> Response:
+        """Delete a deployment and its versions; runs and adapters stay."""
+        services.delete_deployment(deployment=self.deployment(pk), actor=self.actor)
+        return Response(status=204)
+
+
+class DeploymentPromote(_DeploymentView):
+    """Which version answers."""
+
+    @extend_schema(operation_id="deployments_promote", request=shapes.PromoteSerializer, responses=_DETAIL)
+    def post(self, request: Request, pk: uuid.UUID) -> Response:
+        """Let a version answer once it is loaded; an earlier number rolls back."""
+        deployment = self.deployment(pk)
+        number = self.read(shapes.PromoteSerializer)["version"]
+        version = deployment.versions.select_related("deployment__team", "adapter").filter(number=number).first()
+        if version is None:
+            raise NotFound(default_message(404), param="version")
+        services.promote_version(version=version, actor=self.actor)
+        return self.shown(deployment.pk)
+
+
+class DeploymentStop(_DeploymentView):
+    """Stopping."""
+
+    @extend_schema(operation_id="deployments_stop", request=None, responses=_DETAIL)
+    def post(self, request: Request, pk: uuid.UUID) -> Response:
+        """Refuse requests until it is started again."""
+        services.stop_deployment(deployment=self.deployment(pk), actor=self.actor)
+        return self.shown(pk)
+
+
+class DeploymentStart(_DeploymentView):
+    """Starting."""
+
+    @extend_schema(operation_id="deployments_start", request=None, responses=_DETAIL)
+    def post(self, request: Request, pk: uuid.UUID) -> Response:
+        """Answer requests again, as soon as the adapter is loaded."""
+        services.start_deployment(deployment=self.deployment(pk), actor=self.actor)
+        return self.shown(pk)

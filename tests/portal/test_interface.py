@@ -147,7 +147,7 @@ def answer(page: Any, method: str, **response: Any) -> list[Any]:
         bodies.append(one.request.post_data_json if method == "POST" else None)
         return one.fulfill(**response)
 
-    page.route("**/style-guide/", route)
+    page.route("**/style-guide/*", route)
     return bodies
 
 

@@ -37,6 +37,7 @@ class Chat {
   clear() {
     this.running?.abort();
     this.turns = [];
+    this.start.hidden = false;
     this.log.replaceChildren(this.start);
     this.input?.focus();
   }
@@ -44,7 +45,10 @@ class Chat {
   async takeSample(chip) {
     chip.disabled = true;
     try {
-      const response = await fetch(this.section.dataset.sample, { headers: { Accept: "application/json" } });
+      // Each model has its own dataset, so the row has to come from the one that is chosen now.
+      const address = new URL(this.section.dataset.sample, location.href);
+      address.searchParams.set("model", this.form.elements.model.value);
+      const response = await fetch(address, { headers: { Accept: "application/json" } });
       if (!response.ok) throw new Refused(await reason(response));
       this.sample = await response.json();
       this.input.value = this.sample.prompt;

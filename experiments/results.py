@@ -18,6 +18,7 @@ from datasets_app.fields import Field
 from datasets_app.models import DatasetVersion, Split
 from experiments.models import Adapter, EvaluatedRow, Evaluation, Run
 from experiments.scoring import AnsweredRow, row_score, score_answers
+from experiments.storable import storable_json, storable_text
 from portal.errors import PortalError
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -125,7 +126,8 @@ def judge(predictions: Path, split: Split, version: DatasetVersion) -> Judged:
         for item in found
     )
     report = score_answers(answered, fields=_known_fields(version))
-    return Judged(split, report.to_dict(), tuple(_evaluated(item) for item in found))
+    storable: Any = storable_json(report.to_dict())  # models may answer with anything, and reports quote answers
+    return Judged(split, storable, tuple(_evaluated(item) for item in found))
 
 
 def _known_fields(version: DatasetVersion) -> list[Field] | None:
@@ -148,7 +150,7 @@ def _predictions(path: Path) -> Iterator[dict[str, Any]]:
 def _evaluated(item: dict[str, Any]) -> EvaluatedRow:
     untuned, tuned = row_score(item["expected"], item.get("untuned")), row_score(item["expected"], item["tuned"])
     names = ("prompt", "expected", "untuned", "tuned")
-    texts = {name: str(item.get(name) or "").replace("\x00", "") for name in names}
+    texts = {name: storable_text(str(item.get(name) or "")) for name in names}
     return EvaluatedRow(
         row=item["row"], **texts, untuned_score=untuned.score, tuned_score=tuned.score, is_exact=tuned.exact
     )

@@ -8,13 +8,14 @@ stop those behind it.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from django.utils.translation import gettext as _
+
+from experiments.storable import storable_number, storable_text
 
 LONGEST_MESSAGE = 2_000
 MOST_FACTS = 40
@@ -92,11 +93,11 @@ def _metric(result: Digest, event: Event) -> None:
     if step is None:
         return
     point = result.points.setdefault(step, {})
-    point |= {name: _number(event[name]) for name in METRICS if name in event}
+    point |= {name: storable_number(event[name]) for name in METRICS if name in event}
     result.measured_at[step] = _moment(event)
     result.step = step
     result.total_steps = _count(event.get("total_steps")) or result.total_steps
-    result.eta_s = _number(event["eta_s"]) if "eta_s" in event else result.eta_s
+    result.eta_s = storable_number(event["eta_s"]) if "eta_s" in event else result.eta_s
 
 
 def _started(result: Digest, event: Event) -> None:
@@ -154,7 +155,7 @@ def _plain_fields(event: Event) -> dict[str, Any]:
         elif value is None or isinstance(value, bool):
             plain[name] = value
         elif isinstance(value, int | float):
-            plain[name] = value if isinstance(value, int) and abs(value) < 2**63 else _number(value)
+            plain[name] = value if isinstance(value, int) and abs(value) < 2**63 else storable_number(value)
     return plain
 
 
@@ -162,18 +163,7 @@ def _text(value: object) -> str:
     """Return a text that PostgreSQL takes, cut to a sensible length; empty for anything that is no text."""
     if not isinstance(value, str):
         return ""
-    return value.replace("\x00", "").encode("utf-8", "replace").decode()[:LONGEST_MESSAGE]
-
-
-def _number(value: object) -> float | None:
-    """Return a finite number, or None: JSON in PostgreSQL knows neither NaN nor infinity."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
+    return storable_text(value[:LONGEST_MESSAGE])
 
 
 def _count(value: object) -> int | None:
@@ -185,7 +175,7 @@ def _count(value: object) -> int | None:
 
 def _moment(event: Event) -> datetime:
     """Return the time of an event, or now if it has none that makes sense."""
-    at = _number(event.get("at"))
+    at = storable_number(event.get("at"))
     try:
         return datetime.fromtimestamp(at, UTC) if at is not None else datetime.now(UTC)
     except (OverflowError, OSError, ValueError):

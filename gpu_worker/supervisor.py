@@ -10,12 +10,9 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from django.conf import settings
 from django.db import Error as DatabaseError
 from django.utils.translation import gettext as _
 
@@ -28,6 +25,7 @@ from experiments.run_events import failure_of, step_of
 from gpu_worker.child_process import Programs
 from gpu_worker.database_patience import DatabaseGone, Patience
 from gpu_worker.job_folder import FolderBusy, JobError, heldout_split, offer_untuned_answers, prepare, write_spec
+from gpu_worker.process_note import forget_process, note_process
 from gpu_worker.watch import Ending, ShutdownSwitch, Stop, Stopped, Watch
 
 logger = logging.getLogger(__name__)
@@ -38,23 +36,25 @@ def supervise(lease: Lease, *, switch: ShutdownSwitch, programs: Programs | None
 
     Only the holder of the lease gets anywhere: a late or doubled start ends here without a trace.
     """
-    run = Patience().insist(lambda: lifecycle.claim_run(lease))
-    if run is None:
-        logger.info("run %s is not ours to start", lease.run_id)
-        return
-    with noted_process(run):
-        try:
-            Supervisor(run, Watch(lease, run, switch), programs or Programs()).work()
-        except LeaseLost:
-            logger.warning("run %s was taken away from us; its processes are ended", run.pk)
-        except DatabaseGone:
-            logger.error("run %s: the database stays away; the run goes on when it is back", run.pk)
-        except Exception:
-            logger.exception("run %s: the supervisor failed", run.pk)
-            message = _("The node had an internal problem with this run; it is tried again.")
-            with contextlib.suppress(LeaseLost, DatabaseError):
-                lifecycle.release_run(lease, message, burn_attempt=True)
-            raise
+    try:
+        run = Patience().insist(partial(lifecycle.claim_run, lease))
+        if run is None:
+            logger.info("run %s is not ours to start", lease.run_id)
+            return
+        note_process(run.pk, os.getpid())
+        Supervisor(run, Watch(lease, run, switch), programs or Programs()).work()
+    except LeaseLost:
+        logger.warning("run %s was taken away from us; its processes are ended", lease.run_id)
+    except DatabaseGone:
+        logger.error("run %s: the database stays away; the run goes on when it is back", lease.run_id)
+    except Exception:
+        logger.exception("run %s: the supervisor failed", lease.run_id)
+        message = _("The node had an internal problem with this run; it is tried again.")
+        with contextlib.suppress(LeaseLost, DatabaseError):
+            lifecycle.release_run(lease, message, burn_attempt=True)
+        raise
+    finally:
+        forget_process(lease.run_id, os.getpid())
 
 
 class Supervisor:
@@ -185,17 +185,3 @@ class Supervisor:
     def _reported_facts(self) -> dict[str, dict[str, object]]:
         facts: dict[str, dict[str, object]] = self.watch.insist(partial(lifecycle.load_run, self.run.pk)).facts
         return facts
-
-
-@contextmanager
-def noted_process(run: Run) -> Iterator[None]:
-    """Note our process id where `manage.py up` looks for supervisors to shut down."""
-    note = Path(settings.DATA_DIR) / "run" / "supervisors" / f"{run.pk}.pid"
-    note.parent.mkdir(parents=True, exist_ok=True)
-    mine = f"{os.getpid()}\n"
-    note.write_text(mine)
-    try:
-        yield
-    finally:
-        if note.exists() and note.read_text() == mine:
-            note.unlink()

@@ -12,6 +12,7 @@ from django.conf import settings
 
 from experiments import lifecycle
 from experiments.leases import Lease
+from gpu_worker.process_note import note_process
 
 # Kept so that ended supervisors are reaped when the next one is started.
 _started: list[subprocess.Popen[bytes]] = []
@@ -52,5 +53,6 @@ def spawn_supervisor(lease: Lease) -> int:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    note_process(lease.run_id, process.pid)  # so that a shutdown in this moment finds it
     _started[:] = [*(known for known in _started if known.poll() is None), process]
     return process.pid

@@ -1,5 +1,6 @@
 """What machines report: one winner per claim, nothing written without the lease, each event once, each end clean."""
 
+import json
 import threading
 import uuid
 from datetime import timedelta
@@ -11,7 +12,7 @@ from django.utils import timezone
 from datasets_app.models import Split
 from experiments import lifecycle, results, scheduling, services
 from experiments.leases import Lease, LeaseLost
-from experiments.models import Adapter, MetricPoint, Run, RunEvent
+from experiments.models import Adapter, Evaluation, MetricPoint, Run, RunEvent
 from portal.models import AuditEvent, Membership, Role
 from portal.rls import all_teams, team_scope
 from tests.experiments.runs import (
@@ -328,6 +329,22 @@ def test_answers_that_cannot_be_judged_do_not_cost_the_adapter(run, lease, tmp_p
     )
     assert fresh(run).status == "succeeded"
     assert any("quality report could not be made" in text for _, text in lines(run))
+
+
+def test_answers_may_hold_anything(run, lease, tmp_path):
+    odd = [{"service": "a\x00b"}, {"service": "\ud800"}, {"service": float("nan")}, "\x00", None]
+    answers = [
+        {"row": row, "prompt": "p\x00", "expected": '{"service": "VPN"}', "tuned": json.dumps(value), "untuned": "\x00"}
+        for row, value in enumerate(odd)
+    ]
+    predictions = tmp_path / "predictions.jsonl"
+    predictions.write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+    lifecycle.finish_run(
+        lease, adapter=write_adapter(tmp_path / "adapter"), step=3, predictions=predictions, split=Split.VALIDATION
+    )
+    with all_teams("test"):
+        evaluation = Evaluation.unscoped.get(run=run)
+        assert evaluation.answers.count() == evaluation.rows == 5
 
 
 def test_a_stopped_run_keeps_what_it_learned(run, lease, tmp_path):

@@ -180,7 +180,7 @@ def test_an_absence_of_the_database_does_not_disturb_the_training(workshop):
     supervisor = workshop.start()
     workshop.wait_for_step(10)
     with database_away():
-        time.sleep(2 * LEASE_SECONDS)
+        time.sleep(3 * LEASE_SECONDS)
     assert supervisor.wait(60) == 0
     assert_ended_well(workshop, steps=100)
     assert workshop.starts() == ["0", "evaluation"]

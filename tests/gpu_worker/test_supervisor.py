@@ -214,6 +214,7 @@ def test_a_spawned_supervisor_has_its_own_session_and_no_queue_name(run, node, m
         "pid": pid,
         "queue": None,
     }
+    assert (tmp_path / "var" / "run" / "supervisors" / f"{run.pk}.pid").read_text() == f"{pid}\n"
 
 
 # --- children ----------------------------------------------------------------------------------------------------

@@ -10,10 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.db import connection
+from django.utils import timezone
 
 from experiments import lifecycle, scheduling
 from experiments.leases import Lease
@@ -23,7 +26,7 @@ from portal.rls import all_teams
 from tests.experiments.runs import fresh
 
 HERE = Path(__file__).resolve().parent
-LEASE_SECONDS = 2
+LEASE_SECONDS = 1
 FAKE = (sys.executable, str(HERE / "fake_supervise.py"))
 REAL = (sys.executable, str(HERE.parents[1] / "manage.py"), "supervise")
 
@@ -31,12 +34,12 @@ REAL = (sys.executable, str(HERE.parents[1] / "manage.py"), "supervise")
 def child_environment() -> dict[str, str]:
     """The environment in which a process uses the test's database and data folder."""
     known = connection.settings_dict
-    url = f"postgresql://{known['USER']}:{known['PASSWORD']}@/{known['NAME']}?host={known['HOST']}"
-    url += f"&port={known['PORT']}" if known["PORT"] else ""
+    names = {"user": "USER", "password": "PASSWORD", "host": "HOST", "port": "PORT"}
+    address = {name: known[key] for name, key in names.items() if known[key]}
     inherited = {name: value for name, value in os.environ.items() if name != "TUNEPORT_EMBEDDED_PG"}
     return {
         **inherited,
-        "DATABASE_URL": url,
+        "DATABASE_URL": f"postgresql:///{known['NAME']}?{urlencode(address)}",
         "TUNEPORT_DATA_DIR": str(settings.DATA_DIR),
         "TUNEPORT_LEASE_SECONDS": str(LEASE_SECONDS),
         "PYTHONPATH": str(settings.BASE_DIR),
@@ -128,10 +131,6 @@ class Workshop:
 
     def keep_node_alive(self) -> None:
         """Move the node's heartbeat far ahead; no agent runs in these tests."""
-        from datetime import timedelta
-
-        from django.utils import timezone
-
         Node.objects.update(heartbeat_at=timezone.now() + timedelta(hours=1))
 
     def close(self) -> None:

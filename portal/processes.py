@@ -45,8 +45,9 @@ MARK = "TUNEPORT_UP"
 class Service:
     """A program to keep running.
 
-    `is_healthy` is asked with its process id every two seconds once it is `settle_s` old; services
-    with a smaller `stage` are ended first.
+    `is_healthy` is asked with its process id every two seconds; a service that was healthy and is no more
+    is started again, and one that never is gets `settle_s`, because a busy machine is slow.
+    Services with a smaller `stage` are ended first.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Service:
     stage: int = 0
     end_limit_s: float = 25.0
     is_healthy: Callable[[int], bool] | None = None
-    settle_s: float = 15.0
+    settle_s: float = 300.0
 
 
 class Child:
@@ -67,6 +68,7 @@ class Child:
         self.started_at = 0.0
         self.start_at = 0.0
         self.next_check = 0.0
+        self.was_healthy = False
         self.pause_s = FIRST_PAUSE_S
 
     def start(self, environment: Mapping[str, str]) -> IO[bytes]:
@@ -81,7 +83,8 @@ class Child:
             preexec_fn=die_with_parent(signal.SIGTERM),
         )
         self.started_at = time.monotonic()
-        self.next_check = self.started_at + self.service.settle_s
+        self.next_check = self.started_at + CHECK_EVERY_S
+        self.was_healthy = False
         assert self.process.stdout is not None
         return self.process.stdout
 
@@ -104,10 +107,14 @@ class Child:
 
     def is_ill(self) -> bool:
         """Tell whether the process is there but does not work any more; asks rarely."""
-        if self.process is None or self.service.is_healthy is None or time.monotonic() < self.next_check:
+        now = time.monotonic()
+        if self.process is None or self.service.is_healthy is None or now < self.next_check:
             return False
-        self.next_check = time.monotonic() + CHECK_EVERY_S
-        return not self.service.is_healthy(self.process.pid)
+        self.next_check = now + CHECK_EVERY_S
+        if self.service.is_healthy(self.process.pid):
+            self.was_healthy = True
+            return False
+        return self.was_healthy or now - self.started_at > self.service.settle_s
 
 
 class ProcessGroup:

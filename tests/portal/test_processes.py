@@ -15,7 +15,7 @@ import pytest
 
 from portal.management.commands import up
 from portal.process_table import group_is_alive, living_processes, mentions, process_entry
-from portal.processes import ProcessGroup, end_detached
+from portal.processes import Child, ProcessGroup, Service, end_detached
 
 PROJECT = Path(__file__).resolve().parents[2]
 RUNNER = """
@@ -28,7 +28,7 @@ folder = Path(sys.argv[1])
 services = [
     Service("steady", [sys.executable, "-u", "-c", sys.argv[2], str(folder)], end_limit_s=3),
     Service("mother", [sys.executable, "-u", "-c", sys.argv[3], str(folder)], stage=1, end_limit_s=1,
-            is_healthy=has_children, settle_s=1),
+            is_healthy=has_children),
 ]
 ProcessGroup(services, record=folder / "services.json", mark=str(folder)).run()
 """
@@ -115,10 +115,26 @@ def test_what_a_dead_service_leaves_is_killed_before_it_starts_again(terminal: T
 
 def test_a_service_without_its_only_child_is_restarted(terminal: Terminal) -> None:
     words = terminal.wait_for_line("mother is")
+    time.sleep(3)  # it has been seen at work
     os.kill(int(words[6]), signal.SIGKILL)
     terminal.wait_for_line("does not work any more")
     terminal.wait_for_line("mother is", 2)
     assert process_entry(int(words[4])) is None
+
+
+def test_a_slow_starter_is_not_taken_for_ill(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("portal.processes.time.monotonic", lambda: clock[0])
+    answers = iter([False, False, True, False])
+    child = Child(Service("slow", ["sleep", "60"], is_healthy=lambda _pid: next(answers), settle_s=100))
+    child.start({}).close()
+    seen = []
+    for clock[0] in (1020.0, 1090.0, 1150.0, 1160.0):
+        seen.append(child.is_ill())
+    assert child.process is not None
+    child.process.kill()
+    child.process.wait()
+    assert seen == [False, False, False, True]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

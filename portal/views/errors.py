@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import render
+from django.template.loader import render_to_string
 from django.utils.translation import gettext as _
 
 from portal.access import public_view
@@ -50,7 +50,9 @@ def error_response(request: HttpRequest, *, status: int, error: PortalError | No
         body = error_body(message, kind=kind, code=code, param=param, details=details)
         return JsonResponse(body, status=status, headers=headers)
     context = {"status": status, "message": message, "details": details}
-    response = render(request, [f"errors/{status}.html", "errors/error.html"], context, status=status)
+    # A page about a broken server asks nothing of it: without the request, no context processor reads the database.
+    page = render_to_string("errors/error.html", context, request if status < 500 else None)
+    response = HttpResponse(page, status=status)
     for name, value in headers.items():
         response[name] = value
     return response

@@ -102,3 +102,11 @@ def test_the_api_document_needs_a_person_or_a_token(client, client_for, alice, t
     assert client_for(alice).get("/api/schema/").status_code == 200
     assert client.get("/api/docs/").status_code == 302
     assert client_for(alice).get("/api/docs/").status_code == 200
+
+
+def test_the_page_about_a_broken_server_asks_nothing_of_the_database(rf):
+    from portal.views.errors import server_error
+
+    page = server_error(rf.get("/"))  # without the db fixture, any query would raise
+    assert page.status_code == 500
+    assert "went wrong" in page.content.decode()

@@ -98,7 +98,10 @@ def test_bad_wishes_are_refused_and_leave_nothing(team, actor, alice, change, pa
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(header=st.text(st.characters(codec="latin-1"), max_size=300) | st.binary(max_size=300).map(lambda b: b.decode("latin-1")))
+@given(
+    header=st.text(st.characters(codec="latin-1"), max_size=300)
+    | st.binary(max_size=300).map(lambda b: b.decode("latin-1"))
+)
 def test_any_authorization_header_gets_a_clean_answer_in_one_query(db, django_assert_max_num_queries, header):
     with django_assert_max_num_queries(4):  # savepoint or transaction, its two settings, the look-up
         assert knock(header) == 401

@@ -21,6 +21,8 @@ class EngineConfig:
     """Prompt tokens computed in one step beside the running answers: bounds how long a step can delay them."""
     prefix_cache: bool = True
     """Reuse the keys and values of equal prompt beginnings under the same adapter."""
+    draft_tokens: int = 15
+    """Tokens that a grammar forces and that are computed ahead in one step; 0 generates them one by one."""
     max_adapters: int = 32
     """Adapters loaded at the same time."""
     max_lora_rank: int = 64

@@ -4,7 +4,7 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,8 @@ from gpu_worker.engine.adapter_folder import LoadedAdapter, open_adapter
 from gpu_worker.engine.block_pool import BlockPool
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.errors import BadAdapter, BadRequest, ModelNotFound, Overloaded
-from gpu_worker.engine.runner import Runner
+from gpu_worker.engine.grammar import GrammarBroken
+from gpu_worker.engine.runner import Runner, StepRow
 from gpu_worker.engine.sampling import TokenLogprob, sample_token, token_logprob
 from gpu_worker.engine.scheduler import Scheduler
 from gpu_worker.engine.sequence import AdapterRef, FinishReason, Sequence, SequenceOutput
@@ -39,16 +40,27 @@ class EngineStats:
     adapters: int = 0
 
 
+@dataclass
+class _Added:
+    """What a step adds to one sequence."""
+
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    reason: FinishReason | None = None
+
+
 class EngineCore:
     """Ties scheduler, runner and sampling together. One thread at a time may use it."""
 
     def __init__(self, runner: Runner, config: EngineConfig, *, blocks: int, eos_ids: Iterable[int]) -> None:
         """`blocks`: cache blocks of the runner, the padding block included. `eos_ids`: tokens that end an answer."""
         self._runner = runner
-        self._config = config
+        self._config = config if runner.accepts_drafts else replace(config, draft_tokens=0)
         self._eos_ids = frozenset(eos_ids)
+        self._eos_id = min(self._eos_ids)
         self._pool = BlockPool(blocks, prefix_cache=config.prefix_cache and runner.reuses_prefixes)
-        self._scheduler = Scheduler(config, self._pool, max_positions=runner.max_positions)
+        self._scheduler = Scheduler(self._config, self._pool, max_positions=runner.max_positions)
         self._adapters: dict[str, AdapterRef] = {}
         self._leaving: dict[int, AdapterRef] = {}
         self._uids = itertools.count(1)
@@ -58,6 +70,11 @@ class EngineCore:
     def max_context(self) -> int:
         """Most tokens that prompt and answer of one sequence may have together."""
         return self._scheduler.max_context
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids that the model knows."""
+        return self._runner.vocabulary
 
     @property
     def busy(self) -> bool:
@@ -141,12 +158,10 @@ class EngineCore:
         logits = self._runner.forward([row for _, row in rows])
         self._stats.steps += 1
         outputs, first = [], 0
-        greedy = logits.argmax(-1).tolist()
-        finite = torch.isfinite(logits.sum(-1)).tolist()
         for sequence, row in rows:
-            self._scheduler.computed(sequence, len(row.token_ids))
+            self._scheduler.computed(sequence, len(row.token_ids) - row.draft_count)
             if row.logit_count:
-                outputs.append(self._extend(sequence, logits[first], greedy[first], finite[first]))
+                outputs.append(self._extend(sequence, row, logits[first : first + row.logit_count]))
             first += row.logit_count
         return outputs
 
@@ -158,25 +173,58 @@ class EngineCore:
         self._stats.adapters = len(self._adapters)
         return self._stats
 
-    def _extend(self, sequence: Sequence, logits: Tensor, greedy: int, finite: bool) -> SequenceOutput:
-        """Add the next token to a sequence and end it where that is due. Shapes: logits (vocabulary,)."""
-        if not finite:
-            message = "The model produced numbers that are not finite; the adapter may be damaged."
-            return self._fail(sequence, message)
+    def _extend(self, sequence: Sequence, row: StepRow, logits: Tensor) -> SequenceOutput:
+        """Add the next token to a sequence, and as many more as its draft foresaw.
+
+        Shapes: logits (1 + draft_count, vocabulary).
+        """
+        if not bool(torch.isfinite(logits.sum())):
+            return self._fail(sequence, "The model produced numbers that are not finite; the adapter may be damaged.")
         if not sequence.output_ids:
             self._scheduler.publish(sequence)
             self._stats.cached_tokens += sequence.cached_tokens
-        params = sequence.params
-        token = greedy if sequence.generator is None else sample_token(logits, params, sequence.generator)
+        draft = row.token_ids[len(row.token_ids) - row.draft_count :]
+        added = _Added()
+        for position in range(row.logit_count):
+            try:
+                token = self._add_token(sequence, logits[position], added)
+            except GrammarBroken:
+                return self._fail(sequence, "The answer cannot be continued within its schema.")
+            if added.reason is not None or position == row.draft_count or token != draft[position]:
+                break
+            self._scheduler.computed(sequence, 1)
+        self._stats.generated_tokens += len(added.token_ids)
+        if added.reason is not None:
+            self._end(sequence, added.reason)
+        return SequenceOutput(
+            sequence.id,
+            tuple(added.token_ids),
+            added.text,
+            tuple(added.logprobs),
+            added.reason,
+            sequence.cached_tokens,
+        )
+
+    def _add_token(self, sequence: Sequence, logits: Tensor, added: "_Added") -> int:
+        """Choose the next token and note what it brings. Shapes: logits (vocabulary,). Raises: GrammarBroken."""
+        params, grammar = sequence.params, sequence.grammar
+        allowed = logits if grammar is None else grammar.mask(logits)
+        token = sample_token(allowed, params, sequence.generator)
         sequence.output_ids.append(token)
-        self._stats.generated_tokens += 1
-        logprobs: tuple[TokenLogprob, ...] = ()
+        added.token_ids.append(token)
         if params.logprobs is not None:
-            logprobs = (token_logprob(logits, token, params.logprobs),)
-        text, reason = self._text_of(sequence, token)
-        if reason is not None:
-            self._end(sequence, reason)
-        return SequenceOutput(sequence.id, (token,), text, logprobs, reason, sequence.cached_tokens)
+            added.logprobs.append(token_logprob(logits, token, params.logprobs))
+        text, added.reason = self._text_of(sequence, token)
+        added.text += text
+        if grammar is not None and added.reason is None:
+            grammar.accept(token)
+            if grammar.finished:
+                # nothing but the end can follow: no step is spent on hearing it
+                sequence.output_ids.append(self._eos_id)
+                added.token_ids.append(self._eos_id)
+                added.text += sequence.text.finish()
+                added.reason = FinishReason.STOP
+        return token
 
     def _text_of(self, sequence: Sequence, token: int) -> tuple[str, FinishReason | None]:
         """Return the text that may be sent after this token, and why the sequence ends here, if it does."""

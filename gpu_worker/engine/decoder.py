@@ -37,6 +37,7 @@ class DecoderRunner:
     """Runs steps of a llama-shaped base model with any mix of its loaded adapters."""
 
     reuses_prefixes = True
+    accepts_drafts = True
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from gpu_worker.engine.sequence import AdapterRef
 
 @dataclass(frozen=True)
 class StepRow:
-    """The tokens of one sequence that a step computes: one decoded token, or a piece of a prompt."""
+    """The tokens of one sequence that a step computes: one decoded token, or a piece of a prompt, and a draft."""
 
     sequence_id: str
     token_ids: tuple[int, ...]
@@ -23,6 +23,8 @@ class StepRow:
     adapter_uid: int | None
     logit_count: int
     """Logits are wanted after each of the last `logit_count` tokens; 0 for an inner piece of a prompt."""
+    draft_count: int = 0
+    """How many of the last tokens are only expected; where they turn out wrong, the next row starts before them."""
 
 
 class Runner(Protocol):
@@ -30,6 +32,8 @@ class Runner(Protocol):
 
     reuses_prefixes: bool
     """Whether a row may start behind cache blocks that another sequence computed."""
+    accepts_drafts: bool
+    """Whether a row may start at a position that an earlier row of the sequence has written already."""
     vocabulary: int
     """Number of token ids that the model knows."""
     max_positions: int

@@ -106,12 +106,15 @@ class Scheduler:
 
     def _row(self, sequence: Sequence, budget: int) -> StepRow:
         token_ids = sequence.pending_ids(budget)
-        end = sequence.computed + len(token_ids)
+        is_complete = sequence.computed + len(token_ids) == sequence.length
+        draft = sequence.draft(self._config.draft_tokens) if is_complete else ()
+        end = sequence.computed + len(token_ids) + len(draft)
         return StepRow(
             sequence_id=sequence.id,
-            token_ids=token_ids,
+            token_ids=token_ids + draft,
             start=sequence.computed,
             block_table=tuple(sequence.block_table[: -(-end // BLOCK_SIZE)]),
             adapter_uid=sequence.adapter.uid if sequence.adapter else None,
-            logit_count=1 if end == sequence.length else 0,
+            logit_count=1 + len(draft) if is_complete else 0,
+            draft_count=len(draft),
         )

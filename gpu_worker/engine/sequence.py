@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import torch
 
+from gpu_worker.engine.grammar import GrammarState
 from gpu_worker.engine.sampling import SamplingParams, TokenLogprob, seeded_generator
 from gpu_worker.engine.text_stream import Decode, TextStream
 
@@ -37,6 +38,7 @@ class Sequence:
     adapter: AdapterRef | None
     text: TextStream
     generator: torch.Generator | None
+    grammar: GrammarState | None = None
     output_ids: list[int] = field(default_factory=list)
     computed: int = 0
     """Tokens whose keys and values are in the cache."""
@@ -55,6 +57,7 @@ class Sequence:
         *,
         adapter: AdapterRef | None,
         decode: Decode,
+        grammar: GrammarState | None = None,
     ) -> "Sequence":
         """Return a new sequence with its own random source and text stream."""
         return cls(
@@ -64,6 +67,7 @@ class Sequence:
             adapter=adapter,
             text=TextStream(decode, params.stop),
             generator=seeded_generator(params),
+            grammar=grammar,
         )
 
     @property
@@ -86,6 +90,16 @@ class Sequence:
         if self.output_ids:
             return tuple(self.output_ids[self.computed - len(self.prompt_ids) :][:limit])
         return self.prompt_ids[self.computed : self.computed + limit]
+
+    def draft(self, limit: int) -> tuple[int, ...]:
+        """Return tokens that are expected to follow, up to `limit` and never beyond the sequence's end.
+
+        The step that computes them also verifies them, so a wrong draft costs time and changes nothing.
+        """
+        room = self.params.max_tokens - len(self.output_ids) - 1
+        if self.grammar is None or min(room, limit) < 1:
+            return ()
+        return self.grammar.forced(min(room, limit))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from datasets_app.rendering import ChatRenderer, RenderingError
 from gpu_worker.engine.build import build_core
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.errors import UnsupportedModel
+from gpu_worker.engine.grammar import GrammarCompiler
 from gpu_worker.engine.loop import EngineLoop
 from gpu_worker.engine.server.app import EngineServer
 from gpu_worker.engine.server.generation import Generator
@@ -37,7 +38,13 @@ def serve(options: argparse.Namespace, *, api_key: str) -> int:
     server = EngineServer(
         base_name=options.name,
         loop=loop,
-        generator=Generator(loop, renderer, config, max_context=core.max_context),
+        generator=Generator(
+            loop,
+            renderer,
+            config,
+            GrammarCompiler(options.base_model, vocabulary=core.vocabulary, eos_ids=renderer.eos_ids),
+            max_context=core.max_context,
+        ),
         renderer=renderer,
         max_context=core.max_context,
     )

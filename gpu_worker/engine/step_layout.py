@@ -13,7 +13,7 @@ from torch import Tensor
 from gpu_worker.engine.block_pool import BLOCK_SIZE, PADDING_BLOCK
 from gpu_worker.engine.runner import StepRow
 
-SHORT_ROW = 8
+SHORT_ROW = 16
 """Rows of at most this many tokens are padded to a common length and attend together."""
 
 

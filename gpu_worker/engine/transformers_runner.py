@@ -28,6 +28,7 @@ class TransformersRunner:
     """Runs steps through transformers' forward, with PEFT's adapters switched between rows."""
 
     reuses_prefixes = False
+    accepts_drafts = False
 
     def __init__(self, model: Any, *, device: torch.device) -> None:
         """`model`: a causal language model of transformers, in evaluation mode. Its classes are not typed."""

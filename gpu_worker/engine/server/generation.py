@@ -11,6 +11,7 @@ from datasets_app.rendering import ChatRenderer
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.errors import ContextTooLong, GenerationFailed
+from gpu_worker.engine.grammar import Grammar, GrammarCompiler
 from gpu_worker.engine.loop import EngineLoop
 from gpu_worker.engine.sequence import AdapterRef, SequenceOutput
 from gpu_worker.engine.sequence import Sequence as EngineSequence
@@ -84,8 +85,17 @@ class Generation:
 class Generator:
     """Starts and cancels generations on the engine loop."""
 
-    def __init__(self, loop: EngineLoop, renderer: ChatRenderer, config: EngineConfig, *, max_context: int) -> None:
+    def __init__(
+        self,
+        loop: EngineLoop,
+        renderer: ChatRenderer,
+        config: EngineConfig,
+        grammars: GrammarCompiler,
+        *,
+        max_context: int,
+    ) -> None:
         self._loop = loop
+        self._grammars = grammars
         self._renderer = renderer
         self._default_max_tokens = config.default_max_tokens
         self._max_context = max_context
@@ -94,11 +104,14 @@ class Generator:
     async def start(
         self, order: GenerationOrder, prompts: Sequence[Sequence[int]], adapter_name: str | None
     ) -> Generation:
-        """Queue every choice of every prompt. Raises: ModelNotFound, ContextTooLong, Overloaded."""
+        """Queue every choice of every prompt. Raises: BadRequest, ModelNotFound, ContextTooLong, Overloaded."""
         event_loop = asyncio.get_running_loop()
         adapter = await self._find_adapter(adapter_name)
+        grammar = None if order.schema is None else await asyncio.to_thread(self._grammars.compile, order.schema)
         sequences = [
-            self._sequence(order, prompt, choice, adapter) for prompt in prompts for choice in range(order.choices)
+            self._sequence(order, prompt, choice, adapter, grammar)
+            for prompt in prompts
+            for choice in range(order.choices)
         ]
         generation = Generation(
             sequences={sequence.id: index for index, sequence in enumerate(sequences)},
@@ -133,7 +146,12 @@ class Generator:
         return await asyncio.wrap_future(self._loop.call(order))
 
     def _sequence(
-        self, order: GenerationOrder, prompt: Sequence[int], choice: int, adapter: AdapterRef | None
+        self,
+        order: GenerationOrder,
+        prompt: Sequence[int],
+        choice: int,
+        adapter: AdapterRef | None,
+        grammar: Grammar | None,
     ) -> EngineSequence:
         room = self._max_context - len(prompt)
         if room < 1:
@@ -148,4 +166,5 @@ class Generator:
             order.params_of(choice, default_max_tokens=min(self._default_max_tokens, room)),
             adapter=adapter,
             decode=self._renderer.decode,
+            grammar=None if grammar is None else grammar.start(),
         )

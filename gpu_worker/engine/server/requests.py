@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
@@ -23,7 +23,6 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -51,6 +50,24 @@ class StreamOptions(BaseModel):
     include_usage: StrictBool = False
 
 
+class JsonSchema(BaseModel):
+    """A named schema, as clients send it. `strict` is always honoured: no answer leaves its schema."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    name: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: StrictStr | None = None
+    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: StrictBool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """What an answer has to look like."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 class _Generation(BaseModel):
     """What chat and plain completions have in common."""
 
@@ -64,6 +81,7 @@ class _Generation(BaseModel):
     max_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
     stream: StrictBool = False
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
 
 
 class ChatRequest(_Generation):
@@ -107,6 +125,8 @@ class GenerationOrder:
     choices: int
     stream: bool
     include_usage: bool
+    schema: dict[str, Any] | None = None
+    """JSON schema of the answer; None leaves it free."""
 
     def params_of(self, choice: int, *, default_max_tokens: int) -> SamplingParams:
         """Return the parameters of one choice: each has its own random source, derived from the seed."""
@@ -160,7 +180,16 @@ def order_of(request: ChatRequest | CompletionRequest) -> GenerationOrder:
         logprobs=_logprobs(request),
     )
     include_usage = request.stream_options is not None and request.stream_options.include_usage
-    return GenerationOrder(request.model, params, request.n, request.stream, include_usage)
+    return GenerationOrder(request.model, params, request.n, request.stream, include_usage, _schema(request))
+
+
+def _schema(request: ChatRequest | CompletionRequest) -> dict[str, Any] | None:
+    wanted = request.response_format
+    if wanted is None or (wanted.type == "text" and wanted.json_schema is None):
+        return None
+    if (wanted.type == "json_schema") != (wanted.json_schema is not None):
+        raise BadRequest("response_format takes json_schema exactly with its own type.", param="response_format")
+    return {"type": "object"} if wanted.json_schema is None else wanted.json_schema.json_schema
 
 
 def _max_tokens(request: ChatRequest | CompletionRequest) -> int | None:

@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.decoder import DecoderRunner
+from gpu_worker.engine.grammar import GrammarState
 from gpu_worker.engine.sampling import SamplingParams
 from gpu_worker.engine.sequence import FinishReason, Sequence
 
@@ -28,7 +30,14 @@ class Driver:
     answers: dict[str, Answer] = field(default_factory=dict)
 
     def submit(
-        self, name: str, prompt_ids: list[int], adapter: str | None = None, *, max_tokens: int = 12, **params: object
+        self,
+        name: str,
+        prompt_ids: list[int],
+        adapter: str | None = None,
+        *,
+        max_tokens: int = 12,
+        grammar: GrammarState | None = None,
+        **params: object,
     ) -> Sequence:
         sequence = Sequence.create(
             name,
@@ -36,6 +45,7 @@ class Driver:
             SamplingParams(max_tokens=max_tokens, **params),  # type: ignore[arg-type]
             adapter=self.core.find_adapter(adapter) if adapter else None,
             decode=self.renderer.decode,
+            grammar=grammar,
         )
         self.core.submit([sequence])
         self.answers[name] = Answer()
@@ -59,7 +69,7 @@ class Driver:
         return self.answers
 
     def answer(
-        self, prompt_ids: list[int], adapter: str | None = None, *, max_tokens: int = 12, **params: object
+        self, prompt_ids: list[int], adapter: str | None = None, *, max_tokens: int = 12, **params: Any
     ) -> Answer:
         name = f"only-{len(self.answers)}"
         self.submit(name, prompt_ids, adapter, max_tokens=max_tokens, **params)

@@ -1,5 +1,6 @@
 """The engine's wire contract, against a real child process."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,53 @@ def test_text_parts_and_the_developer_role(engine: EngineProcess) -> None:
         messages = [{"role": role, "content": "Be brief."}, {"role": "user", "content": "hello"}]
         response = engine.post("/v1/chat/completions", messages=messages, **body)
         assert response.status_code == 200, response.text
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"queue": {"type": "string", "enum": ["Access", "Network"]}, "urgent": {"type": "boolean"}},
+    "required": ["queue", "urgent"],
+    "additionalProperties": False,
+}
+
+
+def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "triage", "schema": schema, "strict": True}}
+
+
+@pytest.mark.parametrize("model", [NAME, "north"])
+def test_an_answer_within_a_schema(engine: EngineProcess, model: str) -> None:
+    body = engine.chat(TEXT, model, max_tokens=60, response_format=schema_format(SCHEMA)).json()
+    answer = json.loads(body["choices"][0]["message"]["content"])
+    assert set(answer) == {"queue", "urgent"}
+    assert body["choices"][0]["finish_reason"] == "stop"
+    messages = [{"role": "user", "content": TEXT}]
+    events = engine.events(
+        model=model, messages=messages, temperature=0, max_tokens=60, response_format=schema_format(SCHEMA)
+    )
+    text = "".join(event["choices"][0]["delta"].get("content", "") for event in events[:-1])
+    assert text == body["choices"][0]["message"]["content"]
+
+
+def test_a_json_object(engine: EngineProcess) -> None:
+    choice = engine.chat("hello", max_tokens=20, response_format={"type": "json_object"}).json()["choices"][0]
+    assert choice["message"]["content"].startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "code"),
+    [
+        (schema_format({"type": "object", "not": {}}), "unsupported_schema"),
+        ({"type": "json_schema"}, "invalid_value"),
+        ({"type": "text", "json_schema": {"name": "x", "schema": {}}}, "invalid_value"),
+        ({"type": "grammar"}, "invalid_value"),
+        ({"type": "json_schema", "json_schema": {"name": "not a name", "schema": {}}}, "invalid_value"),
+    ],
+)
+def test_schemas_that_are_refused(engine: EngineProcess, wanted: dict[str, Any], code: str) -> None:
+    response = engine.chat("hello", response_format=wanted)
+    assert response.status_code == 400
+    assert (error_of(response)["param"], error_of(response)["code"]) == ("response_format", code)
 
 
 CHAT = {"model": NAME, "messages": [{"role": "user", "content": "hi"}]}

@@ -35,6 +35,12 @@ class Traffic:
     errors_by_hour: list[int]
     median_s_by_hour: list[float | None]
 
+    @property
+    def median_s_line(self) -> list[float | None]:
+        """The medians as a line to draw; nothing if there are too few for one."""
+        known = [value for value in self.median_s_by_hour if value is not None]
+        return self.median_s_by_hour if len(known) > 1 else []
+
 
 def last_day(deployment: Deployment) -> Traffic:
     """Return the traffic of one deployment, all versions together. A caller who hung up is no error."""

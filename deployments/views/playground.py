@@ -120,9 +120,12 @@ def chat(request: TeamRequest) -> HttpResponseBase:
 @require_POST
 def warm(request: TeamRequest) -> HttpResponse:
     """Have the chosen model loaded and say how far it is; who asks again hears nothing (204) until that changes."""
-    context = _readiness(request.team, request.POST.get("model", ""))
-    if context["is_loading"] and request.POST.get("again"):
+    value, asks_again = request.POST.get("model", ""), bool(request.POST.get("again"))
+    context = _readiness(request.team, value)
+    if context["is_loading"] and asks_again:
         return HttpResponse(status=204)
+    if not asks_again and not context["error"]:
+        context["system"] = playground.system_prompt(request.team, value)
     return render(request, "deployments/_readiness.html", context)
 
 
@@ -130,10 +133,11 @@ def _readiness(team: Team, value: str) -> dict[str, Any]:
     try:
         placement = playground.warm(team, value)
     except PortalError as error:
-        return {"chosen": value, "is_loading": False, "error": error.message}
+        return {"chosen": value, "is_loading": False, "error": error.message, "system": None}
     failed = placement is not None and placement.status == Placement.Status.FAILED
     loading = placement is not None and placement.status == Placement.Status.PENDING
-    return {"chosen": value, "is_loading": loading, "error": placement.error if placement and failed else ""}
+    error_text = placement.error if placement is not None and failed else ""
+    return {"chosen": value, "is_loading": loading, "error": error_text, "system": None}
 
 
 @team_view()

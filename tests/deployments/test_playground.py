@@ -114,7 +114,8 @@ def test_warming_loads_a_run_and_says_when_it_is_ready(client_for, bob, run, nod
     with team_scope(team.pk):
         placement = Placement.unscoped.get()
     lifecycle.placement_failed(placement.pk, "The file is damaged.")
-    assert browser.post(f"{url}warm/", {"model": "deployment:x"}).content.strip() == b""
+    prompt = browser.post(f"{url}warm/", {"model": "deployment:x"}).content.decode()
+    assert prompt.count("<textarea") == 1, "the settings of the chat get the model's own system prompt"
     assert "does not exist" in browser.post(f"{url}warm/", {"model": "run:x"}).content.decode()
 
 

@@ -1,7 +1,8 @@
 """Which run starts next, and where: fair share between teams over the free slots of live nodes.
 
 A team with fewer running trainings comes first; among equals the one that used the GPUs less lately. Both are divided
-by the team's weight. Within a team, priority and then age decide.
+by the team's weight. Within a team, priority and then age decide. A run that had begun and was interrupted, by a node
+that was shut down or lost, goes before all of them: its turn is not over.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ _PICK = f"""
     JOIN portal_team team ON team.id = run.team_id
     LEFT JOIN shares ON shares.team_id = run.team_id
     WHERE run.status = 'queued' AND coalesce(shares.active, 0) < team.max_concurrent_runs
-    ORDER BY coalesce(shares.active, 0)::float / team.weight, coalesce(shares.recent_s, 0) / team.weight,
+    ORDER BY run.started_at IS NULL,
+             coalesce(shares.active, 0)::float / team.weight, coalesce(shares.recent_s, 0) / team.weight,
              run.priority DESC, run.queued_at, run.id
     LIMIT 1
     FOR UPDATE OF run SKIP LOCKED
@@ -60,7 +62,8 @@ _PLACES = f"""
     WITH shares AS ({_SHARES}), waiting AS (
         SELECT run.*, team.weight, team.max_concurrent_runs, coalesce(shares.recent_s, 0) AS recent_s,
                coalesce(shares.active, 0) - 1 + row_number() OVER (
-                   PARTITION BY run.team_id ORDER BY run.priority DESC, run.queued_at, run.id
+                   PARTITION BY run.team_id
+                   ORDER BY run.started_at IS NULL, run.priority DESC, run.queued_at, run.id
                ) AS before_it
         FROM experiments_run run
         JOIN portal_team team ON team.id = run.team_id
@@ -68,8 +71,8 @@ _PLACES = f"""
         WHERE run.status = 'queued'
     ), placed AS (
         SELECT id, team_id, before_it >= max_concurrent_runs AS over_limit, row_number() OVER (
-            ORDER BY before_it >= max_concurrent_runs, before_it::float / weight, recent_s / weight,
-                     priority DESC, queued_at, id
+            ORDER BY before_it >= max_concurrent_runs, started_at IS NULL, before_it::float / weight,
+                     recent_s / weight, priority DESC, queued_at, id
         ) AS place
         FROM waiting
     )

@@ -117,6 +117,17 @@ def test_within_a_team_priority_then_age_decides(team, node, submit_for):
     assert fresh(runs[0]).status == "assigned"
 
 
+def test_an_interrupted_run_goes_on_before_others_begin(team, other_team, node, submit_for):
+    [_, interrupted, _] = submit_for(team, 3)
+    submit_for(other_team, 2)
+    change(interrupted, started_at=timezone.now(), gpu_seconds=5_000)
+    assert scheduling.queue_places(team)[0].run == interrupted
+    scheduling.dispatch()
+    assert fresh(interrupted).status == "assigned"
+    end(interrupted, gpu_seconds=5_000)
+    assert start_order(1) == ["Finance"]
+
+
 def test_nothing_starts_without_a_live_node(team, submit_for):
     Node.objects.create(name="gone", heartbeat_at=timezone.now() - timedelta(hours=1))
     Node.objects.create(name="new", heartbeat_at=None)

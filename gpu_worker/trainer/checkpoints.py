@@ -93,8 +93,13 @@ def restore(state: State, parameters: AdapterParameters, optimizer: AdamW) -> No
     set_random_state(state.random)
 
 
+def seed_random(seed: int) -> None:
+    """Start torch's random number generators, which dropout draws from, at a known place."""
+    torch.manual_seed(seed)
+
+
 def random_state() -> dict[str, Tensor]:
-    """Return the state of torch's random number generators, which dropout draws from."""
+    """Return the state of torch's random number generators."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()

@@ -53,7 +53,8 @@ class GeneralLearner:
         config = self._model.peft_config["default"]
         config.inference_mode = True
         content: dict[str, object] = config.to_dict()
-        content["target_modules"] = sorted(config.target_modules)
+        # PEFT sometimes lists whole paths; other engines expect the layers' own names.
+        content["target_modules"] = sorted({path.rsplit(".", 1)[-1] for path in config.target_modules})
         return content
 
     def _loss(self, rows: Sequence[EncodedRow]) -> Tensor:

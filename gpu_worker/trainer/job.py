@@ -56,6 +56,7 @@ class Job:
         learner = make_learner(spec, longest_row=longest)
         require_space(self.folder.root, checkpoints.bytes_needed(learner.parameters.count))
         self.stop.check()
+        checkpoints.seed_random(spec.hyperparameters.seed)
         run = _Run(self, spec, learner, train, validation)
         resumed_from = run.resume() if spec.resume else None
         run.announce(resumed_from)

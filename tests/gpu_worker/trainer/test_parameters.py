@@ -1,0 +1,57 @@
+"""One flat buffer behaves like the tensors it holds, and our AdamW like torch's."""
+
+import pytest
+import torch
+
+from gpu_worker.trainer.parameters import AdamW, AdapterParameters, Slot
+
+SLOTS = [
+    Slot("m.q_proj.lora_A.weight", (4, 6)),
+    Slot("m.q_proj.lora_B.weight", (5, 4), transposed=True),
+    Slot("m.v_proj.lora_A.weight", (4, 6)),
+]
+
+
+def test_export_and_load_are_inverse_in_the_orientation_of_files():
+    parameters = AdapterParameters(SLOTS)
+    tensors = {slot.name: torch.randn(slot.shape) for slot in SLOTS}
+    parameters.load(parameters.values, tensors)
+    exported = parameters.export(parameters.values)
+    assert all(torch.equal(exported[name], tensor) for name, tensor in tensors.items())
+    assert parameters.views(parameters.values)["m.q_proj.lora_B.weight"].shape == (4, 5)
+
+
+def test_tensors_of_another_shape_are_refused():
+    parameters = AdapterParameters(SLOTS)
+    with pytest.raises(ValueError, match="q_proj"):
+        parameters.load(parameters.values, {slot.name: torch.zeros(2, 2) for slot in SLOTS})
+
+
+def test_start_depends_on_seed_and_names_only():
+    one, other = AdapterParameters(SLOTS), AdapterParameters(SLOTS[::-1])
+    one.initialise(7)
+    other.initialise(7)
+    for name, tensor in one.export(one.values).items():
+        assert torch.equal(tensor, other.export(other.values)[name])
+        assert bool(tensor.any()) == (".lora_A." in name)
+    other.initialise(8)
+    assert not torch.equal(one.values.sort().values, other.values.sort().values)
+
+
+def test_adamw_and_clipping_equal_torch():
+    parameters = AdapterParameters(SLOTS)
+    parameters.initialise(1)
+    reference = torch.nn.Parameter(parameters.values.clone())
+    ours = AdamW(parameters, weight_decay=0.1)
+    theirs = torch.optim.AdamW([reference], weight_decay=0.1)
+    for step in range(20):
+        gradient = torch.randn(parameters.count) * 3
+        parameters.gradients.copy_(gradient)
+        reference.grad = gradient.clone()
+        for group in theirs.param_groups:
+            group["lr"] = 0.01 / (step + 1)
+        assert ours.clip(1.0) == pytest.approx(float(torch.nn.utils.clip_grad_norm_([reference], 1.0)))
+        ours.update(0.01 / (step + 1))
+        theirs.step()
+    assert torch.allclose(parameters.values, reference, atol=1e-6)
+    assert not parameters.gradients.any()

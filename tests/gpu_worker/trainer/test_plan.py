@@ -1,0 +1,90 @@
+"""Which rows in which step: every row once an epoch, the same for the same seed, similar lengths together."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.hyperparameters import Hyperparameters
+from gpu_worker.trainer.plan import TrainingPlan, micro_batches
+
+lengths = st.lists(st.integers(2, 500), min_size=1, max_size=300)
+sizes = st.integers(1, 20)
+
+
+@given(lengths, sizes, st.integers(0, 5))
+def test_an_epoch_holds_every_row_once_in_nearly_equal_batches(lengths, size, epoch):
+    plan = TrainingPlan(lengths, Hyperparameters(batch_size=size))
+    batches = [plan.batch(epoch * plan.steps_per_epoch + i) for i in range(plan.steps_per_epoch)]
+    assert Counter(row for batch in batches for row in batch) == Counter(range(len(lengths)))
+    assert max(map(len, batches)) <= size
+    assert max(map(len, batches)) - min(map(len, batches)) <= 1
+
+
+@given(lengths, st.integers(0, 100))
+def test_the_order_is_a_function_of_seed_and_step_alone(lengths, step):
+    plan, other = (TrainingPlan(lengths, Hyperparameters(seed=3)) for _ in range(2))
+    other.batch(step + 50)
+    assert plan.batch(step) == other.batch(step)
+
+
+def test_seeds_and_epochs_give_different_orders():
+    lengths = list(range(2, 102))
+    plan, other = TrainingPlan(lengths, Hyperparameters(seed=1)), TrainingPlan(lengths, Hyperparameters(seed=2))
+    assert plan.batch(0) != other.batch(0)
+    assert plan.batch(0) != plan.batch(plan.steps_per_epoch)
+
+
+def test_padding_is_small():
+    lengths = [30 + (37 * i) % 200 for i in range(1000)]
+    plan = TrainingPlan(lengths, Hyperparameters(batch_size=8))
+    padded = sum(8 * max(lengths[row] for row in plan.batch(step)) for step in range(plan.steps_per_epoch))
+    assert padded / sum(lengths) < 1.1
+
+
+@given(lengths, sizes)
+def test_micro_batches_hold_the_batch(lengths, size):
+    rows = list(range(len(lengths)))
+    parts = micro_batches(rows, lengths, size)
+    assert sorted(row for part in parts for row in part) == rows
+    assert all(0 < len(part) <= size for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "total"),
+    [({"epochs": 2}, 26), ({"epochs": 0.5}, 6), ({"epochs": 0.01}, 1), ({"epochs": 9, "max_steps": 5}, 5)],
+)
+def test_total_steps(chosen, total):
+    assert TrainingPlan([10] * 100, Hyperparameters(batch_size=8, **chosen)).total_steps == total
+
+
+@pytest.mark.parametrize(
+    ("per_epoch", "epochs", "marks"),
+    [
+        (2, 2, {0, 10, 20, 30, 40}),
+        (4, 1, {0, 5, 10, 15, 20}),
+        (0, 3, {0, 60}),
+        (0.5, 4, {0, 40, 80}),
+        (3, 1, {0, 7, 13, 20}),
+    ],
+)
+def test_validation_at_start_end_and_evenly_between(per_epoch, epochs, marks):
+    chosen = Hyperparameters(batch_size=5, epochs=epochs, evaluations_per_epoch=per_epoch)
+    assert TrainingPlan([10] * 100, chosen).validation_steps() == marks
+
+
+@pytest.mark.parametrize(("schedule", "end"), [("linear", 0.0), ("cosine", 0.0), ("constant", 1.0)])
+def test_learning_rate_rises_then_falls(schedule, end):
+    chosen = Hyperparameters(learning_rate=1.0 / 16, batch_size=1, epochs=1, schedule=schedule, warmup_share=0.1)
+    plan = TrainingPlan([10] * 1000, chosen)
+    rates = [plan.learning_rate(step) * 16 for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[99] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(end, abs=2e-3)
+    assert rates[100:] == sorted(rates[100:], reverse=True)
+
+
+def test_learning_rate_may_end_above_zero():
+    chosen = Hyperparameters(learning_rate=0.01, batch_size=1, epochs=1, final_learning_rate_share=0.25)
+    assert TrainingPlan([10] * 1000, chosen).learning_rate(999) == pytest.approx(0.0025, rel=0.01)

@@ -3,9 +3,11 @@
 import fcntl
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ from portal.embedded_postgres.creation import (
 )
 
 PROJECT = Path(__file__).resolve().parents[2]
+ORIGIN = "origin"
 IDLE_S = 5.0
 # Recovery after a crash reads the whole log since the last checkpoint, which may take minutes.
 START_LIMIT_S = 180.0
@@ -121,17 +124,32 @@ def reachable_root(root: Path, account: Account) -> Path:
     make_folder(root)
     if account.can_enter(root):
         return root
+    remove_forgotten_trials()
     elsewhere = SYSTEM_FOLDER / f"pg-{secrets.token_hex(8)}"
     make_folder(elsewhere)
+    (elsewhere / ORIGIN).write_text(f"{root}\n")
     aside = place.with_suffix(f".{os.getpid()}")
     aside.write_text(f"{elsewhere}\n")
     try:
         os.link(aside, place)  # fails if another process was first
     except FileExistsError:
-        elsewhere.rmdir()
+        shutil.rmtree(elsewhere)
     finally:
         aside.unlink()
     return known_root(root)
+
+
+def remove_forgotten_trials() -> None:
+    """Remove clusters that were moved here from a temporary folder which is gone, as after test runs.
+
+    Only those: elsewhere a missing folder may just be a disk that is not mounted at the moment.
+    """
+    for note in SYSTEM_FOLDER.glob(f"pg-*/{ORIGIN}"):
+        origin = Path(note.read_text().strip())
+        is_temporary = origin.is_relative_to(Path(tempfile.gettempdir()).resolve())
+        cluster = existing_cluster(note.parent)
+        if is_temporary and not origin.exists() and (cluster is None or cluster.keeper() is None):
+            shutil.rmtree(note.parent, ignore_errors=True)
 
 
 def known_root(root: Path) -> Path:

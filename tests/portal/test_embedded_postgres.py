@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from portal import embedded_postgres
 from portal.embedded_postgres.cluster import Cluster
-from portal.embedded_postgres.starter import existing_cluster, known_root
+from portal.embedded_postgres.starter import existing_cluster, known_root, remove_forgotten_trials
 
 PROJECT = Path(__file__).resolve().parents[2]
 IDLE_S = 1.0
@@ -219,7 +219,11 @@ def test_root_keeps_a_closed_home_closed() -> None:
         assert elsewhere != root
         embedded_postgres.release(root)
         embedded_postgres.stop(root)
-        shutil.rmtree(elsewhere)
+        remove_forgotten_trials()
+        assert elsewhere.exists()
+        shutil.rmtree(root)
+        remove_forgotten_trials()
+        assert not elsewhere.exists()
 
 
 def test_another_database_is_left_alone() -> None:

@@ -82,7 +82,7 @@ def mapping(request: TeamRequest, pk: UUID) -> HttpResponse:
     stored = sources.in_order(version)
     is_final = request.method == "POST" and "preview" not in request.POST
     if request.method == "POST":
-        form = _posted_form(request.POST, stored)
+        form = _posted_form(request.POST, stored, is_final=is_final)
         if form.is_valid() and is_final and _begun(request, form, version):
             return redirect("datasets:version", request.team.slug, pk)
         _field, problem = form.mapping_problem()
@@ -105,11 +105,13 @@ def mapping(request: TeamRequest, pk: UUID) -> HttpResponse:
     return render(request, "datasets/mapping.html", context, status=400 if is_final else 200)
 
 
-def _posted_form(posted: QueryDict, stored: Sequence[SourceFile]) -> MappingForm:
+def _posted_form(posted: QueryDict, stored: Sequence[SourceFile], *, is_final: bool) -> MappingForm:
     train = stored[0]
     reading = Reading(posted.get("encoding_train", ""), posted.get("delimiter_train", ""))
     columns = _columns(train, reading)
-    return MappingForm(_fitting(posted, train, columns, reading), sources=stored, columns=columns)
+    # Only a preview may guess anew: an import takes what the person saw, or says that it does not fit.
+    answers = posted if is_final else _fitting(posted, train, columns, reading)
+    return MappingForm(answers, sources=stored, columns=columns)
 
 
 def _first_mapping(version: DatasetVersion, train: SourceFile) -> ColumnMapping:

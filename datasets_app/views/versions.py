@@ -28,6 +28,7 @@ ROWS_PER_PAGE = 20
 SEEN_PER_PAGE = 5
 # Values of a closed field that are drawn as bars; the rest is counted.
 BARS_PER_FIELD = 12
+FAULTS_SHOWN = 200
 Status = DatasetVersion.Status
 
 
@@ -69,7 +70,7 @@ def _ready_context(request: TeamRequest, found: DatasetVersion) -> dict[str, Any
         "fields": [_shown_field(field) for field in found.report.get("fields", [])],
         "warnings": reports.warnings_in_words(found.report),
         "fault_count": found.report.get("fault_count", 0),
-        "faults": [reports.fault_line(fault) for fault in found.report.get("faults", [])[:50]],
+        "faults": [reports.fault_line(fault) for fault in found.report.get("faults", [])[:FAULTS_SHOWN]],
         "sources": sources.in_order(found),
         "used_by": found.runs.count(),
     }
@@ -112,13 +113,10 @@ def download(request: TeamRequest, pk: UUID, split: str) -> FileResponse:
 @team_view()
 @require_safe
 def progress(request: TeamRequest, pk: UUID) -> HttpResponse:
-    """Answer the card with the progress of an import; when it has ended, let the page load itself again."""
+    """Answer the card with the progress of an import; when it has ended, the card fetches the page of the outcome."""
     version = get_object_or_404(request.team.datasetversions.select_related("team"), pk=pk)
-    response = render(request, "datasets/_progress.html", progress_context(version))
-    if version.status != Status.IMPORTING:
-        response.status_code = 286
-        response.headers["HX-Refresh"] = "true"
-    return response
+    status = 200 if version.status == Status.IMPORTING else 286
+    return render(request, "datasets/_progress.html", progress_context(version), status=status)
 
 
 def progress_context(version: DatasetVersion) -> dict[str, Any]:
@@ -139,7 +137,7 @@ def failure_context(version: DatasetVersion) -> dict[str, Any]:
     return {
         "version": version,
         "error": reports.error_in_words(report),
-        "faults": [reports.fault_line(fault) for fault in report.get("faults", [])],
+        "faults": [reports.fault_line(fault) for fault in report.get("faults", [])[:FAULTS_SHOWN]],
         "fault_count": report.get("fault_count", 0),
         "several_files": version.sources.count() > 1,
         "can_skip": report.get("error", {}).get("code") == "faulty_rows",

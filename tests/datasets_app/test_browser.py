@@ -1,0 +1,135 @@
+"""Importing a dataset in a real browser: upload with scripts, live preview, polling, and every page in both widths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datasets_app import services, tasks
+from datasets_app.models import DatasetVersion, Split
+from portal.rls import all_teams, team_scope
+from tests.datasets_app.files import csv_bytes, csv_upload, tickets
+from tests.portal.test_interface import OVERFLOWING, chromium, complaints_of  # noqa: F401 - a fixture among them
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture
+def open_page(chromium, live_server, client_for, alice):  # noqa: F811
+    """Return a function that opens a page as Alice: `open_page(path, width=…, theme=…)`."""
+    contexts = []
+
+    def show(path: str, *, width: int = 1280, theme: str = "light", scripts: bool = True) -> Any:
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=theme, java_script_enabled=scripts
+        )
+        contexts.append(context)
+        session = client_for(alice).cookies["sessionid"].value
+        context.add_cookies([{"name": "sessionid", "value": session, "url": live_server.url}])
+        page = context.new_page()
+        page.complaints = complaints_of(page)
+        page.goto(live_server.url + path, wait_until="networkidle")
+        return page
+
+    yield show
+    for context in contexts:
+        context.close()
+
+
+def newest() -> DatasetVersion:
+    with all_teams("test"):
+        return DatasetVersion.unscoped.order_by("-created_at").first()
+
+
+def table(folder: Path, rows: list[tuple[str, ...]], **options: Any) -> str:
+    path = folder / "support tickets.csv"
+    path.write_bytes(csv_bytes(rows, **options))
+    return str(path)
+
+
+def test_import_with_scripts(open_page, team, base_model, tmp_path):
+    page = open_page(f"/t/{team.slug}/datasets/import/")
+    page.fill("[name=name]", "Tickets")
+    page.set_input_files("[name=train_file]", table(tmp_path, [*tickets(60), ("No answer", "")]))
+    assert "support tickets.csv" in page.inner_text("[data-file-name]")
+    page.get_by_role("button", name="Upload").click()
+    page.wait_for_url("**/mapping/")
+
+    preview = page.locator("#preview")
+    sync_api.expect(preview).to_contain_text("<|im_start|>user")
+    page.fill("[name=system_prompt]", "Route the ticket.")
+    sync_api.expect(preview).to_contain_text("Route the ticket.")
+    page.check("[name=shape][value=messages]")
+    sync_api.expect(page.locator("[name=prompt]")).to_be_hidden()
+    sync_api.expect(preview).to_contain_text("Choose the column that holds the messages.")
+    page.check("[name=shape][value=columns]")
+    page.locator("summary", has_text="How it is read").click()
+    page.select_option("[name=delimiter_train]", ";")
+    sync_api.expect(page.locator("[name=prompt]")).to_contain_text("prompt,response")
+    page.select_option("[name=delimiter_train]", ",")
+    sync_api.expect(page.locator("[name=prompt]")).to_have_value("prompt")
+    assert page.input_value("[name=system_prompt]") == "Route the ticket."
+    page.get_by_role("button", name="Import").click()
+
+    sync_api.expect(page.locator("#progress")).to_contain_text("Waiting for a free worker")
+    tasks.import_version(str(newest().pk))
+    page.get_by_role("button", name="Import without this row").click()
+    page.wait_for_selector("#progress")
+    tasks.import_version(str(newest().pk))
+    page.wait_for_selector("#rows")
+    assert "One row was left out" in page.inner_text("main")
+    assert page.complaints == []
+
+
+def test_import_without_scripts(open_page, team, base_model, tmp_path):
+    page = open_page(f"/t/{team.slug}/datasets/import/", scripts=False)
+    page.fill("[name=name]", "Tickets")
+    page.set_input_files("[name=train_file]", table(tmp_path, tickets(20), header=("text", "label")))
+    page.get_by_role("button", name="Upload").click()
+    page.fill("[name=system_prompt]", "Route the ticket.")
+    page.get_by_role("button", name="Preview").click()
+    assert "Route the ticket." in page.inner_text("#preview")
+    page.get_by_role("button", name="Import").click()
+    tasks.import_version(str(newest().pk))
+    page.reload()
+    assert "Ticket" in page.inner_text("#rows")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pages_fit_and_break_no_policy(open_page, team, actor, base_model, theme, width):
+    long_word = "x" * 300
+    rows = [(f"{long_word} {number}", "{" + f'"{long_word}": "{long_word}"' + "}") for number in range(12)]
+
+    def started(name: str, file: Any) -> DatasetVersion:
+        with team_scope(team.pk):
+            return services.start_import(team=team, actor=actor, name=name, files={Split.TRAIN: file})
+
+    def imported(name: str, file: Any) -> DatasetVersion:
+        version = started(name, file)
+        with team_scope(team.pk):
+            mapping = services.sources.guess(version.sources.get())
+            services.begin_import(version=version, actor=actor, mapping=mapping)
+        tasks.import_version(str(version.pk))
+        return version
+
+    draft = started("Не тот шрифт", csv_upload([("Не могу войти", "Доступ")] * 5, encoding="cp1251"))
+    ready, failed = imported(long_word[:110], csv_upload(rows)), imported("Bad", csv_upload([*rows, (long_word, "")]))
+    base = f"/t/{team.slug}"
+    for address in (
+        "/datasets/",
+        "/datasets/?q=nothing",
+        "/datasets/import/",
+        f"/datasets/{ready.dataset_id}/",
+        f"/datasets/{ready.dataset_id}/delete/",
+        f"/dataset-versions/{draft.pk}/mapping/",
+        f"/dataset-versions/{ready.pk}/",
+        f"/dataset-versions/{ready.pk}/?view=model",
+        f"/dataset-versions/{failed.pk}/",
+    ):
+        page = open_page(base + address, width=width, theme=theme)
+        assert page.evaluate(OVERFLOWING) <= 0, address
+        assert page.complaints == [], address

@@ -26,7 +26,7 @@ if PRODUCTION and DEBUG:
     raise ImproperlyConfigured("TUNEPORT_DEBUG must not be on in production.")
 
 # Everything that the portal writes lies below this folder: database, models, datasets, adapters.
-DATA_DIR = Path(env.str("TUNEPORT_DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
+DATA_DIR = Path(env.str("TUNEPORT_DATA_DIR", default="") or BASE_DIR / "var").resolve()
 
 
 def _secret(name: str) -> str:

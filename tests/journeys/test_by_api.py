@@ -81,7 +81,7 @@ def test_from_csv_to_a_called_endpoint(installation: Installation, version: str,
 
 def _deployed(installation: Installation) -> bool:
     rows = installation.api("GET", "/api/deployments/").json()["results"]
-    return any(row["name"] == "journey" and row["status"] == "ready" for row in rows)
+    return any(row["name"] == "journey" and row["state"] == "ready" for row in rows)
 
 
 def test_the_base_model_answers_and_strangers_are_told_nothing(installation: Installation, client: OpenAI):

@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from deployments import engine_client
 from deployments.engine_connection import CallerGone, Silence
 from deployments.metering import Caller, RequestCount
-from deployments.targets import Target, model_not_found, resolve, resolve_adapter, resolve_base_model
+from deployments.targets import Target, forget, model_not_found, resolve, resolve_adapter, resolve_base_model
 from portal.errors import PortalError, error_body
 
 __all__ = [
@@ -141,6 +141,8 @@ def _counting_refusals(count: RequestCount) -> Iterator[None]:
         count.write(CLIENT_CLOSED_REQUEST)
         raise PortalError(_("The client closed the connection."), code="client_closed_request") from None
     except PortalError as error:
+        if error.status >= 500:
+            forget(count.target)
         count.write(error.status)
         raise
 

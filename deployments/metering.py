@@ -2,21 +2,113 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, connection
 from django.http import HttpRequest
 
+from deployments.models import InferenceRecord
 from deployments.targets import Target
 from portal.models import Team
-from portal.rls import team_scope
+from portal.rls import all_teams, team_scope
 
 logger = logging.getLogger(__name__)
+
+FLUSH_EVERY_S = 0.25
+MOST_WAITING = 100_000
+
+
+class Ledger:
+    """Writes counted requests in batches, from a thread of its own: an answer never waits for the database's disk.
+
+    What a killed process loses is a quarter of a second of counts; while the database is away they wait.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[InferenceRecord] = deque(maxlen=MOST_WAITING)
+        self._lock = threading.Lock()
+        self._writer: threading.Thread | None = None
+        os.register_at_fork(after_in_child=self._forget)
+
+    def add(self, record: InferenceRecord) -> None:
+        """Have a record written soon; within a transaction it is written at once and belongs to it."""
+        if connection.in_atomic_block:
+            with team_scope(record.team_id):
+                record.save()
+            return
+        self._waiting.append(record)
+        with self._lock:
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write_forever, name="ledger", daemon=True)
+                self._writer.start()
+                atexit.register(self._flush_at_exit)
+
+    def flush(self) -> None:
+        """Write what waits. If the database is away it goes on waiting."""
+        batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if not batch:
+            return
+        try:
+            try:
+                _write(batch)
+            except IntegrityError:  # a team, token or version is gone by now; that concerns its own records only
+                for record in batch:
+                    _write_alone(record)
+        except (OperationalError, InterfaceError):
+            self._waiting.extendleft(reversed(batch))
+            raise
+
+    def _flush_at_exit(self) -> None:
+        try:
+            self.flush()
+        except DatabaseError:
+            logger.error("%d requests could not be counted before the end", len(self._waiting))
+
+    def _write_forever(self) -> None:
+        while True:
+            time.sleep(FLUSH_EVERY_S)
+            try:
+                self.flush()
+                if not self._waiting:
+                    connection.close()
+            except Exception:  # counting goes on, whatever happened
+                logger.exception("%d requests are not counted yet", len(self._waiting))
+                connection.close()
+                time.sleep(1)
+
+    def _forget(self) -> None:
+        """A forked child has no writer, and its parent writes what waited."""
+        self._waiting.clear()
+        self._lock = threading.Lock()
+        self._writer = None
+
+
+def _write(batch: list[InferenceRecord]) -> None:
+    with all_teams("counted requests of all teams, written together"):
+        InferenceRecord.unscoped.bulk_create(batch)
+
+
+def _write_alone(record: InferenceRecord) -> None:
+    try:
+        _write([record])
+    except IntegrityError:
+        record.version_id = record.token_id = None
+        try:
+            _write([record])
+        except IntegrityError:
+            logger.warning("request %s of a team that is gone is not counted", record.request_id)
+
+
+ledger = Ledger()
 
 
 @dataclass(frozen=True)
@@ -69,27 +161,22 @@ class RequestCount:
                 self.first_token_ms = self._elapsed_ms()
 
     def write(self, status: int) -> None:
-        """Store the request. A database that is away costs the count, not the answer."""
-        try:
-            with team_scope(self.caller.team.pk):
-                with connection.cursor() as cursor:
-                    # A crash of the server may lose the last half second of counts; waiting for the disk would cost
-                    # every single answer.
-                    cursor.execute("SET LOCAL synchronous_commit TO off")
-                self.caller.team.inferencerecords.create(
-                    version_id=self.target.version_id,
-                    model=self.target.public_name[:120],
-                    token_id=self.caller.token_id,
-                    request_id=self.caller.request_id[:64],
-                    streamed=self.streamed,
-                    status=status,
-                    prompt_tokens=self.prompt_tokens,
-                    completion_tokens=self.completion_tokens,
-                    first_token_ms=self.first_token_ms,
-                    duration_ms=self._elapsed_ms(),
-                )
-        except DatabaseError:
-            logger.exception("request %s was answered with %d but not counted", self.caller.request_id, status)
+        """Put the request on the ledger."""
+        ledger.add(
+            InferenceRecord(
+                team_id=self.caller.team.pk,
+                version_id=self.target.version_id,
+                model=self.target.public_name[:120],
+                token_id=self.caller.token_id,
+                request_id=self.caller.request_id[:64],
+                streamed=self.streamed,
+                status=status,
+                prompt_tokens=self.prompt_tokens,
+                completion_tokens=self.completion_tokens,
+                first_token_ms=self.first_token_ms,
+                duration_ms=self._elapsed_ms(),
+            )
+        )
 
     def _elapsed_ms(self) -> int:
         return round((time.monotonic() - self.started) * 1000)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -11,21 +12,16 @@ from django.db.models import F, QuerySet
 from django.utils.translation import gettext as _
 
 from deployments.engine_client import EngineTarget
-from deployments.models import DeploymentVersion, Engine, Placement
+from deployments.models import Engine, Placement
 from experiments.models import Adapter
 from portal.errors import NotFound, PortalError, Unavailable
 from portal.models import BaseModel, Team
 from portal.rls import team_scope
 
-_LIVE_IN = "adapter__deployment_versions__live_in"
+# Where a version is loaded changes only when a node or an engine fails, so it need not be asked for each request.
+KNOWN_FOR_S = 1.0
+_MOST_KNOWN = 10_000
 _LOADED = ("node__engines__url", "node__engines__access_key")
-_DEPLOYED = (
-    *_LOADED,
-    "adapter_id",
-    "adapter__sha256",
-    "adapter__deployment_versions__id",
-    "adapter__deployment_versions__system_prompt",
-)
 
 
 @dataclass(frozen=True)
@@ -40,21 +36,26 @@ class Target:
     system_prompt: str = ""
 
 
+@dataclass(frozen=True)
+class _Known:
+    target: Target
+    until: float
+
+
+_known: dict[UUID, _Known] = {}
+
+
 def resolve(team: Team, name: str) -> Target:
     """Return where to ask for a model: a deployment of the team, or a base model by its id.
 
+    Which version is live is read each time, so stopping and promoting take effect with the next request.
     Raises: NotFound with the same words for other teams' models and for names nobody has, Unavailable while the model
     is being loaded, PortalError if its deployment is stopped or cannot be loaded.
     """
     with team_scope(team.pk):
-        # One filter, not two: conditions on one version and one deployment belong into one join.
-        live = {f"{_LIVE_IN}__name": name, f"{_LIVE_IN}__is_running": True}
-        row = _ready(team).filter(**live).values(*_DEPLOYED).first()
-        if row is not None:
-            return _deployed_target(name, row)
-        deployment = team.deployments.select_related("live_version", "next_version").filter(name=name).first()
-        if deployment is not None:
-            raise _not_served(deployment.is_running, deployment.live_version or deployment.next_version)
+        found = team.deployments.filter(name=name).values_list("is_running", "live_version_id").first()
+        if found is not None:
+            return _deployed_target(team, name, *found)
     return resolve_base_model(name)
 
 
@@ -106,23 +107,30 @@ def _engine(row: Mapping[str, Any]) -> EngineTarget:
     return EngineTarget(row["node__engines__url"], row["node__engines__access_key"])
 
 
-def _deployed_target(name: str, row: Mapping[str, Any]) -> Target:
-    return Target(
-        engine=_engine(row),
-        engine_model=Adapter(id=row["adapter_id"]).engine_name,
-        public_name=name,
-        fingerprint=_fingerprint(row["adapter__sha256"]),
-        version_id=row["adapter__deployment_versions__id"],
-        system_prompt=row["adapter__deployment_versions__system_prompt"],
-    )
-
-
-def _not_served(is_running: bool, version: DeploymentVersion | None) -> PortalError:
+def _deployed_target(team: Team, name: str, is_running: bool, version_id: UUID | None) -> Target:
     if not is_running:
-        return PortalError(
+        raise PortalError(
             _("This deployment is stopped. Start it to use it again."), code="deployment_stopped", param="model"
         )
-    return _not_loaded(version.adapter) if version is not None else _loading()
+    if version_id is None:
+        following = team.deploymentversions.select_related("adapter").filter(next_in__name=name).first()
+        raise _not_loaded(following.adapter) if following is not None else _loading()
+    known = _known.get(version_id)
+    if known is not None and time.monotonic() < known.until:
+        return known.target
+    version = team.deploymentversions.select_related("adapter").get(pk=version_id)
+    target = resolve_adapter(team, version.adapter, name, system_prompt=version.system_prompt)
+    target = replace(target, version_id=version_id)
+    if len(_known) > _MOST_KNOWN:
+        _known.clear()
+    _known[version_id] = _Known(target, time.monotonic() + KNOWN_FOR_S)
+    return target
+
+
+def forget(target: Target) -> None:
+    """Look again where a version is loaded: its engine did not answer as it should."""
+    if target.version_id is not None:
+        _known.pop(target.version_id, None)
 
 
 def _not_loaded(adapter: Adapter) -> PortalError:

@@ -175,12 +175,14 @@ def _split_source(
     limits: Limits,
     progress: Beat,
 ) -> dict[str, WrittenRows]:
+    wanted = {name: share for name, share in options.shares.items() if share}
     return write_split(
         _table(source, limits),
         mapping,
         {split.value: folder / f"{split.value}.jsonl" for split in Split},
         rows=rows,
-        shares=options.shares,
+        # Too few rows for every split: all of them are for training.
+        shares=wanted if rows >= len(wanted) else {Split.TRAIN.value: 1.0},
         seed=options.seed,
         skip_faulty=options.skip_faulty,
         progress=progress,

@@ -71,7 +71,7 @@ def as_seen(rows: Iterable[CanonicalRow]) -> tuple[tuple[SeenRow, ...], str]:
     """
     model = BaseModel.objects.filter(is_allowed=True).order_by("parameters").first()
     renderer = _renderer(model) if model else None
-    seen = tuple(_rendered(renderer, row) if renderer else _plain(row) for row in rows)
+    seen = tuple(_seen(renderer, row) for row in rows)
     return seen, model.name if model and renderer else ""
 
 
@@ -85,6 +85,13 @@ def _renderer(model: BaseModel) -> ChatRenderer | None:
 @lru_cache(maxsize=2)
 def _load(folder: Path, revision: str) -> ChatRenderer:
     return ChatRenderer.load(folder)
+
+
+def _seen(renderer: ChatRenderer | None, row: CanonicalRow) -> SeenRow:
+    try:
+        return _rendered(renderer, row) if renderer else _plain(row)
+    except RenderingError:  # the template of this base model refuses the conversation; another one may not
+        return _plain(row)
 
 
 def _rendered(renderer: ChatRenderer, row: CanonicalRow) -> SeenRow:

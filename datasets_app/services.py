@@ -88,7 +88,7 @@ def _clean_name(name: str) -> str:
 
 def _next_number(dataset: Dataset) -> int:
     # The lock makes two uploads of the same dataset take turns, so that each gets a number of its own.
-    Dataset.unscoped.select_for_update().get(pk=dataset.pk)
+    dataset.team.datasets.select_for_update().get(pk=dataset.pk)
     return (dataset.versions.aggregate(last=Max("number"))["last"] or 0) + 1
 
 
@@ -105,7 +105,8 @@ def begin_import(
 
     Raises: IllegalTransition in another state; InvalidInput for mapping, encoding and options; InvalidSource.
     """
-    version = DatasetVersion.unscoped.select_for_update().select_related("team", "dataset").get(pk=version.pk)
+    versions = version.team.datasetversions.select_related("team", "dataset")
+    version = versions.select_for_update(of=("self",)).get(pk=version.pk)
     if version.status not in (Status.DRAFT, Status.FAILED):
         raise IllegalTransition(_("This version is being imported or is ready already."), code="already_imported")
     chosen = options if isinstance(options, ImportOptions) else ImportOptions.from_dict(options or {})

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.core.paginator import Paginator
+from django.db.models import Prefetch
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -26,7 +27,9 @@ Status = DatasetVersion.Status
 def index(request: TeamRequest) -> HttpResponse:
     """List datasets, the newest first, with a search by name."""
     query = request.GET.get("q", "").strip()[:120].replace("\x00", "")
-    found = request.team.datasets.order_by("-created_at", "pk").prefetch_related("versions")
+    # A report may name a thousand faulty rows, which no list shows.
+    versions = Prefetch("versions", request.team.datasetversions.defer("report"))
+    found = request.team.datasets.order_by("-created_at", "pk").prefetch_related(versions)
     if query:
         found = found.filter(name__icontains=query)
     page = Paginator(found, DATASETS_PER_PAGE).get_page(request.GET.get("page"))
@@ -43,7 +46,7 @@ def _newest_and_ready(versions: list[DatasetVersion]) -> tuple[DatasetVersion | 
 def detail(request: TeamRequest, pk: UUID) -> HttpResponse:
     """Show a dataset with its versions."""
     dataset = get_object_or_404(request.team.datasets.select_related("created_by"), pk=pk)
-    versions = dataset.versions.select_related("created_by").order_by("-number")
+    versions = dataset.versions.select_related("created_by").defer("report").order_by("-number")
     ready = next((version for version in versions if version.status == Status.READY), None)
     return render(request, "datasets/detail.html", {"dataset": dataset, "versions": versions, "ready": ready})
 

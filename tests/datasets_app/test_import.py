@@ -105,6 +105,12 @@ def test_one_file_is_divided_by_the_seed(team, actor):
     assert one.content_hash == again.content_hash != other.content_hash
 
 
+@pytest.mark.parametrize(("rows", "split"), [(1, (1, 0, 0)), (2, (2, 0, 0)), (3, (1, 1, 1)), (12, (10, 1, 1))])
+def test_few_rows_are_for_training_first(team, actor, rows, split):
+    version = import_now(team, actor, {Split.TRAIN: csv_upload(tickets(rows))}, options={"test_share": 0.1})
+    assert (version.train_rows, version.validation_rows, version.test_rows) == split
+
+
 def test_import_may_be_delivered_twice(team, actor):
     version = import_now(team, actor, {Split.TRAIN: csv_upload(tickets(10))})
     ready_at = version.ready_at

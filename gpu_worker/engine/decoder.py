@@ -115,7 +115,7 @@ class DecoderRunner:
             x = self._attend(step, layer, x)
             x = self._feed_forward(step, layer, x)
         x = self._norm(x[layout.logit_index], self._weights.final_norm)
-        return functional.linear(x, self._weights.head).float().cpu()
+        return self._weights.head(x).float().cpu()
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, (x.shape[-1],), weight, self.shape.rms_eps)
@@ -124,11 +124,11 @@ class DecoderRunner:
         """Add the attention block to the residual stream. Shapes: x (N, hidden)."""
         weights = self._weights.layers[layer]
         h = self._norm(x, weights.input_norm)
-        qkv = functional.linear(h, weights.qkv, weights.qkv_bias)
+        qkv = weights.qkv(h)
         self._lora.apply(step.lora, layer, QKV, h, qkv)
         queries = self._rotate_and_store(step, layer, qkv)
         attended = self._attention(step.layout, layer, queries)
-        out = torch.addmm(x, attended, weights.output.t())
+        out = weights.output.add_to(x, attended)
         self._lora.apply(step.lora, layer, OUTPUT, attended, out)
         return out
 
@@ -136,11 +136,11 @@ class DecoderRunner:
         """Add the gated feed-forward block to the residual stream. Shapes: x (N, hidden)."""
         weights = self._weights.layers[layer]
         h = self._norm(x, weights.post_norm)
-        gate_up = functional.linear(h, weights.gate_up)
+        gate_up = weights.gate_up(h)
         self._lora.apply(step.lora, layer, GATE_UP, h, gate_up)
         gate, up = gate_up.chunk(2, -1)
         inner = functional.silu(gate).mul_(up)
-        out = torch.addmm(x, inner, weights.down.t())
+        out = weights.down.add_to(x, inner)
         self._lora.apply(step.lora, layer, DOWN, inner, out)
         return out
 

@@ -11,30 +11,30 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gpu_worker.engine.errors import UnsupportedModel
+from gpu_worker.engine.linear import Linear, make_linear
 from gpu_worker.engine.model_shape import ModelShape
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One decoder layer. Matrices are (out, in); rows of `qkv` are queries, keys, values."""
+    """One decoder layer. Outputs of `qkv` are queries, keys, values side by side; of `gate_up` gates, then ups."""
 
     input_norm: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor | None
-    output: Tensor
+    qkv: Linear
+    output: Linear
     post_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Linear
+    down: Linear
 
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """A whole decoder. `head` is the same tensor as `embedding` where the model ties them."""
+    """A whole decoder. Shapes: embedding (vocabulary, hidden)."""
 
     embedding: Tensor
     layers: tuple[LayerWeights, ...]
     final_norm: Tensor
-    head: Tensor
+    head: Linear
 
 
 class TensorFolder:
@@ -86,19 +86,16 @@ def interleave_pairs(rows: Tensor, head_dim: int) -> Tensor:
 def load_weights(model_dir: Path, shape: ModelShape, *, device: torch.device, dtype: torch.dtype) -> DecoderWeights:
     """Read, check and fuse the weights of a base model folder. Raises: UnsupportedModel with the reason."""
     folder = TensorFolder(model_dir)
-
-    def keep(tensor: Tensor, expected: tuple[int, ...]) -> Tensor:
-        if tuple(tensor.shape) != expected:
-            raise UnsupportedModel(f"a weight has the shape {tuple(tensor.shape)} where {expected} is expected")
-        return tensor.to(device=device, dtype=dtype, copy=True).contiguous()
-
     with folder.tensors("model.embed_tokens.weight", "model.norm.weight") as (embedding, norm):
-        embedding = keep(embedding, (shape.vocabulary, shape.hidden))
-        final_norm = keep(norm, (shape.hidden,))
-    head = embedding
-    if not shape.tied_head:
+        _check("the embedding", embedding, (shape.vocabulary, shape.hidden))
+        embedding = embedding.to(device, dtype, copy=True)
+        final_norm = norm.to(device, dtype, copy=True)
+    if shape.tied_head:
+        head = make_linear(embedding)
+    else:
         with folder.tensors("lm_head.weight") as (lm_head,):
-            head = keep(lm_head, (shape.vocabulary, shape.hidden))
+            _check("the head", lm_head, (shape.vocabulary, shape.hidden))
+            head = make_linear(lm_head.to(device, dtype, copy=True))
     layers = tuple(_load_layer(folder, index, shape, device, dtype) for index in range(shape.layers))
     return DecoderWeights(embedding, layers, final_norm, head)
 
@@ -113,19 +110,22 @@ def _load_layer(
         *(f"self_attn.{part}_proj" for part in "qkvo"),
         *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
     ]
+
+    def keep(name: str, matrix: Tensor, width_out: int, width_in: int, bias: Tensor | None = None) -> Linear:
+        _check(f"{prefix}{name}", matrix, (width_out, width_in))
+        return make_linear(matrix.to(device, dtype, copy=True), bias)
+
+    bias = _load_qkv_bias(folder, prefix, shape, device, dtype) if shape.qkv_bias else None
     with folder.tensors(*(f"{prefix}{name}.weight" for name in names)) as (norm, post, q, k, v, o, gate, up, down):
         qkv = torch.cat([interleave_pairs(q, shape.head_dim), interleave_pairs(k, shape.head_dim), v])
-        layer = LayerWeights(
+        return LayerWeights(
             input_norm=norm.to(device, dtype, copy=True),
-            qkv=qkv.to(device, dtype),
-            qkv_bias=_load_qkv_bias(folder, prefix, shape, device, dtype) if shape.qkv_bias else None,
-            output=o.to(device, dtype, copy=True),
+            qkv=keep("qkv", qkv, shape.qkv_width, shape.hidden, bias),
+            output=keep("output", o, shape.hidden, shape.query_width),
             post_norm=post.to(device, dtype, copy=True),
-            gate_up=torch.cat([gate, up]).to(device, dtype),
-            down=down.to(device, dtype, copy=True),
+            gate_up=keep("gate_up", torch.cat([gate, up]), 2 * shape.intermediate, shape.hidden),
+            down=keep("down", down, shape.hidden, shape.intermediate),
         )
-    _check_layer(layer, shape)
-    return layer
 
 
 def _load_qkv_bias(
@@ -136,14 +136,7 @@ def _load_qkv_bias(
         return torch.cat(rows).to(device, dtype)
 
 
-def _check_layer(layer: LayerWeights, shape: ModelShape) -> None:
-    expected = {
-        "qkv": (shape.qkv_width, shape.hidden),
-        "output": (shape.hidden, shape.query_width),
-        "gate_up": (2 * shape.intermediate, shape.hidden),
-        "down": (shape.hidden, shape.intermediate),
-    }
-    for name, dimensions in expected.items():
-        found = tuple(getattr(layer, name).shape)
-        if found != dimensions:
-            raise UnsupportedModel(f"the weight {name} has the shape {found} where {dimensions} is expected")
+def _check(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    found = tuple(tensor.shape)
+    if found != expected:
+        raise UnsupportedModel(f"{name} has the shape {found} where {expected} is expected")

@@ -1,4 +1,4 @@
-"""A whole installation of its own for journeys: embedded database, queue, node agent, engine and web server, all real."""
+"""A whole installation of its own for journeys: embedded database, queue, node agent, engine and web, all real."""
 
 from __future__ import annotations
 

@@ -209,6 +209,10 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SCHEMA_PATH_PREFIX": r"/api/",
     "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {
+        "DatasetVersionStatus": "datasets_app.models.DatasetVersion.Status",
+        "RunStatus": "experiments.models.Run.Status",
+    },
     "AUTHENTICATION_WHITELIST": ["portal.authentication.ApiTokenAuthentication"],
 }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from django.conf import settings
-from django.core.files.uploadhandler import StopUpload, TemporaryFileUploadHandler
+from django.core.exceptions import RequestDataTooBig
+from django.core.files.uploadhandler import TemporaryFileUploadHandler
 
 
 class BoundedTemporaryFileHandler(TemporaryFileUploadHandler):
@@ -11,5 +12,5 @@ class BoundedTemporaryFileHandler(TemporaryFileUploadHandler):
 
     def receive_data_chunk(self, raw_data: bytes, start: int) -> None:
         if start + len(raw_data) > settings.MAX_UPLOAD_BYTES:
-            raise StopUpload(connection_reset=True)
+            raise RequestDataTooBig("a file is over MAX_UPLOAD_BYTES")  # answered with a 4xx, the part is removed
         super().receive_data_chunk(raw_data, start)

@@ -17,6 +17,7 @@ from portal import teams, tokens
 from portal.actors import Actor
 from portal.models import BaseModel, Node, Role, Scope, Team, User
 from portal.rls import team_scope
+from tests.browser import chromium, open_page  # noqa: F401 — fixtures for every browser test
 
 PASSWORD = "correct horse battery staple"
 

@@ -10,33 +10,11 @@ import pytest
 from datasets_app import services, tasks
 from datasets_app.models import DatasetVersion, Split
 from portal.rls import all_teams, team_scope
+from tests.browser import OVERFLOWING
 from tests.datasets_app.files import csv_bytes, csv_upload, tickets
-from tests.portal.test_interface import OVERFLOWING, chromium, complaints_of  # noqa: F401 - a fixture among them
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
-
-
-@pytest.fixture
-def open_page(chromium, live_server, client_for, alice):  # noqa: F811
-    """Return a function that opens a page as Alice: `open_page(path, width=…, theme=…)`."""
-    contexts = []
-
-    def show(path: str, *, width: int = 1280, theme: str = "light", scripts: bool = True) -> Any:
-        context = chromium.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=theme, java_script_enabled=scripts
-        )
-        contexts.append(context)
-        session = client_for(alice).cookies["sessionid"].value
-        context.add_cookies([{"name": "sessionid", "value": session, "url": live_server.url}])
-        page = context.new_page()
-        page.complaints = complaints_of(page)
-        page.goto(live_server.url + path, wait_until="networkidle")
-        return page
-
-    yield show
-    for context in contexts:
-        context.close()
 
 
 def newest() -> DatasetVersion:

@@ -17,6 +17,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
+import gpu_worker.engine_keeper as keeper_module
 import gpu_worker.node as node_module
 from deployments import inference, lifecycle, services
 from deployments.models import Engine, Placement
@@ -35,7 +36,7 @@ FAKE = (sys.executable, str(Path(fake_engine.__file__)))
 def agent(transactional_db, base_model, monkeypatch) -> Iterator[NodeAgent]:
     """An agent of the node "local" that is driven by hand, and its children gone at the end."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://secret@nowhere/x")
-    monkeypatch.setattr(node_module, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(keeper_module, "FIRST_PAUSE_S", 0.05)
     made = NodeAgent("local", command=FAKE, chores=())
     yield made
     made._end()
@@ -197,12 +198,12 @@ def test_an_engine_that_does_not_start_is_said_and_tried_again(agent, work, team
     with team_scope(team.pk):
         assert run.adapter.placements.get().error == sentence
     log = (settings.DATA_DIR / "logs" / "engine-local-broken.log").read_text()
-    assert log.count("cannot load this model") >= node_module.TRIES_BEFORE_FAILED
+    assert log.count("cannot load this model") >= keeper_module.TRIES_BEFORE_FAILED
 
 
 def test_an_engine_that_hangs_is_replaced(agent, work, team, run, settings, monkeypatch):
-    monkeypatch.setattr(node_module, "HEALTH_EVERY_S", 0.0)
-    monkeypatch.setattr(node_module, "HEALTH_MISSES", 2)
+    monkeypatch.setattr(keeper_module, "HEALTH_EVERY_S", 0.0)
+    monkeypatch.setattr(keeper_module, "HEALTH_MISSES", 2)
     monkeypatch.setattr("deployments.engine_client._HEALTH_TIMEOUT_S", 0.2)
     agent.tick()
     with team_scope(team.pk):

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.browser import OVERFLOWING, complaints_of
 from tests.journeys.installation import Installation
-from tests.portal.test_interface import OVERFLOWING, chromium, complaints_of  # noqa: F401 — a fixture among them
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -23,7 +23,7 @@ QUICK = {"hp_max_steps": "8", "hp_evaluation_rows": "6", "hp_max_new_tokens": "4
 
 
 @pytest.fixture
-def page(chromium, installation: Installation) -> Iterator[Any]:  # noqa: F811
+def page(chromium, installation: Installation) -> Iterator[Any]:
     """A signed-in page of the team's owner."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()

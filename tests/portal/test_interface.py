@@ -3,52 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
 
+from tests.browser import OVERFLOWING, complaints_of
+
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 sync_api = pytest.importorskip("playwright.sync_api")
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-quic"]
-OVERFLOWING = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 PAGES = ["/style-guide/", "/login/", "/no/such/page/"]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """One Chromium for the module; skips, or fails where REQUIRE_BROWSER is set, if there is none."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = os.environ.get("CHROMIUM") or next((found for name in names if (found := shutil.which(name))), None)
-    if path is None:
-        (pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip)("no Chromium: apt-get install chromium")
-    # The synchronous client keeps an event loop in this thread, which Django's ORM would refuse.
-    before = os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
-    if before is None:
-        del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
-
-
-def complaints_of(page: Any) -> list[str]:
-    """Return a list that fills with what the page's console complains about, failed addresses aside."""
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-
-    def note(message: Any) -> None:
-        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
-            complaints.append(message.text)
-
-    page.on("console", note)
-    return complaints
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

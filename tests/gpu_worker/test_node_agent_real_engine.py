@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 
 from deployments import services
 from deployments.models import Engine, Placement
@@ -83,8 +83,7 @@ def test_deployed_adapters_answer_as_transformers_does(
         assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
         assert {chunk.model for chunk in chunks} == {name}
 
-    continued = client.completions.create(model="model-0", prompt="The queue is", max_tokens=5)
-    assert continued.choices[0].finish_reason in ("stop", "length")
+    check_the_rest_of_the_surface(client)
 
     engine_pid = json.loads((settings.DATA_DIR / "run" / "engine-local-tiny.json").read_text())["pid"]
     os.kill(engine_pid, signal.SIGKILL)
@@ -94,6 +93,29 @@ def test_deployed_adapters_answer_as_transformers_does(
         model="model-0", messages=[{"role": "user", "content": QUESTION}], max_tokens=24
     )
     assert again.choices[0].message.content == expected_text(reference, base_model, names["model-0"], system=SYSTEM)
+
+
+def check_the_rest_of_the_surface(client: OpenAI) -> None:
+    """What the fake engine cannot prove: the shapes of the real one pass the SDK's strict eyes."""
+    ask = {"model": "model-0", "messages": [{"role": "user", "content": QUESTION}]}
+    asked = {"model": "model-0", "prompt": "The queue is", "max_tokens": 5, "temperature": 0}
+    continued = client.completions.create(**asked, logprobs=1)
+    assert continued.choices[0].finish_reason in ("stop", "length")
+    # The SDK's model of a streamed completion demands a finish reason in every chunk, which OpenAI's own stream lacks.
+    lax = OpenAI(base_url=client.base_url, api_key=client.api_key, max_retries=0)
+    pieces = [chunk.choices[0].text for chunk in lax.completions.create(**asked, stream=True)]
+    assert "".join(pieces) == continued.choices[0].text
+    several = client.chat.completions.create(
+        **ask, n=2, temperature=1, seed=3, stop=["x"], max_tokens=6, logprobs=True, top_logprobs=2
+    )
+    assert len(several.choices) == 2
+    assert all(len(token.top_logprobs) == 2 for token in several.choices[0].logprobs.content)
+    repeated = client.chat.completions.create(**ask, n=2, temperature=1, seed=3, stop=["x"], max_tokens=6)
+    assert [c.message.content for c in repeated.choices] == [c.message.content for c in several.choices]
+    with pytest.raises(BadRequestError) as caught:
+        client.chat.completions.create(model="model-0", messages=[{"role": "user", "content": "long " * 2000}])
+    assert caught.value.code == "context_length_exceeded"
+    assert "adapter-" not in str(caught.value)
 
 
 def expected_text(reference: Reference, base_model: BaseModel, adapter: str | None, *, system: str | None) -> str:

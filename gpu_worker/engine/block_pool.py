@@ -32,8 +32,13 @@ class BlockPool:
     with it, because their parent no longer says what it said.
     """
 
-    def __init__(self, total_blocks: int, *, prefix_cache: bool = True) -> None:
-        """`total_blocks` includes the padding block."""
+    def __init__(self, total_blocks: int, *, max_reusable: int, prefix_cache: bool = True) -> None:
+        """`total_blocks` includes the padding block.
+
+        `max_reusable`: blocks without a user that may keep their content. Blocks freed last are used first, so memory
+        that neither running sequences nor the prefix cache need is never touched, and costs nothing on the CPU.
+        """
+        self._max_reusable = max_reusable
         self._blocks = [_Block() for _ in range(total_blocks)]
         self._unused = list(range(total_blocks - 1, PADDING_BLOCK, -1))
         self._reusable: OrderedDict[int, None] = OrderedDict()
@@ -129,6 +134,8 @@ class BlockPool:
                     self._unused.append(block)
                 else:
                     self._reusable[block] = None
+        while len(self._reusable) > self._max_reusable:
+            self._forget(next(iter(self._reusable)))
 
     def forget_adapter(self, adapter_uid: int) -> None:
         """Drop every cached prefix of an adapter that is gone."""

@@ -59,7 +59,11 @@ class EngineCore:
         self._config = config if runner.accepts_drafts else replace(config, draft_tokens=0)
         self._eos_ids = frozenset(eos_ids)
         self._eos_id = min(self._eos_ids)
-        self._pool = BlockPool(blocks, prefix_cache=config.prefix_cache and runner.reuses_prefixes)
+        self._pool = BlockPool(
+            blocks,
+            max_reusable=int(blocks * config.prefix_cache_share),
+            prefix_cache=config.prefix_cache and runner.reuses_prefixes,
+        )
         self._scheduler = Scheduler(self._config, self._pool, max_positions=runner.max_positions)
         self._adapters: dict[str, AdapterRef] = {}
         self._leaving: dict[int, AdapterRef] = {}

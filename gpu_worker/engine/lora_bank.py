@@ -1,11 +1,13 @@
 """All loaded adapters stacked in one pair of matrices per projection, so that one step serves any mix of them.
 
-Each adapter owns a range of rank rows. A step multiplies by the rows of the adapters it uses; where tokens of several
-adapters (or of the bare base model) share the step, each token keeps only the products with its own adapter's rows.
-Every adapter is read once per step, however many sequences use it. Idea: Punica, arXiv:2310.18547, without its kernel.
+Each adapter owns a range of rank rows. In a step of few tokens, all tokens are multiplied by the rows of all adapters
+in use, and each keeps only the products with its own adapter's rows: few operations, each adapter read once. In a step
+of many tokens the arithmetic would weigh more than the operations, so each stretch of tokens meets its own adapter only.
+Idea: Punica, arXiv:2310.18547, without its kernel.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy
@@ -16,6 +18,9 @@ from gpu_worker.engine.adapter_folder import LoraWeights
 from gpu_worker.engine.errors import BadAdapter
 from gpu_worker.engine.model_shape import ModelShape
 from gpu_worker.engine.weights import interleave_pairs
+
+MASKED_TOKENS = 32
+"""Steps of at most this many tokens multiply all adapters at once."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,14 @@ class RankRange:
 
 @dataclass(frozen=True)
 class LoraRun:
-    """Adjacent rank rows used in a step. `foreign` marks products that a token must not keep; None if there are none.
+    """Adjacent rank rows and the flat tokens they meet in a step.
 
-    Shapes: foreign[name] (tokens, modules of the projection * rank rows), bool.
+    `foreign` marks products that a token must not keep; None if there are none.
+    Shapes: foreign[name] (tokens of the run, modules of the projection * rank rows), bool.
     """
 
     ranks: RankRange
+    tokens: slice
     foreign: dict[str, Tensor] | None
 
 
@@ -88,13 +95,17 @@ class LoraBank:
 
     def plan(self, adapter_uids: Sequence[int | None]) -> tuple[LoraRun, ...]:
         """Return what a step has to multiply, given the adapter of each of its tokens (None: bare base model)."""
-        active = sorted({uid for uid in adapter_uids if uid is not None}, key=lambda uid: self._ranges[uid].start)
-        if not active:
-            return ()
-        if len(active) == 1 and None not in adapter_uids:
-            return (LoraRun(self._ranges[active[0]], None),)
-        tokens = torch.tensor([-1 if uid is None else uid for uid in adapter_uids], device=self._device)
-        return tuple(self._masked_run(run, tokens) for run in self._adjacent(active))
+        stretches = [(uid, len(list(group))) for uid, group in itertools.groupby(adapter_uids)]
+        active = {uid for uid, _ in stretches if uid is not None}
+        if len(stretches) > 1 and len(adapter_uids) <= MASKED_TOKENS and active:
+            tokens = torch.tensor([-1 if uid is None else uid for uid in adapter_uids], device=self._device)
+            return tuple(self._masked_run(run, tokens) for run in self._adjacent(active))
+        ends = itertools.accumulate(count for _, count in stretches)
+        return tuple(
+            LoraRun(self._ranges[uid], slice(end - count, end), None)
+            for (uid, count), end in zip(stretches, ends, strict=True)
+            if uid is not None
+        )
 
     def apply(self, runs: Sequence[LoraRun], layer: int, projection: FusedProjection, x: Tensor, y: Tensor) -> None:
         """Add the low-rank updates to the projection's output, in place.
@@ -104,16 +115,17 @@ class LoraBank:
         parts = len(projection.modules)
         for run in runs:
             rows = slice(run.ranks.start * parts, run.ranks.end * parts)
-            products = x @ self._a[projection.name][layer][rows].t()
+            products = x[run.tokens] @ self._a[projection.name][layer][rows].t()
             if run.foreign is not None:
                 # filled and not multiplied by zero: one tenant's overflow must not become another's NaN
                 products.masked_fill_(run.foreign[projection.name], 0.0)
-            y.addmm_(products, self._b[projection.name][layer][rows])
+            y[run.tokens].addmm_(products, self._b[projection.name][layer][rows])
 
-    def _adjacent(self, active: Sequence[int]) -> list[list[int]]:
+    def _adjacent(self, active: Iterable[int]) -> list[list[int]]:
         """Group adapters whose rank rows touch, so that each group is one multiplication."""
-        groups = [[active[0]]]
-        for uid in active[1:]:
+        first, *others = sorted(active, key=lambda uid: self._ranges[uid].start)
+        groups = [[first]]
+        for uid in others:
             if self._ranges[groups[-1][-1]].end == self._ranges[uid].start:
                 groups[-1].append(uid)
             else:
@@ -127,7 +139,8 @@ class LoraBank:
             projection.name: tokens[:, None] != owners.repeat_interleave(len(projection.modules))[None, :]
             for projection in PROJECTIONS
         }
-        return LoraRun(RankRange(self._ranges[uids[0]].start, self._ranges[uids[-1]].end), foreign)
+        ranks = RankRange(self._ranges[uids[0]].start, self._ranges[uids[-1]].end)
+        return LoraRun(ranks, slice(0, len(tokens)), foreign)
 
     def _free_range(self, rank: int) -> RankRange:
         start = 0

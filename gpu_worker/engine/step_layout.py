@@ -68,7 +68,8 @@ class StepLayout:
 
 def lay_out(rows: Sequence[StepRow], *, query_groups: int, device: torch.device, dtype: torch.dtype) -> StepLayout:
     """Return the layout of a step. `query_groups`: query heads per key/value head."""
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index].token_ids) > SHORT_ROW)
+    # short rows first; within both parts the rows of one adapter side by side, so that their tokens are one stretch
+    order = sorted(range(len(rows)), key=lambda index: (len(rows[index].token_ids) > SHORT_ROW, _uid(rows[index])))
     ordered = [rows[index] for index in order]
     short_count = sum(len(row.token_ids) <= SHORT_ROW for row in rows)
     starts, total = [], 0
@@ -89,6 +90,10 @@ def lay_out(rows: Sequence[StepRow], *, query_groups: int, device: torch.device,
         ),
         logit_index=_logit_index(rows, order, starts).to(device),
     )
+
+
+def _uid(row: StepRow) -> int:
+    return row.adapter_uid or 0
 
 
 def _slots(rows: Sequence[StepRow], positions: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = BlockPool(TOTAL)
+        self.pool = BlockPool(TOTAL, max_reusable=TOTAL)
         self.running: list[tuple[int, tuple[int, ...], list[int]]] = []
         self.content: dict[int, tuple[int, tuple[int, ...]]] = {}
 
@@ -60,7 +60,7 @@ TestPool.settings = settings(max_examples=60, stateful_step_count=30, deadline=N
 
 
 def test_the_last_token_is_always_computed() -> None:
-    pool = BlockPool(8)
+    pool = BlockPool(8, max_reusable=8)
     tokens = tuple(range(2 * BLOCK_SIZE))
     table = pool.acquire_new(2)
     pool.publish_prefix(None, tokens, table, len(tokens))
@@ -69,7 +69,7 @@ def test_the_last_token_is_always_computed() -> None:
 
 
 def test_the_least_recently_used_prefix_makes_room() -> None:
-    pool = BlockPool(4)
+    pool = BlockPool(4, max_reusable=4)
     for first in (1, 2, 3):
         table = pool.acquire_new(1)
         pool.publish_prefix(None, (first,) * BLOCK_SIZE, table, BLOCK_SIZE)
@@ -79,3 +79,13 @@ def test_the_least_recently_used_prefix_makes_room() -> None:
     pool.acquire_new(1)
     assert pool.acquire_prefix(None, (2,) * (BLOCK_SIZE + 1)) == []
     assert pool.acquire_prefix(None, (1,) * (BLOCK_SIZE + 1)) == touched
+
+
+def test_only_so_many_blocks_keep_content_without_a_user() -> None:
+    pool = BlockPool(10, max_reusable=2)
+    tokens = tuple(range(5 * BLOCK_SIZE))
+    table = pool.acquire_new(5)
+    pool.publish_prefix(None, tokens, table, len(tokens))
+    pool.release(table)
+    assert pool.cached_blocks == 2
+    assert pool.acquire_prefix(None, tokens) == table[:2]

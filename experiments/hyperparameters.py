@@ -108,6 +108,10 @@ class Hyperparameters(BaseModel):
         8, limits=(1, 256), group=LEARNING, label=_("Micro-batch size"), unit=_("rows"),
         help=_("At most this many rows are computed at once. Changes memory and speed, not the result."),
     )  # fmt: skip
+    group_by_length: bool = _field(
+        True, group=LEARNING, label=_("Similar lengths together"),
+        help=_("Puts rows of similar length into one batch, which is faster. Off: a fully random order."),
+    )  # fmt: skip
     weight_decay: Number = _field(
         0.0, limits=(0, 1), group=LEARNING, label=_("Weight decay"),
         help=_("How strongly adapter weights are pulled towards zero at each step."),

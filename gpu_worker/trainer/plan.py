@@ -59,7 +59,7 @@ class TrainingPlan:
         return chosen.learning_rate * (floor + (1 - floor) * share)
 
     def _batches_of_epoch(self, epoch: int) -> list[list[int]]:
-        """Shuffle, sort by length inside windows, cut into batches of nearly equal size, shuffle the batches."""
+        """Shuffle, sort by length inside windows if wanted, cut into nearly equal batches, shuffle the batches."""
         # A string seed is hashed by its bytes: neighbouring seeds and epochs give unrelated orders.
         order = random.Random(f"{self._hyperparameters.seed}/{epoch}")  # noqa: S311 -- no secret
         rows = list(range(len(self._lengths)))
@@ -69,7 +69,9 @@ class TrainingPlan:
         for first in range(0, self.steps_per_epoch, BATCHES_PER_WINDOW):
             window_edges = edges[first : first + BATCHES_PER_WINDOW + 1]
             start = window_edges[0]
-            window = sorted(rows[start : window_edges[-1]], key=self._lengths.__getitem__)
+            window = rows[start : window_edges[-1]]
+            if self._hyperparameters.group_by_length:
+                window.sort(key=self._lengths.__getitem__)
             batches += [window[low - start : high - start] for low, high in pairwise(window_edges)]
         order.shuffle(batches)
         return batches

@@ -43,6 +43,11 @@ def test_padding_is_small():
     assert padded / sum(lengths) < 1.1
 
 
+def test_lengths_may_be_left_out_of_the_order():
+    rows = TrainingPlan([30, 200] * 50, Hyperparameters(batch_size=10, group_by_length=False))
+    assert all(len({row % 2 for row in rows.batch(step)}) == 2 for step in range(10))
+
+
 @given(lengths, sizes)
 def test_micro_batches_hold_the_batch(lengths, size):
     rows = list(range(len(lengths)))

@@ -16,11 +16,14 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from portal.base_models import EMBEDDED_SLUG
 
 KINDS = ("training", "serving")
-_HEAD = "# Benchmarks\n\nWritten by `manage.py benchmark`; figures are never typed by hand. Ratios within one table are the sound part.\n"
+_HEAD = """# Benchmarks
+
+Written by `manage.py benchmark`; no figure is typed by hand. Ratios within one table are the sound part.
+"""
 
 
 class Command(BaseCommand):
-    """`manage.py benchmark training|serving [--rows FILE]`: the section of the kind is replaced in docs/benchmarks.md."""
+    """`manage.py benchmark training|serving [--rows FILE]` replaces the kind's section in docs/benchmarks.md."""
 
     help = "Measure training or serving against peers and write the result into docs/benchmarks.md."
 

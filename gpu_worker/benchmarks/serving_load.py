@@ -1,0 +1,88 @@
+"""A small load generator: requests one after the other, or a fixed number in flight."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+
+@dataclass(frozen=True)
+class Request:
+    """One chat request; greedy."""
+
+    model: str
+    messages: list[dict[str, str]]
+    max_tokens: int
+    schema: dict[str, Any] | None = None
+
+    def body(self) -> dict[str, Any]:
+        """Return the request's JSON."""
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": self.messages,
+            "max_tokens": self.max_tokens,
+            "temperature": 0,
+        }
+        if self.schema is not None:
+            named = {"name": "answer", "schema": self.schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
+        return body
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a round of requests took. `latencies_s` and `answers` in the order of the requests."""
+
+    latencies_s: list[float]
+    answers: list[str]
+    seconds: float
+
+    @property
+    def per_s(self) -> float:
+        """Requests completed per second."""
+        return len(self.latencies_s) / self.seconds
+
+    @property
+    def p95_s(self) -> float:
+        """The latency that 95 of 100 requests stay below."""
+        return statistics.quantiles(self.latencies_s, n=20, method="inclusive")[-1]
+
+
+def ask_alone(client: httpx.Client, requests: Sequence[Request]) -> Load:
+    """Send each request when the one before is answered."""
+    return ask_in_flight(client, requests, 1)
+
+
+def ask_in_flight(client: httpx.Client, requests: Sequence[Request], in_flight: int) -> Load:
+    """Send requests so that `in_flight` of them are always unanswered, until the last ones run out."""
+
+    def ask(request: Request) -> tuple[float, str]:
+        started = time.perf_counter()
+        response = client.post("/v1/chat/completions", json=request.body())
+        response.raise_for_status()
+        return time.perf_counter() - started, response.json()["choices"][0]["message"]["content"]
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(in_flight) as pool:
+        found = list(pool.map(ask, requests))
+    return Load([latency for latency, _ in found], [answer for _, answer in found], time.perf_counter() - started)
+
+
+def first_tokens(client: httpx.Client, requests: Sequence[Request]) -> list[float]:
+    """Return the seconds until the first piece of text of each request, one request at a time."""
+    return [_first_token(client, request) for request in requests]
+
+
+def _first_token(client: httpx.Client, request: Request) -> float:
+    started = time.perf_counter()
+    with client.stream("POST", "/v1/chat/completions", json=request.body() | {"stream": True}) as response:
+        response.raise_for_status()
+        for line in response.iter_lines():
+            # the opening delta is sent before anything is computed; it says nothing
+            if line.startswith("data: {") and '"content":""' not in line:
+                return time.perf_counter() - started
+    raise RuntimeError("a stream ended without a token")

@@ -2,7 +2,7 @@
 
 Each adapter owns a range of rank rows. In a step of few tokens, all tokens are multiplied by the rows of all adapters
 in use, and each keeps only the products with its own adapter's rows: few operations, each adapter read once. In a step
-of many tokens the arithmetic would weigh more than the operations, so each stretch of tokens meets its own adapter only.
+of many tokens arithmetic would weigh more than operations, so each stretch of tokens meets its own adapter only.
 Idea: Punica, arXiv:2310.18547, without its kernel.
 """
 

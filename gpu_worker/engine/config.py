@@ -24,7 +24,7 @@ class EngineConfig:
     prefix_cache: bool = True
     """Reuse the keys and values of equal prompt beginnings under the same adapter."""
     draft_tokens: int = 15
-    """Tokens that a grammar forces and that are computed ahead in one step; 0 generates them one by one."""
+    """Tokens that a schema forces or earlier answers suggest, computed ahead in one step; 0 switches drafting off."""
     max_adapters: int = 32
     """Adapters loaded at the same time."""
     max_lora_rank: int = 64

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gpu_worker.engine.adapter_folder import LoadedAdapter, open_adapter
+from gpu_worker.engine.answer_memory import CONTEXT_TOKENS, AnswerMemory
 from gpu_worker.engine.block_pool import BlockPool
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.errors import BadAdapter, BadRequest, ModelNotFound, Overloaded
@@ -67,6 +68,7 @@ class EngineCore:
         self._scheduler = Scheduler(self._config, self._pool, max_positions=runner.max_positions)
         self._adapters: dict[str, AdapterRef] = {}
         self._leaving: dict[int, AdapterRef] = {}
+        self._memories: dict[int, AnswerMemory] = {}
         self._uids = itertools.count(1)
         self._stats = EngineStats()
 
@@ -110,6 +112,8 @@ class EngineCore:
         adapter = AdapterRef(next(self._uids), name)
         self._runner.add_adapter(adapter, loaded)
         self._adapters[name] = adapter
+        if self._config.draft_tokens:
+            self._memories[adapter.uid] = AnswerMemory()
         rank = loaded.folder.config.rank
         logger.info("adapter %d loaded, rank %d, %d in all", adapter.uid, rank, len(self._adapters))
 
@@ -126,6 +130,7 @@ class EngineCore:
         in_use = {sequence.adapter.uid for sequence in self._scheduler.unfinished() if sequence.adapter}
         for uid in [uid for uid in self._leaving if uid not in in_use]:
             self._pool.forget_adapter(uid)
+            self._memories.pop(uid, None)
             self._runner.remove_adapter(self._leaving.pop(uid))
             logger.info("adapter %d unloaded", uid)
 
@@ -140,6 +145,8 @@ class EngineCore:
         if self._scheduler.waiting + len(sequences) > self._config.max_waiting:
             raise Overloaded("Too many requests are waiting; try again shortly.")
         for sequence in sequences:
+            if sequence.adapter is not None:
+                sequence.memory = self._memories.get(sequence.adapter.uid)
             self._scheduler.submit(sequence)
         self._stats.prompt_tokens += sum(len(sequence.prompt_ids) for sequence in sequences)
 
@@ -216,6 +223,8 @@ class EngineCore:
         token = sample_token(allowed, params, sequence.generator)
         sequence.output_ids.append(token)
         added.token_ids.append(token)
+        if sequence.memory is not None:
+            sequence.memory.learn(sequence.tail(CONTEXT_TOKENS + 1))
         if params.logprobs is not None:
             added.logprobs.append(token_logprob(logits, token, params.logprobs))
         text, added.reason = self._text_of(sequence, token)

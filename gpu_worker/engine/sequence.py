@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import torch
 
+from gpu_worker.engine.answer_memory import CONTEXT_TOKENS, AnswerMemory
 from gpu_worker.engine.grammar import GrammarState
 from gpu_worker.engine.sampling import SamplingParams, TokenLogprob, seeded_generator
 from gpu_worker.engine.text_stream import Decode, TextStream
@@ -39,6 +40,7 @@ class Sequence:
     text: TextStream
     generator: torch.Generator | None
     grammar: GrammarState | None = None
+    memory: AnswerMemory | None = None
     output_ids: list[int] = field(default_factory=list)
     computed: int = 0
     """Tokens whose keys and values are in the cache."""
@@ -91,15 +93,26 @@ class Sequence:
             return tuple(self.output_ids[self.computed - len(self.prompt_ids) :][:limit])
         return self.prompt_ids[self.computed : self.computed + limit]
 
+    def tail(self, count: int) -> list[int]:
+        """Return the last `count` tokens of prompt and answer."""
+        missing = count - len(self.output_ids)
+        if missing <= 0:
+            return self.output_ids[-count:]
+        return [*self.prompt_ids[-missing:], *self.output_ids]
+
     def draft(self, limit: int) -> tuple[int, ...]:
         """Return tokens that are expected to follow, up to `limit` and never beyond the sequence's end.
 
         The step that computes them also verifies them, so a wrong draft costs time and changes nothing.
         """
-        room = self.params.max_tokens - len(self.output_ids) - 1
-        if self.grammar is None or min(room, limit) < 1:
+        limit = min(limit, self.params.max_tokens - len(self.output_ids) - 1)
+        if limit < 1:
             return ()
-        return self.grammar.forced(min(room, limit))
+        forced = () if self.grammar is None else self.grammar.forced(limit)
+        if self.memory is None or len(forced) == limit:
+            return forced
+        tail = [*self.tail(CONTEXT_TOKENS), *forced]
+        return forced + self.memory.expect(tail, limit - len(forced))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from portal.rls import all_teams, team_scope
 
 logger = logging.getLogger(__name__)
 
-FLUSH_EVERY_S = 0.25
 MOST_WAITING = 100_000
 
 
@@ -33,7 +32,8 @@ class Ledger:
     What a killed process loses is a quarter of a second of counts; while the database is away they wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, flush_every_s: float = 0.25) -> None:
+        self._flush_every_s = flush_every_s
         self._waiting: deque[InferenceRecord] = deque(maxlen=MOST_WAITING)
         self._lock = threading.Lock()
         self._writer: threading.Thread | None = None
@@ -75,7 +75,7 @@ class Ledger:
 
     def _write_forever(self) -> None:
         while True:
-            time.sleep(FLUSH_EVERY_S)
+            time.sleep(self._flush_every_s)
             try:
                 self.flush()
                 if not self._waiting:

@@ -18,10 +18,9 @@ transactional = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def ledger(monkeypatch) -> Ledger:
+def ledger() -> Ledger:
     """A ledger whose thread never gets to write: the test flushes."""
-    monkeypatch.setattr(metering, "FLUSH_EVERY_S", 3600)
-    return Ledger()
+    return Ledger(flush_every_s=3600)
 
 
 def record(team, number: int = 0, **facts: object) -> InferenceRecord:

@@ -102,7 +102,7 @@ def measure(subject: str, conversations: Sequence[list[dict[str, str]]], model_d
             events = [json.loads(line) | {"cpu_s": _cpu_s(process.pid)} for line in process.stdout or ()]
             if process.wait():
                 errors.seek(0)
-                raise RuntimeError(f"{subject} failed: {errors.read()[-2000:]}")
+                raise RuntimeError(f"{subject} failed ({process.returncode}): {errors.read()[-2000:]}")
     return _read_events(subject, events, started)
 
 

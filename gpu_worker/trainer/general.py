@@ -78,7 +78,9 @@ class GeneralLearner:
 
 def uses_bf16(spec: TrainSpec, device: str) -> bool:
     """Tell whether frozen weights and products are bfloat16; without bf16 hardware it is slower than float32."""
-    return spec.hyperparameters.precision == "bf16" or (spec.hyperparameters.precision == "auto" and device == "cuda")
+    if spec.hyperparameters.precision == "auto":
+        return device == "cuda" and torch.cuda.is_bf16_supported()
+    return spec.hyperparameters.precision == "bf16"
 
 
 def _padded(rows: Sequence[EncodedRow]) -> tuple[Tensor, Tensor, Tensor]:

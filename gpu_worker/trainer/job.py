@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from torch import Tensor
-
 from datasets_app.rendering import ChatRenderer, RenderingError
 from gpu_worker.trainer import checkpoints
 from gpu_worker.trainer.adapter import write_adapter
@@ -146,7 +144,7 @@ class _Run:
         """Keep everything learned so far, to be tried out now and continued later."""
         step = self.loop.progress.step
         self.save_checkpoint()
-        self._write_adapter(self._learner.parameters.export(self._learner.parameters.values))
+        self._write_adapter()
         self._write_report("stopped")
         checkpoint = self._job.folder.checkpoints / f"step-{step}"
         self._job.events.emit("stopped", step=step, checkpoint=self._relative(checkpoint))
@@ -156,13 +154,15 @@ class _Run:
         """Save the last state and the result, and say so."""
         self._job.events.phase("saving")
         self.save_checkpoint()
-        self._write_adapter(self.loop.best or self._learner.parameters.export(self._learner.parameters.values))
+        self._write_adapter()
         figures = self._write_report("finished")
         names = ("step", "train_loss", "validation_loss", "trained_tokens", "seconds", "peak_memory_bytes")
         self._job.events.emit("finished", adapter=self._job.folder.adapter.name, **{n: figures[n] for n in names})
         return EXIT_FINISHED
 
-    def _write_adapter(self, tensors: dict[str, Tensor]) -> None:
+    def _write_adapter(self) -> None:
+        """Write the best adapter if that is kept, else the present one."""
+        tensors = self.loop.best or self._learner.parameters.export(self._learner.parameters.values)
         write_adapter(self._job.folder.adapter, tensors, self._learner.adapter_config())
 
     def _write_report(self, outcome: str) -> dict[str, object]:

@@ -86,7 +86,7 @@ def _measure_transformers(workload: Workload, folder: Path, progress: Callable[[
         check=False,
     )
     if child.returncode:
-        raise RuntimeError(f"the baseline failed: {child.stderr[-2000:]}")
+        raise RuntimeError(f"the baseline failed ({child.returncode}): {child.stderr[-2000:]}")
     found = json.loads(child.stdout.splitlines()[-1])
     progress(f"transformers: {found['latency_s']:.2f} s alone, {found['mixed_per_s']:.2f} mixed requests/s")
     answers = tuple(found.pop("answers"))

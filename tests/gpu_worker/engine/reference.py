@@ -8,14 +8,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 
-def make_adapter(model_dir: Path, path: Path, *, seed: int, **options: Any) -> Path:
+def make_adapter(model_dir: Path, path: Path, *, seed: int, scale: float = 0.15, **options: Any) -> Path:
     """Write a random adapter as PEFT writes it. Both halves are random, so that it changes the model."""
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_dir), LoraConfig(**options))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     model.save_pretrained(path)
     return path
 

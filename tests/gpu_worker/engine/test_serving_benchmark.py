@@ -1,0 +1,63 @@
+"""The serving benchmark: a fair workload, honest figures, and a table that says what was measured."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gpu_worker.benchmarks.serving import Figures, render, run
+from gpu_worker.benchmarks.serving_load import Load
+from gpu_worker.benchmarks.serving_workload import Workload, answer_schema, vary
+
+ANSWERS = [
+    json.dumps({"queue": queue, "user": user})
+    for queue, user in [("Access", "anna"), ("Network", None), ("Access", "boris"), ("Network", "c@example.com")]
+]
+
+
+def test_the_schema_closes_what_has_few_values() -> None:
+    schema = answer_schema(ANSWERS)
+    assert schema["properties"]["queue"] == {"type": "string", "enum": ["Access", "Network"]}
+    assert {"type": "null"} in schema["properties"]["user"]["anyOf"]
+    for answer in ANSWERS:
+        jsonschema.validate(json.loads(answer), schema)
+
+
+def test_varied_adapters_are_alike_and_not_equal(adapter_dirs: dict[str, Path], tmp_path: Path) -> None:
+    folders = [vary(adapter_dirs["north"], tmp_path / str(seed), seed=seed) for seed in range(3)]
+    original = load_file(adapter_dirs["north"] / "adapter_model.safetensors")
+    varied = [load_file(folder / "adapter_model.safetensors") for folder in folders]
+    for name, tensor in original.items():
+        assert torch.equal(varied[0][name], tensor)
+        assert not torch.equal(varied[1][name], varied[2][name])
+        assert torch.allclose(varied[1][name], tensor, rtol=0.2)
+
+
+def test_rates_and_percentiles() -> None:
+    load = Load(latencies_s=[1.0] * 19 + [3.0], answers=[""] * 20, seconds=5.0)
+    assert load.per_s == 4.0
+    assert 1.0 <= load.p95_s <= 3.0
+
+
+def test_the_table_has_one_row_for_each_subject() -> None:
+    workload = Workload(Path("m"), [], {"a": Path("a"), "b": Path("b")}, {}, 40, 52.4)
+    figures = [
+        Figures("one", 1.0, 0.1, 2.0, 1.5, 3.0, "is it", 10**9, 5.0),
+        Figures("two", 0.5, 0.1, 4.0, 3.5, 1.0, "4/4", 9 * 10**8, 4.0, 0.05),
+    ]
+    lines = render(figures, workload, source="demo tickets", requests=8).splitlines()
+    assert lines[-2].startswith("| one | 1.00 | 0.10 | 2.00 | 1.50 | 3.0 | is it | 1,000 | 5.0 | – |")
+    assert lines[-1].startswith("| two | 0.50")
+    assert "52 prompt tokens" in lines[2]
+
+
+@pytest.mark.slow
+def test_a_quick_run_measures_everything(model_dir: Path) -> None:
+    told: list[str] = []
+    section = run(rows=None, model_dir=model_dir, quick=True, progress=told.append)
+    assert section.count("\n|") == 5
+    assert "Tuneport engine, JSON schema" in section
+    assert len(told) == 4

@@ -1,7 +1,7 @@
 """Who owns which block of the key/value cache, and which blocks hold a prefix worth reusing. No tensors here.
 
 A block holds the keys and values of BLOCK_SIZE consecutive tokens in all layers. A full block of a prompt is known
-by (adapter, all tokens up to its end); blocks are shared by sequences that begin alike under the same adapter, and
+by (namespace, all tokens up to its end); blocks are shared by sequences that begin alike in the same namespace, and
 keep their content after the last user has left, until the room is needed (least recently used first).
 """
 
@@ -13,8 +13,19 @@ BLOCK_SIZE = 16
 PADDING_BLOCK = 0
 """Never owned and always zero: the cache content that padding positions point to."""
 
-PrefixKey = tuple[int | None, int, tuple[int, ...]]
-"""(adapter uid, block of the preceding prefix or PADDING_BLOCK, the block's own tokens)."""
+
+@dataclass(frozen=True)
+class Namespace:
+    """Whose prefixes may meet: those of one adapter and one salt. A bare base model is shared by teams, so without a
+    salt it has no namespace, and nothing of it is kept.
+    """
+
+    adapter_uid: int | None
+    salt: str | None = None
+
+
+PrefixKey = tuple[Namespace, int, tuple[int, ...]]
+"""(namespace, block of the preceding prefix or PADDING_BLOCK, the block's own tokens)."""
 
 
 @dataclass
@@ -66,7 +77,7 @@ class BlockPool:
         """Blocks that hold a known prefix, in use or not."""
         return len(self._by_key)
 
-    def acquire_prefix(self, adapter_uid: int | None, token_ids: TokenIds[int]) -> list[int]:
+    def acquire_prefix(self, namespace: Namespace, token_ids: TokenIds[int]) -> list[int]:
         """Return the cached blocks of the longest known prefix, and become a user of each.
 
         The last token is never covered: its logits are wanted, so it has to be computed.
@@ -74,7 +85,7 @@ class BlockPool:
         found: list[int] = []
         parent = PADDING_BLOCK
         for start in range(0, len(token_ids) - BLOCK_SIZE, BLOCK_SIZE):
-            block = self._by_key.get((adapter_uid, parent, tuple(token_ids[start : start + BLOCK_SIZE])))
+            block = self._by_key.get((namespace, parent, tuple(token_ids[start : start + BLOCK_SIZE])))
             if block is None:
                 break
             self._blocks[block].users += 1
@@ -98,7 +109,7 @@ class BlockPool:
         return blocks
 
     def publish_prefix(
-        self, adapter_uid: int | None, token_ids: TokenIds[int], block_table: list[int], computed: int
+        self, namespace: Namespace, token_ids: TokenIds[int], block_table: list[int], computed: int
     ) -> None:
         """Make the computed full blocks of a sequence findable.
 
@@ -110,7 +121,7 @@ class BlockPool:
         for index in range(computed // BLOCK_SIZE):
             block = block_table[index]
             if self._blocks[block].key is None:
-                key = (adapter_uid, parent, tuple(token_ids[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE]))
+                key = (namespace, parent, tuple(token_ids[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE]))
                 known = self._by_key.get(key)
                 if known is not None:
                     parent = known
@@ -140,7 +151,7 @@ class BlockPool:
     def forget_adapter(self, adapter_uid: int) -> None:
         """Drop every cached prefix of an adapter that is gone."""
         for key, block in list(self._by_key.items()):
-            if key[0] == adapter_uid and self._blocks[block].key == key:
+            if key[0].adapter_uid == adapter_uid and self._blocks[block].key == key:
                 self._forget(block)
 
     def _forget(self, block: int) -> None:

@@ -76,9 +76,9 @@ class Scheduler:
 
     def publish(self, sequence: Sequence) -> None:
         """Let later sequences reuse what is computed of this one."""
-        uid = sequence.adapter.uid if sequence.adapter else None
-        tokens = (*sequence.prompt_ids, *sequence.output_ids)
-        self._pool.publish_prefix(uid, tokens, sequence.block_table, sequence.computed)
+        if sequence.namespace is not None:
+            tokens = (*sequence.prompt_ids, *sequence.output_ids)
+            self._pool.publish_prefix(sequence.namespace, tokens, sequence.block_table, sequence.computed)
 
     def remove(self, sequence: Sequence) -> None:
         """Take an ended sequence out and free its blocks."""
@@ -92,8 +92,8 @@ class Scheduler:
         if not self._waiting or len(self._running) >= self._config.max_running:
             return None
         sequence = self._waiting[0]
-        uid = sequence.adapter.uid if sequence.adapter else None
-        cached = self._pool.acquire_prefix(uid, sequence.prompt_ids)
+        namespace = sequence.namespace
+        cached = [] if namespace is None else self._pool.acquire_prefix(namespace, sequence.prompt_ids)
         missing = -(-sequence.max_length // BLOCK_SIZE) - len(cached)
         if missing > self._pool.free_blocks:
             self._pool.release(cached)

@@ -7,6 +7,7 @@ from enum import StrEnum
 import torch
 
 from gpu_worker.engine.answer_memory import CONTEXT_TOKENS, AnswerMemory
+from gpu_worker.engine.block_pool import Namespace
 from gpu_worker.engine.grammar import GrammarState
 from gpu_worker.engine.sampling import SamplingParams, TokenLogprob, seeded_generator
 from gpu_worker.engine.text_stream import Decode, TextStream
@@ -41,6 +42,7 @@ class Sequence:
     generator: torch.Generator | None
     grammar: GrammarState | None = None
     memory: AnswerMemory | None = None
+    cache_salt: str | None = None
     output_ids: list[int] = field(default_factory=list)
     computed: int = 0
     """Tokens whose keys and values are in the cache."""
@@ -60,6 +62,7 @@ class Sequence:
         adapter: AdapterRef | None,
         decode: Decode,
         grammar: GrammarState | None = None,
+        cache_salt: str | None = None,
     ) -> "Sequence":
         """Return a new sequence with its own random source and text stream."""
         return cls(
@@ -70,7 +73,15 @@ class Sequence:
             text=TextStream(decode, params.stop),
             generator=seeded_generator(params),
             grammar=grammar,
+            cache_salt=cache_salt,
         )
+
+    @property
+    def namespace(self) -> Namespace | None:
+        """Return where prefixes of this sequence may be kept and found; None for nowhere."""
+        if self.adapter is None and self.cache_salt is None:
+            return None
+        return Namespace(self.adapter.uid if self.adapter else None, self.cache_salt)
 
     @property
     def length(self) -> int:

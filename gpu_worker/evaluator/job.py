@@ -144,7 +144,14 @@ class Questions:
         self._totals[subject] = len(rows)
         for row in rows:
             key = f"{subject}-{row.row}"
-            sequence = Sequence.create(key, row.prompt_ids, self._params, adapter=adapter, decode=self._renderer.decode)
+            sequence = Sequence.create(
+                key,
+                row.prompt_ids,
+                self._params,
+                adapter=adapter,
+                decode=self._renderer.decode,
+                cache_salt="one team's evaluation",
+            )
             try:
                 self._core.submit([sequence])
             except EngineError:

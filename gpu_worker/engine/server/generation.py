@@ -167,4 +167,5 @@ class Generator:
             adapter=adapter,
             decode=self._renderer.decode,
             grammar=None if grammar is None else grammar.start(),
+            cache_salt=order.cache_salt,
         )

@@ -82,6 +82,8 @@ class _Generation(BaseModel):
     stream: StrictBool = False
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
+    cache_salt: Annotated[StrictStr, Field(min_length=1, max_length=200)] | None = None
+    """vLLM's extension: only requests of equal salt share cached prefixes. The bare base model caches with one only."""
 
 
 class ChatRequest(_Generation):
@@ -127,6 +129,7 @@ class GenerationOrder:
     include_usage: bool
     schema: dict[str, Any] | None = None
     """JSON schema of the answer; None leaves it free."""
+    cache_salt: str | None = None
 
     def params_of(self, choice: int, *, default_max_tokens: int) -> SamplingParams:
         """Return the parameters of one choice: each has its own random source, derived from the seed."""
@@ -180,7 +183,15 @@ def order_of(request: ChatRequest | CompletionRequest) -> GenerationOrder:
         logprobs=_logprobs(request),
     )
     include_usage = request.stream_options is not None and request.stream_options.include_usage
-    return GenerationOrder(request.model, params, request.n, request.stream, include_usage, _schema(request))
+    return GenerationOrder(
+        model=request.model,
+        params=params,
+        choices=request.n,
+        stream=request.stream,
+        include_usage=include_usage,
+        schema=_schema(request),
+        cache_salt=request.cache_salt,
+    )
 
 
 def _schema(request: ChatRequest | CompletionRequest) -> dict[str, Any] | None:

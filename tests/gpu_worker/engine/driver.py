@@ -37,6 +37,7 @@ class Driver:
         *,
         max_tokens: int = 12,
         grammar: GrammarState | None = None,
+        cache_salt: str | None = None,
         **params: object,
     ) -> Sequence:
         sequence = Sequence.create(
@@ -46,6 +47,7 @@ class Driver:
             adapter=self.core.find_adapter(adapter) if adapter else None,
             decode=self.renderer.decode,
             grammar=grammar,
+            cache_salt=cache_salt,
         )
         self.core.submit([sequence])
         self.answers[name] = Answer()

@@ -4,9 +4,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gpu_worker.engine.block_pool import BLOCK_SIZE, BlockPool
+from gpu_worker.engine.block_pool import BLOCK_SIZE, BlockPool, Namespace
 
 TOTAL = 12
+ALONE = Namespace(None, "salt")
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -21,7 +22,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(adapter=st.sampled_from([1, 2]), pattern=st.lists(st.sampled_from([7, 8]), min_size=1, max_size=4))
     def start(self, adapter: int, pattern: list[int]) -> None:
         tokens = (*(token for token in pattern for _ in range(BLOCK_SIZE)), 9)
-        cached = self.pool.acquire_prefix(adapter, tokens)
+        cached = self.pool.acquire_prefix(Namespace(adapter), tokens)
         for index, block in enumerate(cached):
             assert self.content[block] == (adapter, tokens[: (index + 1) * BLOCK_SIZE])
         missing = len(pattern) + 1 - len(cached)
@@ -34,7 +35,7 @@ class PoolMachine(RuleBasedStateMachine):
         table = cached + new
         for index in range(len(pattern)):
             self.content[table[index]] = (adapter, tokens[: (index + 1) * BLOCK_SIZE])
-        self.pool.publish_prefix(adapter, tokens, table, len(tokens))
+        self.pool.publish_prefix(Namespace(adapter), tokens, table, len(tokens))
         self.running.append((adapter, tokens, table))
 
     @precondition(lambda self: self.running)
@@ -47,7 +48,7 @@ class PoolMachine(RuleBasedStateMachine):
     def forget(self, adapter: int) -> None:
         self.pool.forget_adapter(adapter)
         if not any(uid == adapter for uid, _, _ in self.running):
-            assert self.pool.acquire_prefix(adapter, (7,) * (BLOCK_SIZE + 1)) == []
+            assert self.pool.acquire_prefix(Namespace(adapter), (7,) * (BLOCK_SIZE + 1)) == []
 
     @invariant()
     def no_block_is_lost(self) -> None:
@@ -63,29 +64,29 @@ def test_the_last_token_is_always_computed() -> None:
     pool = BlockPool(8, max_reusable=8)
     tokens = tuple(range(2 * BLOCK_SIZE))
     table = pool.acquire_new(2)
-    pool.publish_prefix(None, tokens, table, len(tokens))
-    assert pool.acquire_prefix(None, tokens) == table[:1]
-    assert pool.acquire_prefix(None, (*tokens, 99)) == table
+    pool.publish_prefix(ALONE, tokens, table, len(tokens))
+    assert pool.acquire_prefix(ALONE, tokens) == table[:1]
+    assert pool.acquire_prefix(ALONE, (*tokens, 99)) == table
 
 
 def test_the_least_recently_used_prefix_makes_room() -> None:
     pool = BlockPool(4, max_reusable=4)
     for first in (1, 2, 3):
         table = pool.acquire_new(1)
-        pool.publish_prefix(None, (first,) * BLOCK_SIZE, table, BLOCK_SIZE)
+        pool.publish_prefix(ALONE, (first,) * BLOCK_SIZE, table, BLOCK_SIZE)
         pool.release(table)
-    touched = pool.acquire_prefix(None, (1,) * (BLOCK_SIZE + 1))
+    touched = pool.acquire_prefix(ALONE, (1,) * (BLOCK_SIZE + 1))
     pool.release(touched)
     pool.acquire_new(1)
-    assert pool.acquire_prefix(None, (2,) * (BLOCK_SIZE + 1)) == []
-    assert pool.acquire_prefix(None, (1,) * (BLOCK_SIZE + 1)) == touched
+    assert pool.acquire_prefix(ALONE, (2,) * (BLOCK_SIZE + 1)) == []
+    assert pool.acquire_prefix(ALONE, (1,) * (BLOCK_SIZE + 1)) == touched
 
 
 def test_only_so_many_blocks_keep_content_without_a_user() -> None:
     pool = BlockPool(10, max_reusable=2)
     tokens = tuple(range(5 * BLOCK_SIZE))
     table = pool.acquire_new(5)
-    pool.publish_prefix(None, tokens, table, len(tokens))
+    pool.publish_prefix(ALONE, tokens, table, len(tokens))
     pool.release(table)
     assert pool.cached_blocks == 2
-    assert pool.acquire_prefix(None, tokens) == table[:2]
+    assert pool.acquire_prefix(ALONE, tokens) == table[:2]

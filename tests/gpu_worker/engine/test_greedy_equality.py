@@ -92,6 +92,22 @@ def test_the_prefix_cache_is_never_shared_between_adapters(
     assert fresh.cached_tokens == 0
 
 
+def test_the_bare_base_model_shares_prefixes_only_within_a_salt(
+    driver: Driver, reference: Reference, prompt_ids: PromptIds
+) -> None:
+    """Every team may call it: what one has asked must not be told to another by cached tokens or by speed."""
+    ids = prompt_ids(TEXTS[1])
+    expected = reference.generate(ids, None, 12)
+    seen = []
+    for salt in (None, None, "alice", "bob", "alice"):
+        answer = driver.answer(ids, cache_salt=salt)
+        assert answer.token_ids == expected
+        seen.append(answer.cached_tokens > 0)
+    assert seen == [False, False, False, False, True]
+    seen = [driver.answer(ids, "north", cache_salt=salt).cached_tokens > 0 for salt in ("x", "y", None, "x")]
+    assert seen == [False, False, False, True]
+
+
 def test_a_conversation_reuses_its_earlier_turns(driver: Driver, reference: Reference, prompt_ids: PromptIds) -> None:
     ids = prompt_ids(TEXTS[1])
     answer = driver.answer(ids, "north", max_tokens=20)

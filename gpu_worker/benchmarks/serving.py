@@ -58,7 +58,7 @@ def run(
     `rows`: a CSV file with the columns prompt and response; None: demo tickets. `quick`: few requests, untrained
     adapters whose answers run to their limit.
     """
-    requests, training_steps = (8, 2) if quick else (24, 40)
+    requests, training_steps = (8, 2) if quick else (16, 24)
     with tempfile.TemporaryDirectory() as folder:
         progress(f"training one adapter for {training_steps} steps")
         workload = prepare_workload(rows, model_dir, Path(folder), requests=requests, training_steps=training_steps)

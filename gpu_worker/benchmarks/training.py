@@ -72,7 +72,7 @@ def run(
 
     `rows`: a CSV file with the columns prompt and response; None: demo tickets. `quick`: a few steps, one round.
     """
-    steps, rounds = (WARM_UP_STEPS + 2, 1) if quick else (24, 3)
+    steps, rounds = (WARM_UP_STEPS + 2, 1) if quick else (13, 2)
     conversations = _conversations(rows, steps * BATCH_SIZE + VALIDATION_ROWS)
     measurements = []
     for number in range(rounds):

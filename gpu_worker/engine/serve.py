@@ -83,6 +83,8 @@ def _listen(options: argparse.Namespace, server: EngineServer, api_key: str) -> 
             log_config=None,
             server_header=False,
             lifespan="off",
+            # longer than pooled clients keep an idle connection: the client, not we, should close it first
+            timeout_keep_alive=75,
             timeout_graceful_shutdown=DRAIN_S,
         )
     )

@@ -1,0 +1,130 @@
+"""The fast decoder equals transformers for each architecture it takes, and refuses what it does not know."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from datasets_app.rendering import ChatRenderer
+from gpu_worker.engine.errors import UnsupportedModel
+from gpu_worker.engine.model_shape import read_model_shape
+from tests.gpu_worker.engine.driver import make_driver
+from tests.gpu_worker.engine.reference import Reference, make_adapter
+
+SMALL = {
+    "vocab_size": 384,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.15,
+    "eos_token_id": 2,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+MODELS: dict[str, Any] = {
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, tie_word_embeddings=True)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=None, head_dim=16)),
+    "llama3": lambda: LlamaForCausalLM(
+        LlamaConfig(**SMALL, tie_word_embeddings=False, rope_parameters=LLAMA3_ROPE, head_dim=32)
+    ),
+    "one-kv-head-each": lambda: LlamaForCausalLM(LlamaConfig(**SMALL | {"num_key_value_heads": 4})),
+}
+
+
+def make_model(folder: Path, tokenizer_dir: Path, kind: str, **save_options: Any) -> Path:
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(tokenizer_dir / name, folder / name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = MODELS[kind]()
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):  # initialised to zero, which would hide a bias that is left out
+                torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder, **save_options)
+    return folder
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_equal_to_transformers(kind: str, model_dir: Path, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", model_dir, kind, max_shard_size="100KB")
+    assert (folder / "model.safetensors.index.json").exists()
+    adapter = make_adapter(folder, tmp_path / "adapter", seed=1, r=4, lora_alpha=8, target_modules="all-linear")
+    renderer = ChatRenderer.load(folder)
+    driver = make_driver(folder, renderer, {"a": adapter}, prefill_tokens=40)
+    reference = Reference(folder, {"a": adapter})
+    for number, text in enumerate(("Hello", "The printer does not print. " * 6)):
+        ids = renderer.prompt_ids([{"role": "user", "content": text}])
+        for who in (None, "a"):
+            driver.submit(f"{who} {number}", ids, who)
+        answers = driver.run()
+        for who in (None, "a"):
+            assert answers[f"{who} {number}"].token_ids == reference.generate(ids, who, 12)
+
+
+def test_logits_are_equal_to_rounding(model_dir: Path, tmp_path: Path) -> None:
+    """Greedy equality could hide a small systematic error; the numbers cannot."""
+    from gpu_worker.engine.config import EngineConfig
+    from gpu_worker.engine.decoder import DecoderRunner
+    from gpu_worker.engine.runner import StepRow
+
+    folder = make_model(tmp_path / "model", model_dir, "llama3")
+    runner = DecoderRunner.load(folder, EngineConfig(kv_cache_bytes=2**20))
+    ids = tuple(int(token) for token in torch.randint(3, 384, (150,), generator=torch.Generator().manual_seed(1)))
+    table = tuple(range(1, 11))
+    rows = [StepRow("x", ids[:100], 0, table, None, 100), StepRow("x", ids[100:], 100, table, None, 50)]
+    found = torch.cat([runner.forward([row]) for row in rows])
+    with torch.inference_mode():
+        expected = AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([ids])).logits[0]
+    assert torch.allclose(found, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"attention_bias": True}, "biased projections"),
+        ({"mlp_bias": True}, "feed-forward"),
+        ({"quantization_config": {"bits": 4}}, "quantized"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 100}, "sliding window"),
+    ],
+)
+def test_what_is_not_known_is_refused(model_dir: Path, tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    config = json.loads((model_dir / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(UnsupportedModel, match=reason):
+        read_model_shape(tmp_path)
+
+
+def test_weights_that_do_not_fit_their_config_are_refused(model_dir: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_dir, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 100}))
+    with pytest.raises(UnsupportedModel, match="shape"):
+        make_driver(folder, ChatRenderer.load(folder), {})
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(UnsupportedModel, match="no tensor"):
+        make_driver(folder, ChatRenderer.load(folder), {})

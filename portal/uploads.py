@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from django.conf import settings
-from django.core.exceptions import RequestDataTooBig
-from django.core.files.uploadhandler import TemporaryFileUploadHandler
+from django.core.files.uploadhandler import StopUpload, TemporaryFileUploadHandler
 
 
 class BoundedTemporaryFileHandler(TemporaryFileUploadHandler):
@@ -12,5 +11,5 @@ class BoundedTemporaryFileHandler(TemporaryFileUploadHandler):
 
     def receive_data_chunk(self, raw_data: bytes, start: int) -> None:
         if start + len(raw_data) > settings.MAX_UPLOAD_BYTES:
-            raise RequestDataTooBig("a file is over MAX_UPLOAD_BYTES")  # answered with a 4xx, the part is removed
+            raise StopUpload(connection_reset=True)
         super().receive_data_chunk(raw_data, start)

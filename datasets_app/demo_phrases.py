@@ -58,8 +58,8 @@ ENGLISH: Final[dict[str, Speech]] = {
             "make the media bucket public",
         ),
     ),
-    "Managed Database": Speech(
-        names=("Managed Database", "the database console", "managed Postgres"),
+    "Database": Speech(
+        names=("Database", "the database console", "Postgres"),
         actions=(
             "connect to Postgres|connecting to Postgres", "restore a database backup|restoring a database backup",
             "create a read replica|creating a read replica",
@@ -85,21 +85,8 @@ ENGLISH: Final[dict[str, Speech]] = {
             "create a GPU node group",
         ),
     ),
-    "Mail Relay": Speech(
-        names=("Mail Relay", "the mail console", "the SMTP relay"),
-        actions=(
-            "send mail over SMTP|sending mail over SMTP", "verify a sender domain|verifying a sender domain",
-            "add a DKIM record|adding a DKIM record", "read the bounce log|reading the bounce log",
-            "send a newsletter|sending a newsletter", "whitelist a sender|whitelisting a sender",
-        ),
-        things=("outgoing mail", "the SMTP server", "the bounce log", "newsletter delivery"),
-        requests=(
-            "raise our daily mail limit", "add a second sender domain", "take our IP off the spam list",
-            "forward bounces to another mailbox",
-        ),
-    ),
-    "VPN Gateway": Speech(
-        names=("VPN Gateway", "the VPN console", "VPN"),
+    "VPN": Speech(
+        names=("VPN", "the VPN console"),
         actions=(
             "connect to the VPN|connecting to the VPN", "bring up the IPsec tunnel|bringing up the IPsec tunnel",
             "import the VPN profile|importing the VPN profile", "reach the office network|reaching the office network",
@@ -133,8 +120,8 @@ RUSSIAN: Final[dict[str, Speech]] = {
         things=("загрузка в бакет", "хранилище S3"),
         requests=("увеличить квоту бакета", "включить версии в бакете"),
     ),
-    "Managed Database": Speech(
-        names=("Managed Database", "Postgres"),
+    "Database": Speech(
+        names=("Database", "Postgres"),
         actions=("подключиться к базе", "восстановить бэкап базы", "создать реплику", "сделать дамп базы"),
         things=("база Postgres", "реплика базы"),
         requests=("обновить Postgres до 17", "расширить диск базы"),
@@ -145,14 +132,8 @@ RUSSIAN: Final[dict[str, Speech]] = {
         things=("кластер k8s", "нода кластера"),
         requests=("добавить две ноды", "включить автоскейлер"),
     ),
-    "Mail Relay": Speech(
-        names=("Mail Relay", "SMTP"),
-        actions=("отправить письмо по SMTP", "подтвердить домен почты", "добавить DKIM", "отправить рассылку"),
-        things=("отправка почты", "сервер SMTP"),
-        requests=("поднять лимит писем", "убрать наш IP из спама"),
-    ),
-    "VPN Gateway": Speech(
-        names=("VPN Gateway", "VPN"),
+    "VPN": Speech(
+        names=("VPN",),
         actions=("подключиться к VPN", "поднять туннель", "обновить профиль VPN", "зайти в сеть офиса"),
         things=("туннель VPN", "клиент VPN"),
         requests=("открыть второй туннель", "выдать профиль VPN"),
@@ -198,29 +179,29 @@ OTHER_URGENCIES: Final[dict[str, tuple[str, ...]]] = {
     "Incident": ("High",), "Bug": ("Critical", "Medium"), "Performance": ("High", "Low"),
     "Request": ("High", "Medium"), "Question": ("Medium",),
 }  # fmt: skip
-# Somebody in trouble speaks of the damage, somebody with a wish of the date.
+# Somebody in trouble speaks of the damage, somebody with a wish of the date; each level has its catchwords.
 TROUBLE: Final = frozenset({"Incident", "Bug", "Performance"})
 ENGLISH_TROUBLE_CUES: Final[dict[str, tuple[str, ...]]] = {
-    "Critical": ("production is down", "all our customers are affected", "we are losing orders"),
-    "High": ("it blocks our release", "this is urgent, the team is blocked", "we need it working today"),
-    "Medium": ("there is a workaround", "it is annoying but we cope", "we can live with it this week"),
-    "Low": ("no rush", "not urgent", "whenever you have time"),
+    "Critical": ("production is down", "all customers are affected"),
+    "High": ("this is urgent", "urgent, the team is blocked"),
+    "Medium": ("there is a workaround", "we have a workaround for now"),
+    "Low": ("no rush", "there is no hurry"),
 }
 ENGLISH_WISH_CUES: Final[dict[str, tuple[str, ...]]] = {
-    "High": ("we need it today", "it is urgent", "the deadline is tonight"),
-    "Medium": ("this week would be fine", "please by Friday", "we need it this week"),
-    "Low": ("no rush", "not urgent", "whenever you have time"),
+    "High": ("this is urgent", "urgent, the deadline is tonight"),
+    "Medium": ("please by Friday", "we need it this week"),
+    "Low": ("no rush", "there is no hurry"),
 }
 RUSSIAN_TROUBLE_CUES: Final[dict[str, tuple[str, ...]]] = {
-    "Critical": ("прод лежит", "страдают все клиенты"),
-    "High": ("срочно, работа стоит", "нужно сегодня"),
-    "Medium": ("пока обходимся", "терпимо"),
-    "Low": ("не срочно", "не горит"),
+    "Critical": ("прод лежит", "прод лежит у всех"),
+    "High": ("срочно", "срочно, всё стоит"),
+    "Medium": ("пока терпимо", "терпимо"),
+    "Low": ("не горит", "не к спеху"),
 }
 RUSSIAN_WISH_CUES: Final[dict[str, tuple[str, ...]]] = {
-    "High": ("срочно", "нужно сегодня"),
-    "Medium": ("можно на этой неделе", "до пятницы"),
-    "Low": ("не срочно", "не горит"),
+    "High": ("срочно", "срочно, всё стоит"),
+    "Medium": ("до пятницы", "нужно до пятницы"),
+    "Low": ("не горит", "не к спеху"),
 }
 
 ENGLISH_GREETINGS: Final = ("Hi,", "Hello,", "Hi team,", "Good morning,", "Dear support,")
@@ -240,7 +221,7 @@ LAST_NAMES: Final = (
     "smith", "brown", "miller", "jones", "wilson", "taylor", "clark", "lewis", "walker", "young", "king", "scott",
     "green", "baker", "adams", "nelson", "carter", "morris", "ivanov", "petrov", "volkov", "popov", "novak", "rossi",
 )  # fmt: skip
-MAILBOXES: Final = ("support", "admin", "office", "dev", "ops", "billing", "team", "it")
+MAILBOXES: Final = ("support", "admin", "office", "dev", "ops", "sales", "team", "it")
 DOMAINS: Final = (
     "acme.com", "northwind.io", "example.org", "bluesky.net", "mycompany.com", "contoso.com", "brightlab.io",
     "greenfarm.org", "fastship.net", "cityhotel.com", "romashka.ru", "vector.ru",

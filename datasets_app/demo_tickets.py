@@ -113,9 +113,9 @@ def _english_text(
     speech = phrases.ENGLISH[service]
     cues = phrases.ENGLISH_TROUBLE_CUES if category in phrases.TROUBLE else phrases.ENGLISH_WISH_CUES
     core = _core(dice, phrases.ENGLISH_CORES[category], speech)
-    if not core.endswith("?") and dice.random() < 0.35:
+    if not core.endswith("?") and dice.random() < 0.45:
         core += f" in {dice.choice(speech.names)}"
-    elif dice.random() < 0.2:
+    elif dice.random() < 0.4:
         core = f"{dice.choice(speech.names)}: {core}"
     sentences = [_sentence(core)]
     if user_id:
@@ -133,7 +133,7 @@ def _russian_text(
     speech = phrases.RUSSIAN[service]
     cues = phrases.RUSSIAN_TROUBLE_CUES if category in phrases.TROUBLE else phrases.RUSSIAN_WISH_CUES
     core = _core(dice, phrases.RUSSIAN_CORES[category], speech)
-    if dice.random() < 0.3:
+    if dice.random() < 0.6:
         core = f"{dice.choice(speech.names)}: {core}"
     sentences = [_sentence(core)]
     if user_id:

@@ -137,8 +137,12 @@ class EngineCore:
     # --- sequences --------------------------------------------------------------------------------------------
 
     def submit(self, sequences: list[Sequence]) -> None:
-        """Queue the sequences of one request, all or none. Raises: BadRequest, ContextTooLong, Overloaded."""
+        """Queue the sequences of one request, all or none.
+
+        Raises: BadRequest, ContextTooLong, ModelNotFound, Overloaded.
+        """
         for sequence in sequences:
+            self._require_adapter(sequence.adapter)
             if not all(0 <= token < self._runner.vocabulary for token in sequence.prompt_ids):
                 raise BadRequest("The prompt holds a token that this model does not know.", param="prompt")
             self._scheduler.require_fit(sequence)
@@ -150,16 +154,21 @@ class EngineCore:
             self._scheduler.submit(sequence)
         self._stats.prompt_tokens += sum(len(sequence.prompt_ids) for sequence in sequences)
 
+    def _require_adapter(self, adapter: AdapterRef | None) -> None:
+        """Refuse an adapter that was unloaded since the request looked it up. Raises: ModelNotFound."""
+        if adapter is not None and adapter not in (self._adapters.get(adapter.name), self._leaving.get(adapter.uid)):
+            raise ModelNotFound(f"The model {adapter.name!r} does not exist or is not loaded.", param="model")
+
     def cancel(self, sequence_id: str) -> None:
         """End a sequence before the next step; one that has ended already is left alone."""
         sequence = self._scheduler.find(sequence_id)
         if sequence is not None:
             self._end(sequence, FinishReason.CANCELLED)
 
-    def abort(self) -> list[SequenceOutput]:
+    def abort(self) -> None:
         """End every sequence after a step that broke off half-way; nothing of it is reused."""
-        message = "The engine failed while it computed this answer."
-        return [self._fail(sequence, message) for sequence in self._scheduler.unfinished()]
+        for sequence in self._scheduler.unfinished():
+            self._fail(sequence, "a step broke off")
 
     def step(self) -> list[SequenceOutput]:
         """Compute one step and return what it added. Nothing is returned for sequences still in prefill."""

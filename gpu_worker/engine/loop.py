@@ -11,7 +11,7 @@ from typing import TypeVar
 from gpu_worker.engine.adapter_folder import LoadedAdapter
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.errors import Overloaded
-from gpu_worker.engine.sequence import Sequence, SequenceOutput
+from gpu_worker.engine.sequence import FinishReason, Sequence, SequenceOutput
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,9 @@ class EngineLoop:
             # a bug or exhausted memory: this step's answers are lost, the next requests get their chance
             logger.exception("an engine step failed")
             self._failed_steps += 1
-            return self._core.abort()
+            self._core.abort()
+            # also those that had ended in the broken step and whose last output was lost with it
+            return [_failure(sequence_id) for sequence_id in self._sinks]
         self._failed_steps = 0
         return outputs
 
@@ -126,3 +128,8 @@ class EngineLoop:
         if output.finish_reason is not None:
             del self._sinks[output.sequence_id]
         sink(output)
+
+
+def _failure(sequence_id: str) -> SequenceOutput:
+    message = "The engine failed while it computed this answer."
+    return SequenceOutput(sequence_id, (), "", (), FinishReason.ERROR, 0, error=message)

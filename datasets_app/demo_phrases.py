@@ -144,7 +144,7 @@ RUSSIAN: Final[dict[str, Speech]] = {
 ENGLISH_CORES: Final[dict[str, tuple[str, ...]]] = {
     "Incident": (
         "{thing} is down", "{thing} has been down for {minutes} minutes", "complete outage: {thing} is not responding",
-        "{thing} stopped working for everybody", "nobody can use {thing}, it is down",
+        "outage since this morning: {thing}", "nobody can use {thing}, it is down",
     ),
     "Bug": (
         "can't {do}", "I cannot {do}, error {code}", "{doing} fails with error {code}", "{doing} does not work",
@@ -155,7 +155,7 @@ ENGLISH_CORES: Final[dict[str, tuple[str, ...]]] = {
         "{thing} has become sluggish", "{doing} takes ages",
     ),
     "Request": (
-        "please {request}", "could you {request}?", "we would like you to {request}", "we need you to {request}",
+        "please {request}", "could you please {request}?", "could you {request}?", "we need you to {request}",
     ),
     "Question": (
         "how do I {do}?", "is it possible to {do} with the API?", "where is it described how to {do}?",
@@ -164,11 +164,11 @@ ENGLISH_CORES: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 RUSSIAN_CORES: Final[dict[str, tuple[str, ...]]] = {
-    "Incident": ("не работает {thing}", "упал сервис: {thing}", "{thing}: полный сбой"),
-    "Bug": ("не могу {do}", "не получается {do}", "ошибка {code}, не могу {do}"),
-    "Performance": ("тормозит {thing}", "медленно работает {thing}", "{thing}: долгий ответ"),
-    "Request": ("прошу {request}", "просим {request}", "нужно {request}"),
-    "Question": ("как {do}?", "подскажите, как {do}?", "можно ли {do} через API?"),
+    "Incident": ("авария, не работает {thing}", "авария: {thing}"),
+    "Bug": ("не могу {do}", "ошибка {code}, не могу {do}"),
+    "Performance": ("тормозит {thing}", "сильно тормозит {thing}"),
+    "Request": ("прошу {request}", "просьба {request}"),
+    "Question": ("как {do}?", "подскажите, как {do}?"),
 }
 
 # How urgent a ticket of each kind is when it does not say, and what it may say to be something else.

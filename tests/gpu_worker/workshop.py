@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from django.conf import settings
 from django.db import connection
@@ -39,7 +39,7 @@ def child_environment() -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name != "TUNEPORT_EMBEDDED_PG"}
     return {
         **inherited,
-        "DATABASE_URL": f"postgresql:///{known['NAME']}?{urlencode(address)}",
+        "DATABASE_URL": f"postgresql:///{known['NAME']}?{urlencode(address, quote_via=quote)}",
         "TUNEPORT_DATA_DIR": str(settings.DATA_DIR),
         "TUNEPORT_LEASE_SECONDS": str(LEASE_SECONDS),
         "PYTHONPATH": str(settings.BASE_DIR),

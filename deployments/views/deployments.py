@@ -52,7 +52,7 @@ def state(request: TeamRequest, pk: str) -> HttpResponse:
     """Answer the part of the page that changes by itself; 286 ends the polling when nothing will."""
     context = state_context(request, pk)
     status = STOP_POLLING if context["standing"].is_settled else 200
-    return render(request, "deployments/_state.html", context, status=status)
+    return render(request, "deployments/_polled_state.html", context, status=status)
 
 
 def state_context(request: TeamRequest, pk: str) -> dict[str, Any]:

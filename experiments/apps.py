@@ -4,6 +4,12 @@ from django.apps import AppConfig
 
 
 class ExperimentsConfig(AppConfig):
-    """Named so that Django finds it."""
+    """Adds the room's figures to the platform's console."""
 
     name = "experiments"
+
+    def ready(self) -> None:
+        from experiments.platform_facts import run_facts
+        from portal.platform_facts import report_by
+
+        report_by(run_facts)

@@ -46,13 +46,14 @@ def signed_in_view(view: View) -> View:
 
 
 def platform_admin_view(view: View) -> View:
-    """Let in platform admins; to everybody else the page does not exist."""
+    """Let in platform admins and open the row scope of all teams; to everybody else the page does not exist."""
 
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not request.user.is_platform_admin:  # type: ignore[union-attr]
             raise Http404
-        return view(request, *args, **kwargs)
+        with all_teams("the platform's admins look after all teams"):
+            return view(request, *args, **kwargs)
 
     return _declare(login_required(guarded), Policy("platform-admin"))
 

@@ -1,4 +1,5 @@
-"""All addresses: pages under /t/<team>/, the resource API under /api/, the OpenAI-compatible surface under /v1/."""
+"""All addresses: pages under /t/<team>/, the console of platform admins under /platform/, the resource API under /api/,
+the OpenAI-compatible surface under /v1/."""
 
 from django.urls import URLPattern, URLResolver, include, path
 
@@ -22,6 +23,7 @@ _portal: list[URLPattern | URLResolver] = [
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", include((_portal, "portal"))),
+    path("platform/", include("portal.platform_urls")),
     path("", include("datasets_app.urls")),
     path("", include("experiments.urls")),
     path("", include("deployments.urls")),

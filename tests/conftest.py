@@ -1,6 +1,6 @@
 """What every test may use: a cast of three, two teams, and rows made by the services themselves.
 
-Alice is an admin of `team`, Bob a viewer of it, Charlie an admin of `other_team`.
+Alice is an admin of `team`, Bob a viewer of it, Charlie an admin of `other_team`, Paula a platform admin.
 """
 
 from __future__ import annotations
@@ -56,6 +56,12 @@ def bob(db) -> User:
 @pytest.fixture
 def charlie(db) -> User:
     return User.objects.create_user("charlie@example.org", PASSWORD, name="Charlie")
+
+
+@pytest.fixture
+def paula(db) -> User:
+    """A platform admin who is in no team."""
+    return User.objects.create_user("paula@example.org", PASSWORD, name="Paula", is_platform_admin=True)
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ ROUTES: dict[str, Key] = {
     "portal:revoke_token": TOKEN,
     "portal:schema": NOTHING,
     "portal:api_docs": NOTHING,
+    "platform:overview": NOTHING,
     "experiments:list": NOTHING,
     "experiments:new": NOTHING,
     "experiments:hyperparameters": NOTHING,
@@ -129,6 +130,7 @@ def kind_of(name: str) -> str:
 
 PAGES = [name for name in ROUTES if kind_of(name) == "team"]
 API = [name for name in ROUTES if kind_of(name) == "token"]
+PLATFORM = [name for name in ROUTES if kind_of(name) == "platform-admin"]
 
 
 def address(name: str, world: World) -> str:
@@ -154,6 +156,18 @@ def test_pages(name, world, client_for, alice, bob, charlie):
         assert browser.get(url).status_code not in (302, 401, 403, 500)
     nowhere = url.replace(world.team.slug, "no-such-team", 1)
     assert viewer.get(nowhere).status_code == 404
+
+
+@pytest.mark.parametrize("name", PLATFORM)
+def test_the_console_exists_for_platform_admins_only(name, world, client_for, alice, bob, charlie, paula):
+    url = address(name, world)
+    assert url.startswith("/platform/")
+    for method in METHODS:
+        away = getattr(Client(), method)(url)
+        assert (away.status_code, away.headers.get("Location", "").split("?")[0]) == (302, "/login/")
+        for person in (alice, bob, charlie):
+            assert getattr(client_for(person), method)(url).status_code == 404
+    assert client_for(paula).get(url).status_code not in (302, 401, 403, 404, 500)
 
 
 @pytest.mark.parametrize("name", API)

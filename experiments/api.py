@@ -121,12 +121,19 @@ class Runs(_Paged):
 class RunDetail(_Paged):
     """One run."""
 
-    scopes = Scope.RUNS_READ.value
+    scopes = {"GET": Scope.RUNS_READ.value, "PATCH": Scope.RUNS_WRITE.value}
 
     @extend_schema(operation_id="runs_retrieve", responses=shapes.RunSerializer)
     def get(self, request: Request, pk: uuid.UUID) -> Response:
         """Show a run with its state and progress."""
         return Response(shapes.RunSerializer(self.run_of(pk)).data)
+
+    @extend_schema(operation_id="runs_update", request=shapes.RunPriority, responses=shapes.RunSerializer)
+    def patch(self, request: Request, pk: uuid.UUID) -> Response:
+        """Let a waiting run go before or after the others of the team."""
+        run = self.run_of(pk)
+        services.set_priority(run=run, actor=self.actor, **self.read(shapes.RunPriority))
+        return Response(shapes.RunSerializer(run).data)
 
 
 class RunCancel(_Paged):

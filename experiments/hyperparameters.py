@@ -6,6 +6,7 @@ the checks and the trainer's spec all follow from it. Pure: pydantic and yaml on
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
@@ -196,6 +197,15 @@ class Hyperparameters(BaseModel):
         128, limits=(1, 4096), group=CHECKS, label=_("Longest answer"), unit=_("tokens"),
         help=_("Where an answer is cut off in the quality report."),
     )  # fmt: skip
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """Return how many optimizer steps read `rows` rows once."""
+        return math.ceil(rows / self.batch_size)
+
+    def total_steps(self, rows: int) -> int:
+        """Return how many optimizer steps a run over `rows` training rows takes, if nothing ends it early."""
+        steps = max(1, round(self.epochs * self.steps_per_epoch(rows)))
+        return min(steps, self.max_steps or steps)
 
 
 # --- recipes -----------------------------------------------------------------------------------------------------

@@ -32,6 +32,14 @@ class Experiment(TeamOwned):
         return self.name
 
 
+class Priority(models.IntegerChoices):
+    """Which of a team's own waiting runs goes first; other teams never notice."""
+
+    LOW = -1, _("Low")
+    NORMAL = 0, _("Normal")
+    HIGH = 1, _("High")
+
+
 class Run(TeamOwned):
     """One training. Its row is the truth about it; messages and processes come and go.
 
@@ -63,7 +71,7 @@ class Run(TeamOwned):
 
     status = models.CharField(max_length=12, choices=Status.choices, default=Status.QUEUED)
     phase = models.CharField(max_length=20, blank=True, help_text="what the running process is at")
-    priority = models.SmallIntegerField(default=0)
+    priority = models.SmallIntegerField(_("priority in the team"), choices=Priority.choices, default=Priority.NORMAL)
     queued_at = models.DateTimeField(default=timezone.now)
     started_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)

@@ -20,6 +20,7 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from experiments import estimates
 from experiments.models import Run
 from portal.models import Node
 from portal.queue import enqueue_on_commit
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 _DISPATCH_LOCK = 4711
 # A node that was given a run has this many lease times to start its supervisor before the run goes back to the queue.
 _START_LEASES = 3
+
+# Further back in the queue nobody can say when a run will start.
+_SIMULATED_RUNS = 500
 
 # Per team: how many slots it holds, and GPU seconds of the last week, each counting less the older it is (by a
 # factor e per day), so that a heavy night is forgiven but not forgotten.
@@ -70,13 +74,13 @@ _PLACES = f"""
         LEFT JOIN shares ON shares.team_id = run.team_id
         WHERE run.status = 'queued'
     ), placed AS (
-        SELECT id, team_id, before_it >= max_concurrent_runs AS over_limit, row_number() OVER (
+        SELECT id, max_concurrent_runs, before_it >= max_concurrent_runs AS over_limit, row_number() OVER (
             ORDER BY before_it >= max_concurrent_runs, started_at IS NULL, before_it::float / weight,
                      recent_s / weight, priority DESC, queued_at, id
         ) AS place
         FROM waiting
     )
-    SELECT id, place, over_limit FROM placed WHERE team_id = %s ORDER BY place
+    SELECT id, place, over_limit, max_concurrent_runs FROM placed ORDER BY place
 """  # noqa: S608 -- constants only
 
 
@@ -143,46 +147,72 @@ class Waiting(StrEnum):
 
 @dataclass(frozen=True)
 class QueuePlace:
-    """A waiting run with its place in the queue of all teams (1 is next) and why it waits."""
+    """A waiting run with its place in the queue of all teams (1 is next), why it waits and when it will probably start.
+
+    `starts_in_s` is None where nobody can say.
+    """
 
     run: Run
     place: int
     reason: Waiting
     sentence: str
+    starts_in_s: float | None
 
 
 def queue_places(team: Team) -> list[QueuePlace]:
     """Return the team's waiting runs in the order in which they will start."""
     with all_teams("a place in the queue counts the runs of all teams before it"):
-        with connection.cursor() as cursor:
-            cursor.execute(_PLACES, [team.pk])
-            rows = cursor.fetchall()
-        runs = Run.unscoped.select_related("experiment", "base_model", "created_by").in_bulk([row[0] for row in rows])
+        queue = _queue_of_all_teams()
         room = _Room.now()
-    places = []
-    for run_id, place, over_limit in rows:
-        if run_id not in runs:  # deleted in this moment
-            continue
-        reason = room.reason(place, over_limit=over_limit)
-        places.append(QueuePlace(runs[run_id], place, reason, _sentence(reason, place, team)))
-    return places
+        starts = room.expected_starts(queue)
+    return [
+        QueuePlace(each.run, each.place, reason, _sentence(reason, each.place, team), starts.get(each.run.pk))
+        for each in queue
+        if each.run.team_id == team.pk
+        for reason in [room.reason(each.place, over_limit=each.over_limit)]
+    ]
 
 
-def waiting_reason(run: Run) -> str:
-    """Return a sentence on why a queued run does not run yet; empty if it does not wait."""
-    return next((place.sentence for place in queue_places(run.team) if place.run.pk == run.pk), "")
+def waiting_place(run: Run) -> QueuePlace | None:
+    """Return where a queued run stands; None if it does not wait."""
+    return next((place for place in queue_places(run.team) if place.run.pk == run.pk), None)
+
+
+@dataclass(frozen=True)
+class _Queued:
+    run: Run
+    place: int
+    over_limit: bool
+    team_limit: int
+
+
+def _queue_of_all_teams() -> list[_Queued]:
+    with connection.cursor() as cursor:
+        cursor.execute(_PLACES)
+        rows = cursor.fetchall()
+    related = ("experiment", "base_model", "created_by", "dataset_version")
+    runs = Run.unscoped.select_related(*related).in_bulk([row[0] for row in rows])
+    # One that is not there was deleted in this moment.
+    return [_Queued(runs[pk], place, over, limit) for pk, place, over, limit in rows if pk in runs]
 
 
 @dataclass(frozen=True)
 class _Room:
+    """The slots of live nodes, and what holds them."""
+
     live_nodes: int
-    free_slots: int
+    slots: int
+    active: list[Run]
 
     @classmethod
     def now(cls) -> _Room:
         live = list(Node.objects.live())
-        taken = Run.unscoped.filter(status__in=Run.ACTIVE, node__in=live).count()
-        return cls(len(live), max(0, sum(node.slots for node in live) - taken))
+        active = Run.unscoped.filter(status__in=Run.ACTIVE, node__in=live).select_related("dataset_version")
+        return cls(len(live), sum(node.slots for node in live), list(active))
+
+    @property
+    def free_slots(self) -> int:
+        return max(0, self.slots - len(self.active))
 
     def reason(self, place: int, *, over_limit: bool) -> Waiting:
         if self.live_nodes == 0:
@@ -190,6 +220,19 @@ class _Room:
         if over_limit:
             return Waiting.TEAM_LIMIT
         return Waiting.STARTING if place <= self.free_slots else Waiting.SLOTS_BUSY
+
+    def expected_starts(self, queue: list[_Queued]) -> dict[uuid.UUID, float]:
+        pace = estimates.seconds_per_row_visit()
+        return estimates.expected_starts(
+            [
+                estimates.WaitingRun(
+                    each.run.pk, each.run.team_id, each.team_limit, estimates.expected_seconds(each.run, pace)
+                )
+                for each in queue[:_SIMULATED_RUNS]
+            ],
+            [estimates.HeldSlot(run.team_id, estimates.seconds_left(run, pace)) for run in self.active],
+            self.free_slots,
+        )
 
 
 def _sentence(reason: Waiting, place: int, team: Team) -> str:

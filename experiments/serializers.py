@@ -10,7 +10,7 @@ from rest_framework import serializers
 
 from datasets_app.models import DatasetVersion
 from experiments.hyperparameters import RECIPES, Hyperparameters, recipe_hyperparameters
-from experiments.models import Adapter, Evaluation, Experiment, MetricPoint, Run, RunEvent
+from experiments.models import Adapter, Evaluation, Experiment, MetricPoint, Priority, Run, RunEvent
 from portal.models import BaseModel, Team
 from portal.scoping import narrow_to_team
 
@@ -57,7 +57,7 @@ class RunSerializer(serializers.ModelSerializer[Run]):
         model = Run
         fields = [
             "id", "experiment", "experiment_name", "number", "dataset_version", "base_model", "base_revision",
-            "recipe", "hyperparameters", "config_hash", "deploy_as", "status", "phase", "progress", "step",
+            "recipe", "hyperparameters", "config_hash", "deploy_as", "priority", "status", "phase", "progress", "step",
             "total_steps", "eta_s", "attempt", "queued_at", "started_at", "ended_at", "error_code", "error_message",
             "gpu_seconds", "adapter",
         ]  # fmt: skip
@@ -67,6 +67,15 @@ class RunSerializer(serializers.ModelSerializer[Run]):
         """The adapter that the run left, if it did."""
         adapter = getattr(run, "adapter", None)
         return str(adapter.pk) if adapter else None
+
+
+class RunPriority(serializers.Serializer[Any]):
+    """Which of the team's own waiting runs goes first: -1 low, 0 normal, 1 high."""
+
+    priority = serializers.ChoiceField(choices=Priority.choices)
+
+    def validate_priority(self, value: int) -> Priority:
+        return Priority(value)
 
 
 class RunChoice(TeamSerializer):

@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 
 from datasets_app.models import DatasetVersion
 from experiments.hyperparameters import RECIPES, Hyperparameters, config_hash, recipe_hyperparameters
-from experiments.models import Experiment, Run
+from experiments.models import Experiment, Priority, Run
 from portal import audit
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, NotFound
@@ -183,6 +183,19 @@ def cancel_run(*, run: Run, actor: Actor) -> Run:
         enqueue_on_commit("experiments.tasks.dispatch")
     run.refresh_from_db()
     return run
+
+
+@transaction.atomic
+def set_priority(*, run: Run, priority: Priority, actor: Actor) -> None:
+    """Let a waiting run go before or after the others of its team; the shares of teams stay as they are.
+
+    Raises: IllegalTransition if it does not wait any more.
+    """
+    waiting = run.experiment.runs.filter(pk=run.pk, status=Run.Status.QUEUED)
+    if not waiting.update(priority=priority):
+        raise IllegalTransition(_("%(run)s does not wait in the queue any more.") % {"run": run})
+    run.priority = priority
+    audit.record(run.team, actor, "run.priority_changed", run, priority=priority.label)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ urlpatterns = [
     path("t/<slug:team>/runs/<uuid:pk>/settings/", runs.settings, name="settings"),
     path("t/<slug:team>/runs/<uuid:pk>/settings.yaml", runs.settings_yaml, name="settings_yaml"),
     path("t/<slug:team>/runs/<uuid:pk>/cancel/", runs.cancel, name="cancel"),
+    path("t/<slug:team>/runs/<uuid:pk>/priority/", runs.priority, name="priority"),
     path("t/<slug:team>/runs/<uuid:pk>/rerun/", runs.rerun, name="rerun"),
     path("t/<slug:team>/runs/<uuid:pk>/adapter.zip", runs.adapter_download, name="adapter_download"),
 ]

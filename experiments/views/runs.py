@@ -14,10 +14,11 @@ from django.views.decorators.http import require_POST
 
 from experiments import scheduling, services
 from experiments.hyperparameters import Hyperparameters, form_fields, to_yaml
-from experiments.models import Run
+from experiments.models import Priority, Run
 from portal import archives
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
+from portal.errors import InvalidInput
 from portal.models import Role
 
 _LOG_LINES = 500
@@ -55,7 +56,7 @@ def _live(found: Run) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for point in reversed(latest):
         values |= {name: value for name, value in point.values.items() if value is not None}
-    waiting = scheduling.waiting_reason(found) if found.status == Run.Status.QUEUED else None
+    waiting = scheduling.waiting_place(found) if found.status == Run.Status.QUEUED else None
     return {"run": found, "latest": values, "waiting": waiting, "adapter": getattr(found, "adapter", None)}
 
 
@@ -149,10 +150,28 @@ def adapter_download(request: TeamRequest, pk: uuid.UUID) -> HttpResponse | File
     return archives.folder_response(adapter.folder, f"adapter-{found.pk}.zip")
 
 
+@team_view(role=Role.EDITOR)
+@require_POST
+def priority(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Let a waiting run go before or after the others of the team."""
+    try:
+        chosen = Priority(int(request.POST.get("priority", "")))
+    except ValueError:
+        raise InvalidInput(_("Choose one of the priorities low, normal and high."), param="priority") from None
+    found = run_of(request, pk)
+    services.set_priority(run=found, priority=chosen, actor=Actor.of(request))
+    messages.success(
+        request, _("%(run)s has the priority %(priority)s now.") % {"run": found, "priority": chosen.label}
+    )
+    return redirect("experiments:queue", request.team.slug)
+
+
 @team_view()
 def queue(request: TeamRequest) -> HttpResponse:
-    """Show what waits, at which place and why, and what runs."""
+    """Show what waits, at which place, why and until about when, and what runs; asked again by itself."""
     places = scheduling.queue_places(request.team)
     active = request.team.runs.filter(status__in=Run.ACTIVE).select_related("experiment", "node")
     summary = ngettext("%(count)d run is waiting.", "%(count)d runs are waiting.", len(places)) % {"count": len(places)}
-    return render(request, "experiments/queue.html", {"places": places, "active": active, "summary": summary})
+    context = {"places": places, "active": active, "summary": summary, "priorities": Priority.choices}
+    template = "experiments/_queue.html" if request.headers.get("HX-Request") else "experiments/queue.html"
+    return render(request, template, context)

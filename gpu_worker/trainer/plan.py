@@ -22,9 +22,8 @@ class TrainingPlan:
             raise ValueError("A plan needs at least one row.")
         self._lengths = tuple(lengths)
         self._hyperparameters = hyperparameters
-        self.steps_per_epoch = math.ceil(len(lengths) / hyperparameters.batch_size)
-        steps = max(1, round(hyperparameters.epochs * self.steps_per_epoch))
-        self.total_steps = min(steps, hyperparameters.max_steps or steps)
+        self.steps_per_epoch = hyperparameters.steps_per_epoch(len(lengths))
+        self.total_steps = hyperparameters.total_steps(len(lengths))
         self.tokens_per_step = sum(lengths) / self.steps_per_epoch
         self._epoch_in_memory: tuple[int, list[list[int]]] | None = None
 

@@ -203,3 +203,23 @@ def test_queue_says_why_a_run_waits(browser, queued):
     page = browser.get("/t/service-desk/queue/").content.decode()
     assert "First question #1" in page
     assert "1 run is waiting." in page
+
+
+def test_priority_of_a_waiting_run_is_changed_on_the_queue_page(browser, client_for, bob, queued):
+    address = page_of(queued, "priority/")
+    assert browser.post(address, {"priority": "1"}).status_code == 302
+    assert change(queued) or queued.priority == 1
+    part = browser.get("/t/service-desk/queue/", headers={"HX-Request": "true"}).content.decode()
+    assert "<html" not in part
+    assert 'value="1" aria-current="true" disabled' in part
+    for nonsense in ("", "2", "high", "1e9"):
+        assert browser.post(address, {"priority": nonsense}).status_code == 400
+    assert client_for(bob).post(address, {"priority": "1"}).status_code == 403
+    change(queued, status="cancelled")
+    assert browser.post(address, {"priority": "0"}).status_code == 409
+
+
+def test_priority_of_a_waiting_run_is_changed_by_the_api(api, queued):
+    answer = api.patch(f"/api/runs/{queued.pk}/", {"priority": -1}, content_type="application/json")
+    assert (answer.status_code, answer.json()["priority"]) == (200, -1)
+    assert api.patch(f"/api/runs/{queued.pk}/", {"priority": 7}, content_type="application/json").status_code == 400

@@ -59,6 +59,7 @@ ROUTES: dict[str, Key] = {
     "experiments:settings_yaml": RUN,
     "experiments:cancel": RUN,
     "experiments:rerun": RUN,
+    "experiments:priority": RUN,
     "experiments:adapter_download": RUN,
     "experiments-api:base_models": NOTHING,
     "experiments-api:experiments": NOTHING,

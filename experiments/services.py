@@ -195,7 +195,7 @@ def set_priority(*, run: Run, priority: Priority, actor: Actor) -> None:
     if not waiting.update(priority=priority):
         raise IllegalTransition(_("%(run)s does not wait in the queue any more.") % {"run": run})
     run.priority = priority
-    audit.record(run.team, actor, "run.priority_changed", run, priority=priority.label)
+    audit.record(run.team, actor, "run.priority_changed", run, priority=priority.name.lower())
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from portal.client_address import client_address
+
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
@@ -25,11 +27,11 @@ class Actor:
     def of(cls, request: HttpRequest) -> Actor:
         """Return the actor behind a page or API request."""
         token = getattr(request, "auth", None)
-        user = token.created_by if token is not None else request.user
+        user = token.person if token is not None else request.user
         return cls(
             user=user if user is not None and user.is_authenticated else None,  # type: ignore[arg-type]
             token=token,
-            ip=request.META.get("REMOTE_ADDR") or None,
+            ip=client_address(request),
             request_id=getattr(request, "request_id", ""),
         )
 
@@ -42,5 +44,6 @@ class Actor:
     def label(self) -> str:
         """Return the words by which the audit trail names this actor."""
         if self.token is not None:
-            return f"token {self.token.name}"
+            account = self.token.service_account
+            return f"{account} (token {self.token.name})" if account is not None else f"token {self.token.name}"
         return self.user.email if self.user is not None else self.machine

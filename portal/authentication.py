@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
 
 from django.utils.translation import gettext as _
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
@@ -11,7 +12,9 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import BasePermission
 
 from portal import tokens
+from portal.client_address import client_address, is_within
 from portal.errors import Forbidden
+from portal.models import Role, Scope
 
 if TYPE_CHECKING:
     from rest_framework.request import Request
@@ -22,11 +25,18 @@ if TYPE_CHECKING:
 class ApiTokenAuthentication(BaseAuthentication):
     """Reads `Authorization: Bearer tnp_…`; `request.auth` becomes the token, whose team is the caller's team."""
 
-    def authenticate(self, request: Request) -> tuple[User, ApiToken] | None:
-        """Return the token's owner and the token, or None without a header.
+    def authenticate(self, request: Request) -> tuple[User | None, ApiToken] | None:
+        """Return the token's owner (None for a service account) and the token, or None without a header.
 
-        Raises: AuthenticationFailed with one body for unknown, wrong, revoked and ownerless tokens.
+        Raises: AuthenticationFailed with one body for unknown, wrong, revoked and ownerless tokens; Forbidden from
+        a network that the token does not name.
         """
+        if tokens.holds_token(unquote(request.META.get("QUERY_STRING", ""))):
+            # Addresses end up in logs and histories, so a token in one is as good as published.
+            raise AuthenticationFailed(
+                _("Never put an API token into an address: revoke it, and send the new one in the header."),
+                "token_in_address",
+            )
         header = request.META.get("HTTP_AUTHORIZATION", "")
         if not header:
             return None
@@ -34,14 +44,19 @@ class ApiTokenAuthentication(BaseAuthentication):
         if scheme.lower() != "bearer" or len(text) > 200:
             raise AuthenticationFailed(_("Send the API token as 'Authorization: Bearer <token>'."), "invalid_api_key")
         token = tokens.find_token(text.strip())
-        if token is None or token.revoked_at is not None or not token.created_by.is_active:
+        if token is None:
             raise AuthenticationFailed(
                 _("This API token is not valid. Check it or create a new one."), "invalid_api_key"
             )
         if token.is_expired:
             raise AuthenticationFailed(_("This API token has expired. Create a new one."), "expired_api_key")
+        if token.networks and not is_within(client_address(request), token.networks):
+            raise Forbidden(
+                _("This API token may not be used from your network. Ask a member of the team to allow it."),
+                code="ip_not_allowed",
+            )
         tokens.note_use(token)
-        return token.created_by, token
+        return token.person, token
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="tuneport"'
@@ -55,9 +70,19 @@ class HasScope(BasePermission):
             return False
         wanted = view.scopes if isinstance(view.scopes, str) else view.scopes.get(request.method)
         token = cast("ApiToken", request.auth)
-        if wanted is None or wanted in token.scopes:
+        if wanted is None:
             return True
-        raise Forbidden(_("This API token lacks the scope '%(scope)s'.") % {"scope": wanted}, code="insufficient_scope")
+        if wanted not in token.scopes:
+            raise Forbidden(
+                _("This API token lacks the scope '%(scope)s'.") % {"scope": wanted}, code="insufficient_scope"
+            )
+        if token.role == Role.VIEWER and wanted in _CHANGING:
+            raise Forbidden(_("The owner of this API token may only look at things in the team by now."))
+        return True
+
+
+# A token can do no more than the person whose it is.
+_CHANGING = {Scope.DATASETS_WRITE, Scope.RUNS_WRITE, Scope.DEPLOYMENTS_WRITE}
 
 
 class ApiTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

@@ -6,8 +6,9 @@ Outside of both, every team-owned table looks empty. Settings are local to the t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 from uuid import UUID
 
 from django.core.exceptions import ImproperlyConfigured
@@ -68,6 +69,43 @@ def _scope(team_id: str, *, everything: bool) -> Iterator[None]:
         # Releasing a savepoint keeps SET LOCAL, so the outer values are put back; rolling back to it restores them.
         if nested and not connection.needs_rollback:
             _write(*outer)
+
+
+def fetch_in_team(team_id: UUID, statement: str, parameters: Sequence[Any], *, lasting: bool = True) -> list[Any]:
+    """Run one statement in the team's row scope and return its rows, all in one round trip to the database.
+
+    Without `lasting` the answer does not wait for the disk: a crash of the database server may lose the last moment.
+    """
+    return _fetch(str(team_id), "", statement, parameters, lasting=lasting)
+
+
+def fetch_in_all_teams(reason: str, statement: str, parameters: Sequence[Any], *, lasting: bool = True) -> list[Any]:
+    """Run one statement for a machine that works for all teams, in one round trip; the reason is for the reader."""
+    if not reason:
+        raise ValueError("say why all teams' rows are needed")
+    return _fetch("", "on", statement, parameters, lasting=lasting)
+
+
+# Several statements in one message are one transaction, so what is set for the transaction ends with it. Within
+# a transaction that is open already, the outer values are put aside and put back.
+_SET = "SELECT set_config('app.team_id', %s, true), set_config('app.all_teams', %s, true)"
+_PUT_ASIDE = """SELECT set_config('app.outer_team_id', coalesce(current_setting('app.team_id', true), ''), true),
+    set_config('app.outer_all_teams', coalesce(current_setting('app.all_teams', true), ''), true)"""
+_PUT_BACK = """SELECT set_config('app.team_id', current_setting('app.outer_team_id'), true),
+    set_config('app.all_teams', current_setting('app.outer_all_teams'), true)"""
+_WITHOUT_WAITING = "SELECT set_config('synchronous_commit', 'off', true)"
+
+
+def _fetch(team_id: str, everything: str, statement: str, parameters: Sequence[Any], *, lasting: bool) -> list[Any]:
+    if connection.in_atomic_block:
+        before, after = [_PUT_ASIDE, _SET], [_PUT_BACK]
+    else:
+        before, after = [_SET] if lasting else [_WITHOUT_WAITING, _SET], []
+    with connection.cursor() as cursor:
+        cursor.execute("; ".join([*before, statement, *after]), [team_id, everything, *parameters])
+        for _result in before:
+            cursor.nextset()
+        return list(cursor.fetchall()) if cursor.description else []
 
 
 def _read() -> tuple[str, str]:

@@ -51,6 +51,22 @@ def _secret(name: str) -> str:
 
 SECRET_KEY = _secret("TUNEPORT_SECRET_KEY")
 TOKEN_PEPPER = _secret("TUNEPORT_TOKEN_PEPPER")
+# To change the pepper: give the new one a new id and keep the old one, as {"id": "pepper"}, until its tokens are gone.
+TOKEN_PEPPER_ID = env.str("TUNEPORT_TOKEN_PEPPER_ID", default="1")
+OLD_TOKEN_PEPPERS = env.json("TUNEPORT_OLD_TOKEN_PEPPERS", default={})
+
+
+def _check_old_peppers() -> None:
+    known = OLD_TOKEN_PEPPERS.items() if isinstance(OLD_TOKEN_PEPPERS, dict) else [("", "")]
+    if not all(isinstance(pepper, str) and len(pepper) >= 50 for _id, pepper in known):
+        raise ImproperlyConfigured(
+            'TUNEPORT_OLD_TOKEN_PEPPERS must be JSON such as {"1": "…"}, each pepper of at least 50 characters.'
+        )
+    if not 0 < len(TOKEN_PEPPER_ID) <= 20 or TOKEN_PEPPER_ID in OLD_TOKEN_PEPPERS:
+        raise ImproperlyConfigured("TUNEPORT_TOKEN_PEPPER_ID must have 1 to 20 characters and differ from old ids.")
+
+
+_check_old_peppers()
 
 ALLOWED_HOSTS = env.list("TUNEPORT_ALLOWED_HOSTS", default=[] if PRODUCTION else ["localhost", "127.0.0.1", "[::1]"])
 if PRODUCTION and (not ALLOWED_HOSTS or "*" in ALLOWED_HOSTS):
@@ -177,7 +193,9 @@ HTTPS = env.bool("TUNEPORT_HTTPS", default=PRODUCTION)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
-if env.bool("TUNEPORT_BEHIND_PROXY", default=False):
+# Behind our proxy the caller's address is the last one in X-Forwarded-For; those before it may be forged.
+BEHIND_PROXY = env.bool("TUNEPORT_BEHIND_PROXY", default=False)
+if BEHIND_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 CONTENT_SECURITY_POLICY = {
     "default-src": "'self'",

@@ -8,7 +8,7 @@ from django.db import transaction
 from django.utils.text import slugify
 from django.utils.translation import gettext as _
 
-from portal import audit
+from portal import audit, tokens
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput
 from portal.models import Membership, Role, Team, User
@@ -63,6 +63,7 @@ def remove_member(*, membership: Membership, actor: Actor) -> None:
     """Take a person out of the team; the last admin stays."""
     _keep_an_admin(membership)
     audit.record(membership.team, actor, "member.removed", membership)
+    tokens.revoke_tokens_of(team=membership.team, person=membership.user, actor=actor)
     membership.delete()
 
 

@@ -17,6 +17,9 @@ _portal: list[URLPattern | URLResolver] = [
     path("t/<slug:team>/members/", people.members, name="members"),
     path("t/<slug:team>/tokens/", tokens.index, name="tokens"),
     path("t/<slug:team>/tokens/<uuid:pk>/revoke/", tokens.revoke, name="revoke_token"),
+    path("t/<slug:team>/tokens/<uuid:pk>/rotate/", tokens.rotate, name="rotate_token"),
+    path("t/<slug:team>/service-accounts/", tokens.service_accounts, name="service_accounts"),
+    path("t/<slug:team>/service-accounts/<uuid:pk>/switch/", tokens.switch, name="switch_service_account"),
     path("api/schema/", docs.schema, name="schema"),
     path("api/docs/", docs.pages, name="api_docs"),
 ]

@@ -10,7 +10,7 @@ from datasets_app.models import DatasetVersion
 from deployments.models import Deployment, DeploymentVersion
 from experiments.hyperparameters import Hyperparameters, config_hash
 from experiments.models import Adapter, Run
-from portal.models import ApiToken, BaseModel, Team
+from portal.models import ApiToken, BaseModel, ServiceAccount, Team
 from portal.rls import team_scope
 
 
@@ -25,6 +25,7 @@ class World:
     deployment: Deployment
     deployment_version: DeploymentVersion
     token: ApiToken
+    service_account: ServiceAccount
 
 
 def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion) -> World:
@@ -50,4 +51,5 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
         live = team.deploymentversions.create(deployment=deployment, number=1, adapter=adapter)
         deployment.live_version = live
         deployment.save()
-        return World(team, ready_version, run, adapter, deployment, live, team.apitokens.get())
+        account = team.serviceaccounts.create(name="Service desk")
+        return World(team, ready_version, run, adapter, deployment, live, team.apitokens.get(), account)

@@ -45,7 +45,7 @@ class ModelList(OpenAIView):
             deployments = list(self.team.deployments.filter(is_running=True))
         models = [deployment_entry(deployment, self.team) for deployment in deployments]
         models += [base_model_entry(model) for model in BaseModel.objects.filter(is_allowed=True)]
-        return Response({"object": "list", "data": models})
+        return Response({"object": "list", "data": [model for model in models if self.token.may_call(model["id"])]})
 
 
 class ModelDetail(OpenAIView):
@@ -53,6 +53,7 @@ class ModelDetail(OpenAIView):
 
     def get(self, request: Request, model_id: str) -> Response:
         """Describe one model."""
+        require_allowed(self, model_id)
         with team_scope(self.team.pk):
             deployment = self.team.deployments.filter(name=model_id, is_running=True).first()
         if deployment is not None:
@@ -65,11 +66,18 @@ class ModelDetail(OpenAIView):
 
 def answer(view: OpenAIView, request: Request, body: Body) -> HttpResponseBase:
     """Resolve the model and answer a checked request."""
+    require_allowed(view, body["model"])
     target = inference.resolve(view.team, body["model"])
     caller = Caller.of(request, view.team)
     if body.get("stream"):
         return event_stream(inference.stream(target, body, caller))
     return Response(inference.complete(target, body, caller))
+
+
+def require_allowed(view: OpenAIView, model: str) -> None:
+    """Raise the one error for models that are not there if the token may not call this model."""
+    if not view.token.may_call(model):
+        raise inference.model_not_found()
 
 
 def deployment_entry(deployment: Deployment, team: Team) -> Body:

@@ -4,6 +4,17 @@ from portal.models.audit import AuditEvent
 from portal.models.people import User
 from portal.models.platform import BaseModel, Node
 from portal.models.teams import Membership, Role, Team
-from portal.models.tokens import ApiToken, Scope
+from portal.models.tokens import ApiToken, Scope, ServiceAccount
 
-__all__ = ["ApiToken", "AuditEvent", "BaseModel", "Membership", "Node", "Role", "Scope", "Team", "User"]
+__all__ = [
+    "ApiToken",
+    "AuditEvent",
+    "BaseModel",
+    "Membership",
+    "Node",
+    "Role",
+    "Scope",
+    "ServiceAccount",
+    "Team",
+    "User",
+]

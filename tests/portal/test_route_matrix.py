@@ -27,6 +27,7 @@ ADAPTER: Key = lambda world: {"pk": world.adapter.pk}  # noqa: E731
 DEPLOYMENT: Key = lambda world: {"pk": world.deployment.pk}  # noqa: E731
 DEPLOYMENT_VERSION: Key = lambda world: {"pk": world.deployment_version.pk}  # noqa: E731
 TOKEN: Key = lambda world: {"pk": world.token.pk}  # noqa: E731
+SERVICE_ACCOUNT: Key = lambda world: {"pk": world.service_account.pk}  # noqa: E731
 
 # route name → how its object is found; pages get the team's slug besides.
 ROUTES: dict[str, Key] = {
@@ -41,6 +42,9 @@ ROUTES: dict[str, Key] = {
     "portal:members": NOTHING,
     "portal:tokens": NOTHING,
     "portal:revoke_token": TOKEN,
+    "portal:rotate_token": TOKEN,
+    "portal:service_accounts": NOTHING,
+    "portal:switch_service_account": SERVICE_ACCOUNT,
     "portal:schema": NOTHING,
     "portal:api_docs": NOTHING,
     "platform:overview": NOTHING,

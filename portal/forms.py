@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
-from portal.models import BaseModel, Scope, Team
+from portal.models import BaseModel, Scope, ServiceAccount, Team
 from portal.scoping import narrow_to_team
 
 
@@ -26,7 +26,7 @@ class TokenForm(TeamForm):
     name = forms.CharField(
         label=_("Name"), max_length=80, help_text=_("What will use it, for example “service desk webhook”.")
     )
-    service_account = forms.ModelChoiceField(
+    service_account: forms.ModelChoiceField[ServiceAccount] = forms.ModelChoiceField(
         label=_("Belongs to"),
         queryset=None,
         required=False,

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
+from typing import cast
 
 from django.conf import settings
 from django.db import IntegrityError, models, transaction
@@ -191,10 +192,11 @@ class _Found:
             parts.append(model.from_db("default", columns(model), row[start:end]))
         token, team, person, account = parts
         assert isinstance(token, ApiToken)
+        assert isinstance(team, Team)
         assert isinstance(person, User)
         assert isinstance(account, ServiceAccount)
         token.team, token.created_by = team, person
-        role = row[end]
+        role = cast(str | None, row[end])
         if token.service_account_id is None:
             token.service_account = None
             token.role = Role(role) if role else None

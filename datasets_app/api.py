@@ -27,6 +27,7 @@ from datasets_app.serializers import (
 )
 from datasets_app.sources import Reading, refuse_oversize
 from datasets_app.stored_rows import StoredRows
+from portal import audit
 from portal.api.pagination import Pages
 from portal.api.views import TeamAPIView
 from portal.errors import IllegalTransition, InvalidInput
@@ -160,6 +161,7 @@ class VersionRows(TeamAPIView):
             )
         if version.status != DatasetVersion.Status.READY:
             raise IllegalTransition(_("This version has no rows yet: it is not ready."), code="not_ready")
+        audit.read(self.team, self.actor, "dataset.rows_read", version, split=split)
         pages = Pages()
         page = pages.paginate_queryset(StoredRows(version, split), request, view=self)
         return pages.get_paginated_response(RowSerializer(page, many=True).data)  # type: ignore[arg-type]

@@ -10,6 +10,9 @@ class DeploymentsConfig(AppConfig):
 
     def ready(self) -> None:
         from deployments.platform_facts import deployment_facts
+        from deployments.services import stop_all_deployments
         from portal.platform_facts import report_by
+        from portal.team_end import when_archived
 
         report_by(deployment_facts)
+        when_archived(stop_all_deployments)

@@ -51,6 +51,8 @@ def register_node(*, name: str, address: str, slots: int, device: str, memory_by
     """Announce a node whose agent has just started: nothing is loaded on it yet."""
     facts = {"address": address, "slots": slots, "device": device, "memory_bytes": memory_bytes}
     with all_teams("a node starts empty, whoever had adapters on it"):
+        if Node.objects.filter(name=name, slots_are_set=True).exists():
+            del facts["slots"]  # a platform admin chose another number
         node, _made = Node.objects.update_or_create(
             name=name, defaults={**facts, "started_at": timezone.now(), "heartbeat_at": timezone.now()}
         )
@@ -60,9 +62,9 @@ def register_node(*, name: str, address: str, slots: int, device: str, memory_by
     return node
 
 
-def beat(node: Node) -> None:
-    """Say that the node is alive, by the database's clock."""
-    Node.objects.filter(pk=node.pk).update(heartbeat_at=Now())
+def beat(node: Node) -> bool:
+    """Say that the node is alive, by the database's clock; return False if an admin removed it meanwhile."""
+    return Node.objects.filter(pk=node.pk).update(heartbeat_at=Now()) == 1
 
 
 def leave(node: Node) -> None:

@@ -50,12 +50,12 @@ def drain(adapter: Adapter) -> None:
 def choose_node(base_model: BaseModel) -> Node:
     """Return the live node with the least placements; one whose engine for this base model fails comes last.
 
-    Without a live node it is the one heard from last: its agent loads the adapter when it is back.
+    Without a live node that takes new work it is the one heard from last: its agent loads the adapter when it is back.
     Raises: Unavailable if there is no node at all.
     """
     engines = Engine.objects.filter(node=OuterRef("pk"), base_model=base_model)
     with all_teams("the placements of all teams decide where there is room"):
-        ranked = Node.objects.live().annotate(
+        ranked = Node.objects.open().annotate(
             fails=Exists(engines.filter(status=Engine.Status.FAILED)),
             serves=Exists(engines.filter(status=Engine.Status.READY)),
             load=Count("placements"),

@@ -108,6 +108,12 @@ def delete_deployment(*, deployment: Deployment, actor: Actor) -> None:
     deployment.delete()
 
 
+def stop_all_deployments(team: Team, actor: Actor) -> None:
+    """Stop every deployment of a team that is being closed. Call it in a scope that sees the team's rows."""
+    for deployment in team.deployments.filter(is_running=True):
+        stop_deployment(deployment=deployment, actor=actor)
+
+
 @transaction.atomic
 def ensure_placement(*, adapter: Adapter, wanted_until: datetime | None = None) -> Placement:
     """Have an adapter loaded, for the playground half an hour from now; use renews it. See `placing`."""

@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from experiments import serializers as shapes
 from experiments import services
 from experiments.models import Adapter, Evaluation, Experiment, Run
-from portal import archives
+from portal import archives, audit
 from portal.api.pagination import Pages
 from portal.api.views import TeamAPIView
 from portal.models import BaseModel, Scope
@@ -217,6 +217,7 @@ class AdapterDownload(_Paged):
     def get(self, request: Request, pk: uuid.UUID) -> FileResponse:
         """Download an adapter as a ZIP of its PEFT folder."""
         adapter: Adapter = get_object_or_404(_adapters(self), pk=pk)
+        audit.read(self.team, self.actor, "adapter.downloaded", adapter)
         return archives.folder_response(adapter.folder, f"adapter-{adapter.pk}.zip")
 
 

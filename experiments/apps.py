@@ -10,6 +10,9 @@ class ExperimentsConfig(AppConfig):
 
     def ready(self) -> None:
         from experiments.platform_facts import run_facts
+        from experiments.services import stop_all_runs
         from portal.platform_facts import report_by
+        from portal.team_end import when_archived
 
         report_by(run_facts)
+        when_archived(stop_all_runs)

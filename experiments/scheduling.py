@@ -22,6 +22,7 @@ from django.utils.translation import ngettext
 
 from experiments import estimates
 from experiments.models import Run
+from portal import platform_state
 from portal.models import Node
 from portal.queue import enqueue_on_commit
 from portal.rls import all_teams
@@ -53,7 +54,7 @@ _PICK = f"""
     FROM experiments_run run
     JOIN portal_team team ON team.id = run.team_id
     LEFT JOIN shares ON shares.team_id = run.team_id
-    WHERE run.status = 'queued' AND coalesce(shares.active, 0) < team.max_concurrent_runs
+    WHERE run.status = 'queued' AND coalesce(shares.active, 0) < team.max_concurrent_runs AND team.archived_at IS NULL
     ORDER BY run.started_at IS NULL,
              coalesce(shares.active, 0)::float / team.weight, coalesce(shares.recent_s, 0) / team.weight,
              run.priority DESC, run.queued_at, run.id
@@ -97,6 +98,8 @@ def _assign_next() -> bool:
         with connection.cursor() as cursor:
             # Waits instead of skipping: the holder may have looked just before the run that we come for was queued.
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_DISPATCH_LOCK])
+        if not platform_state.runs_may_start():
+            return False
         free = _free_slot()
         run_id = _next_run() if free else None
         if free is None or run_id is None:
@@ -119,7 +122,7 @@ def _free_slot() -> tuple[Node, int] | None:
     """Return a live node with a free slot and the slot's number; the node with most free slots first."""
     taken = set(Run.unscoped.filter(status__in=Run.ACTIVE).values_list("node_id", "slot"))
     best: tuple[Node, list[int]] | None = None
-    for node in Node.objects.live():
+    for node in Node.objects.open():
         slots = [slot for slot in range(node.slots) if (node.pk, slot) not in taken]
         if slots and (best is None or len(slots) > len(best[1])):
             best = node, slots
@@ -139,6 +142,7 @@ def _next_run() -> uuid.UUID | None:
 class Waiting(StrEnum):
     """Why a queued run does not run yet."""
 
+    MAINTENANCE = "maintenance"
     NO_LIVE_NODE = "no_live_node"
     TEAM_LIMIT = "team_limit"
     SLOTS_BUSY = "slots_busy"
@@ -198,24 +202,28 @@ def _queue_of_all_teams() -> list[_Queued]:
 
 @dataclass(frozen=True)
 class _Room:
-    """The slots of live nodes, and what holds them."""
+    """The slots of live nodes that take new runs, and what holds them."""
 
-    live_nodes: int
+    open_nodes: int
     slots: int
     active: list[Run]
+    is_maintenance: bool
 
     @classmethod
     def now(cls) -> _Room:
-        live = list(Node.objects.live())
-        active = Run.unscoped.filter(status__in=Run.ACTIVE, node__in=live).select_related("dataset_version")
-        return cls(len(live), sum(node.slots for node in live), list(active))
+        open_ = list(Node.objects.open())
+        active = Run.unscoped.filter(status__in=Run.ACTIVE, node__in=open_).select_related("dataset_version")
+        slots = sum(node.slots for node in open_)
+        return cls(len(open_), slots, list(active), is_maintenance=not platform_state.runs_may_start())
 
     @property
     def free_slots(self) -> int:
         return max(0, self.slots - len(self.active))
 
     def reason(self, place: int, *, over_limit: bool) -> Waiting:
-        if self.live_nodes == 0:
+        if self.is_maintenance:
+            return Waiting.MAINTENANCE
+        if self.open_nodes == 0:
             return Waiting.NO_LIVE_NODE
         if over_limit:
             return Waiting.TEAM_LIMIT
@@ -236,8 +244,10 @@ class _Room:
 
 
 def _sentence(reason: Waiting, place: int, team: Team) -> str:
+    if reason == Waiting.MAINTENANCE:
+        return _("The portal is in maintenance. The run starts when it is over.")
     if reason == Waiting.NO_LIVE_NODE:
-        return _("No GPU node is online. The run starts as soon as one is.")
+        return _("No GPU node is online and takes new runs. The run starts as soon as one does.")
     if reason == Waiting.TEAM_LIMIT:
         limit = team.max_concurrent_runs
         return ngettext(

@@ -157,10 +157,10 @@ def _next_number(experiment: Experiment) -> int:
 
 
 @transaction.atomic
-def cancel_run(*, run: Run, actor: Actor) -> Run:
+def cancel_run(*, run: Run, actor: Actor, reason: str = "") -> Run:
     """Stop a run: at once if it has not begun, else after its current step, keeping what it has learned.
 
-    Asking twice does no harm. `run` is brought up to date.
+    Asking twice does no harm. `run` is brought up to date; a reason stands in its log.
     Raises: IllegalTransition if it has ended already.
     """
     locked: Run = run.experiment.runs.select_for_update().get(pk=run.pk)
@@ -170,17 +170,21 @@ def cancel_run(*, run: Run, actor: Actor) -> Run:
             % {"run": locked, "status": locked.get_status_display()}
         )
     this_run = run.experiment.runs.filter(pk=run.pk)
+    why = {"reason": reason} if reason else {}
     if locked.status == Run.Status.RUNNING:
         if locked.cancel_requested_at is None:
             this_run.update(cancel_requested_at=Now())
-            audit.record(locked.team, actor, "run.cancel_requested", locked)
+            audit.record(locked.team, actor, "run.cancel_requested", locked, **why)
     else:
         # A supervisor that is just starting finds its lease gone and leaves.
         this_run.update(
             status=Run.Status.CANCELLED, ended_at=Now(), cancel_requested_at=Now(), lease_token=None, lease_until=None
         )
-        audit.record(locked.team, actor, "run.cancelled", locked)
+        audit.record(locked.team, actor, "run.cancelled", locked, **why)
         enqueue_on_commit("experiments.tasks.dispatch")
+    if reason:
+        said = _("Stopped by %(who)s: %(reason)s") % {"who": actor.label, "reason": reason}
+        locked.events.create(team_id=locked.team_id, level="warning", kind="admin", message=said)
     run.refresh_from_db()
     return run
 
@@ -196,6 +200,15 @@ def set_priority(*, run: Run, priority: Priority, actor: Actor) -> None:
         raise IllegalTransition(_("%(run)s does not wait in the queue any more.") % {"run": run})
     run.priority = priority
     audit.record(run.team, actor, "run.priority_changed", run, priority=priority.name.lower())
+
+
+def stop_all_runs(team: Team, actor: Actor) -> None:
+    """Stop every run of a team that is being closed. Call it in a scope that sees the team's rows."""
+    for run in team.runs.filter(status__in=[Run.Status.QUEUED, *Run.ACTIVE]).select_related("experiment__team"):
+        try:
+            cancel_run(run=run, actor=actor)
+        except IllegalTransition:
+            continue  # it ended by itself in this moment
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,8 @@ class NodeAgent:
 
     def _beat(self, node: Node) -> None:
         if self._beat_due:
-            lifecycle.beat(node)
+            if not lifecycle.beat(node):
+                self._node = None  # removed as dead while it was only slow: the next round registers it again
             lifecycle.place_missing()
             lifecycle.move_from_lost_nodes(node)
 

@@ -90,13 +90,17 @@ def team_view(*, role: Role = Role.VIEWER, streams: bool = False) -> Callable[[V
 def membership_of(user: User, slug: str) -> Membership | None:
     """Return the person's membership in the team of this slug, or None for strangers and for slugs nobody has."""
     with all_teams("a person's own membership decides the scope"):
-        return Membership.unscoped.select_related("team").filter(user=user, team__slug=slug).first()
+        return (
+            Membership.unscoped.select_related("team")
+            .filter(user=user, team__slug=slug, team__archived_at=None)
+            .first()
+        )
 
 
 def teams_of(user: User) -> list[Team]:
     """Return the teams a person belongs to, by name."""
     with all_teams("a person's own teams"):
-        return list(Team.objects.filter(memberships__user=user).order_by("name"))
+        return list(Team.objects.filter(memberships__user=user, archived_at=None).order_by("name"))
 
 
 def _declare(view: View, policy: Policy) -> View:

@@ -22,6 +22,7 @@ class Actor:
     ip: str | None = None
     request_id: str = ""
     machine: str = ""
+    impersonator: User | None = None
 
     @classmethod
     def of(cls, request: HttpRequest) -> Actor:
@@ -33,6 +34,7 @@ class Actor:
             token=token,
             ip=client_address(request),
             request_id=getattr(request, "request_id", ""),
+            impersonator=getattr(request, "impersonator", None) if token is None else None,
         )
 
     @classmethod
@@ -46,4 +48,6 @@ class Actor:
         if self.token is not None:
             account = self.token.service_account
             return f"{account} (token {self.token.name})" if account is not None else f"token {self.token.name}"
+        if self.impersonator is not None and self.user is not None:
+            return f"{self.impersonator.email} as {self.user.email}"
         return self.user.email if self.user is not None else self.machine

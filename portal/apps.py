@@ -4,9 +4,9 @@ from django.apps import AppConfig
 
 
 class PortalConfig(AppConfig):
-    """Registers the house's own system checks."""
+    """Registers the house's own system checks and the trail of sign-ins."""
 
     name = "portal"
 
     def ready(self) -> None:
-        from portal import checks  # noqa: F401 — registers on import
+        from portal import checks, sign_in_trail  # noqa: F401 — register on import

@@ -43,8 +43,9 @@ class ApiTokenAuthentication(BaseAuthentication):
         scheme, _space, text = header.partition(" ")
         if scheme.lower() != "bearer" or len(text) > 200:
             raise AuthenticationFailed(_("Send the API token as 'Authorization: Bearer <token>'."), "invalid_api_key")
-        token = tokens.find_token(text.strip())
-        if token is None:
+        token, is_valid = tokens.look_up(text.strip())
+        request._request.api_token = token  # type: ignore[attr-defined]  # for the trail of refusals
+        if token is None or not is_valid:
             raise AuthenticationFailed(
                 _("This API token is not valid. Check it or create a new one."), "invalid_api_key"
             )

@@ -146,17 +146,26 @@ def find_token(text: str) -> ApiToken | None:
     """Return the token of this text, expired or not, or None.
 
     None stands for everything that is none of the caller's business: no such token, a wrong secret, a revoked token,
-    an owner who left. One indexed look-up in one round trip; unknown ids cost the same hash as known ones.
+    an owner who left, an archived team.
+    """
+    token, is_valid = look_up(text)
+    return token if is_valid else None
+
+
+def look_up(text: str) -> tuple[ApiToken | None, bool]:
+    """Return the token whose secret the text proves, and whether it may still be used, expiry aside.
+
+    One indexed look-up in one round trip; unknown ids cost the same hash as known ones.
     """
     shape = _SHAPE.match(text)
     if shape is None:
-        return None
+        return None, False
     key_id, secret = shape.groups()
     rows = fetch_in_all_teams("a token names its team only after it was found", _look_up(), [key_id])
     found = _Found.of(rows[0]) if rows else None
     pepper = settings.TOKEN_PEPPER if found is None else _peppers().get(found.token.pepper_id, settings.TOKEN_PEPPER)
     matches = hmac.compare_digest(_digest(secret, pepper), found.token.digest if found else "0" * 64)
-    return found.token if found is not None and matches and found.is_valid else None
+    return (found.token, found.is_valid) if found is not None and matches else (None, False)
 
 
 def holds_token(text: str) -> bool:
@@ -206,7 +215,7 @@ class _Found:
 
     @property
     def is_valid(self) -> bool:
-        return self.has_owner and self.token.revoked_at is None
+        return self.has_owner and self.token.revoked_at is None and self.token.team.archived_at is None
 
 
 @cache

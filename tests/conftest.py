@@ -6,6 +6,7 @@ Alice is an admin of `team`, Bob a viewer of it, Charlie an admin of `other_team
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from portal import teams, tokens
+from portal import audit, platform_state, teams, tokens
 from portal.actors import Actor
 from portal.models import BaseModel, Node, Role, Scope, Team, User
 from portal.rls import team_scope
@@ -34,6 +35,9 @@ def django_db_modify_db_settings() -> None:
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, settings) -> None:
     """Give each test its own data folder, static files without a manifest, and a cheap password hash."""
+    audit._noted.clear()
+    # Open, without announcements, and not read again within a test; what a test changes is seen at once.
+    platform_state._latest = platform_state.Snapshot(None, "", 0, (), read_at=time.monotonic() + 3600)
     settings.DATA_DIR = tmp_path / "var"
     settings.FILE_UPLOAD_TEMP_DIR = tmp_path
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -19,6 +19,7 @@ from datasets_app.models import DatasetVersion, Split
 from datasets_app.preview import as_seen
 from datasets_app.rows import CanonicalRow
 from datasets_app.stored_rows import StoredRows, pretty_answer
+from portal import audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.errors import IllegalTransition
@@ -44,6 +45,7 @@ def version(request: TeamRequest, pk: UUID) -> HttpResponse:
 def show_version(request: TeamRequest, found: DatasetVersion) -> HttpResponse:
     """Answer the page of a version's state."""
     if found.status == Status.READY:
+        audit.read(request.team, Actor.of(request), "dataset.rows_read", found)
         return render(request, "datasets/version.html", _ready_context(request, found))
     if found.status == Status.FAILED:
         return render(request, "datasets/failed.html", failure_context(found))
@@ -104,6 +106,7 @@ def download(request: TeamRequest, pk: UUID, split: str) -> FileResponse:
     found = get_object_or_404(request.team.datasetversions.select_related("dataset", "team"), pk=pk)
     if split not in Split.values or found.status != Status.READY or not found.row_count(split):
         raise Http404
+    audit.read(request.team, Actor.of(request), "dataset.downloaded", found, split=split)
     name = f"{slugify(found.dataset.name) or 'dataset'}-v{found.number}-{split}.jsonl"
     return FileResponse(
         found.rows_path(split).open("rb"), as_attachment=True, filename=name, content_type="application/jsonl"

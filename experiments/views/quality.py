@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 from django.core.paginator import Paginator
@@ -15,12 +13,14 @@ from django.shortcuts import render
 from experiments.models import EvaluatedRow, Evaluation
 from experiments.verdicts import verdict_of
 from experiments.views.runs import run_of
+from portal import audit
 from portal.access import TeamRequest, team_view
+from portal.actors import Actor
+from portal.csv_export import csv_response
 from portal.rls import team_scope
 
 _PER_PAGE = 10
 _ORDERS = {"worst": ("tuned_score", "row"), "best": ("-tuned_score", "row"), "random": ("?",), "row": ("row",)}
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @team_view()
@@ -41,6 +41,7 @@ def report(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
             "page": page.get_page(request.GET.get("page")),
             "order": order,
         }
+        audit.read(request.team, Actor.of(request), "run.answers_read", run)
     return render(request, "experiments/quality.html", context)
 
 
@@ -76,25 +77,7 @@ def predictions(request: TeamRequest, pk: uuid.UUID) -> StreamingHttpResponse:
         if evaluation is None:
             raise Http404
         rows = list(evaluation.answers.order_by("row"))
-    response = StreamingHttpResponse(_csv_lines(rows), content_type="text/csv; charset=utf-8")
-    response["Content-Disposition"] = f'attachment; filename="predictions-{pk}.csv"'
-    return response
-
-
-class _Echo:
-    """A file that hands back what is written to it."""
-
-    def write(self, text: str) -> str:
-        return text
-
-
-def _csv_lines(rows: list[EvaluatedRow]) -> Iterator[str]:
-    writer = csv.writer(_Echo())
-    yield writer.writerow(["row", "prompt", "expected", "untuned", "tuned", "exact"])
-    for row in rows:
-        texts = (row.prompt, row.expected, row.untuned, row.tuned)
-        yield writer.writerow([row.row, *map(_harmless, texts), row.is_exact])
-
-
-def _harmless(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+        audit.read(request.team, Actor.of(request), "run.predictions_downloaded", evaluation.run, rows=len(rows))
+    header = ["row", "prompt", "expected", "untuned", "tuned", "exact"]
+    cells = ([row.row, row.prompt, row.expected, row.untuned, row.tuned, row.is_exact] for row in rows)
+    return csv_response(f"predictions-{pk}.csv", header, cells)

@@ -15,7 +15,7 @@ from django.views.decorators.http import require_POST
 from experiments import scheduling, services
 from experiments.hyperparameters import Hyperparameters, form_fields, to_yaml
 from experiments.models import Priority, Run
-from portal import archives
+from portal import archives, audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.errors import InvalidInput
@@ -147,6 +147,7 @@ def adapter_download(request: TeamRequest, pk: uuid.UUID) -> HttpResponse | File
     adapter = getattr(found, "adapter", None)
     if adapter is None or not adapter.folder.is_dir():
         raise Http404
+    audit.read(request.team, Actor.of(request), "adapter.downloaded", adapter)
     return archives.folder_response(adapter.folder, f"adapter-{found.pk}.zip")
 
 

@@ -1,20 +1,26 @@
-"""Tables of the portal itself: people, teams, tokens, the audit trail, and the platform's nodes and base models."""
+"""Tables of the portal itself: people, teams, tokens, secrets, the audit trail, and what the platform shares."""
 
 from portal.models.audit import AuditEvent
+from portal.models.console import Announcement, Impersonation, PlatformState
 from portal.models.people import User
 from portal.models.platform import BaseModel, Node
+from portal.models.secrets import TeamSecret
 from portal.models.teams import Membership, Role, Team
 from portal.models.tokens import ApiToken, Scope, ServiceAccount
 
 __all__ = [
+    "Announcement",
     "ApiToken",
     "AuditEvent",
     "BaseModel",
+    "Impersonation",
     "Membership",
     "Node",
+    "PlatformState",
     "Role",
     "Scope",
     "ServiceAccount",
     "Team",
+    "TeamSecret",
     "User",
 ]

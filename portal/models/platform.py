@@ -50,6 +50,10 @@ class NodeQuerySet(models.QuerySet["Node"]):
         """Nodes whose agent was heard from lately."""
         return self.filter(heartbeat_at__gt=timezone.now() - timedelta(seconds=settings.NODE_TIMEOUT_SECONDS))
 
+    def open(self) -> NodeQuerySet:
+        """Live nodes that take new runs and adapters: those that are not being drained."""
+        return self.live().filter(is_draining=False)
+
 
 class Node(models.Model):
     """A machine that trains and serves: so many runs at once, and one engine for each base model in use."""
@@ -61,6 +65,8 @@ class Node(models.Model):
     memory_bytes = models.PositiveBigIntegerField(default=0)
     started_at = models.DateTimeField(default=timezone.now)
     heartbeat_at = models.DateTimeField(null=True)
+    is_draining = models.BooleanField(_("takes no new work"), default=False)
+    slots_are_set = models.BooleanField(default=False, help_text="an admin chose the slots; the agent keeps them")
 
     objects = NodeQuerySet.as_manager()
 

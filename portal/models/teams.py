@@ -35,6 +35,7 @@ class Team(models.Model):
     weight = models.PositiveSmallIntegerField(_("share of the GPUs"), default=1)
     max_concurrent_runs = models.PositiveSmallIntegerField(_("runs at the same time"), default=2)
     created_at = models.DateTimeField(auto_now_add=True)
+    archived_at = models.DateTimeField(_("archived"), null=True, blank=True, editable=False)
 
     class Meta:
         ordering = ["name"]

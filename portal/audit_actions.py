@@ -1,0 +1,88 @@
+"""Every action that the audit trail knows, with the words by which people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+
+ACTIONS: Mapping[str, str | Promise] = {
+    # signing in and out, and being refused
+    "sign_in.succeeded": _("Signed in"),
+    "sign_in.refused": _("Sign-in refused"),
+    "sign_out.done": _("Signed out"),
+    "access.denied": _("Refused: not allowed to do this"),
+    "access.stranger": _("Refused: not a member of the team"),
+    "access.console": _("Refused: not a platform admin"),
+    "token.refused": _("Refused: the API token is revoked or expired"),
+    # teams and people
+    "team.created": _("Team created"),
+    "team.renamed": _("Team renamed"),
+    "team.weight_changed": _("Team's share of the GPUs changed"),
+    "team.archived": _("Team archived"),
+    "team.restored": _("Team restored"),
+    "team.deleted": _("Team deleted"),
+    "member.added": _("Member added"),
+    "member.removed": _("Member removed"),
+    "member.role_changed": _("Member's role changed"),
+    "person.made_platform_admin": _("Made a platform admin"),
+    "person.unmade_platform_admin": _("No longer a platform admin"),
+    "person.deactivated": _("Person deactivated"),
+    "person.reactivated": _("Person reactivated"),
+    # credentials
+    "token.created": _("API token created"),
+    "token.revoked": _("API token revoked"),
+    "secret.stored": _("Secret stored"),
+    "secret.replaced": _("Secret replaced"),
+    "secret.deleted": _("Secret deleted"),
+    # data
+    "dataset.uploaded": _("Dataset uploaded"),
+    "dataset.import_started": _("Dataset import started"),
+    "dataset.version_ready": _("Dataset version ready"),
+    "dataset.version_failed": _("Dataset import failed"),
+    "dataset.version_discarded": _("Dataset version deleted"),
+    "dataset.deleted": _("Dataset deleted"),
+    "dataset.rows_read": _("Dataset rows read"),
+    "dataset.downloaded": _("Dataset downloaded"),
+    # runs
+    "experiment.created": _("Experiment created"),
+    "run.submitted": _("Run submitted"),
+    "run.cancel_requested": _("Run asked to stop"),
+    "run.cancelled": _("Run cancelled"),
+    "run.priority_changed": _("Run's priority changed"),
+    "run.failed": _("Run failed"),
+    "run.requeued": _("Run back in the queue"),
+    "run.succeeded": _("Run succeeded"),
+    "run.answers_read": _("A run's held-out rows and answers read"),
+    "run.predictions_downloaded": _("A run's predictions downloaded"),
+    "adapter.downloaded": _("Adapter downloaded"),
+    # deployments
+    "deployment.created": _("Deployment created"),
+    "deployment.version_added": _("Deployment version added"),
+    "deployment.promotion_started": _("Deployment version waits to go live"),
+    "deployment.promoted": _("Deployment version went live"),
+    "deployment.started": _("Deployment started"),
+    "deployment.stopped": _("Deployment stopped"),
+    "deployment.deleted": _("Deployment deleted"),
+    # the platform
+    "base_model.registered": _("Base model registered"),
+    "base_model.allowed": _("Base model allowed"),
+    "base_model.forbidden": _("Base model forbidden"),
+    "node.drained": _("Node takes no new work"),
+    "node.reopened": _("Node takes work again"),
+    "node.slots_changed": _("Node's slots changed"),
+    "node.removed": _("Node removed"),
+    "maintenance.started": _("Maintenance started"),
+    "maintenance.ended": _("Maintenance ended"),
+    "announcement.published": _("Announcement published"),
+    "announcement.withdrawn": _("Announcement withdrawn"),
+    "impersonation.started": _("Impersonation started"),
+    "impersonation.ended": _("Impersonation ended"),
+    "audit.exported": _("Audit trail exported"),
+}
+
+
+def action_label(action: str) -> str | Promise:
+    """Return the words for an action; one that is older or newer than this list stands for itself."""
+    return ACTIONS.get(action, action)

@@ -1,0 +1,64 @@
+"""What platform admins decide about people: who is one of them, and who may sign in at all."""
+
+from __future__ import annotations
+
+from django.db import transaction
+from django.db.models import F
+from django.utils.translation import gettext as _
+
+from portal import audit
+from portal.actors import Actor
+from portal.errors import IllegalTransition
+from portal.models import User
+
+
+@transaction.atomic
+def set_platform_admin(*, person: User, is_admin: bool, actor: Actor) -> None:
+    """Make a person a platform admin, or no longer one; the last one stays. A second call changes nothing."""
+    locked = User.objects.select_for_update().get(pk=person.pk)
+    if locked.is_platform_admin == is_admin:
+        return
+    if is_admin and not locked.is_active:
+        raise IllegalTransition(_("This person is deactivated. Reactivate them first."), code="is_deactivated")
+    if not is_admin:
+        _keep_a_platform_admin(locked)
+    User.objects.filter(pk=locked.pk).update(is_platform_admin=is_admin)
+    person.refresh_from_db()
+    action = "person.made_platform_admin" if is_admin else "person.unmade_platform_admin"
+    audit.record(None, actor, action, person)
+
+
+@transaction.atomic
+def deactivate(*, person: User, actor: Actor) -> None:
+    """Shut a person out at once: their sessions end, their API tokens are refused. Nothing they made is lost.
+
+    Raises: IllegalTransition for the last platform admin and for oneself.
+    """
+    locked = User.objects.select_for_update().get(pk=person.pk)
+    if not locked.is_active:
+        return
+    if actor.user is not None and actor.user.pk == locked.pk:
+        raise IllegalTransition(_("You cannot deactivate yourself. Ask another platform admin."), code="is_self")
+    _keep_a_platform_admin(locked)
+    User.objects.filter(pk=locked.pk).update(is_active=False, session_generation=F("session_generation") + 1)
+    person.refresh_from_db()
+    audit.record(None, actor, "person.deactivated", person)
+
+
+@transaction.atomic
+def reactivate(*, person: User, actor: Actor) -> None:
+    """Let a person sign in again; the sessions they had stay ended. A second call changes nothing."""
+    if User.objects.filter(pk=person.pk, is_active=False).update(is_active=True):
+        person.refresh_from_db()
+        audit.record(None, actor, "person.reactivated", person)
+
+
+def _keep_a_platform_admin(leaving: User) -> None:
+    if not leaving.is_platform_admin:
+        return
+    # All of them are locked in one order, so that two who leave at the same time see each other.
+    admins = User.objects.select_for_update().filter(is_platform_admin=True, is_active=True).order_by("pk")
+    if not [admin for admin in admins if admin.pk != leaving.pk]:
+        raise IllegalTransition(
+            _("The platform needs at least one admin. Make somebody else one first."), code="last_platform_admin"
+        )

@@ -14,6 +14,7 @@ from rest_framework.response import Response
 from deployments import serializers as shapes
 from deployments import services
 from deployments.models import Deployment
+from deployments.states import standings
 from portal.api.pagination import Pages
 from portal.api.views import TeamAPIView
 from portal.errors import NotFound
@@ -69,7 +70,8 @@ class Deployments(_DeploymentView):
         """List deployments by name."""
         pages = Pages()
         page = pages.paginate_queryset(self.deployments(), request, view=self)
-        return pages.get_paginated_response(shapes.DeploymentSerializer(page, many=True).data)
+        known = {"standings": standings(self.team, page or [])}
+        return pages.get_paginated_response(shapes.DeploymentSerializer(page, many=True, context=known).data)
 
     @extend_schema(
         operation_id="deployments_create",

@@ -9,7 +9,7 @@ from rest_framework import serializers
 
 from deployments.models import Deployment, DeploymentVersion
 from deployments.services import MAX_SYSTEM_PROMPT
-from deployments.states import State, standing_of
+from deployments.states import Standing, State, standing_of
 from experiments.models import Run
 from experiments.serializers import TeamSerializer
 
@@ -43,11 +43,16 @@ class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
 
     @extend_schema_field({"type": "string", "enum": [state.value for state in State]})
     def get_state(self, deployment: Deployment) -> str:
-        return standing_of(deployment).state.value
+        return self._standing(deployment).state.value
 
     @extend_schema_field(str)
     def get_error(self, deployment: Deployment) -> str:
-        return standing_of(deployment).error
+        return self._standing(deployment).error
+
+    def _standing(self, deployment: Deployment) -> Standing:
+        """Return how it stands: from the context, where a list found out for all at once, or from the database."""
+        known: dict[Deployment, Standing] = self.context.get("standings", {})
+        return known[deployment] if deployment in known else standing_of(deployment)
 
 
 class DeploymentDetailSerializer(DeploymentSerializer):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.db.models import Aggregate, Count, FloatField, Q, Sum
 from django.db.models.functions import TruncHour
 from django.utils import timezone
 
 from deployments.models import Deployment
+from portal.models import Team
 
 HOURS = 24
 
@@ -42,10 +45,29 @@ class Traffic:
         return self.median_s_by_hour if len(known) > 1 else []
 
 
+@dataclass(frozen=True)
+class Totals:
+    """What a list shows of a deployment's last 24 hours."""
+
+    requests: int = 0
+    errors: int = 0
+    median_s: float | None = None
+
+
+def totals_of_last_day(team: Team, deployments: Sequence[Deployment]) -> dict[UUID, Totals]:
+    """Return the last 24 hours of several deployments by their keys, with one query."""
+    asked = team.inferencerecords.filter(version__deployment__in=deployments, at__gte=_first_hour())
+    grouped = asked.order_by().values("version__deployment").annotate(**_FIGURES)
+    rows: list[dict[str, Any]] = [dict(row) for row in grouped]
+    known = {
+        row["version__deployment"]: Totals(row["requests"], row["errors"], _seconds(row["median_ms"])) for row in rows
+    }
+    return {deployment.pk: known.get(deployment.pk, Totals()) for deployment in deployments}
+
+
 def last_day(deployment: Deployment) -> Traffic:
     """Return the traffic of one deployment, all versions together. A caller who hung up is no error."""
-    now = timezone.now()
-    first_hour = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOURS - 1)
+    first_hour = _first_hour()
     asked = deployment.team.inferencerecords.filter(version__deployment=deployment, at__gte=first_hour)
     whole: dict[str, Any] = asked.order_by().aggregate(**_FIGURES)
     grouped = asked.annotate(hour=TruncHour("at")).values("hour").order_by().annotate(**_FIGURES)
@@ -60,6 +82,10 @@ def last_day(deployment: Deployment) -> Traffic:
         errors_by_hour=[int(hour.get("errors", 0)) for hour in hours],
         median_s_by_hour=[_seconds(hour.get("median_ms")) for hour in hours],
     )
+
+
+def _first_hour() -> datetime:
+    return timezone.now().replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOURS - 1)
 
 
 _FIGURES = {

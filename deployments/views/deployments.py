@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
+from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -22,6 +23,7 @@ from portal.errors import PortalError
 from portal.models import Role
 
 STOP_POLLING = 286
+_PER_PAGE = 50
 _LIVE = ("live_version__adapter__run__experiment", "live_version__adapter__base_model", "next_version")
 
 
@@ -29,11 +31,13 @@ _LIVE = ("live_version__adapter__run__experiment", "live_version__adapter__base_
 @require_GET
 def index(request: TeamRequest) -> HttpResponse:
     """List deployments with their state and traffic."""
-    found = list(request.team.deployments.select_related("team", *_LIVE))
-    known = standings(request.team, found)
-    rows = [(deployment, known[deployment], traffic.last_day(deployment)) for deployment in found]
+    found = request.team.deployments.select_related("team", *_LIVE)
+    page = Paginator(found, _PER_PAGE).get_page(request.GET.get("page"))
+    shown = list(page)
+    known, used = standings(request.team, shown), traffic.totals_of_last_day(request.team, shown)
+    rows = [(deployment, known[deployment], used[deployment.pk]) for deployment in shown]
     runs = request.team.runs.filter(adapter__isnull=False)
-    return render(request, "deployments/list.html", {"rows": rows, "has_runs": runs.exists()})
+    return render(request, "deployments/list.html", {"page": page, "rows": rows, "has_runs": runs.exists()})
 
 
 @team_view()

@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from portal.base_models import EMBEDDED_SLUG
 
-KINDS = ("training", "serving")
+KINDS = ("training", "serving", "scale")
 _HEAD = """# Benchmarks
 
 Written by `manage.py benchmark`; no figure is typed by hand. Ratios within one table are the sound part.
@@ -23,9 +23,9 @@ Written by `manage.py benchmark`; no figure is typed by hand. Ratios within one 
 
 
 class Command(BaseCommand):
-    """`manage.py benchmark training|serving [--rows FILE]` replaces the kind's section in docs/benchmarks.md."""
+    """`manage.py benchmark training|serving|scale [--rows FILE]` replaces the kind's section in docs/benchmarks.md."""
 
-    help = "Measure training or serving against peers and write the result into docs/benchmarks.md."
+    help = "Measure us and our peers, or our pages over a big database, and write the result into docs/benchmarks.md."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("kind", choices=KINDS)
@@ -39,7 +39,10 @@ class Command(BaseCommand):
             raise CommandError(f"There is no file '{rows}'.")
         module = importlib.import_module(f"gpu_worker.benchmarks.{options['kind']}")
         model = Path(settings.DATA_DIR) / "models" / EMBEDDED_SLUG
-        section = module.run(rows=rows, model_dir=model, quick=options["quick"], progress=self.stdout.write)
+        try:
+            section = module.run(rows=rows, model_dir=model, quick=options["quick"], progress=self.stdout.write)
+        except RuntimeError as error:
+            raise CommandError(str(error)) from error
         self.stdout.write(section)
         if not options["quick"]:
             path = Path(settings.BASE_DIR) / "docs" / "benchmarks.md"

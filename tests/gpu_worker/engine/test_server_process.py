@@ -24,23 +24,34 @@ from tests.gpu_worker.engine.engine_process import (
     running_engine,
 )
 
-LONG = {"max_tokens": 3000, "temperature": 0}
+# Longer than any test looks on, however fast a machine writes and however slowly it looks.
+LONG = {"max_tokens": 30_000, "temperature": 0}
 
 
 @pytest.fixture(scope="module")
 def long_model_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with a longer context, so that an answer takes seconds."""
+    """The tiny model with a much longer context, so that an answer takes a minute."""
     folder = tmp_path_factory.mktemp("long")
     for file in model_dir.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32_768}))
     return folder
 
 
 @pytest.fixture
 def engine(long_model_dir: Path, tmp_path: Path) -> Iterator[EngineProcess]:
-    options = ("--skip-self-check", "--max-running", "2", "--max-waiting", "2")
+    options = (
+        "--skip-self-check",
+        "--max-running",
+        "2",
+        "--max-waiting",
+        "2",
+        "--kv-cache-mb",
+        "96",
+        "--max-context",
+        "32768",
+    )
     with running_engine(long_model_dir, tmp_path, *options) as engine:
         yield engine
 
@@ -116,8 +127,7 @@ def test_sigterm_lets_a_running_answer_finish(engine: EngineProcess) -> None:
 
 def test_sigterm_ends_within_the_drain_time(engine: EngineProcess, tmp_path: Path) -> None:
     with socket.create_connection((engine.ready["host"], engine.ready["port"])) as connection:
-        endless = request_bytes(engine, stream=True).replace(b'"max_tokens": 3000', b'"max_tokens": 4000')
-        connection.sendall(endless)
+        connection.sendall(request_bytes(engine, stream=True))
         wait_for(lambda: running(engine) == 1)
         begun = time.monotonic()
         engine.child.send_signal(signal.SIGTERM)

@@ -97,6 +97,12 @@ def membership_of(user: User, slug: str) -> Membership | None:
         )
 
 
+def memberships_of(user: User) -> list[Membership]:
+    """Return a person's memberships with their teams, by the teams' names."""
+    with all_teams("a person's own memberships"):
+        return list(Membership.unscoped.select_related("team").filter(user=user).order_by("team__name"))
+
+
 def teams_of(user: User) -> list[Team]:
     """Return the teams a person belongs to, by name."""
     with all_teams("a person's own teams"):

@@ -17,5 +17,6 @@ def navigation(request: HttpRequest) -> dict[str, Any]:
     return {
         "team": getattr(request, "team", None),
         "role": getattr(request, "role", None),
+        "sign_in_providers": [],
         "teams": SimpleLazyObject(lambda: teams_of(user)) if signed_in else [],  # type: ignore[arg-type]
     }

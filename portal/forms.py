@@ -20,6 +20,17 @@ class TeamForm(forms.Form):
         narrow_to_team(self.fields, team)
 
 
+class ProfileForm(forms.Form):
+    """What a person says about themselves."""
+
+    name = forms.CharField(
+        label=_("Name"),
+        max_length=120,
+        widget=forms.TextInput(attrs={"autocomplete": "name"}),
+        help_text=_("Members of your teams see it."),
+    )
+
+
 class TokenForm(TeamForm):
     """What a new API token is called, may do and call, where it may come from, and when it ends."""
 

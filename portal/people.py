@@ -1,4 +1,4 @@
-"""What platform admins decide about people: who is one of them, and who may sign in at all."""
+"""What people do to their own account, and what platform admins decide: who is one of them, who may sign in at all."""
 
 from __future__ import annotations
 
@@ -8,8 +8,30 @@ from django.utils.translation import gettext as _
 
 from portal import audit
 from portal.actors import Actor
-from portal.errors import IllegalTransition
+from portal.errors import IllegalTransition, InvalidInput
 from portal.models import User
+
+
+@transaction.atomic
+def rename(*, person: User, name: str, actor: Actor) -> None:
+    """Give a person another name.
+
+    Raises: InvalidInput if it is empty or too long.
+    """
+    name = name.strip()
+    if not name or len(name) > 120:
+        raise InvalidInput(_("Give a name of 1 to 120 characters."), param="name")
+    User.objects.filter(pk=person.pk).update(name=name)
+    person.refresh_from_db()
+    audit.record(None, actor, "person.renamed", person)
+
+
+@transaction.atomic
+def end_sessions(*, person: User, actor: Actor) -> None:
+    """Sign a person out everywhere."""
+    User.objects.filter(pk=person.pk).update(session_generation=F("session_generation") + 1)
+    person.refresh_from_db()
+    audit.record(None, actor, "person.sessions_ended", person)
 
 
 @transaction.atomic

@@ -79,6 +79,11 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.postgres",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.usersessions",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "django_q",
@@ -106,6 +111,7 @@ MIDDLEWARE = [
     "portal.middleware.require_policy",
     "portal.maintenance.closed_for_maintenance",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "portal.middleware.domain_errors",
 ]
@@ -157,9 +163,28 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
-LOGIN_URL = "portal:login"
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "portal:home"
-LOGOUT_REDIRECT_URL = "portal:login"
+LOGOUT_REDIRECT_URL = "account_login"
+
+# People: e-mail addresses, verified; sign-up by invitation only (portal.accounts.adapters).
+ACCOUNT_ADAPTER = "portal.accounts.adapters.AccountAdapter"
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
+ACCOUNT_SIGNUP_FORM_CLASS = "portal.accounts.forms.PersonForm"
+ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+ACCOUNT_CHANGE_EMAIL = True
+ACCOUNT_EMAIL_NOTIFICATIONS = True
+ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
+ACCOUNT_USER_DISPLAY = "portal.accounts.adapters.display_name"
+ACCOUNT_RATE_LIMITS = {"login_failed": "10/m/ip,5/5m/key", "login_failed_account": "50/h/key"}
+ALLAUTH_TRUSTED_PROXY_COUNT = env.int("TUNEPORT_TRUSTED_PROXIES", default=0)
+MFA_ADAPTER = "portal.accounts.adapters.MfaAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
 
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", _("English"))]
@@ -194,6 +219,8 @@ SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 HTTPS = env.bool("TUNEPORT_HTTPS", default=PRODUCTION)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
+ACCOUNT_DEFAULT_HTTP_PROTOCOL = "https" if HTTPS else "http"
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not HTTPS  # browsers take passkeys on http://localhost only
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
 # Behind our proxy the caller's address is the last one in X-Forwarded-For; those before it may be forged.
@@ -208,6 +235,11 @@ CONTENT_SECURITY_POLICY = {
     "form-action": "'self'",
     "frame-ancestors": "'none'",
 }
+
+# smtp+tls://user:password@host:587; without it mail goes to the terminal, in production nowhere.
+vars().update(env.email_url("TUNEPORT_EMAIL_URL", default="dummymail://" if PRODUCTION else "consolemail://"))
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("TUNEPORT_EMAIL_FROM", default="Tuneport <tuneport@localhost>")
+EMAIL_TIMEOUT = 10
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["portal.authentication.ApiTokenAuthentication"],

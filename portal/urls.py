@@ -3,14 +3,13 @@ the OpenAI-compatible surface under /v1/."""
 
 from django.urls import URLPattern, URLResolver, include, path
 
-from portal.views import auth, docs, health, pages, people, tokens
+from portal.views import docs, health, pages, people, profile, tokens
 
 _portal: list[URLPattern | URLResolver] = [
     path("", pages.home, name="home"),
     path("healthz", health.alive, name="healthz"),
     path("readyz", health.ready, name="readyz"),
-    path("login/", auth.login, name="login"),
-    path("logout/", auth.logout, name="logout"),
+    path("account/", profile.profile, name="profile"),
     path("style-guide/", pages.style_guide, name="style_guide"),
     path("t/<slug:team>/", pages.dashboard, name="dashboard"),
     path("t/<slug:team>/active-runs/", pages.active_runs, name="active_runs"),
@@ -26,6 +25,7 @@ _portal: list[URLPattern | URLResolver] = [
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", include((_portal, "portal"))),
+    path("", include("portal.accounts.urls")),
     path("platform/", include("portal.platform_urls")),
     path("", include("datasets_app.urls")),
     path("", include("experiments.urls")),

@@ -30,7 +30,7 @@ def page(chromium, installation: Installation) -> Iterator[Any]:
     page.set_default_timeout(60_000)
     page.complaints = complaints_of(page)
     page.goto(f"{installation.url}/login/")
-    page.fill("[name=username]", installation.email)
+    page.fill("[name=login]", installation.email)
     page.fill("[name=password]", installation.password)
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(f"**/t/{installation.team}/")

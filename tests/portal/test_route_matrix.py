@@ -34,8 +34,36 @@ ROUTES: dict[str, Key] = {
     "portal:home": NOTHING,
     "portal:healthz": NOTHING,
     "portal:readyz": NOTHING,
-    "portal:login": NOTHING,
-    "portal:logout": NOTHING,
+    "portal:profile": NOTHING,
+    "account_login": NOTHING,
+    "account_logout": NOTHING,
+    "account_inactive": NOTHING,
+    "account_signup": NOTHING,
+    "account_reauthenticate": NOTHING,
+    "account_email": NOTHING,
+    "account_email_verification_sent": NOTHING,
+    "account_confirm_email": lambda world: {"key": "none"},
+    "account_change_password": NOTHING,
+    "account_set_password": NOTHING,
+    "account_reset_password": NOTHING,
+    "account_reset_password_done": NOTHING,
+    "account_reset_password_from_key": lambda world: {"uidb36": "0", "key": "none"},
+    "account_reset_password_from_key_done": NOTHING,
+    "mfa_authenticate": NOTHING,
+    "mfa_login_webauthn": NOTHING,
+    "mfa_index": NOTHING,
+    "mfa_reauthenticate": NOTHING,
+    "mfa_activate_totp": NOTHING,
+    "mfa_deactivate_totp": NOTHING,
+    "mfa_view_recovery_codes": NOTHING,
+    "mfa_generate_recovery_codes": NOTHING,
+    "mfa_download_recovery_codes": NOTHING,
+    "mfa_list_webauthn": NOTHING,
+    "mfa_add_webauthn": NOTHING,
+    "mfa_reauthenticate_webauthn": NOTHING,
+    "mfa_edit_webauthn": lambda world: {"pk": 1},
+    "mfa_remove_webauthn": lambda world: {"pk": 1},
+    "usersessions_list": NOTHING,
     "portal:style_guide": NOTHING,
     "portal:dashboard": NOTHING,
     "portal:active_runs": NOTHING,
@@ -135,6 +163,8 @@ def kind_of(name: str) -> str:
 
 PAGES = [name for name in ROUTES if kind_of(name) == "team"]
 API = [name for name in ROUTES if kind_of(name) == "token"]
+OWN = [name for name in ROUTES if kind_of(name) == "signed-in"]
+PUBLIC = [name for name in ROUTES if kind_of(name) == "public"]
 PLATFORM = [name for name in ROUTES if kind_of(name) == "platform-admin"]
 
 
@@ -161,6 +191,25 @@ def test_pages(name, world, client_for, alice, bob, charlie):
         assert browser.get(url).status_code not in (302, 401, 403, 500)
     nowhere = url.replace(world.team.slug, "no-such-team", 1)
     assert viewer.get(nowhere).status_code == 404
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_pages_of_ones_own_need_a_person(name, world, client_for, bob, token):
+    """Nobody's page, so anonymous callers sign in first; a bearer token is no sign-in here."""
+    url = address(name, world)
+    with_token = Client(headers={"Authorization": f"Bearer {token}"})
+    for anonymous in (Client(), with_token):
+        for method in METHODS:
+            away = getattr(anonymous, method)(url)
+            assert (away.status_code, away.headers.get("Location", "").split("?")[0]) == (302, "/login/")
+    assert client_for(bob).get(url).status_code not in (401, 403, 500)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_pages_break_for_nobody(name, world, client_for, bob):
+    for browser in (Client(), client_for(bob)):
+        for method in METHODS:
+            assert getattr(browser, method)(address(name, world)).status_code != 500
 
 
 @pytest.mark.parametrize("name", PLATFORM)

@@ -10,3 +10,4 @@ class PortalConfig(AppConfig):
 
     def ready(self) -> None:
         from portal import checks, sign_in_trail  # noqa: F401 — register on import
+        from portal.accounts import trail  # noqa: F401

@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from portal import mail
 from portal.accounts import sealing
+from portal.client_address import client_address
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,10 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         if not usage:
             raise self.validation_error("too_many_login_attempts")
         self._login_failed_rl_usage.usage += usage.usage
+
+    def get_client_ip(self, request: HttpRequest) -> str:
+        """Return the caller's address as the whole portal sees it; callers without one are counted together."""
+        return client_address(request) or "::"
 
     def _get_login_attempts_cache_key(self, request: HttpRequest, **credentials: Any) -> str:
         return f"{ratelimit.get_ip(request)}:{str(credentials.get('email', '')).lower()}"

@@ -98,7 +98,7 @@ def test_forwarded_addresses_count_only_behind_a_known_proxy(alice, settings):
     for number in range(5):
         sign_in(alice.email, "no", HTTP_X_FORWARDED_FOR=f"198.51.100.{number}")
     assert "Too many tries" in sign_in(alice.email, HTTP_X_FORWARDED_FOR="198.51.100.9").answer.content.decode()
-    settings.ALLAUTH_TRUSTED_PROXY_COUNT = 1
+    settings.BEHIND_PROXY = True
     assert sign_in(alice.email, HTTP_X_FORWARDED_FOR="198.51.100.9").answer.status_code == 302
 
 
@@ -139,6 +139,7 @@ def test_a_new_password_ends_all_other_sessions(alice):
     assert is_in(here)
     assert not is_in(elsewhere)
     assert mail.outbox[-1].subject == "Password Changed"
+    assert AuditEvent.objects.filter(action="person.password_changed", user_id=alice.pk).count() == 1
 
 
 def test_signing_out_elsewhere_leaves_this_browser(alice):
@@ -160,7 +161,8 @@ def test_a_deactivated_person_is_out_at_once_and_learns_it_only_with_the_passwor
     people.reactivate(person=alice, actor=Actor(user=paula))
     assert not is_in(browser), "sessions from before stay dead"
     assert not is_in(unlisted)
-    assert list(AuditEvent.objects.filter(object_id=str(alice.pk)).values_list("action", flat=True)) == [
+    noted = AuditEvent.objects.filter(object_id=str(alice.pk), action__startswith="person.")
+    assert list(noted.values_list("action", flat=True)) == [
         "person.reactivated",
         "person.deactivated",
     ]

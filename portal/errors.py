@@ -85,6 +85,14 @@ class QuotaExceeded(PortalError):
     kind = "insufficient_quota"
 
 
+class RateLimited(PortalError):
+    """Too much in too short a time; Retry-After says when there is room again."""
+
+    code = "rate_limit_exceeded"
+    status = 429
+    kind = "rate_limit_error"
+
+
 class Unavailable(PortalError):
     """Nothing can serve this right now; worth another try."""
 

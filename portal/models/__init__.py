@@ -4,9 +4,11 @@ from portal.models.audit import AuditEvent
 from portal.models.console import Announcement, Impersonation, PlatformState
 from portal.models.people import User
 from portal.models.platform import BaseModel, Node
+from portal.models.quotas import PlatformLimit, Quota, QuotaAlert, QuotaReservation, QuotaWindow, TeamLimit
 from portal.models.secrets import TeamSecret
 from portal.models.teams import Membership, Role, Team
 from portal.models.tokens import ApiToken, Scope, ServiceAccount
+from portal.models.usage import UsageDay
 
 __all__ = [
     "Announcement",
@@ -16,11 +18,18 @@ __all__ = [
     "Impersonation",
     "Membership",
     "Node",
+    "PlatformLimit",
     "PlatformState",
+    "Quota",
+    "QuotaAlert",
+    "QuotaReservation",
+    "QuotaWindow",
     "Role",
     "Scope",
     "ServiceAccount",
     "Team",
+    "TeamLimit",
     "TeamSecret",
+    "UsageDay",
     "User",
 ]

@@ -15,8 +15,9 @@ from django.db import connection
 from django.utils.translation import gettext as _
 
 from deployments import engine_client
+from deployments.admission import admit
 from deployments.engine_connection import CallerGone, Silence
-from deployments.metering import Caller, RequestCount
+from deployments.metering import CLIENT_CLOSED_REQUEST, Caller, RequestCount
 from deployments.targets import Target, forget, model_not_found, resolve, resolve_adapter, resolve_base_model
 from portal.errors import PortalError, error_body
 
@@ -24,6 +25,7 @@ __all__ = [
     "AnswerStream",
     "Caller",
     "Target",
+    "admit",
     "complete",
     "model_not_found",
     "resolve",
@@ -32,7 +34,6 @@ __all__ = [
     "stream",
 ]
 
-CLIENT_CLOSED_REQUEST = 499
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 
@@ -42,8 +43,9 @@ Body = dict[str, Any]
 def complete(target: Target, body: Body, caller: Caller) -> Body:
     """Return the whole answer to a checked request (see `openai_api.parameters`), and count it.
 
-    Raises: PortalError.
+    A caller for whom nothing was reserved is admitted first. Raises: PortalError.
     """
+    caller = caller if caller.reservation is not None else admit(caller, body)
     count = RequestCount(target, caller, streamed=False)
     asked = _engine_body(target, body)
     with _counting_refusals(count):
@@ -56,8 +58,9 @@ def complete(target: Target, body: Body, caller: Caller) -> Body:
 def stream(target: Target, body: Body, caller: Caller) -> AnswerStream:
     """Start a streamed answer; its frames are server-sent events. The request is counted when it is closed.
 
-    Raises: PortalError, as long as nothing was sent.
+    A caller for whom nothing was reserved is admitted first. Raises: PortalError, as long as nothing was sent.
     """
+    caller = caller if caller.reservation is not None else admit(caller, body)
     count = RequestCount(target, caller, streamed=True)
     if not connection.in_atomic_block:
         connection.close()  # answers take seconds: hundreds of them must not hold a database connection each

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import Any
 from uuid import UUID
 
@@ -18,12 +19,23 @@ from django.http import HttpRequest
 
 from deployments.models import InferenceRecord
 from deployments.targets import Target
-from portal.models import Team
-from portal.rls import all_teams, team_scope
+from portal import quotas, usage
+from portal.models import Quota, Team
+from portal.quotas import Reservation, Settlement
+from portal.rls import all_teams
 
 logger = logging.getLogger(__name__)
 
 MOST_WAITING = 100_000
+CLIENT_CLOSED_REQUEST = 499
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A request for the ledger, and what of its reservation it really took."""
+
+    record: InferenceRecord
+    settlement: Settlement | None = None
 
 
 class Ledger:
@@ -34,18 +46,18 @@ class Ledger:
 
     def __init__(self, *, flush_every_s: float = 0.25) -> None:
         self._flush_every_s = flush_every_s
-        self._waiting: deque[InferenceRecord] = deque(maxlen=MOST_WAITING)
-        self._lock = threading.Lock()
+        self._waiting: deque[Counted] = deque(maxlen=MOST_WAITING)
+        self._lock, self._flushing = threading.Lock(), threading.Lock()
         self._writer: threading.Thread | None = None
         os.register_at_fork(after_in_child=self._forget)
 
-    def add(self, record: InferenceRecord) -> None:
+    def add(self, record: InferenceRecord, settlement: Settlement | None = None) -> None:
         """Have a record written soon; within a transaction it is written at once and belongs to it."""
+        counted = Counted(record, settlement)
         if connection.in_atomic_block:
-            with team_scope(record.team_id):
-                record.save()
+            _write([counted])
             return
-        self._waiting.append(record)
+        self._waiting.append(counted)
         with self._lock:
             if self._writer is None:
                 self._writer = threading.Thread(target=self._write_forever, name="ledger", daemon=True)
@@ -53,7 +65,11 @@ class Ledger:
                 atexit.register(self._flush_at_exit)
 
     def flush(self) -> None:
-        """Write what waits. If the database is away it goes on waiting."""
+        """Write what waits; when this returns, nothing is half-written. If the database is away it goes on waiting."""
+        with self._flushing:
+            self._flush()
+
+    def _flush(self) -> None:
         batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if not batch:
             return
@@ -61,8 +77,8 @@ class Ledger:
             try:
                 _write(batch)
             except IntegrityError:  # a team, token or version is gone by now; that concerns its own records only
-                for record in batch:
-                    _write_alone(record)
+                for counted in batch:
+                    _write_alone(counted)
         except (OperationalError, InterfaceError):
             self._waiting.extendleft(reversed(batch))
             raise
@@ -88,22 +104,40 @@ class Ledger:
     def _forget(self) -> None:
         """A forked child has no writer, and its parent writes what waited."""
         self._waiting.clear()
-        self._lock = threading.Lock()
+        self._lock, self._flushing = threading.Lock(), threading.Lock()
         self._writer = None
 
 
-def _write(batch: list[InferenceRecord]) -> None:
+def _write(batch: list[Counted]) -> None:
+    """Write records, add them to the usage of their days and settle what was set aside: all of it, or nothing."""
+    records = [counted.record for counted in batch]
     with all_teams("counted requests of all teams, written together"):
-        InferenceRecord.unscoped.bulk_create(batch)
+        InferenceRecord.unscoped.bulk_create(records)
+        usage.add_requests([_fact(record) for record in records])
+        # Last, since whoever reserves waits for the rows that this locks.
+        quotas.settle([counted.settlement for counted in batch if counted.settlement is not None])
 
 
-def _write_alone(record: InferenceRecord) -> None:
+def _fact(record: InferenceRecord) -> usage.RequestFact:
+    return usage.RequestFact(
+        team_id=record.team_id,
+        day=record.at.astimezone(UTC).date(),
+        token_id=record.token_id,
+        model=record.model,
+        is_error=record.status >= 400 and record.status != CLIENT_CLOSED_REQUEST,
+        prompt_tokens=record.prompt_tokens,
+        completion_tokens=record.completion_tokens,
+    )
+
+
+def _write_alone(counted: Counted) -> None:
+    record = counted.record
     try:
-        _write([record])
+        _write([counted])
     except IntegrityError:
         record.version_id = record.token_id = None
         try:
-            _write([record])
+            _write([counted])
         except IntegrityError:
             logger.warning("request %s of a team that is gone is not counted", record.request_id)
 
@@ -119,6 +153,7 @@ class Caller:
     request_id: str
     token_id: UUID | None = None
     descriptor: int | None = None
+    reservation: Reservation | None = None
 
     @classmethod
     def of(cls, request: HttpRequest, team: Team) -> Caller:
@@ -175,8 +210,17 @@ class RequestCount:
                 completion_tokens=self.completion_tokens,
                 first_token_ms=self.first_token_ms,
                 duration_ms=self._elapsed_ms(),
-            )
+            ),
+            self._settlement(status),
         )
+
+    def _settlement(self, status: int) -> Settlement | None:
+        """Return what of the reservation was used: a request that we could not answer costs none."""
+        if self.caller.reservation is None:
+            return None
+        tokens = self.prompt_tokens + self.completion_tokens
+        actual = {Quota.TOKENS_PER_MINUTE: tokens, Quota.TOKENS_PER_MONTH: tokens}
+        return Settlement(self.caller.reservation, actual | ({Quota.REQUESTS_PER_MINUTE: 0} if status >= 500 else {}))
 
     def _elapsed_ms(self) -> int:
         return round((time.monotonic() - self.started) * 1000)

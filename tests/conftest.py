@@ -47,6 +47,21 @@ def own_folder(tmp_path: Path, settings) -> None:
     }
 
 
+@pytest.fixture(autouse=True)
+def counted_requests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let the ledger finish before a transactional test's tables are emptied under it."""
+    marker = request.node.get_closest_marker("django_db")
+    names = {"transactional_db", "live_server"} & set(request.fixturenames)
+    if not names and not (marker and marker.kwargs.get("transaction")):
+        yield
+        return
+    request.getfixturevalue("transactional_db")
+    yield
+    from deployments.metering import ledger
+
+    ledger.flush()
+
+
 @pytest.fixture
 def alice(db) -> User:
     return User.objects.create_user("alice@example.org", PASSWORD, name="Alice")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from django.http import HttpResponseBase, StreamingHttpResponse
@@ -13,10 +14,13 @@ from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 
+from deployments import admission
 from deployments.inference import AnswerStream
+from portal import quotas
 from portal.api.views import TeamAPIView
-from portal.errors import TooLarge
-from portal.models import Scope
+from portal.errors import RateLimited, TooLarge
+from portal.models import Quota, Scope
+from portal.quotas import Reservation
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 
@@ -55,6 +59,37 @@ class OpenAIView(TeamAPIView):
     opens_scope: ClassVar[bool] = False
     parser_classes = (JSONBody,)
     content_negotiation_class = AlwaysFirst
+
+    counts_at_once: ClassVar[bool] = False  # those that ask a model are counted with their tokens instead
+    _limits: dict[str, str] | None = None
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Let the caller in, and count the request where no model is asked. Raises: RateLimited."""
+        super().initial(request, *args, **kwargs)
+        if self.counts_at_once:
+            self._count_request()
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        """Say how the team stands with its limits; a request that was refused before it was counted counts as well."""
+        if self._limits is None and request.auth is not None and not response.has_header("x-ratelimit-limit-requests"):
+            with suppress(RateLimited):
+                self._count_request()
+        for name, value in (self._limits or {}).items():
+            response.headers.setdefault(name, value)
+        return super().finalize_response(request, response, *args, **kwargs)
+
+    def note_standings(self, reservation: Reservation | None) -> None:
+        """Remember how the team stands, for the headers of the answer."""
+        if reservation is not None:
+            self._limits = admission.headers(reservation.standings)
+
+    def _count_request(self) -> None:
+        try:
+            amounts = {Quota.REQUESTS_PER_MINUTE: 1, Quota.TOKENS_PER_MINUTE: 0}
+            self.note_standings(quotas.reserve(self.team.pk, amounts, hold=False))
+        except quotas.Refused as refused:
+            self._limits = admission.headers(refused.standings)
+            raise quotas.refusal(refused) from None
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """Answer, and say how long it took (for a stream: until it began)."""

@@ -39,6 +39,8 @@ class Completions(OpenAIView):
 class ModelList(OpenAIView):
     """GET /v1/models."""
 
+    counts_at_once = True
+
     def get(self, request: Request) -> Response:
         """List what the team can call: its running deployments, and the base models."""
         with team_scope(self.team.pk):
@@ -50,6 +52,8 @@ class ModelList(OpenAIView):
 
 class ModelDetail(OpenAIView):
     """GET /v1/models/{id}."""
+
+    counts_at_once = True
 
     def get(self, request: Request, model_id: str) -> Response:
         """Describe one model."""
@@ -68,7 +72,8 @@ def answer(view: OpenAIView, request: Request, body: Body) -> HttpResponseBase:
     """Resolve the model and answer a checked request."""
     require_allowed(view, body["model"])
     target = inference.resolve(view.team, body["model"])
-    caller = Caller.of(request, view.team)
+    caller = inference.admit(Caller.of(request, view.team), body)
+    view.note_standings(caller.reservation)
     if body.get("stream"):
         return event_stream(inference.stream(target, body, caller))
     return Response(inference.complete(target, body, caller))

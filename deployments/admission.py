@@ -1,0 +1,62 @@
+"""Whether a request to a model fits into the team's limits: amounts are set aside before it and settled after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from deployments.metering import Caller
+from portal import quotas
+from portal.models import Quota
+from portal.quotas import Standing
+
+# What an engine generates for a request that names no limit.
+USUAL_MAX_TOKENS = 512
+# Of text in most languages; too many is given back when the engine has counted.
+_CHARACTERS_PER_TOKEN = 3
+_TOKENS_PER_MESSAGE = 8
+
+
+def admit(caller: Caller, body: Mapping[str, Any]) -> Caller:
+    """Set aside one request and the tokens that it may take, and return the caller with the reservation.
+
+    Raises: RateLimited, QuotaExceeded, both with the x-ratelimit headers.
+    """
+    most = most_tokens(body)
+    amounts = {Quota.REQUESTS_PER_MINUTE: 1, Quota.TOKENS_PER_MINUTE: most, Quota.TOKENS_PER_MONTH: most}
+    try:
+        return replace(caller, reservation=quotas.reserve(caller.team.pk, amounts))
+    except quotas.Refused as refused:
+        error = quotas.refusal(refused)
+        error.headers.update(headers(refused.standings))
+        raise error from None
+
+
+def most_tokens(body: Mapping[str, Any]) -> int:
+    """Return how many tokens a checked request may take: an estimate for its prompt, and all that it may generate."""
+    messages = body.get("messages", ())
+    texts = [message["content"] for message in messages] or [body.get("prompt", "")]
+    prompt = sum(len(text) // _CHARACTERS_PER_TOKEN + 1 for text in texts) + _TOKENS_PER_MESSAGE * len(messages)
+    return prompt + int(body.get("max_tokens") or USUAL_MAX_TOKENS) * int(body.get("n") or 1)
+
+
+def headers(standings: Mapping[Quota, Standing]) -> dict[str, str]:
+    """Return the x-ratelimit headers for the limits of this minute; a team without a limit gets none for it."""
+    names = {Quota.REQUESTS_PER_MINUTE: "requests", Quota.TOKENS_PER_MINUTE: "tokens"}
+    found: dict[str, str] = {}
+    for kind, name in names.items():
+        standing = standings.get(kind)
+        if standing is not None and standing.limit is not None:
+            found[f"x-ratelimit-limit-{name}"] = str(standing.limit)
+            found[f"x-ratelimit-remaining-{name}"] = str(standing.remaining)
+            found[f"x-ratelimit-reset-{name}"] = _span(standing.resets_in_s)
+    return found
+
+
+def _span(seconds: float) -> str:
+    """Write a time span as OpenAI's servers do: 12ms, 8s, 1m0s."""
+    if seconds < 1:
+        return f"{max(1, round(seconds * 1000))}ms"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"

@@ -47,7 +47,11 @@ ACTIONS: Mapping[str, str | Promise] = {
     "person.reactivated": _("Person reactivated"),
     # credentials
     "token.created": _("API token created"),
+    "token.rotated": _("API token replaced"),
     "token.revoked": _("API token revoked"),
+    "service_account.created": _("Service account created"),
+    "service_account.activated": _("Service account switched on"),
+    "service_account.deactivated": _("Service account switched off"),
     "secret.stored": _("Secret stored"),
     "secret.replaced": _("Secret replaced"),
     "secret.deleted": _("Secret deleted"),
@@ -80,6 +84,11 @@ ACTIONS: Mapping[str, str | Promise] = {
     "deployment.started": _("Deployment started"),
     "deployment.stopped": _("Deployment stopped"),
     "deployment.deleted": _("Deployment deleted"),
+    # limits
+    "limit.default_changed": _("Limit of all teams changed"),
+    "limit.changed": _("Team's limit changed"),
+    "limit.cleared": _("Team's own limit taken away"),
+    "limit.reached": _("Team reached a limit"),
     # the platform
     "base_model.registered": _("Base model registered"),
     "base_model.allowed": _("Base model allowed"),

@@ -162,10 +162,13 @@ def look_up(text: str) -> tuple[ApiToken | None, bool]:
         return None, False
     key_id, secret = shape.groups()
     rows = fetch_in_all_teams("a token names its team only after it was found", _look_up(), [key_id])
-    found = _Found.of(rows[0]) if rows else None
-    pepper = settings.TOKEN_PEPPER if found is None else _peppers().get(found.token.pepper_id, settings.TOKEN_PEPPER)
-    matches = hmac.compare_digest(_digest(secret, pepper), found.token.digest if found else "0" * 64)
-    return (found.token, found.is_valid) if found is not None and matches else (None, False)
+    columns = _columns(ApiToken)
+    digest, pepper_id = (rows[0][columns.index(name)] for name in ("digest", "pepper_id")) if rows else ("0" * 64, "")
+    pepper = _peppers().get(pepper_id, settings.TOKEN_PEPPER)
+    if not hmac.compare_digest(_digest(secret, pepper), digest) or not rows:
+        return None, False
+    found = _Found.of(rows[0])
+    return found.token, found.is_valid
 
 
 def holds_token(text: str) -> bool:

@@ -82,7 +82,7 @@ END $$;
 
 
 class Migration(migrations.Migration):
-    dependencies = [("portal", "0006_quotas_and_usage")]
+    dependencies = [("portal", "0007_quotas_and_usage")]
 
     operations = [
         migrations.RunSQL(LIMIT, "DROP FUNCTION portal_limit(uuid, text)"),

@@ -12,7 +12,7 @@ from portal.rls import EnableRowSecurity
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('portal', '0005_console'),
+        ('portal', '0006_verified_addresses'),
     ]
 
     operations = [

@@ -28,7 +28,7 @@ from datasets_app.serializers import (
 from datasets_app.sources import Reading, refuse_oversize
 from datasets_app.stored_rows import StoredRows
 from portal import audit
-from portal.api.pagination import Pages
+from portal.api.pagination import PAGE_PARAMETERS, Pages
 from portal.api.views import TeamAPIView
 from portal.errors import IllegalTransition, InvalidInput
 from portal.models import Scope, Team
@@ -46,6 +46,7 @@ class DatasetList(TeamAPIView):
     """All datasets of the team."""
 
     scopes = READ_AND_WRITE
+    query_parameters = PAGE_PARAMETERS
     parser_classes = (MultiPartParser,)
 
     @extend_schema(operation_id="datasets_list", responses=page_of("Dataset", DatasetSerializer), tags=["datasets"])
@@ -138,6 +139,7 @@ class VersionRows(TeamAPIView):
     """The rows of a version."""
 
     scopes = {"GET": Scope.DATASETS_READ, "HEAD": Scope.DATASETS_READ}
+    query_parameters = PAGE_PARAMETERS | {"split"}
 
     @extend_schema(
         operation_id="dataset_versions_rows_list",

@@ -24,6 +24,7 @@ from datasets_app.models import DatasetVersion, Split
 from datasets_app.options import ImportOptions
 from datasets_app.sources import in_order
 from portal import audit
+from portal.access import may_still_edit
 from portal.actors import Actor
 from portal.queue import enqueue_on_commit
 from portal.rls import all_teams, team_scope
@@ -65,11 +66,15 @@ def claim_import(version_id: UUID) -> ImportJob | None:
     An import whose workers died `MAX_ATTEMPTS` times fails here: the file itself may be what kills them.
     """
     with all_teams("the queue knows only the id of a version"):
-        version = DatasetVersion.unscoped.filter(pk=version_id).select_related("team").first()
+        version = DatasetVersion.unscoped.filter(pk=version_id).select_related("team", "created_by").first()
     if version is None:
         return None
     claim = uuid.uuid4()
     with team_scope(version.team_id):
+        if not may_still_edit(version.team, version.created_by):
+            if _unclaimed(version_id).update(claim=claim):
+                _fail(version_id, claim, {"error": {"code": "importer_lost_access"}})
+            return None
         claimed = (
             _unclaimed(version_id)
             .filter(attempts__lt=MAX_ATTEMPTS)

@@ -20,6 +20,9 @@ OWN_SENTENCES: Final[Mapping[str, str]] = {
     "gave_up": gettext_noop(
         "The import stopped %(attempts)d times without an end. Split the file into smaller ones and try again."
     ),
+    "importer_lost_access": gettext_noop(
+        "The person who started this import may no longer change datasets of the team. Import the file again."
+    ),
     "disk_full": gettext_noop("The disk is full. Ask an admin to make room, then try again."),
 }
 

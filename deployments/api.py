@@ -15,7 +15,7 @@ from deployments import serializers as shapes
 from deployments import services
 from deployments.models import Deployment
 from deployments.states import standings
-from portal.api.pagination import Pages
+from portal.api.pagination import PAGE_PARAMETERS, Pages
 from portal.api.views import TeamAPIView
 from portal.errors import NotFound
 from portal.models import Scope
@@ -60,6 +60,8 @@ class _DeploymentView(TeamAPIView):
 
 class Deployments(_DeploymentView):
     """Deployments of the team."""
+
+    query_parameters = PAGE_PARAMETERS
 
     @extend_schema(
         operation_id="deployments_list",

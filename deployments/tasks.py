@@ -8,9 +8,9 @@ from django.utils.translation import gettext as _
 
 from deployments import services
 from experiments.models import Run
+from portal.access import may_still_edit
 from portal.actors import Actor
 from portal.errors import PortalError
-from portal.models import Membership, Role
 from portal.rls import all_teams, team_scope
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def deploy_finished_run(run_id: str) -> None:
     with team_scope(run.team_id):
         if run.team.deploymentversions.filter(deployment__name=run.deploy_as, adapter__run=run).exists():
             return
-        if not _may_deploy(run):
+        if not may_still_edit(run.team, run.created_by):
             _note(run, _("Not deployed: the person who submitted this run may no longer deploy models."))
             return
         actor = Actor(user=run.created_by, machine="deploy when finished")
@@ -39,14 +39,6 @@ def deploy_finished_run(run_id: str) -> None:
             kind="deployment",
             message=_("Deployed as %(name)s, version %(number)d.") % {"name": run.deploy_as, "number": version.number},
         )
-
-
-def _may_deploy(run: Run) -> bool:
-    person = run.created_by
-    if person is None or (person.is_active and person.is_platform_admin):
-        return True
-    membership: Membership | None = run.team.memberships.filter(user=person).first()
-    return person.is_active and membership is not None and Role(membership.role).includes(Role.EDITOR)
 
 
 def _note(run: Run, message: str) -> None:

@@ -17,7 +17,7 @@ from experiments import serializers as shapes
 from experiments import services
 from experiments.models import Adapter, Evaluation, Experiment, Run
 from portal import archives, audit
-from portal.api.pagination import Pages
+from portal.api.pagination import PAGE_PARAMETERS, Pages
 from portal.api.views import TeamAPIView
 from portal.models import BaseModel, Scope
 
@@ -54,6 +54,7 @@ class BaseModels(_Paged):
     """Base models that teams may tune."""
 
     scopes = Scope.RUNS_READ.value
+    query_parameters = PAGE_PARAMETERS
 
     @extend_schema(operation_id="base_models_list", responses=shapes.BaseModelSerializer(many=True), parameters=_PAGE)
     def get(self, request: Request) -> Response:
@@ -65,6 +66,7 @@ class Experiments(_Paged):
     """Experiments of the team."""
 
     scopes = _READ_WRITE
+    query_parameters = PAGE_PARAMETERS
 
     @extend_schema(operation_id="experiments_list", responses=shapes.ExperimentSerializer(many=True), parameters=_PAGE)
     def get(self, request: Request) -> Response:
@@ -99,6 +101,7 @@ class Runs(_Paged):
     """Runs of the team."""
 
     scopes = _READ_WRITE
+    query_parameters = PAGE_PARAMETERS | {"experiment", "status"}
 
     @extend_schema(
         operation_id="runs_list",
@@ -153,6 +156,7 @@ class RunMetrics(_Paged):
     """The figures of a run, step by step."""
 
     scopes = Scope.RUNS_READ.value
+    query_parameters = PAGE_PARAMETERS
 
     @extend_schema(operation_id="runs_metrics", responses=shapes.MetricPointSerializer(many=True), parameters=_PAGE)
     def get(self, request: Request, pk: uuid.UUID) -> Response:
@@ -164,6 +168,7 @@ class RunEvents(_Paged):
     """The log of a run."""
 
     scopes = Scope.RUNS_READ.value
+    query_parameters = PAGE_PARAMETERS
 
     @extend_schema(operation_id="runs_events", responses=shapes.RunEventSerializer(many=True), parameters=_PAGE)
     def get(self, request: Request, pk: uuid.UUID) -> Response:
@@ -187,6 +192,7 @@ class Adapters(_Paged):
     """Adapters of the team."""
 
     scopes = Scope.RUNS_READ.value
+    query_parameters = PAGE_PARAMETERS
 
     @extend_schema(operation_id="adapters_list", responses=shapes.AdapterSerializer(many=True), parameters=_PAGE)
     def get(self, request: Request) -> Response:

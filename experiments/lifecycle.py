@@ -23,8 +23,8 @@ from experiments.measurements import write_digest
 from experiments.models import Run, RunEvent
 from experiments.run_events import Event, digest
 from portal import audit
+from portal.access import may_still_edit
 from portal.actors import Actor
-from portal.models import Membership, Role
 from portal.queue import enqueue_on_commit
 from portal.rls import all_teams
 
@@ -58,19 +58,11 @@ def claim_run(lease: Lease) -> Run | None:
         ):
             return None
         run = load_run(lease.run_id)
-        if _submitter_may_train(run):
+        if may_still_edit(run.team, run.created_by):
             return run
         message = _("The person who submitted this run may no longer train models for the team. Submit it again.")
         _fail(run, held_by(lease), code="submitter_lost_access", message=message, actor=_SUPERVISOR)
         return None
-
-
-def _submitter_may_train(run: Run) -> bool:
-    person = run.created_by
-    if person is None or (person.is_active and person.is_platform_admin):
-        return True
-    membership = Membership.unscoped.filter(team=run.team, user=person).first()
-    return person.is_active and membership is not None and Role(membership.role).includes(Role.EDITOR)
 
 
 # --- on the way --------------------------------------------------------------------------------------------------

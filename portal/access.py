@@ -103,6 +103,19 @@ def memberships_of(user: User) -> list[Membership]:
         return list(Membership.unscoped.select_related("team").filter(user=user).order_by("team__name"))
 
 
+def may_still_edit(team: Team, person: User | None) -> bool:
+    """Return whether what `person` once started for `team` may still go on, by their rights of today.
+
+    Nobody's doing (None: a service account's or a machine's) may. Call it in a scope that sees the team.
+    """
+    if person is None:
+        return True
+    if person.is_active and person.is_platform_admin:
+        return True
+    membership = Membership.unscoped.filter(team=team, user=person).first()
+    return person.is_active and membership is not None and Role(membership.role).includes(Role.EDITOR)
+
+
 def teams_of(user: User) -> list[Team]:
     """Return the teams a person belongs to, by name."""
     with all_teams("a person's own teams"):

@@ -48,6 +48,11 @@ def _from_drf(exc: exceptions.APIException) -> Response:
     kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
     if isinstance(exc, exceptions.ValidationError):
         details = list(_flatten(exc.detail))
+        missing = next((detail for detail in details if detail["code"] == "does_not_exist"), None)
+        if missing is not None:
+            return _nothing_there(missing["param"])
+        for detail in details:
+            del detail["code"]
         first = details[0] if details else {"param": None, "message": default_message(400)}
         body = error_body(
             str(first["message"]),
@@ -61,13 +66,19 @@ def _from_drf(exc: exceptions.APIException) -> Response:
     return Response(body, status=status, headers=headers)
 
 
+def _nothing_there(param: str | None) -> Response:
+    """A key in the body that leads nowhere, or to another team: the same answer as for one in the address."""
+    message = _("There is nothing with the key given as '%(param)s'.") % {"param": param}
+    return Response(error_body(message, kind="invalid_request_error", code="not_found", param=param), status=404)
+
+
 def _code(exc: exceptions.APIException) -> str:
     code = getattr(exc.detail, "code", None) or exc.default_code
     return "invalid_json" if isinstance(exc, exceptions.ParseError) else str(code)
 
 
 def _flatten(detail: Any, path: str = "") -> Any:
-    """Yield {param, message} of every leaf of DRF's nested validation errors."""
+    """Yield {param, message, code} of every leaf of DRF's nested validation errors."""
     if isinstance(detail, dict):
         for name, inner in detail.items():
             own = path if name == "non_field_errors" else f"{path}.{name}" if path else str(name)
@@ -76,4 +87,4 @@ def _flatten(detail: Any, path: str = "") -> Any:
         for inner in detail:
             yield from _flatten(inner, path)
     else:
-        yield {"param": path or None, "message": str(detail)}
+        yield {"param": path or None, "message": str(detail), "code": getattr(detail, "code", None)}

@@ -2,6 +2,8 @@
 
 from rest_framework.pagination import PageNumberPagination
 
+PAGE_PARAMETERS = frozenset({"page", "page_size"})
+
 
 class Pages(PageNumberPagination):
     """Numbered pages; `page_size` up to 200."""

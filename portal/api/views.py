@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar, cast
 
+from django.utils.translation import gettext as _
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from portal.access import Policy
 from portal.actors import Actor
+from portal.errors import InvalidInput
 from portal.models import ApiToken, Team
 from portal.rls import team_scope
 
@@ -22,6 +24,7 @@ class TeamAPIView(APIView):
     policy: ClassVar[Policy] = Policy("token")
     scopes: ClassVar[str | Mapping[str, str]] = {}
     opens_scope: ClassVar[bool] = True  # streams open short scopes themselves
+    query_parameters: ClassVar[frozenset[str]] = frozenset()  # of GET; every other one is refused
     scope_is_open = False
     _stack: ExitStack
 
@@ -31,9 +34,21 @@ class TeamAPIView(APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
+        self._refuse_unknown_parameters(request)
         if self.opens_scope:
             self._stack.enter_context(team_scope(self.team.pk))
             self.scope_is_open = True
+
+    def _refuse_unknown_parameters(self, request: Request) -> None:
+        """A misspelt filter must not quietly mean "everything"."""
+        unknown = sorted(set(request.query_params) - (self.query_parameters if request.method == "GET" else set()))
+        if not unknown:
+            return
+        known = ", ".join(sorted(self.query_parameters)) if request.method == "GET" else ""
+        # The name is the caller's own text; it is shown short, and never its value: it may be a secret.
+        message = _("There is no query parameter '%(name)s' here.") % {"name": unknown[0][:40]}
+        hint = _("Known are: %(known)s.") % {"known": known} if known else _("Send none.")
+        raise InvalidInput(f"{message} {hint}", param=unknown[0][:40], code="unknown_parameter")
 
     @property
     def token(self) -> ApiToken:

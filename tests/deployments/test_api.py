@@ -86,7 +86,7 @@ def test_another_teams_deployment_answers_like_none_at_all(stranger_api, deploye
     theirs, nobody = (
         post(stranger_api, "", {"run": str(key), "name": "mine"}) for key in (run.pk, deployed.deployment_id)
     )
-    assert theirs.status_code == nobody.status_code == 400
+    assert theirs.status_code == nobody.status_code == 404
     assert theirs.content.replace(str(run.pk).encode(), b"") == nobody.content.replace(
         str(deployed.deployment_id).encode(), b""
     )

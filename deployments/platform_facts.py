@@ -12,4 +12,9 @@ from portal.platform_facts import Fact
 
 def deployment_facts() -> Iterable[Fact]:
     """Yield how many deployments answer. Call it in the row scope of all teams."""
-    yield Fact(_("Running deployments"), Deployment.unscoped.filter(is_running=True).count(), "rocket")
+    yield Fact(
+        _("Running deployments"),
+        Deployment.unscoped.filter(is_running=True).count(),
+        "rocket",
+        view="deployments:platform_deployments",
+    )

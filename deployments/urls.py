@@ -2,10 +2,12 @@
 
 from django.urls import URLPattern, path
 
-from deployments.views import deployments, playground
+from deployments.views import deployments, platform, playground
 
 app_name = "deployments"
 urlpatterns: list[URLPattern] = [
+    path("platform/deployments/", platform.index, name="platform_deployments"),
+    path("platform/deployments/<uuid:pk>/stop/", platform.stop, name="platform_deployments_stop"),
     path("t/<slug:team>/deployments/", deployments.index, name="list"),
     path("t/<slug:team>/deployments/new/", deployments.deploy, name="deploy"),
     path("t/<slug:team>/deployments/<uuid:pk>/", deployments.detail, name="detail"),

@@ -16,5 +16,5 @@ def run_facts() -> Iterable[Fact]:
     waiting, working = Q(status=Run.Status.QUEUED), Q(status__in=Run.ACTIVE)
     unfinished = Run.unscoped.filter(waiting | working).order_by()
     counts = unfinished.aggregate(working=Count("pk", filter=working), waiting=Count("pk", filter=waiting))
-    yield Fact(_("Running runs"), counts["working"], "flask")
-    yield Fact(_("Queued runs"), counts["waiting"], "clock")
+    yield Fact(_("Running runs"), counts["working"], "flask", view="experiments:platform_runs")
+    yield Fact(_("Queued runs"), counts["waiting"], "clock", view="experiments:platform_runs")

@@ -163,16 +163,16 @@ class QueuePlace:
     starts_in_s: float | None
 
 
-def queue_places(team: Team) -> list[QueuePlace]:
-    """Return the team's waiting runs in the order in which they will start."""
+def queue_places(team: Team | None) -> list[QueuePlace]:
+    """Return the team's waiting runs in the order in which they will start; without a team, those of all teams."""
     with all_teams("a place in the queue counts the runs of all teams before it"):
         queue = _queue_of_all_teams()
         room = _Room.now()
         starts = room.expected_starts(queue)
     return [
-        QueuePlace(each.run, each.place, reason, _sentence(reason, each.place, team), starts.get(each.run.pk))
+        QueuePlace(each.run, each.place, reason, _sentence(reason, each.place, each.run.team), starts.get(each.run.pk))
         for each in queue
-        if each.run.team_id == team.pk
+        if team is None or each.run.team_id == team.pk
         for reason in [room.reason(each.place, over_limit=each.over_limit)]
     ]
 
@@ -194,7 +194,7 @@ def _queue_of_all_teams() -> list[_Queued]:
     with connection.cursor() as cursor:
         cursor.execute(_PLACES)
         rows = cursor.fetchall()
-    related = ("experiment", "base_model", "created_by", "dataset_version")
+    related = ("experiment", "base_model", "created_by", "dataset_version", "team")
     runs = Run.unscoped.select_related(*related).in_bulk([row[0] for row in rows])
     # One that is not there was deleted in this moment.
     return [_Queued(runs[pk], place, over, limit) for pk, place, over, limit in rows if pk in runs]

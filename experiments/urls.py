@@ -2,10 +2,13 @@
 
 from django.urls import path
 
-from experiments.views import experiments, quality, runs
+from experiments.views import experiments, platform, quality, runs
 
 app_name = "experiments"
 urlpatterns = [
+    path("platform/runs/", platform.runs, name="platform_runs"),
+    path("platform/runs/<uuid:pk>/cancel/", platform.cancel, name="platform_runs_cancel"),
+    path("platform/runs/<uuid:pk>/priority/", platform.priority, name="platform_runs_priority"),
     path("t/<slug:team>/experiments/", experiments.index, name="list"),
     path("t/<slug:team>/experiments/new/", experiments.new, name="new"),
     path("t/<slug:team>/experiments/new/hyperparameters/", experiments.hyperparameters, name="hyperparameters"),

@@ -8,15 +8,21 @@ from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
 from portal.access import teams_of
+from portal.platform_state import shown_to
 
 
 def navigation(request: HttpRequest) -> dict[str, Any]:
-    """Return the current team, the role in it, and the teams to switch to (looked up only if the page shows them)."""
+    """Return the current team, the role in it, the teams to switch to, and what stands above every page.
+
+    Teams and announcements are looked up only if the page shows them.
+    """
     user = getattr(request, "user", None)
     signed_in = user is not None and user.is_authenticated
     return {
         "team": getattr(request, "team", None),
         "role": getattr(request, "role", None),
         "sign_in_providers": [],
+        "impersonation": getattr(request, "impersonation", None),
+        "announcements": SimpleLazyObject(lambda: shown_to(user)) if signed_in else [],  # type: ignore[arg-type]
         "teams": SimpleLazyObject(lambda: teams_of(user)) if signed_in else [],  # type: ignore[arg-type]
     }

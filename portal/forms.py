@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
-from portal.models import BaseModel, Scope, ServiceAccount, Team
+from portal.models import BaseModel, Scope, ServiceAccount, Team, TeamSecret
 from portal.scoping import narrow_to_team
 
 
@@ -106,4 +106,19 @@ class ServiceAccountForm(forms.Form):
 
     name = forms.CharField(
         label=_("Name"), max_length=80, help_text=_("The system that will call, for example “service desk”.")
+    )
+
+
+class SecretForm(forms.Form):
+    """A credential of the team; what was typed is never sent back."""
+
+    kind = forms.ChoiceField(label=_("Kind"), choices=TeamSecret.Kind.choices)
+    name = forms.SlugField(
+        label=_("Name"), max_length=60, help_text=_("For example hf-token. Storing under a known name replaces it.")
+    )
+    text = forms.CharField(
+        label=_("Secret"),
+        max_length=8192,
+        strip=True,
+        widget=forms.PasswordInput(render_value=False, attrs={"autocomplete": "off"}),
     )

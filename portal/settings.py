@@ -5,6 +5,7 @@ Development works with no variable set; production (TUNEPORT_ENV=production) ref
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -38,14 +39,16 @@ def _secret(name: str) -> str:
         return value
     path = DATA_DIR / "secrets.json"
     DATA_DIR.mkdir(parents=True, exist_ok=True)
-    stored: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-    if name not in stored:
-        stored[name] = secrets.token_urlsafe(48)
-        aside = path.with_suffix(f".{os.getpid()}")
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as handle:
-            json.dump(stored, handle)
-        aside.replace(path)
+    with (DATA_DIR / "secrets.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # processes that start together must not each make their own
+        stored: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        if name not in stored:
+            stored[name] = secrets.token_urlsafe(48)
+            aside = path.with_suffix(f".{os.getpid()}")
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as handle:
+                json.dump(stored, handle)
+            aside.replace(path)
     return stored[name]
 
 
@@ -67,6 +70,15 @@ def _check_old_peppers() -> None:
 
 
 _check_old_peppers()
+
+# Seals the teams' secrets. To change it: put the new key here and the old one into the list, run `manage.py
+# rotatesecrets`, then drop the old one.
+SECRETS_KEY = _secret("TUNEPORT_SECRETS_KEY")
+OLD_SECRETS_KEYS: list[str] = env.list("TUNEPORT_OLD_SECRETS_KEYS", default=[])
+if not all(len(key) >= 50 for key in OLD_SECRETS_KEYS):
+    raise ImproperlyConfigured("TUNEPORT_OLD_SECRETS_KEYS must be keys of at least 50 characters, split by commas.")
+if PRODUCTION and len({SECRET_KEY, TOKEN_PEPPER, SECRETS_KEY}) < 3:
+    raise ImproperlyConfigured("TUNEPORT_SECRET_KEY, _TOKEN_PEPPER and _SECRETS_KEY must differ from each other.")
 
 ALLOWED_HOSTS = env.list("TUNEPORT_ALLOWED_HOSTS", default=[] if PRODUCTION else ["localhost", "127.0.0.1", "[::1]"])
 if PRODUCTION and (not ALLOWED_HOSTS or "*" in ALLOWED_HOSTS):

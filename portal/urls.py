@@ -3,7 +3,9 @@ the OpenAI-compatible surface under /v1/."""
 
 from django.urls import URLPattern, URLResolver, include, path
 
-from portal.views import docs, health, pages, people, profile, tokens
+from portal.views import audit, docs, health, pages, people, profile, secrets, tokens
+from portal.views.platform import notices
+from portal.views.platform import people as platform_people
 
 _portal: list[URLPattern | URLResolver] = [
     path("", pages.home, name="home"),
@@ -13,6 +15,12 @@ _portal: list[URLPattern | URLResolver] = [
     path("style-guide/", pages.style_guide, name="style_guide"),
     path("t/<slug:team>/", pages.dashboard, name="dashboard"),
     path("t/<slug:team>/active-runs/", pages.active_runs, name="active_runs"),
+    path("t/<slug:team>/audit/", audit.index, name="audit"),
+    path("t/<slug:team>/audit.csv", audit.export, name="audit_export"),
+    path("impersonation/end/", platform_people.end_impersonation, name="end_impersonation"),
+    path("announcements/<uuid:pk>/dismiss/", notices.dismiss, name="dismiss_announcement"),
+    path("t/<slug:team>/secrets/", secrets.index, name="secrets"),
+    path("t/<slug:team>/secrets/<uuid:pk>/delete/", secrets.delete, name="delete_secret"),
     path("t/<slug:team>/members/", people.members, name="members"),
     path("t/<slug:team>/tokens/", tokens.index, name="tokens"),
     path("t/<slug:team>/tokens/<uuid:pk>/revoke/", tokens.revoke, name="revoke_token"),

@@ -82,6 +82,16 @@ STATUSES: Mapping[str, Status] = {
     "revoked": Status(gettext_lazy("Revoked"), "neutral", "ban"),
     "expired": Status(gettext_lazy("Expired"), "warning", "clock"),
     "online": Status(gettext_lazy("Online"), "success", "circle-check"),
+    "draining": Status(gettext_lazy("Draining"), "warning", "player-pause"),
+    "archived": Status(gettext_lazy("Archived"), "neutral", "archive"),
+    "deactivated": Status(gettext_lazy("Deactivated"), "neutral", "ban"),
+    "allowed": Status(gettext_lazy("Allowed"), "success", "circle-check"),
+    "forbidden": Status(gettext_lazy("Not allowed"), "neutral", "ban"),
+    "done": Status(gettext_lazy("Done"), "neutral", "check"),
+    "read": Status(gettext_lazy("Data read"), "info", "eye"),
+    "denied": Status(gettext_lazy("Refused"), "warning", "shield-lock"),
+    "scheduled": Status(gettext_lazy("Scheduled"), "info", "clock"),
+    "over": Status(gettext_lazy("Over"), "neutral", "history"),
     "offline": Status(gettext_lazy("Offline"), "danger", "circle-x"),
 }
 
@@ -120,7 +130,8 @@ def nav_link(context: Context, view: str, label: str, icon_name: str, team_slug:
     namespace, _colon, name = view.partition(":")
     # A list stands for its whole section, except for the pages that have a link of their own.
     section = name == "list" and match is not None and match.namespace == namespace and match.url_name not in OWN_LINKS
-    active = match is not None and (section or match.view_name == view)
+    # Pages below another one are named after it: platform:teams_detail belongs to platform:teams.
+    active = match is not None and (section or match.view_name == view or match.view_name.startswith(f"{view}_"))
     try:
         url = reverse(view, args=[team_slug] if team_slug else [])
     except NoReverseMatch:

@@ -7,6 +7,7 @@ from django.shortcuts import render
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from portal import audit_trail
 from portal.access import platform_admin_view
 from portal.models import AuditEvent, Node, Team, User
 from portal.platform_facts import Fact, reported
@@ -21,7 +22,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     context = {
         "facts": [*_own_facts(nodes), *reported()],
         "nodes": nodes,
-        "events": AuditEvent.objects.order_by("-at")[:_RECENT_EVENTS],
+        "rows": audit_trail.shown(AuditEvent.objects.all()[:_RECENT_EVENTS], with_teams=False),
     }
     return render(request, "platform/overview.html", context)
 
@@ -30,7 +31,7 @@ def _own_facts(nodes: list[Node]) -> list[Fact]:
     live = sum(node.is_live for node in nodes)
     of_all = ngettext("of %(count)d known", "of %(count)d known", len(nodes)) % {"count": len(nodes)}
     return [
-        Fact(_("Teams"), Team.objects.count(), "users-group"),
-        Fact(_("People"), User.objects.filter(is_active=True).count(), "users"),
-        Fact(_("Live nodes"), live, "server", hint=of_all),
+        Fact(_("Teams"), Team.objects.count(), "users-group", view="platform:teams"),
+        Fact(_("People"), User.objects.filter(is_active=True).count(), "users", view="platform:people"),
+        Fact(_("Live nodes"), live, "server", hint=of_all, view="platform:nodes"),
     ]

@@ -7,8 +7,11 @@ import json
 from collections.abc import Sequence
 from typing import overload
 
+from django.utils.translation import gettext as _
+
 from datasets_app.models import DatasetVersion, Split
 from datasets_app.rows import CanonicalRow
+from portal.errors import Unavailable
 
 
 class StoredRows(Sequence[CanonicalRow]):
@@ -36,8 +39,14 @@ class StoredRows(Sequence[CanonicalRow]):
     def _read(self, start: int, stop: int) -> list[CanonicalRow]:
         if start >= stop:
             return []
-        with self._path.open("rb") as file:
-            return [CanonicalRow.from_json(line.decode()) for line in itertools.islice(file, start, stop)]
+        try:
+            with self._path.open("rb") as file:
+                return [CanonicalRow.from_json(line.decode()) for line in itertools.islice(file, start, stop)]
+        except FileNotFoundError:
+            raise Unavailable(
+                _("The file with these rows is missing on this server. Ask a platform admin to bring it back."),
+                code="rows_missing",
+            ) from None
 
 
 def pretty_answer(answer: str) -> list[tuple[str, str]]:

@@ -55,7 +55,7 @@ def show_version(request: TeamRequest, found: DatasetVersion) -> HttpResponse:
 def _ready_context(request: TeamRequest, found: DatasetVersion) -> dict[str, Any]:
     splits = [split for split in Split if found.row_count(split)]
     asked = request.GET.get("split")
-    split = next((one for one in splits if one.value == asked), splits[0])
+    split = next((one for one in splits if one.value == asked), splits[0] if splits else Split.TRAIN)
     is_seen = request.GET.get("view") == "model"
     rows = Paginator(StoredRows(found, split), SEEN_PER_PAGE if is_seen else ROWS_PER_PAGE)
     page = rows.get_page(request.GET.get("page"))

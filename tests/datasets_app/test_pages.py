@@ -379,3 +379,10 @@ def test_a_viewer_meets_a_draft(browser, viewer):
     version = send(browser, csv_bytes(tickets(5)))
     assert "Not imported yet" in text_of(viewer.get(f"{VERSIONS}{version.pk}/"))
     assert viewer.get(f"{VERSIONS}{version.pk}/mapping/").status_code == 403
+
+
+def test_a_version_whose_file_is_gone_says_so(browser, ready_version):
+    ready_version.rows_path("train").unlink()
+    answer = browser.get(f"/t/service-desk/dataset-versions/{ready_version.pk}/")
+    assert answer.status_code == 503
+    assert "missing on this server" in answer.content.decode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from django.db import connection
 from django.test import Client
@@ -28,7 +30,12 @@ def fill(world: World, person: User, numbers: range) -> None:
     with team_scope(team.pk):
         for number in numbers:
             dataset = team.datasets.create(name=f"More {number}")
-            version = team.datasetversions.create(dataset=dataset, number=1, status=DatasetVersion.Status.READY)
+            version = team.datasetversions.create(
+                dataset=dataset, number=1, status=DatasetVersion.Status.READY, train_rows=1
+            )
+            version.folder.mkdir(parents=True)
+            messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "{}"}]
+            version.rows_path("train").write_text(json.dumps({"row": 2, "messages": messages}) + "\n")
             for where in (world.run.experiment, team.experiments.create(name=f"More {number}")):
                 run = team.runs.create(
                     experiment=where, number=100 + number, dataset_version=version, base_model=world.run.base_model,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -24,10 +25,10 @@ from datasets_app.options import ImportOptions
 from datasets_app.readers import FileRefused
 from datasets_app.reports import fault_in_words
 from datasets_app.sources import Reading, Upload
-from portal import audit
+from portal import audit, quotas, usage
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, InvalidSource
-from portal.models import Team
+from portal.models import Quota, Team
 from portal.queue import enqueue_on_commit
 
 # As many faulty rows as an answer names; the count of all of them is in its first sentence.
@@ -47,10 +48,26 @@ def start_import(
 ) -> DatasetVersion:
     """Store the uploaded files of a new dataset, or of a new version of `dataset`, and look at them: a DRAFT.
 
-    Raises: InvalidInput for a bad or taken name or a missing training file; TooLarge; InvalidSource.
+    Raises: InvalidInput for a bad or taken name or a missing training file; TooLarge; InvalidSource; QuotaExceeded.
     """
+    with _stored(team, actor, name, files, description, dataset) as version:
+        _require_storage(team, files, stored=True)
+    return version
+
+
+@contextmanager
+def _stored(
+    team: Team,
+    actor: Actor,
+    name: str,
+    files: Mapping[Split, Upload],
+    description: str,
+    dataset: Dataset | None,
+) -> Iterator[DatasetVersion]:
+    """Store the files for the block; if it fails, no file is left."""
     if files.get(Split.TRAIN) is None:
         raise InvalidInput(_("Choose a training file."), param=sources.param_of(Split.TRAIN), code="file_missing")
+    _require_storage(team, files, stored=False)
     if dataset is None:
         dataset = _new_dataset(team, actor, name, description)
     version = team.datasetversions.create(
@@ -61,7 +78,21 @@ def start_import(
             source = SourceFile(team=team, version=version, split=Split(split), name=sources.shown_name(content))
             sources.store(source, content)
         audit.record(team, actor, "dataset.uploaded", version, files=len(files))
-    return version
+        yield version
+
+
+def _require_storage(team: Team, files: Mapping[Split, Upload], *, stored: bool) -> None:
+    """Make sure that the files fit into the team's storage. Raises: QuotaExceeded.
+
+    Before they are stored this is a first look, so that nothing is read in vain and nobody waits; the last word is
+    spoken with the team locked, just before the transaction ends.
+    """
+    adding = sum(sources.size_bytes(content) for content in files.values())
+
+    def others() -> int:
+        return usage.storage_bytes(team) - (adding if stored else 0)
+
+    quotas.require_room(team, Quota.STORAGE_BYTES, others, adding=adding, lock=stored)
 
 
 def _new_dataset(team: Team, actor: Actor, name: str, description: str) -> Dataset:
@@ -163,8 +194,7 @@ def import_files(
     Raises: as start_import and begin_import; InvalidSource with the faulty rows in `details`.
     """
     chosen = options if isinstance(options, ImportOptions) else ImportOptions.from_dict(options or {})
-    version = start_import(team=team, actor=actor, name=name, files=files, description=description, dataset=dataset)
-    try:
+    with _stored(team, actor, name, files, description, dataset) as version:
         stored = {Split(source.split): source for source in sources.in_order(version)}
         if reading:
             for source in stored.values():
@@ -172,9 +202,7 @@ def import_files(
         mapping = mapping or sources.guess(stored[Split.TRAIN])
         version = begin_import(version=version, actor=actor, mapping=mapping, options=chosen)
         _refuse_faulty(stored, mapping, chosen)
-    except BaseException:
-        shutil.rmtree(version.folder, ignore_errors=True)
-        raise
+        _require_storage(team, files, stored=True)
     return version
 
 

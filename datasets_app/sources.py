@@ -70,9 +70,9 @@ def store(source: SourceFile, content: Upload) -> None:
 
     Raises: TooLarge before anything is copied; InvalidSource if the file is no table.
     """
-    limit, size_bytes = settings.MAX_UPLOAD_BYTES, _size_bytes(content)
-    if size_bytes > limit:
-        raise refusal(FileRefused("file_too_large", size=size_bytes, limit=limit), source)
+    limit, size = settings.MAX_UPLOAD_BYTES, size_bytes(content)
+    if size > limit:
+        raise refusal(FileRefused("file_too_large", size=size, limit=limit), source)
     with _opened(content) as stream:
         source.size_bytes, source.sha256 = _copy(stream, source.path)
     _look_at(source)
@@ -122,6 +122,11 @@ def guess(source: SourceFile, reading: Reading | None = None) -> ColumnMapping:
     return guess_mapping(table.columns, table.sample(SAMPLE_ROWS))
 
 
+def size_bytes(content: Upload) -> int:
+    """Return how large an upload is."""
+    return content.stat().st_size if isinstance(content, Path) else int(content.size or 0)
+
+
 def shown_name(content: Upload) -> str:
     """Return the file's own name, fit to be shown and stored: it is never used as a path."""
     name = "".join(character for character in Path(content.name or "").name if character.isprintable())
@@ -144,10 +149,6 @@ def refusal(error: DataError, source: SourceFile) -> PortalError:
 def param_of(split: str) -> str:
     """Return the name under which the file of a split is uploaded."""
     return f"{Split(split).value}_file"
-
-
-def _size_bytes(content: Upload) -> int:
-    return content.stat().st_size if isinstance(content, Path) else int(content.size or 0)
 
 
 @contextmanager

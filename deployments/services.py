@@ -16,10 +16,10 @@ from deployments import lifecycle, placing
 from deployments.models import Deployment, DeploymentVersion, Placement
 from deployments.prompts import common_system_prompt
 from experiments.models import Adapter, Run
-from portal import audit
+from portal import audit, quotas
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput
-from portal.models import BaseModel, Team
+from portal.models import BaseModel, Quota, Team
 
 PLAYGROUND_STAY = timedelta(minutes=30)
 MAX_SYSTEM_PROMPT = 20_000
@@ -33,7 +33,8 @@ def deploy_run(*, team: Team, actor: Actor, run: Run, name: str, system_prompt: 
     It goes live as soon as its adapter is loaded; until then an earlier version goes on answering. Without
     `system_prompt` it gets the one that all training rows had, so that the model is asked as it was taught.
     Deploying the newest version once more makes no second one.
-    Raises: InvalidInput for a name that cannot be used, IllegalTransition if the run has left no adapter.
+    Raises: InvalidInput for a name that cannot be used, IllegalTransition if the run has left no adapter,
+    QuotaExceeded if a new name would be one too many.
     """
     name = _checked_name(name)
     adapter = _adapter_of(run)
@@ -41,6 +42,8 @@ def deploy_run(*, team: Team, actor: Actor, run: Run, name: str, system_prompt: 
         system_prompt = common_system_prompt(run.dataset_version)
     if len(system_prompt) > MAX_SYSTEM_PROMPT:
         raise InvalidInput(_("The system prompt is longer than 20,000 characters."), param="system_prompt")
+    if not team.deployments.filter(name=name).exists():
+        quotas.require_room(team, Quota.DEPLOYMENTS, team.deployments.count)
     deployment, made = team.deployments.get_or_create(name=name, defaults={"created_by": actor.user})
     deployment = _locked(deployment)
     newest = deployment.versions.order_by("-number").first()

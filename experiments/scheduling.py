@@ -48,13 +48,19 @@ _SHARES = """
     WHERE ended_at IS NULL OR ended_at > now() - interval '7 days'
     GROUP BY team_id
 """
+# Teams with waiting runs that have used up their GPU time of this month.
+_SPENT = """
+    SELECT team_id FROM (SELECT DISTINCT team_id FROM experiments_run WHERE status = 'queued') AS waiting
+    WHERE portal_gpu_seconds(team_id, now()) >= portal_limit(team_id, 'gpu_seconds_per_month')
+"""
 _PICK = f"""
-    WITH shares AS ({_SHARES})
+    WITH shares AS ({_SHARES}), spent AS MATERIALIZED ({_SPENT})
     SELECT run.id
     FROM experiments_run run
     JOIN portal_team team ON team.id = run.team_id
     LEFT JOIN shares ON shares.team_id = run.team_id
     WHERE run.status = 'queued' AND coalesce(shares.active, 0) < team.max_concurrent_runs AND team.archived_at IS NULL
+        AND run.team_id NOT IN (SELECT team_id FROM spent)
     ORDER BY run.started_at IS NULL,
              coalesce(shares.active, 0)::float / team.weight, coalesce(shares.recent_s, 0) / team.weight,
              run.priority DESC, run.queued_at, run.id
@@ -62,10 +68,13 @@ _PICK = f"""
     FOR UPDATE OF run SKIP LOCKED
 """  # noqa: S608 -- constants only
 # The order in which waiting runs would start if no running one ended: a team's second run counts as if its first
-# one had started already. Runs over their team's limit cannot start and stand last.
+# one had started already. Runs over their team's limit, or of a team without GPU time, cannot start and stand last.
 _PLACES = f"""
-    WITH shares AS ({_SHARES}), waiting AS (
-        SELECT run.*, team.weight, team.max_concurrent_runs, coalesce(shares.recent_s, 0) AS recent_s,
+    WITH shares AS ({_SHARES}), spent AS MATERIALIZED ({_SPENT}), waiting AS (
+        SELECT run.*, run.team_id IN (SELECT team_id FROM spent) AS is_spent, team.weight,
+               CASE WHEN run.team_id IN (SELECT team_id FROM spent) THEN 0 ELSE team.max_concurrent_runs END
+                   AS max_concurrent_runs,
+               coalesce(shares.recent_s, 0) AS recent_s,
                coalesce(shares.active, 0) - 1 + row_number() OVER (
                    PARTITION BY run.team_id
                    ORDER BY run.started_at IS NULL, run.priority DESC, run.queued_at, run.id
@@ -75,13 +84,13 @@ _PLACES = f"""
         LEFT JOIN shares ON shares.team_id = run.team_id
         WHERE run.status = 'queued'
     ), placed AS (
-        SELECT id, max_concurrent_runs, before_it >= max_concurrent_runs AS over_limit, row_number() OVER (
+        SELECT id, is_spent, max_concurrent_runs, before_it >= max_concurrent_runs AS over_limit, row_number() OVER (
             ORDER BY before_it >= max_concurrent_runs, started_at IS NULL, before_it::float / weight,
                      recent_s / weight, priority DESC, queued_at, id
         ) AS place
         FROM waiting
     )
-    SELECT id, place, over_limit, max_concurrent_runs FROM placed ORDER BY place
+    SELECT id, place, over_limit, max_concurrent_runs, is_spent FROM placed ORDER BY place
 """  # noqa: S608 -- constants only
 
 
@@ -145,6 +154,7 @@ class Waiting(StrEnum):
     MAINTENANCE = "maintenance"
     NO_LIVE_NODE = "no_live_node"
     TEAM_LIMIT = "team_limit"
+    GPU_TIME_SPENT = "gpu_time_spent"
     SLOTS_BUSY = "slots_busy"
     STARTING = "starting"
 
@@ -173,7 +183,7 @@ def queue_places(team: Team | None) -> list[QueuePlace]:
         QueuePlace(each.run, each.place, reason, _sentence(reason, each.place, each.run.team), starts.get(each.run.pk))
         for each in queue
         if team is None or each.run.team_id == team.pk
-        for reason in [room.reason(each.place, over_limit=each.over_limit)]
+        for reason in [room.reason(each)]
     ]
 
 
@@ -188,6 +198,7 @@ class _Queued:
     place: int
     over_limit: bool
     team_limit: int
+    is_spent: bool
 
 
 def _queue_of_all_teams() -> list[_Queued]:
@@ -197,7 +208,7 @@ def _queue_of_all_teams() -> list[_Queued]:
     related = ("experiment", "base_model", "created_by", "dataset_version", "team")
     runs = Run.unscoped.select_related(*related).in_bulk([row[0] for row in rows])
     # One that is not there was deleted in this moment.
-    return [_Queued(runs[pk], place, over, limit) for pk, place, over, limit in rows if pk in runs]
+    return [_Queued(runs[pk], *facts) for pk, *facts in rows if pk in runs]
 
 
 @dataclass(frozen=True)
@@ -220,14 +231,16 @@ class _Room:
     def free_slots(self) -> int:
         return max(0, self.slots - len(self.active))
 
-    def reason(self, place: int, *, over_limit: bool) -> Waiting:
+    def reason(self, queued: _Queued) -> Waiting:
         if self.is_maintenance:
             return Waiting.MAINTENANCE
+        if queued.is_spent:
+            return Waiting.GPU_TIME_SPENT
         if self.open_nodes == 0:
             return Waiting.NO_LIVE_NODE
-        if over_limit:
+        if queued.over_limit:
             return Waiting.TEAM_LIMIT
-        return Waiting.STARTING if place <= self.free_slots else Waiting.SLOTS_BUSY
+        return Waiting.STARTING if queued.place <= self.free_slots else Waiting.SLOTS_BUSY
 
     def expected_starts(self, queue: list[_Queued]) -> dict[uuid.UUID, float]:
         pace = estimates.seconds_per_row_visit()
@@ -248,6 +261,11 @@ def _sentence(reason: Waiting, place: int, team: Team) -> str:
         return _("The portal is in maintenance. The run starts when it is over.")
     if reason == Waiting.NO_LIVE_NODE:
         return _("No GPU node is online and takes new runs. The run starts as soon as one does.")
+    if reason == Waiting.GPU_TIME_SPENT:
+        return _(
+            "Your team has used its GPU time of this month. The run starts when the next month begins (UTC),"
+            " or when a platform admin raises the limit."
+        )
     if reason == Waiting.TEAM_LIMIT:
         limit = team.max_concurrent_runs
         return ngettext(

@@ -14,10 +14,10 @@ from django.utils.translation import gettext as _
 from datasets_app.models import DatasetVersion
 from experiments.hyperparameters import RECIPES, Hyperparameters, config_hash, recipe_hyperparameters
 from experiments.models import Experiment, Priority, Run
-from portal import audit
+from portal import audit, quotas
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, NotFound
-from portal.models import BaseModel, Team
+from portal.models import BaseModel, Quota, Team
 from portal.queue import enqueue_on_commit
 
 DEFAULT_RECIPE = "balanced"
@@ -84,9 +84,11 @@ def submit_run(
     """Queue one training. Dataset version, base model revision and hyperparameters are frozen with it.
 
     Without `hyperparameters` the recipe's are taken for the size of the dataset; without a recipe, the balanced one.
-    Raises: InvalidInput naming what does not fit, NotFound for a dataset version of another team.
+    Raises: InvalidInput naming what does not fit, NotFound for a dataset version of another team, QuotaExceeded if
+    too many runs of the team wait already.
     """
     _require_usable(experiment, dataset_version, base_model)
+    quotas.require_room(experiment.team, Quota.QUEUED_RUNS, experiment.team.runs.filter(status=Run.Status.QUEUED).count)
     if recipe and recipe not in RECIPES:
         raise InvalidInput(
             _("There is no recipe '%(recipe)s'. Known are: %(known)s.")

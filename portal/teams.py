@@ -8,7 +8,7 @@ from django.db import transaction
 from django.utils.text import slugify
 from django.utils.translation import gettext as _
 
-from portal import audit, tokens
+from portal import audit, limits, tokens
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput
 from portal.models import Membership, Role, Team, User
@@ -26,7 +26,7 @@ def create_team(*, name: str, owner: User, actor: Actor) -> Team:
     if Team.objects.filter(slug=slug).exists():
         raise InvalidInput(_("There is already a team at the address '%(slug)s'.") % {"slug": slug}, param="name")
     with transaction.atomic():
-        team = Team.objects.create(name=name.strip()[:80], slug=slug)
+        team = Team.objects.create(name=name.strip()[:80], slug=slug, max_concurrent_runs=limits.default_runs())
         with team_scope(team.pk):
             membership = team.memberships.create(user=owner, role=Role.ADMIN)
             audit.record(team, actor, "team.created", team)

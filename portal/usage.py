@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from uuid import UUID
 
+from django.db.models import Sum
+from django.utils import timezone
+
+from portal import quotas
+from portal.models import Quota, Team
 from portal.models.usage import NOBODY
-from portal.rls import fetch_in_all_teams
+from portal.quotas import Standing
+from portal.rls import fetch_in_all_teams, fetch_in_team, team_scope
 
 
 @dataclass(frozen=True)
@@ -58,3 +64,46 @@ def add_requests(facts: Sequence[RequestFact]) -> None:
     fetch_in_all_teams(
         "requests of all teams", _ADD, [*keys, *([row[name] for row in sums.values()] for name in names)]
     )
+
+
+# --- how much there is now ---------------------------------------------------------------------------------------
+
+
+def storage_bytes(team: Team) -> int:
+    """Return how much the team stores: uploaded files, their rows, and adapters. Call it in the team's row scope."""
+    # Through the team's own related managers: the rooms above are not imported here.
+    parts = (team.sourcefiles, team.datasetversions, team.adapters)
+    return sum(part.order_by().aggregate(sum=Sum("size_bytes"))["sum"] or 0 for part in parts)
+
+
+def standings(team: Team) -> list[Standing]:
+    """Return how the team stands with each of its limits. Call it in the team's row scope."""
+    counted = quotas.window_standings(
+        team, [Quota.GPU_SECONDS, Quota.TOKENS_PER_MONTH, Quota.REQUESTS_PER_MINUTE, Quota.TOKENS_PER_MINUTE]
+    )
+    gpu = counted[Quota.GPU_SECONDS]
+    counted[Quota.GPU_SECONDS] = replace(gpu, used=gpu_seconds(team))
+    present = {
+        Quota.CONCURRENT_RUNS: team.runs.filter(status__in=("assigned", "running")).count(),
+        Quota.QUEUED_RUNS: team.runs.filter(status="queued").count(),
+        Quota.STORAGE_BYTES: storage_bytes(team),
+        Quota.DEPLOYMENTS: team.deployments.count(),
+    }
+    for kind, used in present.items():
+        limit = team.max_concurrent_runs if kind == Quota.CONCURRENT_RUNS else quotas.limit_of(team, kind)
+        counted[kind] = Standing(kind, limit, used)
+    return [counted[kind] for kind in Quota]
+
+
+def gpu_seconds(team: Team) -> float:
+    """Return the team's GPU time of this month (UTC)."""
+    return float(fetch_in_team(team.pk, "SELECT portal_gpu_seconds(%s, now())", [team.pk])[0][0])
+
+
+def measure_storage() -> None:
+    """Write down how much each team stores today; the last measurement of a day stays."""
+    for team in Team.objects.all():
+        with team_scope(team.pk):
+            team.usagedays.update_or_create(
+                day=timezone.now().date(), token_id=NOBODY, model="", defaults={"storage_bytes": storage_bytes(team)}
+            )

@@ -197,3 +197,18 @@ def test_no_row_of_the_other_team_can_be_deployed(team, other_team, make_run, ac
         services.deploy_run(team=team, actor=actor, run=theirs, name="mine")
     with team_scope(team.pk):
         assert not Deployment.unscoped.exists()
+
+
+def test_one_deployment_too_many_is_refused_and_new_versions_are_not(team, actor, run, make_run):
+    from portal.errors import QuotaExceeded
+    from portal.models import Quota
+
+    second = make_run(team, "Second")
+    with team_scope(team.pk):
+        team.teamlimits.create(kind=Quota.DEPLOYMENTS, value=1)
+        services.deploy_run(team=team, actor=actor, run=run, name="one")
+        with pytest.raises(QuotaExceeded, match="its limit is 1"):
+            services.deploy_run(team=team, actor=actor, run=second, name="two")
+        assert services.deploy_run(team=team, actor=actor, run=second, name="one").number == 2
+        services.delete_deployment(deployment=team.deployments.get(), actor=actor)
+        services.deploy_run(team=team, actor=actor, run=run, name="two")

@@ -17,7 +17,14 @@ def test_schedules_are_made_once_and_call_functions_that_exist():
     for _ in range(2):
         call_command("ensure_schedules")
     made = Schedule.objects.order_by("name").values_list("name", "minutes")
-    assert list(made) == [("dispatch", 1), ("prune-queue-results", 60), ("sweep", 1), ("sweep-imports", 1)]
+    assert list(made) == [
+        ("dispatch", 1),
+        ("prune-queue-results", 60),
+        ("sweep", 1),
+        ("sweep-imports", 1),
+        ("sweep-quotas", 1),
+        ("watch-usage", 5),
+    ]
     for schedule in Schedule.objects.all():
         assert callable(import_string(schedule.func))
         assert (schedule.schedule_type, schedule.repeats, schedule.cluster) == (Schedule.MINUTES, -1, None)

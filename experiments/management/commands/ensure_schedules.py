@@ -11,6 +11,8 @@ SCHEDULES = (
     ("dispatch", "experiments.tasks.dispatch", 1),
     ("sweep", "experiments.tasks.sweep", 1),
     ("sweep-imports", "datasets_app.tasks.sweep", 1),
+    ("sweep-quotas", "portal.tasks.sweep_quotas", 1),
+    ("watch-usage", "portal.tasks.watch_usage", 5),
     ("prune-queue-results", "experiments.tasks.prune_queue_results", 60),
 )
 _LOCK = 4712

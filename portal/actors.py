@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from django.utils.translation import gettext as _
+
 from portal.client_address import client_address
+from portal.errors import Forbidden
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -41,6 +44,14 @@ class Actor:
     def system(cls, machine: str) -> Actor:
         """Return the actor for what a machine does on its own, such as 'sweep'."""
         return cls(user=None, machine=machine)
+
+    def require_self(self) -> None:
+        """Refuse what would outlast an impersonation, such as a new credential. Raises: Forbidden."""
+        if self.impersonator is not None:
+            raise Forbidden(
+                _("This cannot be done while you see the portal as somebody else. End that first."),
+                code="impersonating",
+            )
 
     @property
     def label(self) -> str:

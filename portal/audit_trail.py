@@ -32,7 +32,7 @@ class FilterForm(forms.Form):
         label=_("Search"),
         required=False,
         max_length=120,
-        help_text=_("Part of a name, an id, a network address or a request's number."),
+        widget=forms.TextInput({"placeholder": _("Name, id, address, request")}),
     )
     person = forms.CharField(label=_("Who"), required=False, max_length=120)
     action = forms.ChoiceField(

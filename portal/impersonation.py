@@ -19,11 +19,10 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from portal import audit
-from portal.access import policy_of
 from portal.actors import Actor
 from portal.errors import Forbidden, IllegalTransition
 from portal.models import Impersonation, User
-from portal.views.errors import is_api
+from portal.views.errors import error_response, is_api
 from portal.words import checked_words
 
 LONGEST = timedelta(minutes=30)
@@ -82,12 +81,17 @@ class see_through:  # noqa: N801 — a middleware like its siblings, which are f
             _stand_in(request)
         return self.get_response(request)
 
-    def process_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> None:
+    def process_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> HttpResponse | None:
         match = request.resolver_match
         if request.impersonator is None or match is None or match.url_name is None:  # type: ignore[attr-defined]
-            return
-        if match.url_name.startswith(_OWN_ACCOUNT) and match.url_name not in _WAY_OUT and policy_of(view) is not None:
-            _refuse()
+            return None
+        if not match.url_name.startswith(_OWN_ACCOUNT) or match.url_name in _WAY_OUT:
+            return None
+        try:
+            Actor.of(request).require_self()
+        except Forbidden as refusal:  # raised here, it would pass by the handler of pages' errors
+            return error_response(request, status=refusal.status, error=refusal)
+        return None
 
 
 def _stand_in(request: HttpRequest) -> None:
@@ -119,14 +123,7 @@ def refuse_while_impersonating(view: View) -> View:
 
 def refuse_if_impersonated(request: HttpRequest) -> None:
     """Raise Forbidden if the person is only stood in for; for views of which a part is refused."""
-    if getattr(request, "impersonator", None) is not None:
-        _refuse()
-
-
-def _refuse() -> None:
-    raise Forbidden(
-        _("This cannot be done while you see the portal as somebody else. End that first."), code="impersonating"
-    )
+    Actor.of(request).require_self()
 
 
 @receiver(user_logged_out, dispatch_uid="portal.impersonation")

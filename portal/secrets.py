@@ -45,6 +45,7 @@ def store(*, team: Team, kind: str, name: str, text: str, actor: Actor) -> TeamS
 
     Raises: InvalidInput for an unknown kind, a name that is no slug, or a text that is empty or too long.
     """
+    actor.require_self()
     _check(kind, name, text)
     Team.objects.select_for_update().get(pk=team.pk)  # two who store the same name at once come one after the other
     before: TeamSecret | None = team.teamsecrets.filter(name=name).first()

@@ -64,6 +64,7 @@ def create_token(
     Without allowed models it may call all, without networks it may come from anywhere. With a service account it
     lives on when its owner leaves the team. Raises: InvalidInput naming what does not fit.
     """
+    actor.require_self()
     powers = _checked(Powers(name.strip(), scopes, allowed_models, networks, expires_at))
     if service_account is not None and not service_account.is_active:
         raise InvalidInput(_("This service account is switched off. Switch it on first."), param="service_account")
@@ -78,6 +79,7 @@ def rotate_token(*, token: ApiToken, actor: Actor, overlap: timedelta) -> tuple[
 
     Raises: IllegalTransition for a token that is revoked, expired or replaced already, InvalidInput.
     """
+    actor.require_self()
     locked = token.team.apitokens.select_for_update(of=("self",)).select_related("team").get(pk=token.pk)
     if not locked.is_usable or locked.replaced_by_id is not None:
         raise IllegalTransition(_("This token has ended or is replaced already. Create a new one."))
@@ -117,6 +119,7 @@ def revoke_tokens_of(*, team: Team, person: User, actor: Actor) -> None:
 @transaction.atomic
 def create_service_account(*, team: Team, actor: Actor, name: str) -> ServiceAccount:
     """Create a service account, to which tokens may belong. Raises: InvalidInput for a bad or taken name."""
+    actor.require_self()
     name = name.strip()
     if not 0 < len(name) <= 80 or not name.isprintable():
         raise InvalidInput(_("Give the service account a name of 1 to 80 characters."), param="name")

@@ -23,6 +23,7 @@ from portal import audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.errors import IllegalTransition
+from portal.impersonation import refuse_while_impersonating
 from portal.models import Role
 
 ROWS_PER_PAGE = 20
@@ -101,6 +102,7 @@ def _shown_field(field: dict[str, Any]) -> dict[str, Any]:
 
 @team_view()
 @require_safe
+@refuse_while_impersonating
 def download(request: TeamRequest, pk: UUID, split: str) -> FileResponse:
     """Send the canonical rows of a split as JSON Lines."""
     found = get_object_or_404(request.team.datasetversions.select_related("dataset", "team"), pk=pk)

@@ -17,6 +17,7 @@ from portal import audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.csv_export import csv_response
+from portal.impersonation import refuse_while_impersonating
 from portal.rls import team_scope
 
 _PER_PAGE = 10
@@ -70,6 +71,7 @@ def _shown(evaluation: Evaluation, request: TeamRequest) -> QuerySet[EvaluatedRo
 
 
 @team_view(streams=True)
+@refuse_while_impersonating
 def predictions(request: TeamRequest, pk: uuid.UUID) -> StreamingHttpResponse:
     """Download the held-out rows with both answers as CSV; cells that a spreadsheet would run are made harmless."""
     with team_scope(request.team.pk):

@@ -19,6 +19,7 @@ from portal import archives, audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.errors import InvalidInput
+from portal.impersonation import refuse_while_impersonating
 from portal.models import Role
 
 _LOG_LINES = 500
@@ -141,6 +142,7 @@ def rerun(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
 
 
 @team_view()
+@refuse_while_impersonating
 def adapter_download(request: TeamRequest, pk: uuid.UUID) -> HttpResponse | FileResponse:
     """Download the adapter as a ZIP of its PEFT folder."""
     found = run_of(request, pk)

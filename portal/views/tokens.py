@@ -15,6 +15,7 @@ from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.errors import PortalError
 from portal.forms import RotateForm, ServiceAccountForm, TokenForm
+from portal.impersonation import refuse_if_impersonated
 from portal.models import Role
 
 _SHOWN = ("created_by", "service_account", "replaced_by")
@@ -26,6 +27,8 @@ def index(request: TeamRequest) -> HttpResponse:
     """List tokens; create one and show its text this once."""
     form = TokenForm(request.POST or None, team=request.team)
     created = text = None
+    if request.method == "POST":
+        refuse_if_impersonated(request)
     if request.method == "POST" and form.is_valid():
         try:
             created, text = tokens.create_token(

@@ -11,6 +11,7 @@ from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponseBase
 from django.utils.translation import gettext as _
 
+from portal import second_factor
 from portal.errors import Forbidden
 from portal.models import Membership, Role, Team, User
 from portal.rls import all_teams, team_scope
@@ -52,6 +53,8 @@ def platform_admin_view(view: View) -> View:
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not request.user.is_platform_admin:  # type: ignore[union-attr]
             raise Http404
+        if (away := second_factor.ask_for_it(request, None)) is not None:
+            return away
         with all_teams("the platform's admins look after all teams"):
             return view(request, *args, **kwargs)
 
@@ -72,6 +75,8 @@ def team_view(*, role: Role = Role.VIEWER, streams: bool = False) -> Callable[[V
             membership = membership_of(cast(User, request.user), team)
             if membership is None:
                 raise Http404
+            if (away := second_factor.ask_for_it(request, membership.team)) is not None:
+                return away
             if not Role(membership.role).includes(role):
                 needed = role.label
                 raise Forbidden(_("This needs the role %(role)s in the team.") % {"role": needed})

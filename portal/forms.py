@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
-from portal.models import BaseModel, Scope, ServiceAccount, Team, TeamSecret
+from portal.models import BaseModel, Role, Scope, ServiceAccount, Team, TeamSecret
 from portal.scoping import narrow_to_team
 
 
@@ -29,6 +29,19 @@ class ProfileForm(forms.Form):
         widget=forms.TextInput(attrs={"autocomplete": "name"}),
         help_text=_("Members of your teams see it."),
     )
+
+
+class RoleForm(forms.Form):
+    """A role in a team."""
+
+    role = forms.ChoiceField(label=_("Role"), choices=Role.choices, initial=Role.EDITOR)
+
+
+class InvitationForm(RoleForm):
+    """Who is invited, and as what."""
+
+    email = forms.EmailField(label=_("E-mail"), widget=forms.EmailInput(attrs={"autocomplete": "off"}))
+    field_order = ["email", "role"]
 
 
 class TokenForm(TeamForm):

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -196,6 +197,9 @@ ACCOUNT_RATE_LIMITS = {"login_failed": "10/m/ip,5/5m/key", "login_failed_account
 MFA_ADAPTER = "portal.accounts.adapters.MfaAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
+REQUIRE_ADMIN_MFA = env.bool("TUNEPORT_REQUIRE_ADMIN_MFA", default=PRODUCTION)
+SIGN_IN_PROVIDERS: list[Any] = []
+ACCOUNT_FORMS = {"signup": "portal.accounts.sign_up.SignUpForm"}
 
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", _("English"))]

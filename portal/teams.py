@@ -8,9 +8,9 @@ from django.db import transaction
 from django.utils.text import slugify
 from django.utils.translation import gettext as _
 
-from portal import audit, limits, tokens
+from portal import audit, limits, second_factor, tokens
 from portal.actors import Actor
-from portal.errors import IllegalTransition, InvalidInput
+from portal.errors import IllegalTransition, InvalidInput, NotFound
 from portal.models import Membership, Role, Team, User
 from portal.rls import team_scope
 
@@ -50,11 +50,11 @@ def find_or_invite_person(email: str) -> tuple[User, bool]:
 
 @transaction.atomic
 def change_role(*, membership: Membership, role: Role, actor: Actor) -> None:
-    """Give a member another role; the last admin keeps theirs."""
+    """Give a member another role; the last admin keeps theirs. A role given by hand stays when a group's would go."""
     if role != Role.ADMIN:
         _keep_an_admin(membership)
-    membership.role = role
-    membership.save(update_fields=["role"])
+    membership.role, membership.given_by = role, ""
+    membership.save(update_fields=["role", "given_by"])
     audit.record(membership.team, actor, "member.role_changed", membership, role=role.value)
 
 
@@ -67,10 +67,36 @@ def remove_member(*, membership: Membership, actor: Actor) -> None:
     membership.delete()
 
 
+@transaction.atomic
+def set_mfa_required(*, team: Team, required: bool, actor: Actor) -> None:
+    """Demand a second factor of all members, or no longer; API tokens go on working. A second call changes nothing.
+
+    Raises: IllegalTransition if a member demands it who has none, since they would lock themselves out.
+    """
+    person = actor.user
+    if required and person is not None and not second_factor.has_second_factor(person):
+        with team_scope(team.pk):
+            if team.memberships.filter(user=person).exists():
+                raise IllegalTransition(_("Set up a second factor for yourself first."), code="second_factor_missing")
+    if Team.objects.filter(pk=team.pk).exclude(mfa_required=required).update(mfa_required=required):
+        team.refresh_from_db(fields=["mfa_required"])
+        audit.record(team, actor, "team.mfa_required_changed", team, required=required)
+
+
+def is_last_admin(membership: Membership) -> bool:
+    """Return whether nobody else could look after the team; decides only while the team's row is locked."""
+    others = membership.team.memberships.filter(role=Role.ADMIN, user__is_active=True).exclude(pk=membership.pk)
+    return membership.role == Role.ADMIN and not others.exists()
+
+
 def _keep_an_admin(leaving: Membership) -> None:
+    # The lock makes two who leave at the same time see each other; the role may have changed since it was read.
     Team.objects.select_for_update().get(pk=leaving.team_id)
-    others = leaving.team.memberships.filter(role=Role.ADMIN).exclude(pk=leaving.pk)
-    if leaving.role == Role.ADMIN and not others.exists():
+    try:
+        leaving.refresh_from_db(fields=["role"])
+    except Membership.DoesNotExist:
+        raise NotFound(_("This person is no longer a member.")) from None
+    if is_last_admin(leaving):
         raise IllegalTransition(
             _("A team needs at least one admin. Make somebody else an admin first."), code="last_admin"
         )

@@ -3,7 +3,7 @@ the OpenAI-compatible surface under /v1/."""
 
 from django.urls import URLPattern, URLResolver, include, path
 
-from portal.views import audit, docs, health, pages, people, profile, secrets, tokens
+from portal.views import audit, docs, health, joining, pages, people, profile, secrets, tokens
 from portal.views.platform import notices
 from portal.views.platform import people as platform_people
 
@@ -12,6 +12,9 @@ _portal: list[URLPattern | URLResolver] = [
     path("healthz", health.alive, name="healthz"),
     path("readyz", health.ready, name="readyz"),
     path("account/", profile.profile, name="profile"),
+    path("account/second-factor/", joining.second_factor_needed, name="second_factor_needed"),
+    path("account/invitations/<uuid:pk>/", joining.accept, name="accept_invitation"),
+    path("invitations/<str:token>/", joining.invitation, name="invitation"),
     path("style-guide/", pages.style_guide, name="style_guide"),
     path("t/<slug:team>/", pages.dashboard, name="dashboard"),
     path("t/<slug:team>/active-runs/", pages.active_runs, name="active_runs"),
@@ -22,6 +25,13 @@ _portal: list[URLPattern | URLResolver] = [
     path("t/<slug:team>/secrets/", secrets.index, name="secrets"),
     path("t/<slug:team>/secrets/<uuid:pk>/delete/", secrets.delete, name="delete_secret"),
     path("t/<slug:team>/members/", people.members, name="members"),
+    path("t/<slug:team>/members/invite/", people.invite, name="invite"),
+    path("t/<slug:team>/members/leave/", people.leave, name="leave_team"),
+    path("t/<slug:team>/members/second-factor/", people.demand_second_factor, name="demand_second_factor"),
+    path("t/<slug:team>/members/<uuid:pk>/role/", people.change_role, name="change_role"),
+    path("t/<slug:team>/members/<uuid:pk>/remove/", people.remove, name="remove_member"),
+    path("t/<slug:team>/invitations/<uuid:pk>/resend/", people.resend, name="resend_invitation"),
+    path("t/<slug:team>/invitations/<uuid:pk>/revoke/", people.revoke, name="revoke_invitation"),
     path("t/<slug:team>/tokens/", tokens.index, name="tokens"),
     path("t/<slug:team>/tokens/<uuid:pk>/revoke/", tokens.revoke, name="revoke_token"),
     path("t/<slug:team>/tokens/<uuid:pk>/rotate/", tokens.rotate, name="rotate_token"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from django.utils import timezone
 
@@ -10,7 +11,7 @@ from datasets_app.models import DatasetVersion
 from deployments.models import Deployment, DeploymentVersion
 from experiments.hyperparameters import Hyperparameters, config_hash
 from experiments.models import Adapter, Run
-from portal.models import ApiToken, BaseModel, ServiceAccount, Team
+from portal.models import ApiToken, BaseModel, Invitation, Membership, Role, ServiceAccount, Team
 from portal.rls import team_scope
 
 
@@ -26,6 +27,8 @@ class World:
     deployment_version: DeploymentVersion
     token: ApiToken
     service_account: ServiceAccount
+    membership: Membership
+    invitation: Invitation
 
 
 def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion) -> World:
@@ -52,4 +55,18 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
         deployment.live_version = live
         deployment.save()
         account = team.serviceaccounts.create(name="Service desk")
-        return World(team, ready_version, run, adapter, deployment, live, team.apitokens.get(), account)
+        membership = team.memberships.get(role=Role.VIEWER)
+        expires_at = timezone.now() + timedelta(days=1)
+        invitation = team.invitations.create(email="dora@example.org", digest="0" * 64, expires_at=expires_at)
+        return World(
+            team,
+            ready_version,
+            run,
+            adapter,
+            deployment,
+            live,
+            team.apitokens.get(),
+            account,
+            membership,
+            invitation,
+        )

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from typing import Any
+from typing import Any, cast
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.core.internal import ratelimit
 from allauth.mfa.adapter import DefaultMFAAdapter
+from django.contrib import messages
 from django.contrib.auth.models import AbstractBaseUser
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
-from portal import mail
-from portal.accounts import sealing
+from portal import invitations, mail
+from portal.accounts import sealing, sign_up
+from portal.actors import Actor
 from portal.client_address import client_address
-
-logger = logging.getLogger(__name__)
+from portal.errors import PortalError
+from portal.models import User
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
@@ -30,7 +32,23 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         """Nobody signs up unasked."""
-        return False
+        return sign_up.remembered(request) is not None
+
+    def is_email_verified(self, request: HttpRequest, email: str) -> bool:
+        """Whoever opened the mailed link of an invitation owns the address."""
+        return bool(super().is_email_verified(request, email)) or sign_up.owns_address(request, email)
+
+    def post_login(self, request: HttpRequest, user: User, **how: Any) -> HttpResponse:
+        """Bring a person who just signed up into the team that invited them."""
+        invitation = sign_up.remembered(request) if how.get("signup") else None
+        if invitation is not None:
+            sign_up.forget(request)
+            try:
+                invitations.accept(invitation=invitation, actor=Actor.of(request))
+                how["redirect_url"] = reverse("portal:dashboard", args=[invitation.team.slug])
+            except PortalError as error:
+                messages.warning(request, error.message)
+        return cast(HttpResponse, super().post_login(request, user, **how))
 
     def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
         """Count the guesses at one person from everywhere, besides those from one network that allauth counts.

@@ -2,6 +2,7 @@
 
 from portal.models.audit import AuditEvent
 from portal.models.console import Announcement, Impersonation, PlatformState
+from portal.models.invitations import Invitation
 from portal.models.people import User
 from portal.models.platform import BaseModel, Node
 from portal.models.quotas import PlatformLimit, Quota, QuotaAlert, QuotaReservation, QuotaWindow, TeamLimit
@@ -16,6 +17,7 @@ __all__ = [
     "AuditEvent",
     "BaseModel",
     "Impersonation",
+    "Invitation",
     "Membership",
     "Node",
     "PlatformLimit",

@@ -35,6 +35,7 @@ class Team(models.Model):
     weight = models.PositiveSmallIntegerField(_("share of the GPUs"), default=1)
     max_concurrent_runs = models.PositiveSmallIntegerField(_("runs at the same time"), default=2)
     created_at = models.DateTimeField(auto_now_add=True)
+    mfa_required = models.BooleanField(_("members need a second factor"), default=False)
     archived_at = models.DateTimeField(_("archived"), null=True, blank=True, editable=False)
 
     class Meta:
@@ -55,6 +56,8 @@ class Membership(TeamOwned):
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
     role = models.CharField(_("role"), max_length=10, choices=Role.choices, default=Role.VIEWER)
+    # The sign-in provider whose group gave this role, and takes it with it; empty when a person gave it.
+    given_by = models.CharField(max_length=60, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta(TeamOwned.Meta):

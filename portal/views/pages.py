@@ -7,16 +7,19 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 
 from portal.access import TeamRequest, public_view, signed_in_view, team_view, teams_of
+from portal.invitations import waiting_for
 from portal.models import Team
 
 
 @signed_in_view
 def home(request: HttpRequest) -> HttpResponse:
-    """Lead to the only team, or let the person choose one."""
+    """Lead to the only team, or let the person choose one; open invitations come first."""
     teams = teams_of(request.user)  # type: ignore[arg-type]
-    if len(teams) == 1:
+    waiting = waiting_for(request.user)  # type: ignore[arg-type]
+    if len(teams) == 1 and not waiting:
         return redirect("portal:dashboard", teams[0].slug)
-    return render(request, "portal/choose_team.html" if teams else "portal/no_team.html", {"own_teams": teams})
+    context = {"own_teams": teams, "invitations": waiting}
+    return render(request, "portal/choose_team.html" if teams else "portal/no_team.html", context)
 
 
 @team_view()

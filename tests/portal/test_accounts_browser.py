@@ -10,6 +10,9 @@ from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal import auth as totp
 from django.core.cache import cache
 
+from portal import invitations
+from portal.models import Role
+from portal.rls import team_scope
 from tests.browser import OVERFLOWING, complaints_of
 from tests.conftest import PASSWORD
 
@@ -23,7 +26,14 @@ ENTRANCE = [
     "/account/sign-up/",
     "/account/inactive/",
 ]
-OWN = ["/account/", "/account/email/", "/account/password/", "/account/two-factor/", "/account/sessions/"]
+OWN = [
+    "/account/",
+    "/account/second-factor/",
+    "/account/email/",
+    "/account/password/",
+    "/account/two-factor/",
+    "/account/sessions/",
+]
 RECENT = ["/account/two-factor/app/", "/account/two-factor/keys/", "/account/two-factor/keys/add/"]
 
 
@@ -114,7 +124,7 @@ def test_an_authenticator_app_is_set_up_with_its_code(page, team):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_pages_fit_and_break_no_policy(page, team, width: int, theme: str):
+def test_pages_fit_and_break_no_policy(page, team, actor, width: int, theme: str):
     page.set_viewport_size({"width": width, "height": 844})
     page.emulate_media(color_scheme=theme)
 
@@ -123,13 +133,24 @@ def test_pages_fit_and_break_no_policy(page, team, width: int, theme: str):
         assert answer.status == 200, address
         assert page.url.endswith(address)
         assert page.evaluate(OVERFLOWING) <= 0, address
-        shoot(page, f"{address.strip('/').replace('/', '-')}-{width}-{theme}")
+        shoot(page, f"{address.strip('/').replace('/', '-').replace(token, 'token')}-{width}-{theme}")
 
-    for address in ENTRANCE:
+    with team_scope(team.pk):
+        _kept, token = invitations.invite(team=team, email="dora@example.org", role=Role.EDITOR, actor=actor)
+    for address in [*ENTRANCE, f"/invitations/{token}/"]:
         look(address)
     sign_in(page)
-    for address in OWN:
+    for address in [*OWN, f"/invitations/{token}/"]:
         look(address)
+    members = f"/t/{team.slug}/members/"
+    look(members)
+    look(f"{members}leave/")
+    page.goto(members)
+    page.get_by_label("E-mail").fill("emil@example.org")
+    page.get_by_role("button", name="Invite").click()
+    sync_api.expect(page.locator("main")).to_contain_text("emil@example.org is invited")
+    assert page.evaluate(OVERFLOWING) <= 0
+    shoot(page, f"invited-{width}-{theme}")
     confirm_again(page)
     for address in RECENT:
         look(address)

@@ -26,6 +26,8 @@ RUN: Key = lambda world: {"pk": world.run.pk}  # noqa: E731
 ADAPTER: Key = lambda world: {"pk": world.adapter.pk}  # noqa: E731
 DEPLOYMENT: Key = lambda world: {"pk": world.deployment.pk}  # noqa: E731
 DEPLOYMENT_VERSION: Key = lambda world: {"pk": world.deployment_version.pk}  # noqa: E731
+MEMBERSHIP: Key = lambda world: {"pk": world.membership.pk}  # noqa: E731
+INVITATION: Key = lambda world: {"pk": world.invitation.pk}  # noqa: E731
 TOKEN: Key = lambda world: {"pk": world.token.pk}  # noqa: E731
 SERVICE_ACCOUNT: Key = lambda world: {"pk": world.service_account.pk}  # noqa: E731
 TEAM: Key = lambda world: {"slug": world.team.slug}  # noqa: E731
@@ -71,6 +73,16 @@ ROUTES: dict[str, Key] = {
     "portal:dashboard": NOTHING,
     "portal:active_runs": NOTHING,
     "portal:members": NOTHING,
+    "portal:invite": NOTHING,
+    "portal:leave_team": NOTHING,
+    "portal:demand_second_factor": NOTHING,
+    "portal:change_role": MEMBERSHIP,
+    "portal:remove_member": MEMBERSHIP,
+    "portal:resend_invitation": INVITATION,
+    "portal:revoke_invitation": INVITATION,
+    "portal:accept_invitation": INVITATION,
+    "portal:invitation": lambda world: {"token": "none"},
+    "portal:second_factor_needed": NOTHING,
     "portal:tokens": NOTHING,
     "portal:revoke_token": TOKEN,
     "portal:rotate_token": TOKEN,

@@ -57,7 +57,8 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
         account = team.serviceaccounts.create(name="Service desk")
         membership = team.memberships.get(role=Role.VIEWER)
         expires_at = timezone.now() + timedelta(days=1)
-        invitation = team.invitations.create(email="dora@example.org", digest="0" * 64, expires_at=expires_at)
+        digest = team.pk.hex * 2  # of no token, and another one for each team
+        invitation = team.invitations.create(email="dora@example.org", digest=digest, expires_at=expires_at)
         return World(
             team,
             ready_version,

@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 
 from datasets_app import services
 from datasets_app.models import DatasetVersion
+from portal import search
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.errors import IllegalTransition
@@ -26,7 +27,7 @@ Status = DatasetVersion.Status
 @team_view()
 def index(request: TeamRequest) -> HttpResponse:
     """List datasets, the newest first, with a search by name."""
-    query = request.GET.get("q", "").strip()[:120].replace("\x00", "")
+    query = search.typed(request)
     # A report may name a thousand faulty rows, which no list shows.
     versions = Prefetch("versions", request.team.datasetversions.defer("report"))
     found = request.team.datasets.order_by("-created_at", "pk").prefetch_related(versions)

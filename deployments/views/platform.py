@@ -16,6 +16,7 @@ from django.views.decorators.http import require_POST
 from deployments import services
 from deployments.models import Deployment, InferenceRecord
 from deployments.states import Standing, State, standings
+from portal import search
 from portal.access import platform_admin_view
 from portal.views.platform.actions import attempt
 
@@ -25,7 +26,7 @@ _PER_PAGE = 50
 @platform_admin_view
 def index(request: HttpRequest) -> HttpResponse:
     """List deployments with their state and the traffic of the last day, by a word if one is given."""
-    query = request.GET.get("q", "").strip()[:120]
+    query = search.typed(request)
     found = Deployment.unscoped.select_related("team", "live_version__adapter__base_model", "next_version")
     if query:
         found = found.filter(Q(name__icontains=query) | Q(team__slug=query) | Q(team__name__icontains=query))

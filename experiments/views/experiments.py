@@ -15,6 +15,7 @@ from experiments import services
 from experiments.forms import RunForm
 from experiments.hyperparameters import RECIPES, form_fields
 from experiments.models import Experiment, Run
+from portal import search
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.errors import PortalError
@@ -26,7 +27,7 @@ _PER_PAGE = 20
 @team_view()
 def index(request: TeamRequest) -> HttpResponse:
     """List experiments, newest first, with a search by name."""
-    query = request.GET.get("q", "").strip()[:120].replace("\x00", "")
+    query = search.typed(request)
     found = request.team.experiments.annotate(run_count=Count("runs"), last_run_at=Max("runs__queued_at"))
     if query:
         found = found.filter(name__icontains=query)

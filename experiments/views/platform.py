@@ -14,6 +14,7 @@ from django.views.decorators.http import require_POST
 
 from experiments import scheduling, services
 from experiments.models import Priority, Run
+from portal import search
 from portal.access import platform_admin_view
 from portal.actors import Actor
 from portal.errors import InvalidInput
@@ -28,7 +29,7 @@ _RELATED = ("experiment__team", "team", "node", "created_by", "base_model")
 @platform_admin_view
 def runs(request: HttpRequest) -> HttpResponse:
     """Show what works on which node, what waits at which place and why, and what ended, by a word if one is given."""
-    query = request.GET.get("q", "").strip()[:120]
+    query = search.typed(request)
     known = Run.unscoped.select_related(*_RELATED)
     if query:
         known = known.filter(

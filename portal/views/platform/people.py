@@ -11,7 +11,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from portal import impersonation, people
+from portal import impersonation, people, search
 from portal.access import platform_admin_view, signed_in_view
 from portal.actors import Actor
 from portal.models import Membership, User
@@ -24,7 +24,7 @@ PER_PAGE = 50
 @platform_admin_view
 def index(request: HttpRequest) -> HttpResponse:
     """List people, by a word in their name or address if one is given."""
-    query = request.GET.get("q", "").strip()[:120]
+    query = search.typed(request)
     found = User.objects.filter(Q(name__icontains=query) | Q(email__icontains=query)) if query else User.objects.all()
     with_counts = found.annotate(team_count=Count("memberships")).order_by("email", "pk")
     page = Paginator(with_counts, PER_PAGE).get_page(request.GET.get("page"))

@@ -10,7 +10,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from portal import platform_teams, team_end, teams
+from portal import platform_teams, search, team_end, teams
 from portal.access import platform_admin_view
 from portal.actors import Actor
 from portal.errors import PortalError
@@ -24,7 +24,7 @@ PER_PAGE = 50
 @platform_admin_view
 def index(request: HttpRequest) -> HttpResponse:
     """List the teams, by a word in their name or address if one is given."""
-    query = request.GET.get("q", "").strip()[:120]
+    query = search.typed(request)
     found = Team.objects.filter(Q(name__icontains=query) | Q(slug__icontains=query)) if query else Team.objects.all()
     with_counts = found.annotate(member_count=Count("memberships")).order_by("name", "pk")
     page = Paginator(with_counts, PER_PAGE).get_page(request.GET.get("page"))

@@ -1,0 +1,90 @@
+"""Whatever is typed into any form or sent as any body: a page or an error in plain words, never a server error."""
+
+from __future__ import annotations
+
+import re
+from itertools import cycle
+
+import pytest
+from django.db import transaction
+from django.test import Client
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.portal.test_route_matrix import API, PAGES, PLATFORM, address
+from tests.world import World, make_world
+
+NAMES = re.compile(r'<(?:input|select|textarea|button)[^>]*\bname="([^"]+)"')
+# Strange on purpose: NUL, surrogates' neighbours, right-to-left marks, numbers that no column holds, SQL and HTML.
+STRANGE = st.one_of(
+    st.text(max_size=60),
+    st.sampled_from(
+        ["", " ", "\x00", "a\x00b", "\u202e", "9" * 40, "-1", "1e999", "NaN", "null", "[]", "{}", "' OR 1=1 --", "%s",
+         "<script>", "../../etc/passwd", "\U0001f600" * 40, "x" * 5000, "2026-13-45", "0" * 36]
+    ),
+)  # fmt: skip
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), STRANGE),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(STRANGE, inner, max_size=3)),
+    max_leaves=8,
+)
+FEW = settings(
+    max_examples=5,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+# What a body may hold at the top, so that values get past the first look.
+KEYS = ["name", "messages", "model", "prompt", "dataset_version", "base_model", "recipe", "hyperparameters", "run",
+        "experiment", "deploy_as", "priority", "version", "max_tokens", "stream", "notes"]  # fmt: skip
+
+
+class _Undo(Exception):
+    """Takes back what an example did."""
+
+
+def unharmed(ask) -> None:
+    """Ask in a transaction that is taken back, and see that it was no server error."""
+    try:
+        with transaction.atomic():
+            answer = ask()
+            assert answer.status_code < 500 or answer.status_code == 503, answer.content[:500]
+            raise _Undo
+    except _Undo:
+        pass
+
+
+@pytest.fixture
+def world(team, base_model, ready_version, token) -> World:
+    return make_world(team, base_model, ready_version)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", [*PAGES, *PLATFORM])
+@FEW
+@given(typed=st.lists(STRANGE, min_size=7, max_size=7))
+def test_forms(name, typed, world, client_for, alice, paula):
+    url = address(name, world)
+    client = client_for(paula if name in PLATFORM else alice)
+    fields = sorted(set(NAMES.findall(client.get(url).getvalue().decode(errors="replace"))) - {"csrfmiddlewaretoken"})
+    values = dict(zip(fields or ["name", "q", "priority", "model", "message"], cycle(typed)))
+    unharmed(lambda: client.post(url, values))
+    unharmed(lambda: client.get(url, {**values, "q": f"{typed[0]}\x00"}))
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", API)
+@FEW
+@given(body=st.one_of(JSON, st.dictionaries(st.sampled_from(KEYS), JSON, max_size=6)))
+def test_bodies(name, body, world, api):
+    url = address(name, world)
+    for method in ("post", "patch", "put"):
+        unharmed(lambda method=method: getattr(api, method)(url, body, content_type="application/json"))
+
+
+@pytest.mark.django_db
+@FEW
+@given(raw=st.binary(max_size=80), kind=st.sampled_from(["application/json", "text/plain", "multipart/form-data", "x"]))
+def test_raw_bodies(raw, kind, api: Client):
+    for path in ("/api/experiments/", "/api/datasets/", "/v1/chat/completions", "/v1/completions"):
+        unharmed(lambda path=path: api.post(path, raw, content_type=kind))

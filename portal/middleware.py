@@ -6,12 +6,14 @@ import logging
 import re
 import uuid
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 
+from portal import logs
 from portal.access import policy_of
 from portal.errors import PortalError
 from portal.views.errors import error_response
@@ -19,7 +21,31 @@ from portal.views.errors import error_response
 logger = logging.getLogger(__name__)
 Handler = Callable[[HttpRequest], HttpResponse]
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
+_SAID_BY_PROXIES = ("HTTP_X_FORWARDED_", "HTTP_FORWARDED", "HTTP_X_REAL_IP")
 _MULTIPART_SLACK_BYTES = 1024 * 1024
+
+
+def trusted_proxies(get_response: Handler) -> Handler:
+    """Believe what proxies say about callers only if it is our own proxy that says so."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        if not (settings.BEHIND_PROXY and _is_our_proxy(request.META.get("REMOTE_ADDR", ""))):
+            for name in [name for name in request.META if name.startswith(_SAID_BY_PROXIES)]:
+                del request.META[name]
+        return get_response(request)
+
+    return middleware
+
+
+def _is_our_proxy(peer: str) -> bool:
+    if not peer:
+        return True  # a Unix socket: whoever may write to it was let in by the operating system
+    try:
+        address = ip_address(peer)
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return any(address in network for network in settings.TRUSTED_PROXIES)
 
 
 def request_id(get_response: Handler) -> Handler:
@@ -28,13 +54,19 @@ def request_id(get_response: Handler) -> Handler:
     def middleware(request: HttpRequest) -> HttpResponse:
         sent = request.headers.get("X-Request-ID", "")
         request.request_id = sent if _SAFE_ID.match(sent) else f"req_{uuid.uuid4().hex}"  # type: ignore[attr-defined]
-        length = request.META.get("CONTENT_LENGTH") or "0"
-        if length.isdigit() and int(length) > settings.MAX_UPLOAD_BYTES + _MULTIPART_SLACK_BYTES:
-            response = error_response(request, status=413)
-        else:
-            response = get_response(request)
+        mark, response = logs.begin(request), None
+        try:
+            response = answer(request)
+        finally:
+            logs.end(mark, response)
         response["x-request-id"] = request.request_id  # type: ignore[attr-defined]
         return response
+
+    def answer(request: HttpRequest) -> HttpResponse:
+        length = request.META.get("CONTENT_LENGTH") or "0"
+        if length.isdigit() and int(length) > settings.MAX_UPLOAD_BYTES + _MULTIPART_SLACK_BYTES:
+            return error_response(request, status=413)
+        return get_response(request)
 
     return middleware
 

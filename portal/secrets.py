@@ -118,7 +118,7 @@ def _open(secret: TeamSecret) -> str:
         try:
             box = AESGCM(_team_key(key, secret))
             return box.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], _context(secret)).decode()
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # not ours, changed, moved, or cut short
             break
     raise Sealed(_("The secret '%(name)s' cannot be opened. Store it again.") % {"name": secret.name})
 

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import secrets
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,16 @@ if PRODUCTION and DEBUG:
 DATA_DIR = Path(env.str("TUNEPORT_DATA_DIR", default="") or BASE_DIR / "var").resolve()
 
 
+_LEAST_DIFFERENT = 12  # 50 random hexadecimal digits have more different ones than that, words repeated have not
+
+
 def _secret(name: str) -> str:
     """Return a secret from the environment; in development from DATA_DIR/secrets.json, made at random on first use."""
     value: str = env.str(name, default="")
     if PRODUCTION and len(value) < 50:
         raise ImproperlyConfigured(f"{name} must be set to at least 50 random characters in production.")
+    if PRODUCTION and (len(set(value)) < _LEAST_DIFFERENT or "insecure" in value):
+        raise ImproperlyConfigured(f"{name} is not random. Make one with: openssl rand -base64 48")
     if value:
         return value
     path = DATA_DIR / "secrets.json"
@@ -82,7 +88,8 @@ if PRODUCTION and len({SECRET_KEY, TOKEN_PEPPER, SECRETS_KEY}) < 3:
     raise ImproperlyConfigured("TUNEPORT_SECRET_KEY, _TOKEN_PEPPER and _SECRETS_KEY must differ from each other.")
 
 ALLOWED_HOSTS = env.list("TUNEPORT_ALLOWED_HOSTS", default=[] if PRODUCTION else ["localhost", "127.0.0.1", "[::1]"])
-if PRODUCTION and (not ALLOWED_HOSTS or "*" in ALLOWED_HOSTS):
+_wide = [host for host in ALLOWED_HOSTS if "*" in host or (host.startswith(".") and host.count(".") < 2)]
+if PRODUCTION and (not ALLOWED_HOSTS or _wide):
     raise ImproperlyConfigured("TUNEPORT_ALLOWED_HOSTS must name the portal's hosts in production, without '*'.")
 CSRF_TRUSTED_ORIGINS = env.list("TUNEPORT_TRUSTED_ORIGINS", default=[])
 
@@ -111,10 +118,12 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "portal.middleware.request_id",
-    "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "portal.middleware.trusted_proxies",
     "portal.middleware.security_headers",
+    "django.middleware.security.SecurityMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "portal.middleware.request_id",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -240,6 +249,10 @@ SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
 # Behind our proxy the caller's address is the last one in X-Forwarded-For; those before it may be forged.
 BEHIND_PROXY = env.bool("TUNEPORT_BEHIND_PROXY", default=False)
+# Only these are believed (see portal.middleware.trusted_proxies); a proxy on another machine has to be named.
+TRUSTED_PROXIES = [
+    ip_network(one) for one in env.list("TUNEPORT_TRUSTED_PROXIES", default=["127.0.0.0/8", "::1/128"]) if one
+]
 if BEHIND_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 CONTENT_SECURITY_POLICY = {
@@ -312,14 +325,21 @@ NODE_SLOTS = env.int("TUNEPORT_NODE_SLOTS", default=1)
 NODE_ADDRESS = env.str("TUNEPORT_NODE_ADDRESS", default="127.0.0.1")
 ENGINE_TIMEOUT_SECONDS = env.int("TUNEPORT_ENGINE_TIMEOUT_SECONDS", default=120)
 
+# "line" for people, "json" for a log store. Neither shows anybody's data: see portal/logs.py.
+LOG_FORMAT = env.str("TUNEPORT_LOG_FORMAT", default="line")
+if LOG_FORMAT not in ("line", "json"):
+    raise ImproperlyConfigured("TUNEPORT_LOG_FORMAT must be 'line' or 'json'.")
+LOG_EMAILS = env.bool("TUNEPORT_LOG_EMAILS", default=False)
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {"line": {"()": "portal.logs.LineFormatter"}, "json": {"()": "portal.logs.JsonFormatter"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
     "root": {"handlers": ["console"], "level": env.str("TUNEPORT_LOG_LEVEL", default="INFO")},
     "loggers": {
         "django.server": {"level": "WARNING"},
+        # One line for each request, where somebody collects them; a terminal shows what failed.
+        "portal.access_log": {"level": "INFO" if PRODUCTION or LOG_FORMAT == "json" else "ERROR"},
         "httpx": {"level": "WARNING"},
         "django-q": {"handlers": ["console"], "level": "WARNING", "propagate": False},
     },

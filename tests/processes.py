@@ -29,6 +29,7 @@ def environment() -> dict[str, str]:
         "TUNEPORT_DATA_DIR": str(settings.DATA_DIR),
         "TUNEPORT_TOKEN_PEPPER": settings.TOKEN_PEPPER,
         "TUNEPORT_SECRET_KEY": settings.SECRET_KEY,
+        "TUNEPORT_SECRETS_KEY": settings.SECRETS_KEY,
     }
 
 

@@ -6,13 +6,15 @@ import secrets
 import tempfile
 from pathlib import Path
 
+from django.conf import settings
+
 from datasets_app import demo_tickets
 from datasets_app import services as datasets
 from datasets_app import tasks as dataset_tasks
 from datasets_app.models import DatasetVersion, Split
 from experiments import services as experiments
 from experiments.models import Run
-from portal import base_models, teams, tokens
+from portal import base_models, people, teams, tokens
 from portal.actors import Actor
 from portal.demo import DemoCredentials, write_credentials
 from portal.models import BaseModel, Scope, Team
@@ -33,6 +35,8 @@ def seed_demo(*, start_run: bool) -> DemoCredentials:
     owner.set_password(password)
     owner.save(update_fields=["name", "password"])
     actor = Actor(user=owner, machine="seed_demo")
+    if not settings.PRODUCTION:  # so that a first look shows the console, too
+        people.set_platform_admin(person=owner, is_admin=True, actor=actor)
     team = teams.create_team(name=TEAM, owner=owner, actor=actor)
     with team_scope(team.pk):
         _token, text = tokens.create_token(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 from django.db import transaction
 from django.db.models import F
 from django.utils.translation import gettext as _
@@ -10,6 +12,14 @@ from portal import audit
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput
 from portal.models import User
+
+
+def first_password(person: User) -> str:
+    """Give somebody who is new a random password and return it; it is shown once and stored nowhere."""
+    password = secrets.token_urlsafe(15)
+    person.set_password(password)
+    person.save(update_fields=["password"])
+    return password
 
 
 @transaction.atomic

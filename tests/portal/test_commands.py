@@ -69,3 +69,14 @@ def test_basemodels_registers_allows_and_forbids(db, settings, tiny_model_folder
     (folder / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(CommandError):
         run("basemodels", "add-folder", "tiny-copy")
+
+
+def test_createadmin_makes_the_first_platform_admin(db):
+    out = run("createadmin", "Ops@Example.org")
+    password = re.search(r"password (\S+)", out).group(1)
+    person = User.objects.get(email="ops@example.org")
+    assert person.is_platform_admin
+    assert person.check_password(password)
+    assert "password" not in run("createadmin", "ops@example.org")
+    with pytest.raises(CommandError):
+        run("createadmin", "nonsense")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from portal import teams
+from portal import people, teams
 from portal.actors import Actor
 from portal.errors import PortalError
 
@@ -29,8 +28,5 @@ class Command(BaseCommand):
         except PortalError as error:
             raise CommandError(error.message) from error
         if is_new:
-            password = secrets.token_urlsafe(15)
-            owner.set_password(password)
-            owner.save(update_fields=["password"])
-            self.stdout.write(f"{owner.email} signs in with the password {password}")
+            self.stdout.write(f"{owner.email} signs in with the password {people.first_password(owner)}")
         self.stdout.write(f"Created team {team.name}: /t/{team.slug}/")

@@ -8,6 +8,7 @@ from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
 from portal.access import teams_of
+from portal.alerts import current
 from portal.platform_state import shown_to
 
 
@@ -18,11 +19,13 @@ def navigation(request: HttpRequest) -> dict[str, Any]:
     """
     user = getattr(request, "user", None)
     signed_in = user is not None and user.is_authenticated
+    team = getattr(request, "team", None)
     return {
-        "team": getattr(request, "team", None),
+        "team": team,
         "role": getattr(request, "role", None),
         "sign_in_providers": [],
         "impersonation": getattr(request, "impersonation", None),
         "announcements": SimpleLazyObject(lambda: shown_to(user)) if signed_in else [],  # type: ignore[arg-type]
+        "quota_alerts": SimpleLazyObject(lambda: current(team)) if team is not None else [],
         "teams": SimpleLazyObject(lambda: teams_of(user)) if signed_in else [],  # type: ignore[arg-type]
     }

@@ -3,7 +3,7 @@
 from django.urls import URLPattern, path
 
 from portal.views.platform import audit as trail
-from portal.views.platform import machines, notices, overview, people, teams
+from portal.views.platform import limits, machines, notices, overview, people, teams
 
 app_name = "platform"
 urlpatterns: list[URLPattern] = [
@@ -11,9 +11,13 @@ urlpatterns: list[URLPattern] = [
     path("teams/", teams.index, name="teams"),
     path("new-team/", teams.new, name="teams_new"),
     path("teams/<slug:slug>/", teams.detail, name="teams_detail"),
+    path("teams/<slug:slug>/limits/", limits.team, name="team_limits"),
     path("teams/<slug:slug>/archive/", teams.archive, name="teams_archive"),
     path("teams/<slug:slug>/restore/", teams.restore, name="teams_restore"),
     path("teams/<slug:slug>/delete/", teams.delete, name="teams_delete"),
+    path("limits/", limits.defaults, name="limits"),
+    path("usage/", limits.usage_of_all, name="usage"),
+    path("usage.csv", limits.usage_export, name="usage_export"),
     path("people/", people.index, name="people"),
     path("people/<uuid:pk>/", people.detail, name="people_detail"),
     path("people/<uuid:pk>/<slug:change>/", people.change, name="people_change"),

@@ -18,7 +18,7 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from portal.display.numbers import duration, filesize, thousands
+from portal.display.numbers import filesize, thousands
 from portal.errors import PortalError, QuotaExceeded, RateLimited
 from portal.models import Quota, QuotaWindow, Team
 from portal.rls import all_teams, fetch_in_all_teams, fetch_in_team
@@ -254,11 +254,14 @@ def _end_of(kind: Quota, starts_at: datetime) -> datetime:
 
 
 def written(kind: Quota, amount: float | None) -> str:
-    """Return an amount as people read it: 12 h, 3.4 GB, 1,200."""
+    """Return an amount as people read it: 12.5 h, 3.4 GB, 1,200."""
     if amount is None:
         return _("no limit")
     if kind == Quota.GPU_SECONDS:
-        return duration(amount)
+        hours = amount / 3600
+        return _("%(hours)s h") % {
+            "hours": thousands(hours) if hours >= 100 else f"{hours:.2f}".rstrip("0").rstrip(".")
+        }
     return filesize(amount) if kind == Quota.STORAGE_BYTES else thousands(amount)
 
 

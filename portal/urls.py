@@ -3,7 +3,7 @@ the OpenAI-compatible surface under /v1/."""
 
 from django.urls import URLPattern, URLResolver, include, path
 
-from portal.views import audit, docs, health, joining, pages, people, profile, secrets, tokens
+from portal.views import audit, docs, health, joining, pages, people, profile, secrets, tokens, usage
 from portal.views.platform import notices
 from portal.views.platform import people as platform_people
 
@@ -35,6 +35,8 @@ _portal: list[URLPattern | URLResolver] = [
     path("t/<slug:team>/tokens/", tokens.index, name="tokens"),
     path("t/<slug:team>/tokens/<uuid:pk>/revoke/", tokens.revoke, name="revoke_token"),
     path("t/<slug:team>/tokens/<uuid:pk>/rotate/", tokens.rotate, name="rotate_token"),
+    path("t/<slug:team>/usage/", usage.index, name="usage"),
+    path("t/<slug:team>/usage.csv", usage.export, name="usage_export"),
     path("t/<slug:team>/service-accounts/", tokens.service_accounts, name="service_accounts"),
     path("t/<slug:team>/service-accounts/<uuid:pk>/switch/", tokens.switch, name="switch_service_account"),
     path("api/schema/", docs.schema, name="schema"),

@@ -89,6 +89,11 @@ class ApiToken(TeamOwned):
         return self.revoked_at is None and not self.is_expired
 
     @property
+    def may_everything(self) -> bool:
+        """Whether it has every scope there is."""
+        return set(self.scopes) == set(Scope.values)
+
+    @property
     def person(self) -> User | None:
         """Whose doing it is when it is used; what a service account does is nobody's, whoever made its token."""
         return self.created_by if self.service_account_id is None else None

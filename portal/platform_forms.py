@@ -52,6 +52,22 @@ class WeightForm(forms.Form):
     )
 
 
+class SecondFactorForm(forms.Form):
+    """Whether members need a second factor."""
+
+    required = forms.BooleanField(
+        label=_("Members need a second factor"),
+        required=False,
+        help_text=_("People without one set it up before they see the team again. API tokens go on working."),
+    )
+
+
+class InviteAdminForm(forms.Form):
+    """Somebody who shall run a team."""
+
+    email = forms.EmailField(label=_("E-mail"))
+
+
 class DeleteTeamForm(forms.Form):
     """The team's address, typed to show that it is meant."""
 

@@ -5,14 +5,35 @@ from __future__ import annotations
 from django.db import transaction
 from django.utils.translation import gettext as _
 
-from portal import audit
+from portal import audit, invitations, teams
 from portal.actors import Actor
 from portal.errors import InvalidInput
-from portal.models import Team
+from portal.models import Invitation, Role, Team
 from portal.queue import enqueue_on_commit
+from portal.rls import team_scope
 from portal.words import checked_words
 
 HEAVIEST = 100
+
+
+@transaction.atomic
+def open_team(*, name: str, email: str, actor: Actor) -> tuple[Team, Invitation | None, str]:
+    """Create a team and give it its first admin; somebody who has no account yet is invited.
+
+    Returns the team and, for an invitation, its row and token. Raises: InvalidInput for a bad name or address.
+    """
+    known = invitations.owners_of(email.strip().lower())
+    team = teams.create_team(name=name, owner=known[0] if len(known) == 1 else None, actor=actor)
+    if len(known) == 1:
+        return team, None, ""
+    invitation, token = invite_admin(team=team, email=email, actor=actor)
+    return team, invitation, token
+
+
+def invite_admin(*, team: Team, email: str, actor: Actor) -> tuple[Invitation, str]:
+    """Invite somebody as an admin of a team that one need not be in oneself; see `invitations.invite`."""
+    with team_scope(team.pk):
+        return invitations.invite(team=team, email=email, role=Role.ADMIN, actor=actor)
 
 
 @transaction.atomic

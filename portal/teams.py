@@ -15,8 +15,8 @@ from portal.models import Membership, Role, Team, User
 from portal.rls import team_scope
 
 
-def create_team(*, name: str, owner: User, actor: Actor) -> Team:
-    """Create a team with its first admin.
+def create_team(*, name: str, owner: User | None, actor: Actor) -> Team:
+    """Create a team with its first admin; without one somebody has to be invited to it.
 
     Raises: InvalidInput if the name is empty or its address is taken.
     """
@@ -28,9 +28,10 @@ def create_team(*, name: str, owner: User, actor: Actor) -> Team:
     with transaction.atomic():
         team = Team.objects.create(name=name.strip()[:80], slug=slug, max_concurrent_runs=limits.default_runs())
         with team_scope(team.pk):
-            membership = team.memberships.create(user=owner, role=Role.ADMIN)
             audit.record(team, actor, "team.created", team)
-            audit.record(team, actor, "member.added", membership, role=Role.ADMIN.value)
+            if owner is not None:
+                membership = team.memberships.create(user=owner, role=Role.ADMIN)
+                audit.record(team, actor, "member.added", membership, role=Role.ADMIN.value)
     return team
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from experiments.models import Run
 from portal import platform_teams, team_end
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput
-from portal.models import AuditEvent, Membership, Team, User
+from portal.models import AuditEvent, Invitation, Membership, Team, User
 from portal.rls import all_teams, team_scope
 from portal.scoping import TeamOwned
 
@@ -28,16 +29,42 @@ def admin(paula) -> Actor:
     return Actor(user=paula)
 
 
-def test_a_team_is_made_with_its_first_admin(paula, client_for):
+def test_a_team_is_made_with_its_first_admin(paula, bob, client_for):
     browser = client_for(paula)
-    answer = browser.post("/platform/new-team/", {"name": "Field Service", "email": "New@Example.org"})
+    answer = browser.post("/platform/new-team/", {"name": "Field Service", "email": "Bob@Example.org"})
     assert answer.headers["Location"] == "/platform/teams/field-service/"
     with all_teams("test"):
         (membership,) = Membership.unscoped.filter(team__slug="field-service")
-    assert (membership.user.email, membership.role) == ("new@example.org", "admin")
-    again = browser.post("/platform/new-team/", {"name": "Field Service", "email": "new@example.org"})
+    assert (membership.user, membership.role) == (bob, "admin")
+    again = browser.post("/platform/new-team/", {"name": "Field Service", "email": "bob@example.org"})
     assert again.status_code == 400
     assert "already a team" in again.content.decode()
+
+
+def test_a_first_admin_without_an_account_is_invited(paula, client_for):
+    browser = client_for(paula)
+    page = browser.post("/platform/new-team/", {"name": "Field Service", "email": "new@example.org"})
+    link = re.search(r"http://testserver(/[^\s<]+)", page.content.decode())[1]
+    assert Client().get(link, follow=True).status_code == 200
+    with all_teams("test"):
+        assert not Membership.unscoped.exists()
+        (invitation,) = Invitation.unscoped.all()
+    assert (invitation.email, invitation.role, invitation.team.slug) == ("new@example.org", "admin", "field-service")
+    other = browser.post("/platform/teams/field-service/", {"invite": "", "email": "second@example.org"})
+    assert "second@example.org is invited" in other.content.decode()
+    twice = browser.post("/platform/teams/field-service/", {"invite": "", "email": "second@example.org"})
+    assert twice.status_code == 400
+
+
+def test_a_second_factor_is_demanded_and_released(team, paula, alice, client_for):
+    browser, address = client_for(paula), f"/platform/teams/{team.slug}/"
+    browser.post(address, {"mfa": "", "required": "on"})
+    team.refresh_from_db()
+    assert team.mfa_required
+    assert client_for(alice).get(f"/t/{team.slug}/").status_code == 302
+    browser.post(address, {"mfa": ""})
+    team.refresh_from_db()
+    assert not team.mfa_required
 
 
 def test_search_and_pages(paula, client_for, team, other_team):

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.db.models import Count, Q
-from django.http import HttpRequest, HttpResponse
+from django.forms import Form
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from portal import platform_teams, search, team_end, teams
+from portal import invitations, platform_teams, search, team_end, teams
 from portal.access import platform_admin_view
 from portal.actors import Actor
-from portal.errors import PortalError
-from portal.models import Team
-from portal.platform_forms import DeleteTeamForm, NewTeamForm, RenameTeamForm, WeightForm, applied
+from portal.models import Invitation, Team
+from portal.platform_forms import (
+    DeleteTeamForm,
+    InviteAdminForm,
+    NewTeamForm,
+    RenameTeamForm,
+    SecondFactorForm,
+    WeightForm,
+    applied,
+)
 from portal.views.platform.actions import attempt
 
 PER_PAGE = 50
@@ -33,41 +45,66 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @platform_admin_view
 def new(request: HttpRequest) -> HttpResponse:
-    """Create a team with its first admin, who need not have signed in before."""
+    """Create a team with its first admin; one who has no account yet is invited."""
     form = NewTeamForm(request.POST or None)
-    if form.is_valid():
-        try:
-            owner, _is_new = teams.find_or_invite_person(form.cleaned_data["email"])
-            team = teams.create_team(name=form.cleaned_data["name"], owner=owner, actor=Actor.of(request))
-        except PortalError as error:
-            form.add_error(error.param if error.param in form.fields else None, error.message)
-        else:
-            messages.success(request, _("The team “%(name)s” is there.") % {"name": team.name})
-            return redirect("platform:teams_detail", team.slug)
-    return render(request, "platform/team_new.html", {"form": form}, status=400 if form.errors else 200)
+    made: list[tuple[Team, Invitation | None, str]] = []
+
+    def create(**values: Any) -> None:
+        made.append(platform_teams.open_team(**values))
+
+    if not applied(form, create, actor=Actor.of(request)):
+        return render(request, "platform/team_new.html", {"form": form}, status=400 if form.errors else 200)
+    team, invitation, token = made[0]
+    if invitation is not None:
+        return _handed_out(request, team, invitation, token)
+    messages.success(request, _("The team “%(name)s” is there.") % {"name": team.name})
+    return redirect("platform:teams_detail", team.slug)
+
+
+def _handed_out(request: HttpRequest, team: Team, invitation: Invitation, token: str) -> HttpResponse:
+    """Mail an invitation's link and show it this once."""
+    link = request.build_absolute_uri(reverse("portal:invitation", args=[token]))
+    context = {"shown": team, "invitation": invitation, "link": link, "mailed": invitations.send(invitation, link)}
+    return render(request, "platform/team_invited.html", context)
 
 
 @platform_admin_view
 def detail(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show a team with what may be done about it; what is sent here changes its name or weight."""
-    team = get_object_or_404(Team, slug=slug)
-    rename = RenameTeamForm(request.POST if "rename" in request.POST else None, initial={"name": team.name})
-    weigh = WeightForm(request.POST if "weigh" in request.POST else None, initial={"weight": team.weight})
-    actor = Actor.of(request)
-    changed = applied(rename, platform_teams.rename_team, team=team, actor=actor) if rename.is_bound else False
-    changed |= applied(weigh, platform_teams.set_weight, team=team, actor=actor) if weigh.is_bound else False
-    if changed:
-        messages.success(request, _("Saved."))
-        return redirect("platform:teams_detail", slug)
+    """Show a team with what may be done about it; what is sent here changes its name, weight or demands."""
+    team, actor = get_object_or_404(Team, slug=slug), Actor.of(request)
+    forms: dict[str, tuple[Form, Callable[..., object]]] = {
+        "rename": (RenameTeamForm(_sent(request, "rename"), initial={"name": team.name}), platform_teams.rename_team),
+        "weigh": (WeightForm(_sent(request, "weigh"), initial={"weight": team.weight}), platform_teams.set_weight),
+        "mfa": (
+            SecondFactorForm(_sent(request, "mfa"), initial={"required": team.mfa_required}),
+            teams.set_mfa_required,
+        ),
+    }
+    for form, service in forms.values():
+        if form.is_bound and applied(form, service, team=team, actor=actor):
+            messages.success(request, _("Saved."))
+            return redirect("platform:teams_detail", slug)
+    invite = InviteAdminForm(_sent(request, "invite"))
+    invited: list[tuple[Invitation, str]] = []
+    if invite.is_bound and applied(
+        invite, lambda **values: invited.append(platform_teams.invite_admin(**values)), team=team, actor=actor
+    ):
+        return _handed_out(request, team, *invited[0])
     team.refresh_from_db()
     context = {
         "shown": team,
-        "rename": rename,
-        "weigh": weigh,
+        **{name: form for name, (form, _service) in forms.items()},
+        "invite": invite,
         "memberships": team.memberships.select_related("user").order_by("user__email"),
         "counts": _counts(team),
     }
-    return render(request, "platform/team.html", context, status=400 if rename.errors or weigh.errors else 200)
+    has_errors = invite.errors or any(form.errors for form, _service in forms.values())
+    return render(request, "platform/team.html", context, status=400 if has_errors else 200)
+
+
+def _sent(request: HttpRequest, button: str) -> QueryDict | None:
+    """Return what was sent if it was sent with this button."""
+    return request.POST if request.method == "POST" and button in request.POST else None
 
 
 def _counts(team: Team) -> list[tuple[str, int]]:

@@ -168,7 +168,11 @@ def shown(events: Iterable[AuditEvent], *, with_teams: bool) -> list[dict[str, A
             "event": event,
             "label": action_label(event.action),
             "team": names.get(event.team_id, "") if event.team_id else "",
-            "detail": ", ".join(f"{name}: {value}" for name, value in event.detail.items() if name != "route"),
+            "detail": ", ".join(
+                f"{name}: {value}"
+                for name, value in event.detail.items()
+                if name != "route" and value not in ("", None)
+            ),
             "route": event.detail.get("route", ""),
         }
         for event in events

@@ -10,6 +10,7 @@ from django.views.decorators.http import require_safe
 from portal import quotas, usage, usage_report
 from portal.access import TeamRequest, team_view
 from portal.csv_export import csv_response
+from portal.impersonation import refuse_while_impersonating
 from portal.quotas import Standing
 from portal.usage_report import Month
 
@@ -29,6 +30,7 @@ def index(request: TeamRequest) -> HttpResponse:
 
 @team_view()
 @require_safe
+@refuse_while_impersonating
 def export(request: TeamRequest) -> HttpResponseBase:
     """Download the month by day, as CSV."""
     month = Month.of(request.GET.get("month", ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
@@ -23,7 +24,7 @@ def navigation(request: HttpRequest) -> dict[str, Any]:
     return {
         "team": team,
         "role": getattr(request, "role", None),
-        "sign_in_providers": [],
+        "sign_in_providers": settings.SIGN_IN_PROVIDERS,
         "impersonation": getattr(request, "impersonation", None),
         "announcements": SimpleLazyObject(lambda: shown_to(user)) if signed_in else [],  # type: ignore[arg-type]
         "quota_alerts": SimpleLazyObject(lambda: current(team)) if team is not None else [],

@@ -35,6 +35,7 @@ def invite(*, team: Team, email: str, role: Role, actor: Actor) -> tuple[Invitat
 
     Raises: InvalidInput for a bad address, a member's address, or one that has an open invitation already.
     """
+    actor.require_self()
     email = _checked_address(email)
     Team.objects.select_for_update().get(pk=team.pk)
     if team.memberships.filter(user__in=owners_of(email)).exists():
@@ -68,6 +69,7 @@ def renew(*, invitation: Invitation, actor: Actor) -> str:
 
     Raises: IllegalTransition if it was accepted or withdrawn.
     """
+    actor.require_self()
     token = secrets.token_urlsafe(32)
     changed = Invitation.unscoped.filter(pk=invitation.pk, accepted_at=None, revoked_at=None).update(
         digest=_digest(token), expires_at=timezone.now() + LIFETIME
@@ -154,11 +156,19 @@ def waiting_for(person: User) -> list[Invitation]:
         )
 
 
+def is_any_open_for(addresses: list[str]) -> bool:
+    """Return whether any team expects the owner of one of these addresses."""
+    with all_teams("an address may be expected by any team"):
+        waiting = Invitation.unscoped.filter(accepted_at=None, revoked_at=None, expires_at__gt=timezone.now())
+        return bool(waiting.filter(email__in=addresses, team__archived_at=None).exists())
+
+
 def accept(*, invitation: Invitation, actor: Actor) -> Membership:
     """Make the actor a member with the invitation's role; a member keeps a higher role that they have.
 
     Raises: IllegalTransition if the address is not theirs, or the invitation was used, withdrawn or is too old.
     """
+    actor.require_self()
     person = actor.user
     if person is None or invitation.email not in _addresses_of(person):
         raise IllegalTransition(

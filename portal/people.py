@@ -28,6 +28,7 @@ def rename(*, person: User, name: str, actor: Actor) -> None:
 
     Raises: InvalidInput if it is empty or too long.
     """
+    actor.require_self()
     name = name.strip()
     if not name or len(name) > 120:
         raise InvalidInput(_("Give a name of 1 to 120 characters."), param="name")

@@ -11,12 +11,13 @@ import os
 import secrets
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 from psycopg.conninfo import conninfo_to_dict
+
+from portal.oidc.config import read_providers
 
 env = environ.Env()
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -103,6 +104,7 @@ INSTALLED_APPS = [
     "allauth.account",
     "allauth.mfa",
     "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
     "allauth.usersessions",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
@@ -207,7 +209,17 @@ MFA_ADAPTER = "portal.accounts.adapters.MfaAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
 REQUIRE_ADMIN_MFA = env.bool("TUNEPORT_REQUIRE_ADMIN_MFA", default=PRODUCTION)
-SIGN_IN_PROVIDERS: list[Any] = []
+try:
+    SIGN_IN_PROVIDERS = read_providers(env.str("TUNEPORT_OIDC", default=""))
+except ValueError as error:
+    raise ImproperlyConfigured(str(error)) from None
+SOCIALACCOUNT_ADAPTER = "portal.oidc.adapter.SocialAdapter"
+SOCIALACCOUNT_PROVIDERS = {
+    "openid_connect": {
+        "provider_class": "portal.oidc.provider.OidcProvider",
+        "APPS": [provider.allauth_app() for provider in SIGN_IN_PROVIDERS],
+    }
+}
 ACCOUNT_FORMS = {"signup": "portal.accounts.sign_up.SignUpForm"}
 
 LANGUAGE_CODE = "en"

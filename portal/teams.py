@@ -50,11 +50,12 @@ def find_or_invite_person(email: str) -> tuple[User, bool]:
 
 
 @transaction.atomic
-def change_role(*, membership: Membership, role: Role, actor: Actor) -> None:
+def change_role(*, membership: Membership, role: Role, actor: Actor, given_by: str = "") -> None:
     """Give a member another role; the last admin keeps theirs. A role given by hand stays when a group's would go."""
+    actor.require_self()
     if role != Role.ADMIN:
         _keep_an_admin(membership)
-    membership.role, membership.given_by = role, ""
+    membership.role, membership.given_by = role, given_by
     membership.save(update_fields=["role", "given_by"])
     audit.record(membership.team, actor, "member.role_changed", membership, role=role.value)
 

@@ -3,6 +3,7 @@ the OpenAI-compatible surface under /v1/."""
 
 from django.urls import URLPattern, URLResolver, include, path
 
+from portal.oidc import views as oidc
 from portal.views import audit, docs, health, joining, pages, people, profile, secrets, tokens, usage
 from portal.views.platform import notices
 from portal.views.platform import people as platform_people
@@ -14,6 +15,7 @@ _portal: list[URLPattern | URLResolver] = [
     path("account/", profile.profile, name="profile"),
     path("account/second-factor/", joining.second_factor_needed, name="second_factor_needed"),
     path("account/invitations/<uuid:pk>/", joining.accept, name="accept_invitation"),
+    path("account/oidc/leaving/", oidc.leaving, name="leaving"),
     path("invitations/<str:token>/", joining.invitation, name="invitation"),
     path("style-guide/", pages.style_guide, name="style_guide"),
     path("t/<slug:team>/", pages.dashboard, name="dashboard"),

@@ -19,6 +19,9 @@ from portal.actors import Actor
 from portal.client_address import client_address
 from portal.errors import PortalError
 from portal.models import User
+from portal.oidc.groups import apply_groups
+from portal.oidc.provider import configured
+from portal.oidc.views import sign_out_url
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
@@ -39,7 +42,12 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         return bool(super().is_email_verified(request, email)) or sign_up.owns_address(request, email)
 
     def post_login(self, request: HttpRequest, user: User, **how: Any) -> HttpResponse:
-        """Bring a person who just signed up into the team that invited them."""
+        """Let a provider's groups take effect, and bring who just signed up into the team that invited them."""
+        sociallogin = (how.get("signal_kwargs") or {}).get("sociallogin")
+        provider = configured(sociallogin.account.provider) if sociallogin else None
+        if sociallogin is not None and provider is not None:
+            groups = sociallogin.account.extra_data.get("groups", [])
+            apply_groups(person=user, provider=provider, groups=groups, actor=Actor.of(request))
         invitation = sign_up.remembered(request) if how.get("signup") else None
         if invitation is not None:
             sign_up.forget(request)
@@ -61,6 +69,10 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         if not usage:
             raise self.validation_error("too_many_login_attempts")
         self._login_failed_rl_usage.usage += usage.usage
+
+    def get_logout_redirect_url(self, request: HttpRequest) -> str:
+        """Sign out at the provider as well, where the operator wants that."""
+        return sign_out_url(request) or str(super().get_logout_redirect_url(request))
 
     def get_client_ip(self, request: HttpRequest) -> str:
         """Return the caller's address as the whole portal sees it; callers without one are counted together."""

@@ -9,10 +9,12 @@ from allauth.mfa.base import views as mfa
 from allauth.mfa.recovery_codes import views as recovery_codes
 from allauth.mfa.totp import views as totp
 from allauth.mfa.webauthn import views as webauthn
+from allauth.socialaccount import views as socialaccount
 from allauth.usersessions import views as usersessions
 from django.urls import URLPattern, URLResolver, path, re_path
 
 from portal.access import public_view, signed_in_view
+from portal.oidc import views as oidc
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("login/", public_view(account.login), name="account_login"),
@@ -71,5 +73,10 @@ urlpatterns: list[URLPattern | URLResolver] = [
         signed_in_view(webauthn.remove_webauthn),
         name="mfa_remove_webauthn",
     ),
+    path("account/connections/", signed_in_view(socialaccount.connections), name="socialaccount_connections"),
+    path("account/oidc/cancelled/", public_view(socialaccount.login_cancelled), name="socialaccount_login_cancelled"),
+    path("account/oidc/failed/", public_view(socialaccount.login_error), name="socialaccount_login_error"),
+    path("account/oidc/<slug:provider_id>/login/", oidc.login, name="openid_connect_login"),
+    path("account/oidc/<slug:provider_id>/login/callback/", oidc.callback, name="openid_connect_callback"),
     path("account/sessions/", signed_in_view(usersessions.list_usersessions), name="usersessions_list"),
 ]

@@ -15,6 +15,7 @@ from django.core.cache import cache
 from django.test import Client
 
 from portal import people
+from portal.accounts import sealing
 from portal.actors import Actor
 from portal.models import AuditEvent, User
 from tests.conftest import PASSWORD
@@ -206,6 +207,18 @@ def test_secrets_of_second_factors_are_sealed_in_the_database(alice, with_app):
     secret = Authenticator.objects.get(type="totp").wrap().instance.data["secret"]
     assert secret.startswith("gAAAA")
     assert not any(code in stored for code in codes)
+
+
+def test_second_factors_survive_a_new_key(alice, with_app, settings):
+    old = settings.SECRETS_KEY
+    settings.SECRETS_KEY, settings.OLD_SECRETS_KEYS = "n" * 50, [old]
+    assert sealing.seal_all_again() == (1, [])
+    settings.OLD_SECRETS_KEYS = []
+    browser = sign_in(alice.email)
+    browser.post("/login/second-step/", {"code": with_app()})
+    assert is_in(browser)
+    settings.SECRETS_KEY = "o" * 50
+    assert sealing.seal_all_again() == (0, ["alice@example.org (totp)"])
 
 
 def test_a_password_reset_does_not_pass_by_the_second_factor(alice, with_app):

@@ -15,6 +15,8 @@ from portal.models import Role
 from portal.rls import team_scope
 from tests.browser import OVERFLOWING, complaints_of
 from tests.conftest import PASSWORD
+from tests.portal.identity_provider import IdentityProvider
+from tests.portal.test_oidc import description, use
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -120,6 +122,24 @@ def test_an_authenticator_app_is_set_up_with_its_code(page, team):
     sync_api.expect(page.locator("main")).to_contain_text("Recovery codes")
     assert page.locator("main pre, main code").first.inner_text().strip()
     assert page.complaints == []
+
+
+def test_the_companys_sign_in_is_reached_under_the_real_policy(page, team, settings):
+    """A form may not lead to another site, so a page of ours does; cookies survive the way back."""
+    provider = IdentityProvider()
+    use(settings, description(provider, logout=True))
+    provider.claims["groups"] = ["desk"]
+    page.goto("/login/")
+    page.get_by_role("button", name="Continue with Company").click()
+    page.wait_for_url(f"**/t/{team.slug}/")
+    page.goto("/account/connections/")
+    sync_api.expect(page.locator("main")).to_contain_text("Disconnect")
+    shoot(page, "connections")
+    sign_out(page)
+    sync_api.expect(page.locator("h1")).to_contain_text("Sign in")
+    assert len(provider.signed_out) == 1
+    assert page.complaints == []
+    provider.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from portal import secrets
+from portal.accounts import sealing
 from portal.models import TeamSecret
 from portal.rls import all_teams
 
@@ -14,7 +15,7 @@ from portal.rls import all_teams
 class Command(BaseCommand):
     """`manage.py rotatesecrets`, after TUNEPORT_SECRETS_KEY was changed; may be run again at any time."""
 
-    help = "Encrypt all secrets of teams under the newest key. After it the old keys are no longer needed."
+    help = "Encrypt all secrets of teams, and people's second factors, under the newest key. After it the old keys are no longer needed."
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Encrypt one after the other; name those that cannot be opened."""
@@ -30,6 +31,8 @@ class Command(BaseCommand):
                     changed += secrets.seal_again(secret)
                 except secrets.Sealed:
                     lost.append(f"{secret.team.slug}/{secret.name}")
-        self.stdout.write(f"{changed} secrets are encrypted under the newest key.")
+        people, unopened = sealing.seal_all_again()
+        lost += unopened
+        self.stdout.write(f"{changed} secrets and {people} second factors are encrypted under the newest key.")
         if lost:
             raise CommandError("These cannot be opened with the keys that are set: " + ", ".join(lost))

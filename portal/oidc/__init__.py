@@ -1,0 +1,1 @@
+"""Signing in at the company's own identity provider, by OpenID Connect."""

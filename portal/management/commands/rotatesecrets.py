@@ -15,7 +15,10 @@ from portal.rls import all_teams
 class Command(BaseCommand):
     """`manage.py rotatesecrets`, after TUNEPORT_SECRETS_KEY was changed; may be run again at any time."""
 
-    help = "Encrypt all secrets of teams, and people's second factors, under the newest key. After it the old keys are no longer needed."
+    help = (
+        "Encrypt all secrets of teams, and people's second factors, under the newest key. "
+        "After it the old keys are no longer needed."
+    )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Encrypt one after the other; name those that cannot be opened."""

@@ -11,7 +11,7 @@ from django.test import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.portal.test_route_matrix import API, PAGES, PLATFORM, address
+from tests.portal.test_route_matrix import API, OWN, PAGES, PLATFORM, PUBLIC, address
 from tests.world import World, make_world
 
 NAMES = re.compile(r'<(?:input|select|textarea|button)[^>]*\bname="([^"]+)"')
@@ -70,6 +70,36 @@ def test_forms(name, typed, world, client_for, alice, paula):
     values = dict(zip(fields or ["name", "q", "priority", "model", "message"], cycle(typed)))
     unharmed(lambda: client.post(url, values))
     unharmed(lambda: client.get(url, {**values, "q": f"{typed[0]}\x00"}))
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", [*PUBLIC, *OWN])
+@FEW
+@given(typed=st.lists(STRANGE, min_size=7, max_size=7))
+def test_doors(name, typed, world, client_for, alice):
+    """What everybody may call: sign-in, resets, links of mails, and what people do to their own account."""
+    url = address(name, world)
+    usual = [
+        "login",
+        "password",
+        "email",
+        "code",
+        "credential",
+        "next",
+        "key",
+        "token",
+        "mailed",
+        "to",
+        "state",
+        "name",
+    ]
+    for client in (Client(), client_for(alice)):
+        page = client.get(url)
+        shown = page.getvalue().decode(errors="replace") if page.streaming or page.status_code == 200 else ""
+        fields = sorted(set(NAMES.findall(shown)) - {"csrfmiddlewaretoken"})
+        values = dict(zip([*fields, *usual], cycle(typed)))
+        unharmed(lambda client=client, values=values: client.post(url, values))
+        unharmed(lambda client=client, values=values: client.get(url, values))
 
 
 @pytest.mark.django_db

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from django.db.models import QuerySet
+
 from deployments.models import Deployment, DeploymentVersion, Placement
 from portal.models import Team
 
@@ -39,11 +41,16 @@ def standing_of(deployment: Deployment) -> Standing:
 
 
 def standings(team: Team, deployments: Iterable[Deployment]) -> dict[Deployment, Standing]:
-    """Return how deployments stand, with one query for all."""
+    """Return how a team's deployments stand, with one query for all."""
+    return standings_among(team.placements.all(), deployments)
+
+
+def standings_among(placements: QuerySet[Placement], deployments: Iterable[Deployment]) -> dict[Deployment, Standing]:
+    """Return how deployments stand whose adapters are loaded by some of these placements, with one query for all."""
     deployments = list(deployments)
     adapters = {version.adapter_id for deployment in deployments for version in _versions(deployment)}
     placed: dict[object, list[Placement]] = {}
-    for placement in team.placements.filter(adapter_id__in=adapters):
+    for placement in placements.filter(adapter_id__in=adapters):
         placed.setdefault(placement.adapter_id, []).append(placement)
     return {deployment: _standing(deployment, placed) for deployment in deployments}
 

@@ -82,6 +82,7 @@ def facts_of(request: HttpRequest | None) -> dict[str, str]:
         "route": request.resolver_match.view_name if request.resolver_match else "",
         "team_id": team_id,
         "user_id": getattr(user, "pk", None),
+        "seen_as": getattr(getattr(request, "impersonation", None), "person_id", None),
         "token_id": getattr(token, "pk", None),
     }
     return {name: str(value) for name, value in found.items() if value}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.utils.translation import gettext as _
 
 from portal import audit
@@ -48,7 +48,7 @@ def end_sessions(*, person: User, actor: Actor) -> None:
 @transaction.atomic
 def set_platform_admin(*, person: User, is_admin: bool, actor: Actor) -> None:
     """Make a person a platform admin, or no longer one; the last one stays. A second call changes nothing."""
-    locked = User.objects.select_for_update().get(pk=person.pk)
+    locked = _locked(person)
     if locked.is_platform_admin == is_admin:
         return
     if is_admin and not locked.is_active:
@@ -67,7 +67,7 @@ def deactivate(*, person: User, actor: Actor) -> None:
 
     Raises: IllegalTransition for the last platform admin and for oneself.
     """
-    locked = User.objects.select_for_update().get(pk=person.pk)
+    locked = _locked(person)
     if not locked.is_active:
         return
     if actor.user is not None and actor.user.pk == locked.pk:
@@ -86,12 +86,20 @@ def reactivate(*, person: User, actor: Actor) -> None:
         audit.record(None, actor, "person.reactivated", person)
 
 
+def _locked(person: User) -> User:
+    """Return the person as they are now, locked together with all platform admins.
+
+    All are locked in one statement and order, so that two who send each other away neither both succeed nor wait for
+    each other for ever.
+    """
+    wanted = Q(pk=person.pk) | Q(is_platform_admin=True, is_active=True)
+    rows = {row.pk: row for row in User.objects.select_for_update().filter(wanted).order_by("pk")}
+    return rows[person.pk]
+
+
 def _keep_a_platform_admin(leaving: User) -> None:
-    if not leaving.is_platform_admin:
-        return
-    # All of them are locked in one order, so that two who leave at the same time see each other.
-    admins = User.objects.select_for_update().filter(is_platform_admin=True, is_active=True).order_by("pk")
-    if not [admin for admin in admins if admin.pk != leaving.pk]:
+    others = User.objects.filter(is_platform_admin=True, is_active=True).exclude(pk=leaving.pk)
+    if leaving.is_platform_admin and not others.exists():
         raise IllegalTransition(
             _("The platform needs at least one admin. Make somebody else one first."), code="last_platform_admin"
         )

@@ -14,8 +14,8 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from deployments import services
-from deployments.models import Deployment, InferenceRecord
-from deployments.states import Standing, State, standings
+from deployments.models import Deployment, InferenceRecord, Placement
+from deployments.states import standings_among
 from portal import search
 from portal.access import platform_admin_view
 from portal.views.platform.actions import attempt
@@ -31,20 +31,10 @@ def index(request: HttpRequest) -> HttpResponse:
     if query:
         found = found.filter(Q(name__icontains=query) | Q(team__slug=query) | Q(team__name__icontains=query))
     page = Paginator(found.order_by("team__name", "name", "pk"), _PER_PAGE).get_page(request.GET.get("page"))
-    state = _states(list(page))
+    standing = standings_among(Placement.unscoped.all(), list(page))
     traffic = _requests_of_a_day(list(page))
-    rows = [(one, state[one], traffic.get(one.pk, 0)) for one in page]
+    rows = [(one, standing[one].state, traffic.get(one.pk, 0)) for one in page]
     return render(request, "platform/deployments.html", {"page": page, "rows": rows, "query": query})
-
-
-def _states(shown: list[Deployment]) -> dict[Deployment, State]:
-    by_team: dict[UUID, list[Deployment]] = {}
-    for one in shown:
-        by_team.setdefault(one.team_id, []).append(one)
-    known: dict[Deployment, Standing] = {}
-    for of_one in by_team.values():
-        known |= standings(of_one[0].team, of_one)
-    return {one: standing.state for one, standing in known.items()}
 
 
 def _requests_of_a_day(shown: list[Deployment]) -> dict[UUID, int]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
 from deployments import lifecycle, placing
 from experiments import scheduling, services
 from experiments.models import Run
-from portal import announcements, nodes, platform_state
+from portal import announcements, nodes, platform_state, teams
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, Unavailable
-from portal.models import Announcement, Node
+from portal.models import Announcement, Node, User
 from portal.rls import all_teams, team_scope
 
 
@@ -240,6 +242,30 @@ def test_publishing_by_the_page(paula, client_for):
     right = {"text": "Hello", "tone": "success", "starts_at": "2026-01-01T00:00", "is_dismissible": "on"}
     assert client_for(paula).post("/platform/announcements/", right).status_code == 302
     assert Announcement.objects.get().tone == "success"
+
+
+def test_pages_ask_the_database_a_bounded_number_of_times(world, actor, paula, client_for, node):
+    """Lists cost the same whether they hold one thing or many."""
+    pages = ["/platform/", "/platform/teams/", "/platform/people/", "/platform/runs/", "/platform/deployments/"]
+    pages += ["/platform/base-models/", "/platform/announcements/", "/platform/audit/"]
+    browser = client_for(paula)
+
+    def asked(page: str) -> int:
+        with CaptureQueriesContext(connection) as queries:
+            assert browser.get(page).status_code == 200
+        return len(queries)
+
+    few = {page: asked(page) for page in pages}
+    for number in range(8):
+        person = User.objects.create_user(f"p{number}@example.org", None)
+        made = teams.create_team(name=f"Team {number}", owner=person, actor=Actor(user=paula))
+        with team_scope(made.pk):
+            made.deployments.create(name="d")
+        rerun(world, actor)
+        announcements.publish(text=f"Number {number}", actor=Actor(user=paula))
+    many = {page: asked(page) for page in pages}
+    assert {page: many[page] - few[page] for page in pages if many[page] > few[page] + 1} == {}
+    assert max(many.values()) <= 30
 
 
 def test_no_node_that_takes_adapters(world, node, admin):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -29,6 +31,30 @@ def test_the_last_platform_admin_stays(paula, alice, admin):
     people.set_platform_admin(person=alice, is_admin=True, actor=admin)
     people.set_platform_admin(person=paula, is_admin=False, actor=Actor(user=alice))
     assert list(User.objects.filter(is_platform_admin=True)) == [alice]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_admins_who_send_each_other_away_leave_one(paula, alice):
+    User.objects.filter(pk=alice.pk).update(is_platform_admin=True)
+    barrier, outcomes = threading.Barrier(2), []
+
+    def send_away(admin: User, other: User) -> None:
+        barrier.wait()
+        try:
+            people.set_platform_admin(person=other, is_admin=False, actor=Actor(user=admin))
+            outcomes.append("done")
+        except IllegalTransition:
+            outcomes.append("refused")
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=send_away, args=pair) for pair in ((paula, alice), (alice, paula))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert sorted(outcomes) == ["done", "refused"]
+    assert User.objects.filter(is_platform_admin=True).count() == 1
 
 
 def test_nobody_shuts_themselves_out(paula, alice, admin):

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -42,7 +42,12 @@ def current() -> Snapshot:
     """Return the state, at most a second old."""
     global _latest
     if _latest is None or time.monotonic() - _latest.read_at > FRESH_S:
-        _latest = _read()
+        try:
+            _latest = _read()
+        except (OperationalError, InterfaceError):
+            if _latest is None:
+                raise
+            # What was true a moment ago will do; whether the database is away is not for this question to say.
     return _latest
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -183,6 +183,19 @@ def test_another_process_hears_of_it_within_a_second(db, admin):
     assert platform_state.current().maintenance_since is None
     object.__setattr__(platform_state._latest, "read_at", platform_state._latest.read_at - 1.01)
     assert platform_state.current().maintenance_since is not None
+
+
+def test_without_the_database_the_last_answer_counts(closed, monkeypatch):
+    assert platform_state.current().message == "Back at 14:00."
+
+    def away() -> None:
+        raise OperationalError("away")
+
+    monkeypatch.setattr(platform_state, "_read", away)
+    assert platform_state.current().message == "Back at 14:00."
+    platform_state.forget()
+    with pytest.raises(OperationalError):
+        platform_state.current()
 
 
 def test_the_page_closes_and_opens(paula, client_for):

@@ -212,3 +212,34 @@ def test_one_deployment_too_many_is_refused_and_new_versions_are_not(team, actor
         assert services.deploy_run(team=team, actor=actor, run=second, name="one").number == 2
         services.delete_deployment(deployment=team.deployments.get(), actor=actor)
         services.deploy_run(team=team, actor=actor, run=run, name="two")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_at_the_last_deployment(team, actor, run):
+    import threading
+    from concurrent.futures import ThreadPoolExecutor
+
+    from django.db import connection
+
+    from portal.errors import QuotaExceeded
+    from portal.models import Quota
+
+    with team_scope(team.pk):
+        team.teamlimits.create(kind=Quota.DEPLOYMENTS, value=3)
+    barrier = threading.Barrier(12)
+
+    def deploy(number: int) -> bool:
+        try:
+            barrier.wait()
+            with team_scope(team.pk):
+                services.deploy_run(team=team, actor=actor, run=run, name=f"name-{number}")
+        except QuotaExceeded:
+            return False
+        finally:
+            connection.close()
+        return True
+
+    with ThreadPoolExecutor(12) as threads:
+        assert sum(threads.map(deploy, range(12))) == 3
+    with team_scope(team.pk):
+        assert team.deployments.count() == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -394,3 +395,22 @@ def test_the_pages_create_replace_and_switch(client_for, alice, bob, team):
     assert browser.post(switch, {"active": "0"}).status_code == 302
     assert knock(successor, V1, REMOTE_ADDR="10.0.0.1").status_code == 401
     assert "Account is off" in browser.get(f"{base}/tokens/").content.decode()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_flood_of_bad_tokens_leaves_no_trace_and_good_ones_pass(make):
+    row, text = make()
+    bad = [text[:-4] + "zzzz", "tnp_" + "0" * 16 + text[20:]]
+    before = AuditEvent.objects.count()
+
+    def knock_often(number: int) -> list[int]:
+        try:
+            return [knock(bad[number % 2]).status_code for _time in range(20)] + [knock(text).status_code]
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(knock_often, range(8)))
+    assert answers == [[401] * 20 + [200]] * 8
+    assert AuditEvent.objects.count() == before
+    assert row.pk

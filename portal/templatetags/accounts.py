@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from allauth.socialaccount.models import SocialAccount
 from django import forms, template
 from django.template.loader import render_to_string
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
+from portal.oidc.config import Provider
 from portal.templatetags.ui import field
 
 register = template.Library()
+
+# The first mark that is found counts: Edge and Opera call themselves Chrome as well, and Chrome Safari.
+_BROWSERS = (
+    ("Edg/", "Edge"),
+    ("OPR/", "Opera"),
+    ("Firefox/", "Firefox"),
+    ("Chrome/", "Chrome"),
+    ("Safari/", "Safari"),
+    ("curl/", "curl"),
+)
+_SYSTEMS = (
+    ("Android", "Android"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Windows", "Windows"),
+    ("Mac OS X", "macOS"),
+    ("Linux", "Linux"),
+)
 
 
 @register.simple_tag
@@ -30,6 +52,21 @@ def account_fields(form: forms.Form) -> SafeString:
         bound.field.widget.attrs.pop("placeholder", None)
         bound.label = words.get(str(bound.label), bound.label)
     return format_html_join("", "{}", ((_shown(bound),) for bound in form))
+
+
+@register.filter
+def without(providers: Iterable[Provider], accounts: Iterable[SocialAccount]) -> list[Provider]:
+    """Return the identity providers with which none of these accounts signs in."""
+    connected = {account.provider for account in accounts}
+    return [provider for provider in providers if provider.id not in connected]
+
+
+@register.filter
+def browser_name(user_agent: str) -> str:
+    """Return a browser and its system in words, such as “Firefox, Linux”; what is unknown stands for itself."""
+    browser = next((name for mark, name in _BROWSERS if mark in user_agent), "")
+    system = next((name for mark, name in _SYSTEMS if mark in user_agent), "")
+    return ", ".join(filter(None, [browser, system])) or user_agent[:60] or _("unknown")
 
 
 def _shown(bound: forms.BoundField) -> str:

@@ -146,10 +146,12 @@ def crumb(label: str, view: str, *arguments: Any) -> SafeString:
 
 
 @register.inclusion_tag("components/_tab.html", takes_context=True)
-def tab(context: Context, label: str, url: str, count: int | None = None, icon_name: str = "") -> dict[str, Any]:
-    """Show one tab, which is a plain link; the one whose address is shown is marked."""
-    request = context.get("request")
-    active = request is not None and request.path == url.split("?")[0]
+def tab(
+    context: Context, label: str, url: str, count: int | None = None, icon_name: str = "", section: bool = False
+) -> dict[str, Any]:
+    """Show one tab, which is a plain link; the one whose address, or with ``section`` what lies below, is marked."""
+    request, own = context.get("request"), url.split("?")[0]
+    active = request is not None and (request.path == own or (section and request.path.startswith(own)))
     return {"label": label, "url": url, "count": count, "icon_name": icon_name, "active": active}
 
 

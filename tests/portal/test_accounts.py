@@ -18,6 +18,7 @@ from portal import people
 from portal.accounts import sealing
 from portal.actors import Actor
 from portal.models import AuditEvent, User
+from portal.templatetags.accounts import browser_name
 from tests.conftest import PASSWORD
 
 NEW_PASSWORD = "a quite different sentence"
@@ -139,7 +140,7 @@ def test_a_new_password_ends_all_other_sessions(alice):
     assert answer.status_code == 302
     assert is_in(here)
     assert not is_in(elsewhere)
-    assert mail.outbox[-1].subject == "Password Changed"
+    assert mail.outbox[-1].subject == "Your password was changed"
     assert AuditEvent.objects.filter(action="person.password_changed", user_id=alice.pk).count() == 1
 
 
@@ -186,6 +187,17 @@ def test_a_code_of_the_app_works_once(alice, with_app):
     replay.post("/login/second-step/", {"code": code})
     assert is_in(first)
     assert not is_in(replay)
+
+
+def test_codes_are_not_guessed(alice, with_app):
+    browser = sign_in(alice.email)
+    for _try in range(5):
+        assert "Incorrect" in browser.post("/login/second-step/", {"code": "000000"}).content.decode()
+    another = sign_in(alice.email, REMOTE_ADDR="192.0.2.8")  # who has the password starts over elsewhere
+    for guesser in (browser, another):
+        answer = guesser.post("/login/second-step/", {"code": with_app()}, follow=True)
+        assert not is_in(guesser)
+        assert answer.status_code in (200, 429)
 
 
 def test_a_recovery_code_works_once(alice, with_app):
@@ -262,6 +274,23 @@ def test_passkey_sign_in_counts_tries_and_refuses_nonsense(db):
     for nonsense in ("{}", "", "null", '{"id": "x", "rawId": "x", "type": "public-key", "response": {}}'):
         assert browser.post("/login/passkey/", {"credential": nonsense}).status_code in (200, 302)
     assert not is_in(browser)
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "name"),
+    [
+        (
+            "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/140.0 Safari/537.36 Edg/140.0",
+            "Edge, Windows",
+        ),
+        ("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "Firefox, Linux"),
+        ("Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) Version/19.0 Mobile Safari/604.1", "Safari, iPhone"),
+        ("<script>", "<script>"),
+        ("", "unknown"),
+    ],
+)
+def test_browsers_have_names(user_agent, name):
+    assert browser_name(user_agent) == name
 
 
 def test_people_from_before_keep_signing_in(db):

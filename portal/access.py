@@ -105,7 +105,8 @@ def membership_of(user: User, slug: str) -> Membership | None:
 def memberships_of(user: User) -> list[Membership]:
     """Return a person's memberships with their teams, by the teams' names."""
     with all_teams("a person's own memberships"):
-        return list(Membership.unscoped.select_related("team").filter(user=user).order_by("team__name"))
+        known = Membership.unscoped.select_related("team").filter(user=user, team__archived_at=None)
+        return list(known.order_by("team__name"))
 
 
 def may_still_edit(team: Team, person: User | None) -> bool:

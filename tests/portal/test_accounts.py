@@ -12,12 +12,14 @@ from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal import auth as totp
 from django.core import mail
 from django.core.cache import cache
+from django.core.management import call_command
 from django.test import Client
+from django.utils import timezone
 
 from portal import people
 from portal.accounts import sealing
 from portal.actors import Actor
-from portal.models import AuditEvent, User
+from portal.models import AuditEvent, Team, User
 from portal.templatetags.accounts import browser_name
 from tests.conftest import PASSWORD
 
@@ -291,6 +293,43 @@ def test_passkey_sign_in_counts_tries_and_refuses_nonsense(db):
 )
 def test_browsers_have_names(user_agent, name):
     assert browser_name(user_agent) == name
+
+
+def test_who_was_made_on_the_command_line_signs_in_at_once(db, capsys):
+    call_command("createteam", "Night Shift", "--owner", "Nora@Example.org")
+    password = re.search(r"password (\S+)", capsys.readouterr().out).group(1)
+    browser = sign_in("nora@example.org", password)
+    assert browser.get("/")["Location"] == "/t/night-shift/"
+    page = browser.get("/account/").content.decode()
+    assert "Night Shift" in page
+    Team.objects.update(archived_at=timezone.now())
+    assert "Night Shift" not in browser.get("/account/").content.decode()
+
+
+def test_a_name_is_changed_on_the_profile(alice, client_for):
+    browser = client_for(alice)
+    assert browser.post("/account/", {"name": " "}).status_code == 400
+    browser.post("/account/", {"name": "Alice Ahl"})
+    alice.refresh_from_db()
+    assert alice.name == "Alice Ahl"
+
+
+def test_a_new_address_counts_once_it_is_confirmed(alice, client_for):
+    browser = sign_in(alice.email)
+    browser.post("/account/confirm-again/", {"password": PASSWORD})
+    browser.post("/account/email/", {"email": "alice@new.example", "action_add": ""})
+    assert "Not confirmed yet" in browser.get("/account/email/").content.decode()
+    assert not is_in(sign_in("alice@new.example"))
+    link = next(
+        found
+        for message in mail.outbox
+        if (found := re.search(r"testserver(/account/email/confirm/\S+)", message.body))
+    )
+    browser.post(link.group(1))
+    alice.refresh_from_db()
+    assert alice.email == "alice@new.example"
+    assert not is_in(sign_in("alice@example.org"))
+    assert is_in(sign_in("alice@new.example"))
 
 
 def test_people_from_before_keep_signing_in(db):

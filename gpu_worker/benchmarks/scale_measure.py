@@ -59,13 +59,19 @@ def _askers(seeded: Any) -> list[tuple[str, Callable[[], Any]]]:
     """Return (name, function that asks once) for each page and API list of the large team."""
     from django.test import Client
 
-    person, program = Client(), Client(headers={"Authorization": f"Bearer {seeded.token_text}"})
-    person.force_login(seeded.admin, backend="django.contrib.auth.backends.ModelBackend")
-    return [(name, partial(by.get, path)) for name, path, by in _addresses(seeded, person, program)]
+    person, operator = Client(), Client()
+    person.force_login(seeded.admin)
+    operator.force_login(seeded.operator)
+    program = Client(headers={"Authorization": f"Bearer {seeded.token_text}"})
+    asked = [(name, address, person) for name, address in _pages(seeded)]
+    asked += [(name, address, operator) for name, address in _console(seeded)]
+    lists = ["/api/datasets/", "/api/experiments/", "/api/runs/", "/api/adapters/", "/api/deployments/", "/v1/models"]
+    asked += [(address, address, program) for address in lists]
+    return [(name, partial(by.get, address)) for name, address, by in asked]
 
 
-def _addresses(seeded: Any, person: Any, program: Any) -> list[tuple[str, str, Any]]:
-    from django.urls import NoReverseMatch, reverse
+def _pages(seeded: Any) -> list[tuple[str, str]]:
+    from django.urls import reverse
 
     from portal.rls import team_scope
 
@@ -78,16 +84,18 @@ def _addresses(seeded: Any, person: Any, program: Any) -> list[tuple[str, str, A
             "run": run.pk, "experiment": run.experiment_id, "dataset": run.dataset_version.dataset_id,
             "version": run.dataset_version_id, "deployment": deployment.pk,
         }  # fmt: skip
-    found = []
-    for name, key in PAGES.items():
-        try:
-            address = reverse(name, kwargs={"team": team.slug, **({"pk": keys[key]} if key else {})})
-        except NoReverseMatch:
-            continue
-        found.append((name, address, person))
-    lists = ["datasets", "experiments", "runs", "adapters", "deployments"]
-    found += [(f"/api/{name}/", f"/api/{name}/", program) for name in lists]
-    return [*found, ("/v1/models", "/v1/models", program)]
+    return [
+        (name, reverse(name, kwargs={"team": team.slug, **({"pk": keys[key]} if key else {})}))
+        for name, key in PAGES.items()
+    ]
+
+
+def _console(seeded: Any) -> list[tuple[str, str]]:
+    from django.urls import reverse
+
+    found = [(name, reverse(name)) for name in CONSOLE]
+    found.append(("platform:teams_detail", reverse("platform:teams_detail", args=[seeded.team.slug])))
+    return [*found, ("platform:people_detail", reverse("platform:people_detail", args=[seeded.admin.pk]))]
 
 
 def _write_rows(version: Any) -> None:
@@ -126,8 +134,11 @@ PAGES = {
     "deployments:list": "",
     "deployments:detail": "deployment",
     "deployments:playground": "",
-    "deployments:usage": "",
 }
+CONSOLE = (
+    "platform:overview", "platform:teams", "platform:people", "platform:usage", "platform:nodes", "platform:audit",
+    "experiments:platform_runs", "deployments:platform_deployments",
+)  # fmt: skip
 
 
 def _measured(name: str, ask: Callable[[], Any]) -> Figures:

@@ -53,10 +53,11 @@ class Size:
 
 @dataclass(frozen=True)
 class Seeded:
-    """What the measurement starts from: the large team, one of its admins, and a token."""
+    """What the measurement starts from: the large team, one of its admins, a platform admin, and a token."""
 
     team: Team
     admin: User
+    operator: User
     token_text: str
 
 
@@ -95,12 +96,13 @@ def seed(size: Size, progress: Callable[[str], object]) -> Seeded:
     progress("statistics")
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
-    return Seeded(teams[0], users[0], text)
+    return Seeded(teams[0], users[0], users[-1], text)
 
 
 def _people(size: Size) -> tuple[list[Team], list[User]]:
     teams = [Team(name=f"Team {number:03}", slug=f"team-{number:03}") for number in range(size.teams)]
     users = [User(email=f"person{number}@example.org", name=f"Person {number}") for number in range(size.users)]
+    users[-1].is_platform_admin = True
     Team.objects.bulk_create(teams)
     User.objects.bulk_create(users)
     roles = [Role.ADMIN, Role.EDITOR, Role.VIEWER]

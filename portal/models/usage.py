@@ -33,6 +33,11 @@ class UsageDay(TeamOwned):
         constraints = [
             models.UniqueConstraint(fields=["team", "day", "token_id", "model"], name="one_usage_row_per_day_and_use")
         ]
+        # For what platform admins ask: one month of all teams, and how much each stored in it.
+        indexes = [
+            models.Index(fields=["day", "team"], name="usage_of_all_by_day"),
+            models.Index(fields=["day", "team"], condition=models.Q(model=""), name="usage_of_teams_by_day"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.day:%F}"

@@ -36,6 +36,7 @@ def invite(*, team: Team, email: str, role: Role, actor: Actor) -> tuple[Invitat
     Raises: InvalidInput for a bad address, a member's address, or one that has an open invitation already.
     """
     actor.require_self()
+    actor.require_self()
     email = _checked_address(email)
     Team.objects.select_for_update().get(pk=team.pk)
     if team.memberships.filter(user__in=owners_of(email)).exists():
@@ -69,6 +70,7 @@ def renew(*, invitation: Invitation, actor: Actor) -> str:
 
     Raises: IllegalTransition if it was accepted or withdrawn.
     """
+    actor.require_self()
     actor.require_self()
     token = secrets.token_urlsafe(32)
     changed = Invitation.unscoped.filter(pk=invitation.pk, accepted_at=None, revoked_at=None).update(

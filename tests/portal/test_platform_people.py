@@ -206,3 +206,11 @@ def test_programs_are_never_stood_in_for(team, as_alice, token):
     answer = as_alice.get(reverse("datasets-api:list"), headers={"Authorization": f"Bearer {token}"})
     assert answer.status_code == 200
     assert as_alice.get(reverse("datasets-api:list")).status_code == 401
+
+
+def test_nobody_is_invited_in_somebody_elses_name(team, as_alice):
+    answer = as_alice.post(reverse("portal:invite", args=[team.slug]), {"email": "friend@example.org", "role": "admin"})
+    assert answer.status_code in (400, 403)
+    assert "somebody else" in answer.content.decode()
+    with team_scope(team.pk):
+        assert not team.invitations.exists()

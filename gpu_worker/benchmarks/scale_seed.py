@@ -11,9 +11,10 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
-from django.db import connection, models
+from django.db import connection, models, transaction
 from django.utils import timezone
 
 from datasets_app.models import Dataset, DatasetVersion
@@ -93,7 +94,8 @@ def seed(size: Size, progress: Callable[[str], object]) -> Seeded:
     _usage(size, versions[0])
     progress(f"{size.audit_events} audit events")
     _audit(size, teams[0])
-    progress("statistics")
+    progress("usage by day, statistics")
+    _book_usage()
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
     return Seeded(teams[0], users[0], users[-1], text)
@@ -282,14 +284,34 @@ def _multiply(prototype: models.Model, source: str, arguments: list[Any], change
     into = f"INSERT INTO {quote(meta.db_table)} ({', '.join(columns)})"
     statement = f"{into} SELECT {', '.join(expressions)} FROM {source}"  # noqa: S608 -- our own words
     with all_teams("a made-up installation for a measurement"), connection.cursor() as cursor:
-        _drop_foreign_keys(cursor, meta.db_table)
+        indexes = _drop_what_slows_inserts(cursor, meta.db_table)
         cursor.execute(statement, [*values, *arguments])
+        for definition in indexes:
+            cursor.execute(definition)
 
 
-def _drop_foreign_keys(cursor: Any, table: str) -> None:
-    """Copies of a checked row need no check of their own; reading is not touched by it."""
+def _drop_what_slows_inserts(cursor: Any, table: str) -> list[str]:
+    """Drop foreign keys (copies of a checked row need no check) and plain indexes; return how these are made again."""
+    quote = connection.ops.quote_name
     cursor.execute("SELECT conname FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'f'", [table])
     for (name,) in cursor.fetchall():
-        cursor.execute(
-            f"ALTER TABLE {connection.ops.quote_name(table)} DROP CONSTRAINT {connection.ops.quote_name(name)}"
-        )
+        cursor.execute(f"ALTER TABLE {quote(table)} DROP CONSTRAINT {quote(name)}")
+    cursor.execute(
+        "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index"
+        " WHERE indrelid = %s::regclass AND NOT indisunique",
+        [table],
+    )
+    found = cursor.fetchall()
+    for name, _definition in found:
+        cursor.execute(f"DROP INDEX {name}")
+    return [definition for _name, definition in found]
+
+
+def _book_usage() -> None:
+    """Sum up by days what runs and requests took, as the migrations do that brought the ledger."""
+    for name in (
+        "experiments.migrations.0005_gpu_time_ledger",
+        "deployments.migrations.0004_earlier_requests_in_the_ledger",
+    ):
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(import_module(name).EARLIER)

@@ -36,9 +36,8 @@ def invite(*, team: Team, email: str, role: Role, actor: Actor) -> tuple[Invitat
     Raises: InvalidInput for a bad address, a member's address, or one that has an open invitation already.
     """
     actor.require_self()
-    actor.require_self()
     email = _checked_address(email)
-    Team.objects.select_for_update().get(pk=team.pk)
+    Team.objects.select_for_update(no_key=True).get(pk=team.pk)  # keys into it may be written meanwhile
     if team.memberships.filter(user__in=owners_of(email)).exists():
         raise InvalidInput(_("%(email)s is a member of this team already.") % {"email": email}, param="email")
     waiting = team.invitations.filter(accepted_at=None, revoked_at=None)
@@ -70,7 +69,6 @@ def renew(*, invitation: Invitation, actor: Actor) -> str:
 
     Raises: IllegalTransition if it was accepted or withdrawn.
     """
-    actor.require_self()
     actor.require_self()
     token = secrets.token_urlsafe(32)
     changed = Invitation.unscoped.filter(pk=invitation.pk, accepted_at=None, revoked_at=None).update(
@@ -144,8 +142,19 @@ def owners_of(email: str) -> list[User]:
     return list(User.objects.filter(emailaddress__email=email, emailaddress__verified=True).distinct())
 
 
+def is_for(invitation: Invitation, person: User) -> bool:
+    """Return whether the invited address is this person's."""
+    return invitation.email in _addresses_of(person)
+
+
 def waiting_for(person: User) -> list[Invitation]:
-    """Return the open invitations to addresses that this person proved to own."""
+    """Return the open invitations to addresses that this person proved to own.
+
+    Where no mail leaves the installation, an address was proved to nobody but the team whose link it came with. Then
+    each team's own link has to be shown, and nothing waits.
+    """
+    if not mail.is_configured():
+        return []
     with all_teams("a person's own invitations"):
         return list(
             Invitation.unscoped.select_related("team", "invited_by").filter(
@@ -172,7 +181,7 @@ def accept(*, invitation: Invitation, actor: Actor) -> Membership:
     """
     actor.require_self()
     person = actor.user
-    if person is None or invitation.email not in _addresses_of(person):
+    if person is None or not is_for(invitation, person):
         raise IllegalTransition(
             _("This invitation is for %(email)s. Sign in with that address.") % {"email": invitation.email},
             code="other_address",
@@ -184,6 +193,7 @@ def accept(*, invitation: Invitation, actor: Actor) -> Membership:
         if not taken:
             raise IllegalTransition(_("This invitation was used or withdrawn, or is too old."), code="invitation_over")
         role = Role(invitation.role)
+        Team.objects.select_for_update(no_key=True).get(pk=invitation.team_id)  # nobody changes roles meanwhile
         membership, is_new = invitation.team.memberships.get_or_create(user=person, defaults={"role": role})
         if not is_new:
             membership.role = membership.role if Role(membership.role).includes(role) else role

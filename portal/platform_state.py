@@ -41,14 +41,15 @@ _latest: Snapshot | None = None
 def current() -> Snapshot:
     """Return the state, at most a second old."""
     global _latest
-    if _latest is None or time.monotonic() - _latest.read_at > FRESH_S:
+    known = _latest  # another thread may forget it at any moment
+    if known is None or time.monotonic() - known.read_at > FRESH_S:
         try:
-            _latest = _read()
+            known = _latest = _read()
         except (OperationalError, InterfaceError):
-            if _latest is None:
+            if known is None:
                 raise
             # What was true a moment ago will do; whether the database is away is not for this question to say.
-    return _latest
+    return known
 
 
 def forget() -> None:

@@ -47,7 +47,9 @@ def store(*, team: Team, kind: str, name: str, text: str, actor: Actor) -> TeamS
     """
     actor.require_self()
     _check(kind, name, text)
-    Team.objects.select_for_update().get(pk=team.pk)  # two who store the same name at once come one after the other
+    Team.objects.select_for_update(no_key=True).get(
+        pk=team.pk
+    )  # two who store the same name at once come one after the other
     before: TeamSecret | None = team.teamsecrets.filter(name=name).first()
     secret = before or TeamSecret(team=team, name=name, created_by=actor.user)
     secret.kind, secret.updated_at, secret.last_used_at = kind, timezone.now(), None

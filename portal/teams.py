@@ -53,7 +53,9 @@ def find_or_invite_person(email: str) -> tuple[User, bool]:
 def change_role(*, membership: Membership, role: Role, actor: Actor, given_by: str = "") -> None:
     """Give a member another role; the last admin keeps theirs. A role given by hand stays when a group's would go."""
     actor.require_self()
-    if role != Role.ADMIN:
+    if role == Role.ADMIN:
+        _lock(membership)
+    else:
         _keep_an_admin(membership)
     membership.role, membership.given_by = role, given_by
     membership.save(update_fields=["role", "given_by"])
@@ -63,6 +65,7 @@ def change_role(*, membership: Membership, role: Role, actor: Actor, given_by: s
 @transaction.atomic
 def remove_member(*, membership: Membership, actor: Actor) -> None:
     """Take a person out of the team; the last admin stays."""
+    actor.require_self()
     _keep_an_admin(membership)
     audit.record(membership.team, actor, "member.removed", membership)
     tokens.revoke_tokens_of(team=membership.team, person=membership.user, actor=actor)
@@ -75,6 +78,7 @@ def set_mfa_required(*, team: Team, required: bool, actor: Actor) -> None:
 
     Raises: IllegalTransition if a member demands it who has none, since they would lock themselves out.
     """
+    actor.require_self()
     person = actor.user
     if required and person is not None and not second_factor.has_second_factor(person):
         with team_scope(team.pk):
@@ -91,13 +95,17 @@ def is_last_admin(membership: Membership) -> bool:
     return membership.role == Role.ADMIN and not others.exists()
 
 
-def _keep_an_admin(leaving: Membership) -> None:
+def _lock(membership: Membership) -> None:
     # The lock makes two who leave at the same time see each other; the role may have changed since it was read.
-    Team.objects.select_for_update().get(pk=leaving.team_id)
+    Team.objects.select_for_update(no_key=True).get(pk=membership.team_id)
     try:
-        leaving.refresh_from_db(fields=["role"])
+        membership.refresh_from_db(fields=["role"])
     except Membership.DoesNotExist:
         raise NotFound(_("This person is no longer a member.")) from None
+
+
+def _keep_an_admin(leaving: Membership) -> None:
+    _lock(leaving)
     if is_last_admin(leaving):
         raise IllegalTransition(
             _("A team needs at least one admin. Make somebody else an admin first."), code="last_admin"

@@ -24,7 +24,7 @@ from django.utils.translation import gettext as _
 
 from portal import audit
 from portal.actors import Actor
-from portal.errors import IllegalTransition, InvalidInput
+from portal.errors import Forbidden, IllegalTransition, InvalidInput
 from portal.models import ApiToken, Role, Scope, ServiceAccount, Team, User
 from portal.rls import fetch_in_all_teams
 
@@ -77,10 +77,13 @@ def create_token(
 def rotate_token(*, token: ApiToken, actor: Actor, overlap: timedelta) -> tuple[ApiToken, str]:
     """Replace a token by one with the same powers and return it with its text; the old one works for `overlap` more.
 
-    Raises: IllegalTransition for a token that is revoked, expired or replaced already, InvalidInput.
+    A person's token is replaced by that person only: it acts in their name. Raises: Forbidden, IllegalTransition for a
+    token that is revoked, expired or replaced already, InvalidInput.
     """
     actor.require_self()
     locked = token.team.apitokens.select_for_update(of=("self",)).select_related("team").get(pk=token.pk)
+    if locked.service_account_id is None and (actor.user is None or locked.created_by_id != actor.user.pk):
+        raise Forbidden(_("Only its owner can replace a person's token. Revoke it, and create one of your own."))
     if not locked.is_usable or locked.replaced_by_id is not None:
         raise IllegalTransition(_("This token has ended or is replaced already. Create a new one."))
     if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
@@ -137,6 +140,8 @@ def create_service_account(*, team: Team, actor: Actor, name: str) -> ServiceAcc
 @transaction.atomic
 def switch_service_account(*, account: ServiceAccount, actor: Actor, is_active: bool) -> None:
     """Switch a service account on or off; while it is off, none of its tokens works."""
+    if is_active:
+        actor.require_self()  # its tokens would live again, and outlast any impersonation
     if ServiceAccount.unscoped.filter(pk=account.pk).exclude(is_active=is_active).update(is_active=is_active):
         action = "service_account.activated" if is_active else "service_account.deactivated"
         audit.record(account.team, actor, action, account)

@@ -30,12 +30,12 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     error_messages = {
         **DefaultAccountAdapter.error_messages,
         "email_password_mismatch": _("This e-mail address and password do not match."),
-        "too_many_login_attempts": _("Too many tries. Wait five minutes and try again."),
+        "too_many_login_attempts": _("Too many tries. Wait ten minutes and try again."),
     }
 
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         """Nobody signs up unasked."""
-        return sign_up.remembered(request) is not None
+        return sign_up.is_open(request)
 
     def is_email_verified(self, request: HttpRequest, email: str) -> bool:
         """Whoever opened the mailed link of an invitation owns the address."""

@@ -14,15 +14,24 @@ from portal.models import Invitation
 _SESSION_KEY = "invitation"
 
 
-def remember(request: HttpRequest, invitation: Invitation, *, came_by_mail: bool) -> None:
-    """Open sign-up for this browser, for the invited address."""
-    request.session[_SESSION_KEY] = {"pk": str(invitation.pk), "came_by_mail": came_by_mail}
+def remember(request: HttpRequest, invitation: Invitation, *, proves_address: bool) -> None:
+    """Remember which team this browser is about to join; a link that proves the address also opens sign-up."""
+    request.session[_SESSION_KEY] = {"pk": str(invitation.pk), "proves_address": proves_address}
 
 
 def remembered(request: HttpRequest) -> Invitation | None:
-    """Return the invitation with which this browser may sign up, if it is still open."""
+    """Return the invitation whose link this browser showed, if it is still open."""
     kept = request.session.get(_SESSION_KEY)
     return invitations.find_open(kept["pk"]) if kept else None
+
+
+def is_open(request: HttpRequest) -> bool:
+    """Return whether this browser may sign up with a password: its link has to prove the address.
+
+    Whoever was only shown a link must not choose the password of somebody else's account.
+    """
+    kept = request.session.get(_SESSION_KEY)
+    return bool(kept and kept.get("proves_address")) and remembered(request) is not None
 
 
 def forget(request: HttpRequest) -> None:
@@ -31,10 +40,9 @@ def forget(request: HttpRequest) -> None:
 
 
 def owns_address(request: HttpRequest, email: str) -> bool:
-    """Return whether this browser opened the mailed link of an invitation to this address."""
-    kept = request.session.get(_SESSION_KEY)
-    invitation = remembered(request)
-    return bool(kept and kept["came_by_mail"] and invitation and invitation.email == email.lower())
+    """Return whether this browser showed a link that proves this address."""
+    invitation = remembered(request) if is_open(request) else None
+    return invitation is not None and invitation.email == email.lower()
 
 
 class SignUpForm(SignupForm):  # type: ignore[misc]

@@ -52,7 +52,7 @@ class SocialAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
 
 
 def _is_taken(addresses: list[str]) -> bool:
-    known = EmailAddress.objects.filter(email__in=addresses).exists()
+    known = EmailAddress.objects.filter(email__in=addresses, verified=True).exists()
     return bool(known or User.objects.filter(email__in=addresses).exists())
 
 

@@ -26,12 +26,13 @@ def invitation(request: HttpRequest, token: str) -> HttpResponse:
     if request.user.is_authenticated:
         if request.method == "POST":
             return _join(request, found)
-        fits = found.pk in {own.pk for own in invitations.waiting_for(request.user)}
+        fits = invitations.is_for(found, request.user)
         return render(request, "portal/invitation.html", {"invitation": found, "fits": fits})
     by_mail = invitations.came_by_mail(found, request.GET.get("mailed", ""))
-    sign_up.remember(request, found, came_by_mail=by_mail)
     has_account = bool(invitations.owners_of(found.email))
-    return render(request, "portal/invitation.html", {"invitation": found, "has_account": has_account})
+    sign_up.remember(request, found, proves_address=by_mail)
+    context = {"invitation": found, "has_account": has_account, "needs_mail": not by_mail and not has_account}
+    return render(request, "portal/invitation.html", context)
 
 
 @signed_in_view

@@ -20,6 +20,7 @@ def test_schedules_are_made_once_and_call_functions_that_exist():
     assert list(made) == [
         ("dispatch", 1),
         ("prune-queue-results", 60),
+        ("prune-sessions", 60),
         ("sweep", 1),
         ("sweep-imports", 1),
         ("sweep-quotas", 1),

@@ -14,7 +14,7 @@ from django.db import IntegrityError, connection, transaction
 from django.test import Client
 from django.utils import timezone
 
-from portal import invitations, teams
+from portal import invitations, platform_teams, teams
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, PortalError
 from portal.models import AuditEvent, Invitation, Membership, Role, User
@@ -70,15 +70,19 @@ def test_from_the_mailed_link_into_the_team(client_for, alice, team):
     ]
 
 
-def test_who_got_the_link_by_hand_proves_the_address_by_mail(invited, team):
+def test_who_got_the_link_by_hand_chooses_no_password_for_the_address(invited, team):
+    """Else an admin could make the account of somebody else, and wait for its owner to confirm it."""
     _invitation, token = invited
     browser = Client()
-    browser.get(f"/invitations/{token}/")
-    assert sign_up(browser)["Location"] == "/account/email/sent/"
-    assert role_of(DORA, team) is None
-    confirm = mailed_link()
-    browser.post(confirm)
-    browser.post("/login/", {"login": DORA, "password": PASSWORD})
+    page = browser.get(f"/invitations/{token}/").content.decode()
+    assert "Open the link in your mail" in page
+    assert "Create your account" not in page
+    assert "Location" not in sign_up(browser)
+    assert not User.objects.filter(email=DORA).exists()
+
+
+def test_who_owns_an_invited_address_finds_the_invitation_on_the_start_page(invited, team, client_for):
+    browser = client_for(User.objects.create_user(DORA, PASSWORD))
     page = browser.get("/").content.decode()
     assert "You are invited to" in page
     accept = re.search(r"/account/invitations/[\w-]+/", page).group(0)
@@ -91,9 +95,8 @@ def test_a_forged_proof_of_the_mail_proves_nothing(invited, team):
     for proof in ("x", "eyJhIjoxfQ:1abc:def"):
         browser = Client()
         browser.get(f"/invitations/{token}/?mailed={proof}")
-        answer = sign_up(browser, name="Mallory")
-        assert answer["Location"] == "/account/email/sent/"
-        User.objects.filter(email=DORA).delete()
+        assert "Location" not in sign_up(browser, name="Mallory")
+        assert not User.objects.filter(email=DORA).exists()
 
 
 def test_without_mail_the_handed_over_link_has_to_do(invited, team, settings):
@@ -102,6 +105,21 @@ def test_without_mail_the_handed_over_link_has_to_do(invited, team, settings):
     browser = Client()
     browser.get(f"/invitations/{token}/")
     assert sign_up(browser)["Location"] == f"/t/{team.slug}/"
+
+
+def test_without_mail_an_address_proves_nothing_to_other_teams(invited, team, other_team, charlie, paula, settings):
+    """Whoever was handed one team's link may have signed up with an address that is not theirs."""
+    settings.EMAIL_BACKEND = "django.core.mail.backends.dummy.EmailBackend"
+    _invitation, token = invited
+    browser = Client()
+    browser.get(f"/invitations/{token}/")
+    sign_up(browser)
+    with team_scope(other_team.pk):
+        theirs, _token = invitations.invite(team=other_team, email=DORA, role=Role.ADMIN, actor=Actor(user=charlie))
+    assert "You are invited to" not in browser.get("/").content.decode()
+    assert browser.post(f"/account/invitations/{theirs.pk}/").status_code == 404
+    _team, invitation, _token = platform_teams.open_team(name="New", email=DORA, actor=Actor(user=paula))
+    assert invitation is not None
 
 
 def test_somebody_else_cannot_use_it(invited, team, charlie, client_for):

@@ -13,6 +13,7 @@ SCHEDULES = (
     ("sweep-imports", "datasets_app.tasks.sweep", 1),
     ("sweep-quotas", "portal.tasks.sweep_quotas", 1),
     ("watch-usage", "portal.tasks.watch_usage", 5),
+    ("prune-sessions", "portal.tasks.prune", 60),
     ("prune-queue-results", "experiments.tasks.prune_queue_results", 60),
 )
 _LOCK = 4712

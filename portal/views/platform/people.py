@@ -40,7 +40,6 @@ def detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     if applied(
         form, lambda **values: begun.append(impersonation.start(**values)), person=person, actor=Actor.of(request)
     ):
-        request.session.cycle_key()
         request.session[impersonation.SESSION_KEY] = str(begun[0].pk)
         return redirect("portal:home")
     memberships = Membership.unscoped.filter(user=person).select_related("team").order_by("team__name")

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 access = logging.getLogger("portal.access_log")
 _current: ContextVar[HttpRequest | None] = ContextVar("current_request", default=None)
 
+# Nobody reads more of one text, and everything beyond is only somebody's try to fill the disk.
+LONGEST_TEXT = 4096
+
 # The words of these come from the operating system, the database's connection or the interpreter.
 _WITH_WORDS = (OSError, AttributeError, NameError, ImportError, MemoryError, RecursionError)
 _CONNECTION_ERRORS = ("OperationalError", "InterfaceError")
@@ -35,7 +38,7 @@ _SECRETS = [
     (re.compile(r"(?i)\b((?:set-)?cookie|authorization|proxy-authorization)(['\"]?\s*[:=]\s*).+"), r"\1\2…"),
     (
         re.compile(
-            r"(?i)\b([a-z_-]*(?:passw(?:or)?d|passwd|secret|pepper|api_?key|access_?key|sessionid|csrftoken"
+            r"(?i)(?<![a-z_-])([a-z_-]*(?:passw(?:or)?d|passwd|secret|pepper|api_?key|access_?key|sessionid|csrftoken"
             r"|csrfmiddlewaretoken|recovery_?code)[a-z_]*)(['\"]?\s*[:=]\s*['\"]?)[^\s'\",;&}]+"
         ),
         r"\1\2…",
@@ -44,9 +47,11 @@ _SECRETS = [
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), "eyJ…"),
 ]
 _EMAIL = re.compile(r"\b([A-Za-z0-9])[A-Za-z0-9._%+-]*@([A-Za-z0-9-]+\.[A-Za-z0-9.-]+)")
-_QUERY = re.compile(r"(/[^\s?\"']*)\?[^\s\"']+")
+# Looking behind lets each word be tried once, from its beginning: trying it anew from each of its letters would take
+# seconds for one line of a stranger's making. The same holds for names of passwords above.
+_QUERY = re.compile(r"(?<![^\s?\"'])([^\s?\"'/]*/[^\s?\"']*)\?[^\s\"']+")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
-_KIND = re.compile(r"(?m)^([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Warning|[A-Z]\w+))(?::|$)")
+_KIND = re.compile(r"(?m)^([A-Za-z_][\w.]{0,200}(?:Error|Exception|Exit|Interrupt|Warning|[A-Z]\w{1,200}))(?::|$)")
 
 
 # --- One request -------------------------------------------------------------------------------------------------
@@ -126,6 +131,8 @@ def words_of(record: logging.LogRecord) -> str:
     if record.name == "django.request":
         # Its own words are the address, and addresses carry keys of mails and invitations.
         return str(record.args[0]) if isinstance(record.args, tuple) and record.args else "request failed"
+    if record.name.startswith("django.security.") and record.name != "django.security.DisallowedHost":
+        return _refusal(record)
     try:
         text = record.getMessage()
     except (TypeError, ValueError):
@@ -133,10 +140,22 @@ def words_of(record: logging.LogRecord) -> str:
     if record.name == "django-q" and " - " in text:
         # "Failed 'name' (function) - result": the result quotes the exception.
         head, _dash, rest = text.partition(" - ")
-        return escaped(redacted(" - ".join([head, *_places(rest)])))
+        return _joined(head, *_places(rest))
     if "Traceback (most recent call last)" in text:
-        text = " - ".join([text.partition("Traceback (most recent call last)")[0].strip(), *_places(text)])
-    return escaped(redacted(text))
+        return _joined(text.partition("Traceback (most recent call last)")[0].strip(), *_places(text))
+    return _joined(text)
+
+
+def _refusal(record: logging.LogRecord) -> str:
+    """Return why a request was refused, without its address or referrer: addresses carry keys of invitations."""
+    if record.name == "django.security.csrf" and isinstance(record.args, tuple) and record.args:
+        # "Referer checking failed - https://… does not match any trusted origins."
+        return _joined(str(record.args[0]).partition(" - ")[0])
+    return "suspicious request refused"
+
+
+def _joined(*parts: str) -> str:
+    return escaped(" - ".join(redacted(part) for part in parts))
 
 
 def failure_of(record: logging.LogRecord) -> list[str]:
@@ -166,7 +185,12 @@ def _places(text: str) -> list[str]:
 
 
 def redacted(text: str) -> str:
-    """Return a text without credentials, queries of addresses, and (unless wanted) people's mail addresses."""
+    """Return a text without credentials, queries of addresses, and (unless wanted) people's mail addresses.
+
+    Of a long text the beginning is kept, up to the end of a word: half of a credential has not its shape.
+    """
+    if len(text) > LONGEST_TEXT:
+        text = " ".join([*text[:LONGEST_TEXT].rsplit(maxsplit=1)[:-1], "…"])
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     text = _QUERY.sub(r"\1?…", text)

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import logging.config
+import time
 
 import pytest
 from django.conf import settings
@@ -157,6 +158,53 @@ def test_plain_words_stay(settings):
     assert logs.redacted("mail to anna.k@example.org") == "mail to a…@example.org"
     settings.LOG_EMAILS = True
     assert logs.redacted("mail to anna.k@example.org") == "mail to anna.k@example.org"
+
+
+@pytest.mark.parametrize("piece", ["a-", "/", "/a", "password", "eyJaaaaaaaa-", "a.", "://a:", "cookie "])
+def test_long_texts_of_strangers_cost_no_time(piece, monkeypatch):
+    def seconds(length: int) -> float:
+        began = time.perf_counter()
+        logs.redacted((piece * length)[:length])
+        return time.perf_counter() - began
+
+    assert seconds(1_000_000) < 0.5
+    monkeypatch.setattr(logs, "LONGEST_TEXT", 100_000)  # the shapes themselves, without the cut before them
+    if piece in ("a-", "/"):
+        assert seconds(8_000) < 0.5
+
+
+def test_a_long_text_is_cut_where_no_half_credential_stays():
+    text = "x " * 2040 + "postgresql://portal:hunter2hunter2hunter2@db/tuneport and more"
+    assert "hunter2" not in logs.redacted(text)
+    assert logs.redacted(text).endswith("x …")
+    assert len(logs.redacted("word " * 9000)) <= logs.LONGEST_TEXT + 2
+
+
+@pytest.mark.parametrize(
+    ("route", "key"),
+    [
+        ("portal:invitation", {"token": "canary-live-key"}),
+        ("account_reset_password_from_key", {"uidb36": "1", "key": "canary-live-key"}),
+    ],
+)
+def test_a_form_without_its_cookie_leaves_no_address_in_the_log(db, written, route, key):
+    path = reverse(route, kwargs=key)
+    assert Client(enforce_csrf_checks=True).post(path).status_code == 403
+    referrer = f"https://tuneport.example.org{path}"
+    secure = {"secure": True, "HTTP_REFERER": referrer}
+    assert Client(enforce_csrf_checks=True).post(path, **secure).status_code == 403
+    assert "canary-live-key" not in written.getvalue()
+    assert "django.security.csrf" in written.getvalue()
+    assert "CSRF cookie not set." in written.getvalue()
+    assert "Referer checking failed" in written.getvalue()
+
+
+def test_suspicious_requests_leave_their_kind(written):
+    logging.getLogger("django.security.SuspiciousFileOperation").error("path canary-live-key is outside")
+    logging.getLogger("django.security.DisallowedHost").error("Invalid HTTP_HOST header: %r.", "other.example.org")
+    assert "canary-live-key" not in written.getvalue()
+    assert "SuspiciousFileOperation" in written.getvalue()
+    assert "other.example.org" in written.getvalue()
 
 
 @pytest.mark.parametrize("forged", ["\r\n2026 ERROR forged", "\n", "\x1b[2J", "\u2028", "\x00", "\x85"])

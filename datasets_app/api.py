@@ -35,7 +35,6 @@ from portal.models import Scope, Team
 
 READ_AND_WRITE = {
     "GET": Scope.DATASETS_READ,
-    "HEAD": Scope.DATASETS_READ,
     "POST": Scope.DATASETS_WRITE,
     "DELETE": Scope.DATASETS_WRITE,
 }
@@ -138,7 +137,7 @@ class VersionDetail(TeamAPIView):
 class VersionRows(TeamAPIView):
     """The rows of a version."""
 
-    scopes = {"GET": Scope.DATASETS_READ, "HEAD": Scope.DATASETS_READ}
+    scopes = {"GET": Scope.DATASETS_READ}
     query_parameters = PAGE_PARAMETERS | {"split"}
 
     @extend_schema(

@@ -69,10 +69,12 @@ class HasScope(BasePermission):
     def has_permission(self, request: Request, view: Any) -> bool:
         if request.auth is None:
             return False
-        wanted = view.scopes if isinstance(view.scopes, str) else view.scopes.get(request.method)
+        method = "GET" if request.method == "HEAD" else str(request.method)  # what answers GET answers HEAD
+        wanted = view.scopes if isinstance(view.scopes, str) else view.scopes.get(method)
         token = cast("ApiToken", request.auth)
         if wanted is None:
-            return True
+            # What the view does not do at all is answered with 405; what it does and names no scope for, nobody may.
+            return method == "OPTIONS" or not hasattr(view, method.lower())
         if wanted not in token.scopes:
             raise Forbidden(
                 _("This API token lacks the scope '%(scope)s'.") % {"scope": wanted}, code="insufficient_scope"

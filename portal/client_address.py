@@ -32,6 +32,8 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         address = ipaddress.ip_address(text)
     except ValueError:
         return None
+    if getattr(address, "scope_id", None):
+        address = ipaddress.IPv6Address(int(address))  # fe80::1%eth0: the zone is our machine's, not the caller's
     # A socket for both protocols shows IPv4 callers as ::ffff:192.0.2.1.
     mapped = getattr(address, "ipv4_mapped", None)
     return mapped or address

@@ -315,6 +315,8 @@ def _networks(texts: Sequence[str]) -> list[str]:
     found = []
     for text in texts:
         try:
+            if "%" in text:  # a zone, as in fe80::1%eth0: it means something on one machine only
+                raise ValueError
             found.append(str(ipaddress.ip_network(text.strip())))
         except ValueError:
             raise InvalidInput(

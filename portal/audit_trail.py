@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from django import forms
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
@@ -20,6 +21,8 @@ from portal.models import AuditEvent, Team
 
 PER_PAGE = 50
 _BATCH = 1000
+# Days of which the day before and after can be reckoned with, in any time zone.
+_SENSIBLE_DAYS = [MinValueValidator(date(1900, 1, 1)), MaxValueValidator(date(9000, 1, 1))]
 COLUMNS = (
     "at", "team", "actor", "action", "outcome", "object_type", "object_id", "object_name", "ip", "request_id", "detail",
 )  # fmt: skip
@@ -44,8 +47,12 @@ class FilterForm(forms.Form):
     outcome = forms.ChoiceField(
         label=_("Outcome"), required=False, choices=[("", _("All")), *AuditEvent.Outcome.choices]
     )
-    since = forms.DateField(label=_("From"), required=False, widget=forms.DateInput({"type": "date"}))
-    until = forms.DateField(label=_("Until"), required=False, widget=forms.DateInput({"type": "date"}))
+    since = forms.DateField(
+        label=_("From"), required=False, validators=_SENSIBLE_DAYS, widget=forms.DateInput({"type": "date"})
+    )
+    until = forms.DateField(
+        label=_("Until"), required=False, validators=_SENSIBLE_DAYS, widget=forms.DateInput({"type": "date"})
+    )
 
 
 class PlatformFilterForm(FilterForm):

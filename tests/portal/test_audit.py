@@ -247,7 +247,16 @@ def test_filters(long_trail, team, client_for, alice, query, expected):
 
 
 @pytest.mark.parametrize(
-    "query", ["since=yesterday", "action=no.such", "outcome=x", "before=nonsense", "before=2020-01-01_x"]
+    "query",
+    [
+        "since=yesterday",
+        "action=no.such",
+        "outcome=x",
+        "before=nonsense",
+        "before=2020-01-01_x",
+        "until=9999-12-31",
+        "since=0001-01-01",
+    ],
 )
 def test_filters_that_do_not_fit_are_refused(team, client_for, alice, query):
     assert client_for(alice).get(f"/t/{team.slug}/audit/?{query}").status_code == 400

@@ -290,7 +290,13 @@ def exceeded(standing: Standing, asked: int) -> PortalError:
 
 def _too_fast(standing: Standing, asked: int, facts: Mapping[str, str]) -> PortalError:
     wait_s = int(standing.resets_in_s) + 1
-    if standing.limit is not None and asked > standing.limit:
+    can_never_fit = standing.limit is not None and asked > standing.limit
+    if can_never_fit and standing.kind == Quota.REQUESTS_PER_MINUTE:
+        message = _(
+            "The team's limit is %(limit)s requests a minute, so it can ask nothing. A platform admin can raise it."
+        )
+        return RateLimited(message % facts, headers={"x-should-retry": "false"})
+    if can_never_fit:
         message = _(
             "This request may take %(asked)s tokens, but the team's limit is %(limit)s tokens a minute."
             " Ask for fewer with 'max_tokens', or send a shorter prompt."

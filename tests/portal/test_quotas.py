@@ -78,6 +78,26 @@ def test_what_can_never_fit_says_so(team):
     assert error.headers == {"x-should-retry": "false"}
 
 
+def test_a_limit_of_no_requests_says_so(team):
+    limit(team, REQUESTS_PER_MINUTE=0)
+    with pytest.raises(Refused) as refused:
+        quotas.reserve(team.pk, {R: 1, M: 0})
+    error = quotas.refusal(refused.value)
+    assert "0 requests a minute" in error.message
+    assert "token" not in error.message
+    assert error.headers == {"x-should-retry": "false"}
+
+
+def test_nothing_fits_also_where_more_is_used_than_the_limit_allows(team):
+    limit(team, REQUESTS_PER_MINUTE=9, TOKENS_PER_MINUTE=100)
+    quotas.reserve(team.pk, {R: 1, M: 90})
+    limit(team, TOKENS_PER_MINUTE=50)
+    held = quotas.reserve(team.pk, {R: 1, M: 0})
+    assert (held.standings[M].remaining, used(team, R), used(team, M)) == (0, 2, 90)
+    with pytest.raises(Refused):
+        quotas.reserve(team.pk, {R: 1, M: 1})
+
+
 def test_without_a_limit_everything_passes_and_is_counted(team):
     limit(team, TOKENS_PER_MONTH=None)
     held = quotas.reserve(team.pk, {T: 10**15})

@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse
 from portal import logs
 from portal.access import policy_of
 from portal.errors import PortalError
-from portal.views.errors import error_response
+from portal.views.errors import database_away, error_response
 
 logger = logging.getLogger(__name__)
 Handler = Callable[[HttpRequest], HttpResponse]
@@ -110,6 +110,7 @@ class domain_errors:  # noqa: N801
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        if isinstance(exception, PortalError):
-            return error_response(request, status=exception.status, error=exception)
-        return None
+        if away := database_away(exception):
+            logger.error("no answer from the database", exc_info=exception)
+        error = away or exception
+        return error_response(request, status=error.status, error=error) if isinstance(error, PortalError) else None

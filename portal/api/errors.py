@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
@@ -12,7 +13,9 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 
 from portal.errors import PortalError, error_body
-from portal.views.errors import default_message
+from portal.views.errors import database_away, default_message
+
+logger = logging.getLogger(__name__)
 
 _KINDS = {
     401: "authentication_error",
@@ -26,6 +29,9 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
     """Return the error as a response; None (a 500 page in the same shape) for what nobody foresaw."""
     if getattr(context.get("view"), "scope_is_open", False):
         transaction.set_rollback(True)  # an answer that says no leaves nothing half-made
+    if away := database_away(exc):
+        logger.error("no answer from the database", exc_info=exc)
+        exc = away
     if isinstance(exc, PortalError):
         body = error_body(exc.message, kind=exc.kind, code=exc.code, param=exc.param, details=exc.details)
         return Response(body, status=exc.status, headers=exc.headers)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.loader import render_to_string
 from django.utils.translation import gettext as _
 
 from portal.access import public_view
-from portal.errors import PortalError, error_body
+from portal.errors import PortalError, Unavailable, error_body
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 409: "conflict_error", 429: "rate_limit_error"}
 _CODES = {
@@ -36,6 +39,14 @@ def default_message(status: int) -> str:
 def is_api(request: HttpRequest) -> bool:
     """Whether the caller is a program that wants the JSON error object."""
     return request.path.startswith(("/api/", "/v1/")) or request.path == "/v1"
+
+
+def database_away(failure: BaseException | None) -> Unavailable | None:
+    """Return the error to answer with if the failure is the database's and passes: it is away, full or too busy."""
+    if not isinstance(failure, (OperationalError, InterfaceError)):
+        return None
+    message = _("The portal's database cannot be reached at the moment. Try again in a few seconds.")
+    return Unavailable(message, code="database_unavailable", retry_after_s=5)
 
 
 def error_response(request: HttpRequest, *, status: int, error: PortalError | None = None) -> HttpResponse:
@@ -78,8 +89,9 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 @public_view
 def server_error(request: HttpRequest) -> HttpResponse:
-    """Handler of 500."""
-    return error_response(request, status=500)
+    """Handler of 500, and of the database's absence where no view was reached yet."""
+    away = database_away(sys.exception())
+    return error_response(request, status=away.status if away else 500, error=away)
 
 
 @public_view

@@ -11,6 +11,7 @@ from ipaddress import ip_network
 
 import pytest
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 from django.test import Client, RequestFactory
 from django.urls import reverse
 
@@ -204,6 +205,28 @@ def test_with_https_cookies_are_secure_and_browsers_remember(tmp_path):
     first, second = done.stdout.splitlines()[-2:]
     assert first == "301 https://tuneport.example.org/login/ max-age=31536000; includeSubDomains; preload"
     assert second == "True True True Lax"
+
+
+# --- the database ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [OperationalError, InterfaceError])
+@pytest.mark.parametrize("place", ["portal.views.secrets.render", "datasets_app.api._datasets", "middleware"])
+def test_while_the_database_is_away_everybody_is_told_to_come_back(
+    world, client_for, alice, api, monkeypatch, kind, place
+):
+    def away(*_arguments: object, **_more: object) -> None:
+        raise kind("the connection is lost")
+
+    client, path = client_for(alice), f"/t/{world.team.slug}/secrets/"
+    if place == "datasets_app.api._datasets":
+        client, path = api, reverse("datasets-api:list")
+    client.raise_request_exception = False
+    monkeypatch.setattr("portal.maintenance.platform_state.current" if place == "middleware" else place, away)
+    answer = client.get(path)
+    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+    assert "database cannot be reached" in answer.content.decode()
+    assert "connection is lost" not in answer.content.decode()
 
 
 # --- proxies -------------------------------------------------------------------------------------------------------

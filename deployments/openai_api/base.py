@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from typing import Any, ClassVar
 
+from django.db import Error
 from django.http import HttpResponseBase, StreamingHttpResponse
 from django.utils.translation import gettext as _
 from rest_framework.exceptions import ParseError
@@ -71,12 +72,19 @@ class OpenAIView(TeamAPIView):
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         """Say how the team stands with its limits; a request that was refused before it was counted counts as well."""
-        if self._limits is None and request.auth is not None and not response.has_header("x-ratelimit-limit-requests"):
-            with suppress(RateLimited):
+        if self._is_uncounted(request, response):
+            with suppress(RateLimited, Error):  # while the database is away, the answer says so already
                 self._count_request()
         for name, value in (self._limits or {}).items():
             response.headers.setdefault(name, value)
         return super().finalize_response(request, response, *args, **kwargs)
+
+    def _is_uncounted(self, request: Request, response: Any) -> bool:
+        """Whether a caller whom we know was answered before the request was counted; what we failed at is free."""
+        # `request.auth` would look the token up a second time where that ended in an error.
+        is_known = getattr(request, "_auth", None) is not None
+        is_told = self._limits is not None or response.has_header("x-ratelimit-limit-requests")
+        return is_known and not is_told and response.status_code < 500
 
     def note_standings(self, reservation: Reservation | None) -> None:
         """Remember how the team stands, for the headers of the answer."""

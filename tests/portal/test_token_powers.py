@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from portal import teams, tokens
 from portal.actors import Actor
+from portal.authentication import HasScope
 from portal.errors import IllegalTransition, InvalidInput
 from portal.models import ApiToken, AuditEvent, Role, Scope
 from portal.rls import all_teams, team_scope
@@ -132,6 +133,26 @@ def test_each_address_wants_its_own_scope(make, method, path, scope):
     assert answers[enough].status_code not in (401, 403, 500)
 
 
+@pytest.mark.parametrize("path", ["/api/runs/", "/api/datasets/", "/api/deployments/", "/api/base-models/"])
+def test_head_wants_the_scope_of_get_and_unknown_methods_are_405(make, path):
+    _row, lacking = make(scopes=[Scope.INFERENCE])
+    _row, enough = make()
+    weak, strong = (Client(headers={"Authorization": f"Bearer {text}"}) for text in (lacking, enough))
+    assert weak.head(path).status_code == 403
+    assert strong.head(path).status_code == 200
+    assert strong.put(path).status_code == 405
+
+
+def test_what_a_view_does_and_names_no_scope_for_nobody_may(make, rf):
+    row, _text = make()
+    view = type("View", (), {"scopes": {"GET": Scope.RUNS_READ}, "patch": None, "options": None})()
+    for method, is_let_in in {"GET": True, "HEAD": True, "PATCH": False, "OPTIONS": True, "TRACE": True}.items():
+        request = rf.generic(method, ROUTE)
+        request.auth = row
+        row.role = Role.ADMIN
+        assert HasScope().has_permission(request, view) is is_let_in, method
+
+
 def test_models_that_a_token_does_not_name_are_not_there(world, make):
     _row, text = make(allowed_models=["tiny"])
     listed = knock(text, V1).json()["data"]
@@ -149,8 +170,19 @@ def test_models_that_a_token_does_not_name_are_not_there(world, make):
 def test_networks(make):
     _row, text = make(networks=["10.1.0.0/16", "2001:db8::/32"])
     expected = {"10.1.2.3": 200, "::ffff:10.1.2.3": 200, "2001:db8::7": 200, "10.2.0.1": 403, "": 403, "nonsense": 403}
+    expected |= {"fe80::1%eth0": 403, "2001:db8::7%eth0": 200}
     assert {address: knock(text, REMOTE_ADDR=address).status_code for address in expected} == expected
     assert code_of(knock(text, REMOTE_ADDR="192.0.2.1")) == (403, "ip_not_allowed")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("route", [ROUTE, V1])
+def test_a_token_from_the_wrong_network_is_looked_up_once(make, route):
+    _row, text = make(networks=["10.1.0.0/16"])
+    assert code_of(knock(text, route)) == (403, "ip_not_allowed")  # leaves its trace, once a minute
+    with CaptureQueriesContext(connection) as asked:
+        assert code_of(knock(text, route)) == (403, "ip_not_allowed")
+    assert len(asked) <= 1
 
 
 def test_forwarded_addresses_count_only_behind_our_own_proxy(make, settings):
@@ -163,7 +195,9 @@ def test_forwarded_addresses_count_only_behind_our_own_proxy(make, settings):
     assert knock(text, HTTP_X_FORWARDED_FOR="10.1.2.3, 192.0.2.9", REMOTE_ADDR="127.0.0.1").status_code == 403
 
 
-@pytest.mark.parametrize("networks", [["nowhere"], ["10.0.0.1/8"], ["10.0.0.0/33"], [" "], ["::1"] * 101])
+@pytest.mark.parametrize(
+    "networks", [["nowhere"], ["10.0.0.1/8"], ["10.0.0.0/33"], [" "], ["::1"] * 101, ["fe80::1%eth0"]]
+)
 def test_networks_that_are_none_are_refused(make, networks):
     with pytest.raises(InvalidInput) as refused:
         make(networks=networks)

@@ -13,32 +13,39 @@ from portal.quotas import Standing
 
 # What an engine generates for a request that names no limit.
 USUAL_MAX_TOKENS = 512
-# Of text in most languages; too many is given back when the engine has counted.
-_CHARACTERS_PER_TOKEN = 3
+# Of text in most languages and scripts; too many is given back when the engine has counted.
+_BYTES_PER_TOKEN = 3
 _TOKENS_PER_MESSAGE = 8
 
 
 def admit(caller: Caller, body: Mapping[str, Any]) -> Caller:
     """Set aside one request and the tokens that it may take, and return the caller with the reservation.
 
+    `body` is what the engine gets, with the system prompt of the deployment.
     Raises: RateLimited, QuotaExceeded, both with the x-ratelimit headers.
     """
     most = most_tokens(body)
     amounts = {Quota.REQUESTS_PER_MINUTE: 1, Quota.TOKENS_PER_MINUTE: most, Quota.TOKENS_PER_MONTH: most}
     try:
-        return replace(caller, reservation=quotas.reserve(caller.team.pk, amounts))
+        reservation = quotas.reserve(caller.team.pk, amounts)
     except quotas.Refused as refused:
         error = quotas.refusal(refused)
         error.headers.update(headers(refused.standings))
         raise error from None
+    return replace(caller, reservation=reservation, likely_prompt_tokens=likely_prompt_tokens(body))
 
 
 def most_tokens(body: Mapping[str, Any]) -> int:
     """Return how many tokens a checked request may take: an estimate for its prompt, and all that it may generate."""
+    return likely_prompt_tokens(body) + int(body.get("max_tokens") or USUAL_MAX_TOKENS) * int(body.get("n") or 1)
+
+
+def likely_prompt_tokens(body: Mapping[str, Any]) -> int:
+    """Return an estimate of a prompt's tokens."""
     messages = body.get("messages", ())
     texts = [message["content"] for message in messages] or [body.get("prompt", "")]
-    prompt = sum(len(text) // _CHARACTERS_PER_TOKEN + 1 for text in texts) + _TOKENS_PER_MESSAGE * len(messages)
-    return prompt + int(body.get("max_tokens") or USUAL_MAX_TOKENS) * int(body.get("n") or 1)
+    sizes = (len(text.encode()) for text in texts)
+    return sum(size // _BYTES_PER_TOKEN + 1 for size in sizes) + _TOKENS_PER_MESSAGE * len(messages)
 
 
 def headers(standings: Mapping[Quota, Standing]) -> dict[str, str]:

@@ -14,11 +14,18 @@ from typing import Any
 from django.db import connection
 from django.utils.translation import gettext as _
 
-from deployments import engine_client
-from deployments.admission import admit
+from deployments import admission, engine_client
 from deployments.engine_connection import CallerGone, Silence
 from deployments.metering import CLIENT_CLOSED_REQUEST, Caller, RequestCount
-from deployments.targets import Target, forget, model_not_found, resolve, resolve_adapter, resolve_base_model
+from deployments.targets import (
+    Target,
+    forget,
+    is_writable,
+    model_not_found,
+    resolve,
+    resolve_adapter,
+    resolve_base_model,
+)
 from portal.errors import PortalError, error_body
 
 __all__ = [
@@ -27,6 +34,7 @@ __all__ = [
     "Target",
     "admit",
     "complete",
+    "is_writable",
     "model_not_found",
     "resolve",
     "resolve_adapter",
@@ -40,12 +48,17 @@ DONE = b"data: [DONE]\n\n"
 Body = dict[str, Any]
 
 
+def admit(target: Target, body: Body, caller: Caller) -> Caller:
+    """Set aside what a request may take, with what is added to it for the engine; see `admission.admit`."""
+    return admission.admit(caller, _engine_body(target, body))
+
+
 def complete(target: Target, body: Body, caller: Caller) -> Body:
     """Return the whole answer to a checked request (see `openai_api.parameters`), and count it.
 
     A caller for whom nothing was reserved is admitted first. Raises: PortalError.
     """
-    caller = caller if caller.reservation is not None else admit(caller, body)
+    caller = caller if caller.reservation is not None else admit(target, body, caller)
     count = RequestCount(target, caller, streamed=False)
     asked = _engine_body(target, body)
     with _counting_refusals(count):
@@ -60,7 +73,7 @@ def stream(target: Target, body: Body, caller: Caller) -> AnswerStream:
 
     A caller for whom nothing was reserved is admitted first. Raises: PortalError, as long as nothing was sent.
     """
-    caller = caller if caller.reservation is not None else admit(caller, body)
+    caller = caller if caller.reservation is not None else admit(target, body, caller)
     count = RequestCount(target, caller, streamed=True)
     if not connection.in_atomic_block:
         connection.close()  # answers take seconds: hundreds of them must not hold a database connection each

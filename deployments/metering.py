@@ -14,7 +14,7 @@ from datetime import UTC
 from typing import Any
 from uuid import UUID
 
-from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, connection
+from django.db import DataError, Error, IntegrityError, connection
 from django.http import HttpRequest
 
 from deployments.models import InferenceRecord
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 MOST_WAITING = 100_000
 CLIENT_CLOSED_REQUEST = 499
+# A team, token or version is gone by now, or a value does not fit: that concerns its own record only.
+_FAULT_OF_A_RECORD = (IntegrityError, DataError)
 
 
 @dataclass(frozen=True)
@@ -70,23 +72,24 @@ class Ledger:
             self._flush()
 
     def _flush(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        batch = deque(self._waiting.popleft() for _ in range(len(self._waiting)))
         if not batch:
             return
         try:
             try:
-                _write(batch)
-            except IntegrityError:  # a team, token or version is gone by now; that concerns its own records only
-                for counted in batch:
-                    _write_alone(counted)
-        except (OperationalError, InterfaceError):
-            self._waiting.extendleft(reversed(batch))
-            raise
+                _write(list(batch))
+                batch.clear()
+            except _FAULT_OF_A_RECORD:
+                while batch:
+                    _write_alone(batch[0])
+                    batch.popleft()
+        finally:
+            self._waiting.extendleft(reversed(batch))  # whatever happened, what is not written waits
 
     def _flush_at_exit(self) -> None:
         try:
             self.flush()
-        except DatabaseError:
+        except Error:
             logger.error("%d requests could not be counted before the end", len(self._waiting))
 
     def _write_forever(self) -> None:
@@ -134,12 +137,12 @@ def _write_alone(counted: Counted) -> None:
     record = counted.record
     try:
         _write([counted])
-    except IntegrityError:
+    except _FAULT_OF_A_RECORD:
         record.version_id = record.token_id = None
         try:
             _write([counted])
-        except IntegrityError:
-            logger.warning("request %s of a team that is gone is not counted", record.request_id)
+        except _FAULT_OF_A_RECORD as error:  # its team is gone, or something in it cannot be stored
+            logger.warning("request %s is not counted: %s", record.request_id, type(error).__name__)
 
 
 ledger = Ledger()
@@ -154,6 +157,7 @@ class Caller:
     token_id: UUID | None = None
     descriptor: int | None = None
     reservation: Reservation | None = None
+    likely_prompt_tokens: int = 0  # for when the engine does not get to tell
 
     @classmethod
     def of(cls, request: HttpRequest, team: Team) -> Caller:
@@ -179,10 +183,12 @@ class RequestCount:
     first_token_ms: int | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    has_usage: bool = False
 
     def note_usage(self, answer: Mapping[str, Any]) -> None:
         """Take over the engine's count of tokens."""
         usage = answer.get("usage") or {}
+        self.has_usage = self.has_usage or bool(usage)
         self.prompt_tokens = int(usage.get("prompt_tokens") or 0)
         self.completion_tokens = int(usage.get("completion_tokens") or 0)
 
@@ -196,7 +202,12 @@ class RequestCount:
                 self.first_token_ms = self._elapsed_ms()
 
     def write(self, status: int) -> None:
-        """Put the request on the ledger."""
+        """Put the request on the ledger.
+
+        An engine tells its usage at the end. Who hangs up before has had the prompt read all the same: it is estimated.
+        """
+        if not self.has_usage and status in (200, CLIENT_CLOSED_REQUEST):
+            self.prompt_tokens = self.caller.likely_prompt_tokens
         ledger.add(
             InferenceRecord(
                 team_id=self.caller.team.pk,

@@ -52,6 +52,8 @@ def resolve(team: Team, name: str) -> Target:
     Raises: NotFound with the same words for other teams' models and for names nobody has, Unavailable while the model
     is being loaded, PortalError if its deployment is stopped or cannot be loaded.
     """
+    if not is_writable(name):
+        raise model_not_found()
     with team_scope(team.pk):
         found = team.deployments.filter(name=name).values_list("is_running", "live_version_id").first()
         if found is not None:
@@ -82,6 +84,11 @@ def resolve_base_model(name: str) -> Target:
         raise _loading()
     target = EngineTarget(engine.url, engine.access_key)
     return Target(target, model.slug, model.slug, _fingerprint(model.revision))
+
+
+def is_writable(name: str) -> bool:
+    """Return whether a model could have this name: the database takes no NUL, not even to look for it."""
+    return "\0" not in name
 
 
 def model_not_found() -> NotFound:

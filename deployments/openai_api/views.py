@@ -58,6 +58,8 @@ class ModelDetail(OpenAIView):
     def get(self, request: Request, model_id: str) -> Response:
         """Describe one model."""
         require_allowed(self, model_id)
+        if not inference.is_writable(model_id):
+            raise inference.model_not_found()
         with team_scope(self.team.pk):
             deployment = self.team.deployments.filter(name=model_id, is_running=True).first()
         if deployment is not None:
@@ -72,7 +74,7 @@ def answer(view: OpenAIView, request: Request, body: Body) -> HttpResponseBase:
     """Resolve the model and answer a checked request."""
     require_allowed(view, body["model"])
     target = inference.resolve(view.team, body["model"])
-    caller = inference.admit(Caller.of(request, view.team), body)
+    caller = inference.admit(target, body, Caller.of(request, view.team))
     view.note_standings(caller.reservation)
     if body.get("stream"):
         return event_stream(inference.stream(target, body, caller))

@@ -15,17 +15,20 @@ import pytest
 from django.db.models import Sum
 from openai import OpenAI
 
-from deployments import admission, metering
+from deployments import admission, engine_client, inference, metering, targets
+from deployments.engine_connection import CallerGone
 from deployments.metering import Ledger
 from deployments.models import InferenceRecord
 from portal import quotas
+from portal.errors import PortalError
 from portal.models import Quota, QuotaReservation, UsageDay
 from portal.rls import all_teams, team_scope
-from tests.deployments.conftest import wait_for
+from tests.deployments.conftest import SYSTEM, wait_for
 from tests.deployments.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+OF_SYSTEM_PROMPT = len(SYSTEM) // 3 + 1 + 8  # as it is estimated
 CHAT = "/v1/chat/completions"
 HEADERS = [f"x-ratelimit-{part}-{name}" for part in ("limit", "remaining", "reset") for name in ("requests", "tokens")]
 MONTHLY, MINUTELY, REQUESTS = Quota.TOKENS_PER_MONTH, Quota.TOKENS_PER_MINUTE, Quota.REQUESTS_PER_MINUTE
@@ -190,6 +193,71 @@ def test_a_client_that_hangs_up_gets_back_what_was_not_generated(raw, team, cloc
     assert wait_for(lambda: used(team)[MONTHLY] < 1000)
     counts = used(team)
     assert (counts[REQUESTS], counts[MONTHLY]) == (1, ledger_sums(team)[0][1])
+
+
+def test_who_hangs_up_pays_for_the_prompt_that_was_read(raw, team, clock, engine: FakeEngine):
+    clock()
+    with raw.stream("POST", CHAT, json=ask("word " * 600 + "#forever", stream=True)) as response:
+        next(response.iter_lines())
+    assert wait_for(lambda: ledger_sums(team)[0][0] == 1)
+    assert 1000 < used(team)[MONTHLY] < 1200
+    with all_teams("test"):
+        (row,) = InferenceRecord.unscoped.all()
+    assert (row.status, row.prompt_tokens) == (499, 3008 // 3 + 1 + 8 + OF_SYSTEM_PROMPT)
+
+
+def test_a_whole_answer_that_nobody_waited_for_costs_its_prompt(team, deployed, engine: FakeEngine, monkeypatch):
+    def gone(*_arguments: object, **_more: object) -> None:
+        raise CallerGone
+
+    monkeypatch.setattr(engine_client, "chat", gone)
+    with pytest.raises(PortalError):
+        inference.complete(inference.resolve(team, "demo-triage"), ask("x" * 3000), inference.Caller(team, "req_1"))
+    assert used(team)[MONTHLY] == ledger_sums(team)[0][1] == 3000 // 3 + 1 + 8 + OF_SYSTEM_PROMPT
+
+
+@pytest.mark.parametrize("text", ["#toolong", "#busy", "#die"])
+def test_a_prompt_that_the_engine_refused_or_lost_is_not_charged(raw, team, clock, engine: FakeEngine, text):
+    clock()
+    raw.post(CHAT, json=ask("word " * 600 + text, stream=True))
+    assert wait_for(lambda: ledger_sums(team)[0][0] == 1)
+    assert used(team)[MONTHLY] < 10
+
+
+def test_the_system_prompt_of_a_deployment_and_other_scripts_are_reserved_as_well(raw, team, deployed, clock, engine):
+    clock()
+    with team_scope(team.pk):
+        team.deploymentversions.filter(pk=deployed.pk).update(system_prompt="word " * 600)
+    targets._known.clear()
+    limit(team, TOKENS_PER_MINUTE=1000)
+    refused = raw.post(CHAT, json=ask())
+    assert (refused.status_code, engine.requests) == (429, [])
+    with team_scope(team.pk):
+        team.deploymentversions.filter(pk=deployed.pk).update(system_prompt="")
+    targets._known.clear()
+    assert raw.post(CHAT, json=ask("a" * 1500)).status_code == 200
+    assert raw.post(CHAT, json=ask("語" * 1500)).status_code == 429
+    assert admission.likely_prompt_tokens({"prompt": "語" * 1500}) == 1501
+
+
+def test_a_model_that_is_being_loaded_costs_no_request(raw, team, deployed, clock, engine: FakeEngine):
+    clock()
+    limit(team, REQUESTS_PER_MINUTE=1)
+    with team_scope(team.pk):
+        deployed.adapter.placements.update(status="pending")
+    targets._known.clear()
+    assert [raw.post(CHAT, json=ask()).json()["error"]["code"] for _n in range(3)] == ["model_loading"] * 3
+    with team_scope(team.pk):
+        deployed.adapter.placements.update(status="ready")
+    assert raw.post(CHAT, json=ask()).status_code == 200
+
+
+def test_lists_of_models_are_shown_when_all_tokens_are_used(raw, team, clock, engine: FakeEngine):
+    clock()
+    assert raw.post(CHAT, json=ask()).status_code == 200
+    assert used(team)[MINUTELY] > 1
+    limit(team, TOKENS_PER_MINUTE=1)
+    assert raw.get("/v1/models").status_code == 200
 
 
 def test_the_month_is_refused_for_good_and_clients_do_not_try_again(live_server, token, team, deployed, engine, clock):

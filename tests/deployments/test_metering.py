@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import InternalError, OperationalError, connection
 
 from deployments import inference, metering, targets
 from deployments.metering import Ledger
@@ -65,6 +66,51 @@ def test_records_wait_while_the_database_is_away(ledger, team, monkeypatch):
     ledger.add(record(team, 2))
     ledger.flush()
     assert [row.request_id for row in written()] == ["req_1", "req_2"]
+
+
+@transactional
+@pytest.mark.parametrize("failure", [InternalError("half of it"), RuntimeError("what nobody foresaw")])
+def test_no_failure_loses_a_batch(ledger, team, monkeypatch, failure):
+    ledger.add(record(team, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(metering.usage, "add_requests", raising(failure))
+        with pytest.raises(type(failure)):
+            ledger.flush()
+    assert written() == []
+    ledger.flush()
+    assert [row.request_id for row in written()] == ["req_1"]
+
+
+@transactional
+def test_a_record_that_cannot_be_stored_is_dropped_alone(ledger, team, caplog):
+    for number in (1, 2, 3):
+        ledger.add(record(team, number, prompt_tokens=2**40 if number == 2 else 5))
+    ledger.flush()
+    assert [row.request_id for row in written()] == ["req_1", "req_3"]
+    assert "req_2 is not counted: DataError" in caplog.text
+
+
+@transactional
+def test_what_was_written_alone_is_not_written_again_after_the_database_went_away(ledger, team, monkeypatch):
+    ledger.add(record(team, 1))
+    ledger.add(InferenceRecord(team_id=uuid.uuid4(), model="m", request_id="req_2", status=200, duration_ms=1))
+    alone = metering._write_alone
+    with monkeypatch.context() as patch:
+        away = raising(OperationalError("the database is away"))
+        patch.setattr(
+            metering, "_write_alone", lambda one: alone(one) if one.record.request_id == "req_1" else away(one)
+        )
+        with pytest.raises(OperationalError):
+            ledger.flush()
+    ledger.flush()
+    assert [row.request_id for row in written()] == ["req_1"]
+
+
+def raising(failure: Exception) -> Callable[..., None]:
+    def fail(*_arguments: object) -> None:
+        raise failure
+
+    return fail
 
 
 @transactional

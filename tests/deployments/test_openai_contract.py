@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
+from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
@@ -206,6 +207,26 @@ def test_a_model_that_is_loading_stopped_or_broken_says_so(api, deployed, team, 
         services.stop_deployment(deployment=deployed.deployment, actor=actor)
     assert error_of(post(api, ask), 400)["code"] == "deployment_stopped"
     assert api.get("/v1/models/demo-triage").status_code == 404
+
+
+def test_a_name_that_no_database_takes_is_a_model_that_is_not_there(api, deployed):
+    assert error_of(post(api, {"model": "\0", "messages": user()}), 404)["code"] == "model_not_found"
+    assert error_of(post(api, {"model": "a\0b", "prompt": "x"}, "/v1/completions"), 404)["param"] == "model"
+    assert error_of(api.get("/v1/models/%00"), 404)["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("place", ["portal.tokens.look_up", "portal.quotas.fetch_in_team"])
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_without_the_database_clients_are_told_to_come_back(api, deployed, monkeypatch, place, method, path):
+    def away(*_arguments: object, **_more: object) -> None:
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(place, away)
+    body = {"model": "tiny"} | ({"messages": user()} if "chat" in path else {"prompt": "x"})
+    response = post(api, body, path) if method == "post" else api.get(path)
+    error = error_of(response, 503)
+    assert (error["type"], error["code"]) == ("service_unavailable_error", "database_unavailable")
+    assert response["Retry-After"] == "5"
 
 
 def test_an_engine_that_is_gone_is_503_with_a_hint(api, deployed, engine: FakeEngine):

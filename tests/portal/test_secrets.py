@@ -104,8 +104,8 @@ def test_the_key_can_be_changed(settings, scoped, actor):
     call_command("rotatesecrets", stdout=said)
     call_command("rotatesecrets", stdout=said)
     assert said.getvalue().splitlines() == [
-        "1 secrets are encrypted under the newest key.",
-        "0 secrets are encrypted under the newest key.",
+        "encrypted under the newest key: 1 of the teams' secrets, 0 second factors",
+        "encrypted under the newest key: 0 of the teams' secrets, 0 second factors",
     ]
     settings.OLD_SECRETS_KEYS = []
     assert secrets.reveal(team=scoped, name="hub") == TEXT

@@ -36,6 +36,6 @@ class Command(BaseCommand):
                     lost.append(f"{secret.team.slug}/{secret.name}")
         people, unopened = sealing.seal_all_again()
         lost += unopened
-        self.stdout.write(f"{changed} secrets and {people} second factors are encrypted under the newest key.")
+        self.stdout.write(f"encrypted under the newest key: {changed} of the teams' secrets, {people} second factors")
         if lost:
             raise CommandError("These cannot be opened with the keys that are set: " + ", ".join(lost))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.gpu_worker.engine.engine_process import (
     KEY,
@@ -30,11 +31,15 @@ LONG = {"max_tokens": 30_000, "temperature": 0}
 
 @pytest.fixture(scope="module")
 def long_model_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with a much longer context, so that an answer takes a minute."""
+    """The tiny model with a much longer context, which never says that it has finished."""
     folder = tmp_path_factory.mktemp("long")
     for file in model_dir.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
+    weights = load_file(folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
+    # Its logit is 0 now, and among hundreds of others one is always above that.
+    weights["model.embed_tokens.weight"][config["eos_token_id"]] = 0
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32_768}))
     return folder
 

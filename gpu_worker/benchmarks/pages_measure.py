@@ -1,6 +1,6 @@
-"""The child of the scale benchmark: migrate, seed, ask every list and detail page, write the table.
+"""The child of the pages benchmark: migrate, seed, ask every list and detail page, write the table.
 
-`python -m gpu_worker.benchmarks.scale_measure <file> [--quick]`, with DATABASE_URL naming an empty database.
+`python -m gpu_worker.benchmarks.pages_measure <file> [--quick]`, with DATABASE_URL naming an empty database.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
     from django.core.management import call_command
     from django.test.utils import setup_test_environment
 
-    from gpu_worker.benchmarks.scale_seed import Size, seed
+    from gpu_worker.benchmarks.pages_seed import Size, seed
 
     call_command("migrate", interactive=False, verbosity=0)
     call_command("createcachetable", verbosity=0)
@@ -179,7 +179,7 @@ def _milliseconds(work: Callable[[], Any], repeats: int) -> tuple[float, float]:
 
 def _section(size: Any, pages: list[Figures], token: tuple[float, float]) -> str:
     lines = [
-        "## Scale",
+        "## Pages",
         "",
         f"{size.teams:,} teams, {size.users:,} users, {size.runs:,} runs, {size.metric_points:,} metric points, "
         f"{size.usage_rows:,} counted requests and {size.audit_events:,} audit events; asked as an admin of the team "

@@ -1,7 +1,7 @@
 """Pages and token checks measured over a big installation: hundreds of teams, millions of rows.
 
 The rows go into a database of their own on the same server, made for the measurement and dropped after it, so the
-installation's own data are never touched. `manage.py benchmark scale` calls `run`.
+installation's own data are never touched. `manage.py benchmark pages` calls `run`.
 """
 
 import os
@@ -27,7 +27,7 @@ def run(*, rows: Path | None, model_dir: Path, quick: bool = False, progress: Ca
     with tempfile.TemporaryDirectory() as folder, _database() as address:
         section = Path(folder) / "section.md"
         # A process of its own, so that settings, connections and caches are those of the big database alone.
-        command = [sys.executable, "-m", "gpu_worker.benchmarks.scale_measure", str(section)]
+        command = [sys.executable, "-m", "gpu_worker.benchmarks.pages_measure", str(section)]
         environment = {**os.environ, "DATABASE_URL": address, "TUNEPORT_DATA_DIR": folder}
         with subprocess.Popen(
             [*command, *(["--quick"] if quick else [])],

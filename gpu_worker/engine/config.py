@@ -10,7 +10,7 @@ class EngineConfig:
     max_running: int = 32
     """Sequences that may be generated at the same time."""
     max_waiting: int = 128
-    """Sequences that may wait for a place; one more is refused with 503."""
+    """Sequences that may wait when all places to run are taken; one more is refused with 503."""
     max_context: int = 4096
     """Prompt and answer tokens of one sequence; never above the base model's own limit or the cache."""
     default_max_tokens: int = 512

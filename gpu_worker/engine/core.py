@@ -146,7 +146,9 @@ class EngineCore:
             if not all(0 <= token < self._runner.vocabulary for token in sequence.prompt_ids):
                 raise BadRequest("The prompt holds a token that this model does not know.", param="prompt")
             self._scheduler.require_fit(sequence)
-        if self._scheduler.waiting + len(sequences) > self._config.max_waiting:
+        # What arrives between two steps counts as waiting until the next one, though places to run are free.
+        places = self._config.max_waiting + max(0, self._config.max_running - self._scheduler.running)
+        if self._scheduler.waiting + len(sequences) > places:
             raise Overloaded("Too many requests are waiting; try again shortly.")
         for sequence in sequences:
             if sequence.adapter is not None:

@@ -66,8 +66,9 @@ def test_cancel_at_any_step_frees_everything(
 
 
 def test_the_waiting_line_is_bounded(model_dir: Path, renderer: ChatRenderer) -> None:
+    """Two places to run are free and three to wait, whether a step came between the requests or not."""
     driver = make_driver(model_dir, renderer, {}, max_running=2, max_waiting=3)
-    for number in range(3):
+    for number in range(5):
         driver.submit(str(number), PROMPT)
     with pytest.raises(Overloaded) as refusal:
         driver.submit("too many", PROMPT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import tempfile
 from pathlib import Path
 
@@ -30,10 +29,9 @@ def seed_demo(*, start_run: bool) -> DemoCredentials:
     Raises: PortalError if the team exists already or the embedded base model is not registered.
     """
     owner, _is_new = teams.find_or_invite_person(EMAIL)
-    password = secrets.token_urlsafe(12)
     owner.name = "Demo"
-    owner.set_password(password)
-    owner.save(update_fields=["name", "password"])
+    owner.save(update_fields=["name"])
+    password = people.first_password(owner)
     actor = Actor(user=owner, machine="seed_demo")
     if not settings.PRODUCTION:  # so that a first look shows the console, too
         people.set_platform_admin(person=owner, is_admin=True, actor=actor)

@@ -53,12 +53,16 @@ def admit(target: Target, body: Body, caller: Caller) -> Caller:
     return admission.admit(caller, _engine_body(target, body))
 
 
+def _admitted(target: Target, body: Body, caller: Caller) -> Caller:
+    return caller if caller.reservation is not None else admit(target, body, caller)
+
+
 def complete(target: Target, body: Body, caller: Caller) -> Body:
     """Return the whole answer to a checked request (see `openai_api.parameters`), and count it.
 
     A caller for whom nothing was reserved is admitted first. Raises: PortalError.
     """
-    caller = caller if caller.reservation is not None else admit(target, body, caller)
+    caller = _admitted(target, body, caller)
     count = RequestCount(target, caller, streamed=False)
     asked = _engine_body(target, body)
     with _counting_refusals(count):
@@ -73,7 +77,7 @@ def stream(target: Target, body: Body, caller: Caller) -> AnswerStream:
 
     A caller for whom nothing was reserved is admitted first. Raises: PortalError, as long as nothing was sent.
     """
-    caller = caller if caller.reservation is not None else admit(target, body, caller)
+    caller = _admitted(target, body, caller)
     count = RequestCount(target, caller, streamed=True)
     if not connection.in_atomic_block:
         connection.close()  # answers take seconds: hundreds of them must not hold a database connection each

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date
+from datetime import date
 from functools import partial
 from typing import Final
 
 from django.db import transaction
 from django.db.models import F
-from django.utils import timezone
 
 from portal import audit, mail, quotas, usage
 from portal.actors import Actor
 from portal.models import Quota, QuotaAlert, Role, Team
 from portal.quotas import Standing
 from portal.rls import team_scope
+from portal.usage_report import Month
 
 PERCENTS: Final = (80, 100)
 # What fills slowly. Minutes come and go too fast for letters, and a full queue says so itself.
@@ -29,7 +29,7 @@ def check_all() -> int:
 
 def check(team: Team) -> int:
     """Note which limits the team has reached, and tell its admins of those that are new; return how many are."""
-    month = timezone.now().astimezone(UTC).date().replace(day=1)
+    month = Month.present().first
     with team_scope(team.pk):
         standings = {one.kind: one for one in usage.standings(team) if one.kind in WATCHED}
         return sum(_check_one(team, standing, month) for standing in standings.values())
@@ -37,7 +37,7 @@ def check(team: Team) -> int:
 
 def current(team: Team) -> list[QuotaAlert]:
     """Return what the team's pages warn of, one alert a limit. Call it in the team's row scope."""
-    month = timezone.now().astimezone(UTC).date().replace(day=1)
+    month = Month.present().first
     found = team.quotaalerts.filter(month=month, is_current=True).order_by("kind", F("percent").desc())
     return list({alert.kind: alert for alert in reversed(found)}.values())
 

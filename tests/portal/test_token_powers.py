@@ -462,21 +462,3 @@ def test_a_persons_token_is_replaced_by_that_person_only(team, alice, bob, clien
     with team_scope(team.pk):
         assert team.apitokens.count() == 1
     assert f"/tokens/{token.pk}/rotate/" not in client_for(bob).get(f"/t/{team.slug}/tokens/").content.decode()
-
-
-@pytest.mark.django_db
-def test_old_counts_and_sessions_are_removed(alice, client_for):
-    from django.contrib.sessions.models import Session
-    from django.core.cache import cache
-    from django.utils import timezone
-
-    from portal import tasks
-
-    cache.set("young", 1, 3600)
-    cache.set("old", 1, 0.001)
-    client_for(alice)
-    Session.objects.update(expire_date=timezone.now() - timezone.timedelta(days=1))
-    time.sleep(1.1)
-    assert tasks.prune() >= 1
-    assert cache.get("young") == 1
-    assert not Session.objects.exists()

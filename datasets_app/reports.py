@@ -9,11 +9,12 @@ from typing import Any, Final
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
+from datasets_app.capped import WorkRefused
 from datasets_app.findings import warning_sentence
 from datasets_app.importing import ImportRefused
 from datasets_app.mapping import MappingError
 from datasets_app.readers import DataError, FileRefused, RowFault
-from datasets_app.readers.sentences import FILE_SENTENCES, MAPPING_SENTENCES, ROW_SENTENCES
+from datasets_app.readers.sentences import FILE_SENTENCES, MAPPING_SENTENCES, ROW_SENTENCES, WORK_SENTENCES
 
 OWN_SENTENCES: Final[Mapping[str, str]] = {
     "faulty_rows": gettext_noop("Some rows are faulty, so nothing was imported."),
@@ -74,6 +75,8 @@ def error_in_words(report: Mapping[str, Any]) -> str:
 def _kind_of(code: str) -> type[DataError]:
     if code in FILE_SENTENCES:
         return FileRefused
+    if code in WORK_SENTENCES:
+        return WorkRefused
     return MappingError if code in MAPPING_SENTENCES else ImportRefused
 
 

@@ -143,6 +143,23 @@ MAPPING_SENTENCES: dict[str, str] = {
     "mapping_malformed": gettext_noop("The stored mapping cannot be read: %(reason)s. Choose the columns again."),
 }
 
+WORK_SENTENCES: dict[str, str] = {
+    "work_memory": gettext_noop(
+        "Reading the file takes more than %(memory_mib)d MiB of memory, far more than a table needs. "
+        "Split it into smaller files, or save it as CSV and upload that."
+    ),
+    "work_too_long": gettext_noop(
+        "Reading the file takes more than %(seconds)d seconds, so it was stopped. Split it into smaller files."
+    ),
+    "work_file_too_large": gettext_noop(
+        "The table becomes larger than %(file_mib)d MiB when it is unpacked. Split it into smaller files."
+    ),
+    "work_crashed": gettext_noop(
+        "Reading the file failed: it is damaged, or has a form that the portal does not know. "
+        "Save it as CSV in UTF-8 and upload that."
+    ),
+}
+
 IMPORT_SENTENCES: dict[str, str] = {
     "faulty_row": gettext_noop("%(fault)s Repair the file, or import it without its faulty rows."),
     "no_good_rows": gettext_noop("No row of the file can be used. Look at the faults, repair the file and try again."),

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Final
 
+from datasets_app.cells import date_of, split_named
 from datasets_app.readers.faults import DataError, Record
 from datasets_app.readers.jsonlines import JsonFault, parse_json
 from datasets_app.readers.sentences import MAPPING_SENTENCES
@@ -29,6 +30,16 @@ RESPONSE_WORDS: Final = {
 }  # fmt: skip
 SYSTEM_WORDS: Final = {"system": 10, "sysprompt": 10, "persona": 6, "система": 10, "системный": 10, "роль": 3}
 MESSAGES_WORDS: Final = {"messages": 10, "conversation": 9, "conversations": 9, "dialog": 8, "dialogue": 8, "диалог": 8}
+SPLIT_WORDS: Final = {"split": 10, "subset": 9, "partition": 9, "fold": 8, "выборка": 10, "часть": 6}
+DATE_WORDS: Final = {
+    "created": 10, "opened": 10, "date": 9, "datetime": 9, "timestamp": 9, "received": 8, "sent": 7, "time": 6, "at": 4,
+    "дата": 10, "создано": 9, "открыто": 9, "время": 6,
+}  # fmt: skip
+# Rows of one thread or customer have a key in common; a row's own id is none.
+GROUP: Final = re.compile(
+    r"^(thread|conversation|dialog|dialogue|session|case|customer|client|requester|account|обращение|клиент)"
+    r"[ _-]?(id|key|uuid|guid|number|no|email)$"
+)
 # Columns that name a row, a time or a person are neither question nor answer.
 NEITHER: Final = re.compile(r"(^|_|\b)(id|uuid|guid|date|time|created|updated|номер|дата|время)($|_|\b)")
 WORD: Final = re.compile(r"[^\W\d_]+")
@@ -49,7 +60,8 @@ class Mapping:
 
     `template`, when not empty, makes the prompt out of several columns: "{subject}\\n\\n{body}". It knows fixed
     placeholders only. `system_prompt` is used where the `system` column is unset or its cell empty.
-    With `json_answers` an answer that is not a JSON object is a fault.
+    With `json_answers` an answer that is not a JSON object is a fault. Three columns may tell about a row besides:
+    `group` is the key of its thread or customer, `at` its date, `split` the part it belongs to (see `split_named`).
     """
 
     prompt: str | None = None
@@ -59,6 +71,9 @@ class Mapping:
     system_prompt: str = ""
     template: str = ""
     json_answers: bool = False
+    group: str | None = None
+    at: str | None = None
+    split: str | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return a JSON-ready form that `from_dict` reads."""
@@ -84,9 +99,11 @@ class Mapping:
     def validate(self, columns: Sequence[str]) -> None:
         """Raise MappingError, naming the column and listing the available ones, unless the table can be mapped."""
         available = ", ".join(columns)
-        for column in (self.prompt, self.response, self.system, self.messages):
+        for column in (self.prompt, self.response, self.system, self.messages, self.group, self.at, self.split):
             if column is not None and column not in columns:
                 raise MappingError("column_missing", column=column, available=available)
+        if self.split is not None and self.split in (self.prompt, self.response, self.messages):
+            raise MappingError("split_is_text", column=self.split)
         if self.messages is not None:
             if self.prompt or self.response or self.template:
                 raise MappingError("messages_and_columns")
@@ -147,6 +164,27 @@ def guess_mapping(columns: Sequence[str], sample_records: Sequence[Record]) -> M
 
     `sample_records` are a few dozen rows; without any, the names alone decide.
     """
+    beside = _guess_beside(columns, sample_records)
+    text_columns = [column for column in columns if column not in beside.values()]
+    return replace(_guess_texts(text_columns, sample_records), **beside)  # type: ignore[arg-type]
+
+
+def _guess_beside(columns: Sequence[str], records: Sequence[Record]) -> dict[str, str]:
+    """Return the columns that hold no text to learn: the part a row belongs to, its thread, its date."""
+    found = {
+        "split": _best(columns, SPLIT_WORDS, lambda column: _mostly(column, records, _names_a_split)),
+        "group": next((column for column in columns if GROUP.match(CAMEL.sub("_", column).lower())), None),
+        "at": _best(columns, DATE_WORDS, lambda column: _mostly(column, records, _is_date)),
+    }
+    return {name: column for name, column in found.items() if column is not None}
+
+
+def _best(columns: Sequence[str], words: dict[str, int], fits: Callable[[str], bool]) -> str | None:
+    named = [column for column in columns if _score(column, words) and fits(column)]
+    return max(named, key=lambda column: _score(column, words), default=None)
+
+
+def _guess_texts(columns: Sequence[str], sample_records: Sequence[Record]) -> Mapping:
     for column in columns:
         if _score(column, MESSAGES_WORDS) >= 8 and _mostly(column, sample_records, _is_messages):
             return Mapping(messages=column)
@@ -221,3 +259,11 @@ def _is_json_object(cell: object) -> bool:
         return isinstance(parse_json(cell, max_depth=64), dict)
     except JsonFault:
         return False
+
+
+def _names_a_split(cell: object) -> bool:
+    return split_named(cell) is not None
+
+
+def _is_date(cell: object) -> bool:
+    return date_of(cell) is not None

@@ -96,6 +96,9 @@ ROW_SENTENCES: dict[str, str] = {
     "json_duplicate_key": gettext_noop("the JSON has the same key twice in one object. Keep one of them."),
     "surrogate": gettext_noop("the text contains half of a character (a lone surrogate such as \\ud800). Delete it."),
     # from record to row
+    "unknown_split": gettext_noop(
+        "the cell names no split. Write train, validation or test in it, or choose no split column."
+    ),
     "missing_column": gettext_noop("the row has no value in this column. Fill it in or delete the row."),
     "not_text": gettext_noop("the cell must be text. Put the value in quotes."),
     "empty_prompt": gettext_noop("the prompt is empty. Fill it in or delete the row."),
@@ -139,6 +142,9 @@ MAPPING_SENTENCES: dict[str, str] = {
     ),
     "template_mentions_answer": gettext_noop(
         "The prompt template mentions {%(column)s}, which is the answer: the model would only learn to copy it."
+    ),
+    "split_is_text": gettext_noop(
+        "The column “%(column)s” is chosen for the split and for a text as well. Choose another one for the split."
     ),
     "mapping_malformed": gettext_noop("The stored mapping cannot be read: %(reason)s. Choose the columns again."),
 }

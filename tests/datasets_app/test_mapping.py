@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from datasets_app.cells import date_of, split_named
 from datasets_app.mapping import Mapping, MappingError, fill_template, guess_mapping
 from datasets_app.readers import Record
 
@@ -123,3 +124,58 @@ def test_mapping_survives_storage():
 def test_malformed_mapping_is_refused(stored):
     with pytest.raises(MappingError, match="Choose the columns again"):
         Mapping.from_dict(stored)
+
+
+def test_columns_beside_the_texts_are_guessed():
+    columns = ("ticket_id", "customer_id", "created_at", "subset", "body", "category")
+    row = {
+        "ticket_id": "7",
+        "customer_id": "c1",
+        "created_at": "2026-01-31T10:00:00Z",
+        "subset": "dev",
+        "body": "The VPN is down",
+    }
+    mapping = guess_mapping(columns, records(*({**row, "category": "Network"} for _ in range(4))))
+    assert mapping == Mapping(prompt="body", response="category", group="customer_id", at="created_at", split="subset")
+    mapping.validate(columns)
+
+
+def test_columns_named_like_others_are_left_alone():
+    rows = records({"text": "How long does it take?", "label": "billing", "date": "soon", "split": "banana"})
+    mapping = guess_mapping(("text", "label", "date", "split"), rows)
+    assert (mapping.at, mapping.split, mapping.group) == (None, None, None)
+
+
+def test_a_text_cannot_name_the_split():
+    with pytest.raises(MappingError, match="Choose another one for the split"):
+        Mapping(prompt="a", response="b", split="b").validate(("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("cell", "split"),
+    [("train", "train"), (" Training ", "train"), ("VALID", "validation"), ("dev", "validation"), ("val", "validation"),
+     ("test", "test"), ("holdout", "test"), ("тест", "test"), ("", None), ("banana", None), (1, None), (None, None)],
+)  # fmt: skip
+def test_splits_are_known_by_their_usual_names(cell, split):
+    assert split_named(cell) == split
+
+
+@pytest.mark.parametrize(
+    ("cell", "date"),
+    [
+        ("2026-01-31", "2026-01-31"),
+        ("2026-01-31 10:00", "2026-01-31T10:00:00"),
+        ("2026-01-31T10:00:00Z", "2026-01-31T10:00:00+00:00"),
+        ("31.12.2026", "2026-12-31"),
+        ("12/31/2026", "2026-12-31"),
+        ("01.02.2026 08:15", "2026-02-01"),
+        ("2026-02-30", None),
+        ("32.13.2026", None),
+        ("20260131", None),
+        ("soon", None),
+        ("", None),
+        (20260131, None),
+    ],
+)
+def test_dates_are_read_in_their_usual_forms(cell, date):
+    assert date_of(cell) == date

@@ -1,0 +1,36 @@
+"""Versions made on the spot: a list of (split, prompt, answer) becomes files, the doctor's report comes back."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from datasets_app.doctor.examine import examine
+from datasets_app.doctor.options import Options
+from datasets_app.doctor.report import Report
+from datasets_app.rows import CanonicalRow
+
+Rows = Iterable[tuple[str, str, str]]
+
+
+def write_version(folder: Path, rows: Rows) -> dict[str, Path]:
+    """Write canonical rows; the line of a row is its number in the list plus one, as below a header."""
+    lines = defaultdict(list)
+    for number, (split, prompt, answer) in enumerate(rows, start=1):
+        messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": answer})
+        lines[split].append(CanonicalRow(number + 1, messages).to_json() + "\n")
+    paths = {split: folder / f"{split}.jsonl" for split in lines}
+    for split, path in paths.items():
+        path.write_text("".join(lines[split]), encoding="utf-8")
+    return paths
+
+
+@pytest.fixture
+def diagnose(tmp_path: Path) -> Callable[..., Report]:
+    """Return a function that examines rows, with the options given by name."""
+
+    def run(rows: Rows, tokenizer_folder: Path | None = None, **options: object) -> Report:
+        return examine(tmp_path, write_version(tmp_path, rows), tokenizer_folder, Options(**options))
+
+    return run

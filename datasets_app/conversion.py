@@ -5,7 +5,6 @@ Nothing here touches the database; a worker may run it twice with the same resul
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +12,13 @@ from typing import Final
 
 from datasets_app import fields as answer_fields
 from datasets_app.findings import Findings
-from datasets_app.importing import WrittenRows, check_source, write_rows, write_split
+from datasets_app.importing import check_source, write_rows, write_split
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.models import Split
 from datasets_app.options import ImportOptions
 from datasets_app.readers import DataError, Limits, RowFault, Table, open_table
-from datasets_app.rows import CanonicalRow, read_rows
+from datasets_app.rows import CanonicalRow
+from datasets_app.store import WrittenRows, content_hash, read_rows
 
 # Called with the rows done in this pass and the bytes done in both; may raise to stop the work.
 Beat = Callable[[int, int], None]
@@ -118,7 +118,7 @@ def convert(
     limits: Limits,
     beat: Beat,
 ) -> Conversion:
-    """Check all sources, then write `<split>.jsonl` for each split that has rows into `folder`.
+    """Check all sources, then write `<split>.parquet` for each split that has rows into `folder`.
 
     Raises: SourceRefused, FaultyRows, OSError, and whatever `beat` raises.
     """
@@ -130,7 +130,9 @@ def convert(
     for source in sources:
         write = _split_source if len(sources) == 1 else _write_source
         try:
-            written |= write(source, mapping, options, folder, rows[source.split], limits, _after(done, beat))
+            first_id = 1 + sum(part.rows for part in written.values())
+            progress = _after(done, beat)
+            written |= write(source, mapping, options, folder, rows[source.split], first_id, limits, progress)
         except DataError as error:
             raise SourceRefused(source, error) from error
         done += source.size_bytes
@@ -146,23 +148,19 @@ def convert(
     )
 
 
-def content_hash(written: Mapping[str, WrittenRows]) -> str:
-    """Return the sha256 of a version's content: of the splits in their order, each with the hash of its rows."""
-    parts = [f"{split.value}:{written[split.value].sha256}\n" for split in Split if split.value in written]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
-
-
 def _write_source(
     source: Source,
     mapping: ColumnMapping,
     options: ImportOptions,
     folder: Path,
     rows: int,
+    first_id: int,
     limits: Limits,
     progress: Beat,
 ) -> dict[str, WrittenRows]:
-    path = folder / f"{source.split.value}.jsonl"
-    written = write_rows(_table(source, limits), mapping, path, skip_faulty=options.skip_faulty, progress=progress)
+    path = folder / f"{source.split.value}.parquet"
+    table = _table(source, limits)
+    written = write_rows(table, mapping, path, skip_faulty=options.skip_faulty, first_id=first_id, progress=progress)
     return {source.split.value: written}
 
 
@@ -172,6 +170,7 @@ def _split_source(
     options: ImportOptions,
     folder: Path,
     rows: int,
+    first_id: int,
     limits: Limits,
     progress: Beat,
 ) -> dict[str, WrittenRows]:
@@ -179,7 +178,7 @@ def _split_source(
     return write_split(
         _table(source, limits),
         mapping,
-        {split.value: folder / f"{split.value}.jsonl" for split in Split},
+        {split.value: folder / f"{split.value}.parquet" for split in Split},
         rows=rows,
         # Too few rows for every split: all of them are for training.
         shares=wanted if rows >= len(wanted) else {Split.TRAIN.value: 1.0},
@@ -220,4 +219,4 @@ def _facts(folder: Path, written: Mapping[str, WrittenRows], alive: Callable[[],
 
 
 def _rows_of(folder: Path, split: Split, written: Mapping[str, WrittenRows]) -> Iterator[CanonicalRow]:
-    return read_rows(folder / f"{split.value}.jsonl") if split.value in written else iter(())
+    return read_rows(folder / f"{split.value}.parquet") if split.value in written else iter(())

@@ -5,12 +5,9 @@ Both stream: memory does not grow with the file.
 
 import contextlib
 import hashlib
-import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from datasets_app.mapping import Mapping as ColumnMapping
@@ -18,6 +15,7 @@ from datasets_app.readers import DEFAULT_LIMITS, DataError, Detection, Limits, R
 from datasets_app.readers.sentences import IMPORT_SENTENCES
 from datasets_app.rows import CanonicalRow, RowMaker
 from datasets_app.splits import split_rows
+from datasets_app.store import RowWriter, WrittenRows
 
 # Called with the rows and the bytes of the source that are done; may raise to stop the pass.
 Progress = Callable[[int, int], None]
@@ -45,15 +43,6 @@ class SourceReport:
     def to_dict(self) -> dict[str, object]:
         """Return a JSON-ready form."""
         return asdict(self) | {"columns": list(self.columns), "faults": [fault.to_dict() for fault in self.faults]}
-
-
-@dataclass(frozen=True)
-class WrittenRows:
-    """One file of canonical rows; `sha256` is of its bytes and so of its content, whatever the source looked like."""
-
-    rows: int
-    sha256: str
-    size_bytes: int
 
 
 def no_progress(rows_done: int, bytes_done: int) -> None:
@@ -95,6 +84,7 @@ def write_rows(
     out_path: Path,
     *,
     skip_faulty: bool,
+    first_id: int = 1,
     progress: Progress = no_progress,
 ) -> WrittenRows:
     """Write the canonical rows of a source to a file, which appears complete or not at all.
@@ -102,9 +92,9 @@ def write_rows(
     Raises: FileRefused, MappingError; ImportRefused for a faulty row unless they are to be skipped, and if no
     good row is left.
     """
-    with AsideFile(out_path) as out:
-        for row in _good_rows(source, mapping, progress, skip_faulty=skip_faulty):
-            out.add(row)
+    with RowWriter(out_path) as out:
+        for number, row in enumerate(_good_rows(source, mapping, progress, skip_faulty=skip_faulty), first_id):
+            out.add(replace(row, id=number))
         if not out.rows:
             raise ImportRefused("no_good_rows")
     return out.written()
@@ -127,13 +117,13 @@ def write_split(
     Raises: as `write_rows`; ImportRefused also if the source has another number of good rows.
     """
     with contextlib.ExitStack() as stack:
-        outs = {part: stack.enter_context(AsideFile(out_paths[part])) for part in shares}
+        outs = {part: stack.enter_context(RowWriter(out_paths[part])) for part in shares}
         parts = split_rows(rows, shares, seed)
-        for row in _good_rows(source, mapping, progress, skip_faulty=skip_faulty):
+        for number, row in enumerate(_good_rows(source, mapping, progress, skip_faulty=skip_faulty), 1):
             part = next(parts, None)
             if part is None:
                 raise ImportRefused("source_changed")
-            outs[part].add(row)
+            outs[part].add(replace(row, id=number))
         if not rows:
             raise ImportRefused("no_good_rows")
         if next(parts, None) is not None:
@@ -163,52 +153,3 @@ def _good_rows(
             refusal = ImportRefused("faulty_row", fault=made.message)
             refusal.fault = made
             raise refusal
-
-
-class AsideFile:
-    """Canonical rows written beside their final place, and moved there when all is well and on disk."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows = 0
-        self._size_bytes = 0
-        self._hash = hashlib.sha256()
-        self._aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-
-    def __enter__(self) -> "AsideFile":
-        self._file = self._aside.open("xb")
-        return self
-
-    def add(self, row: CanonicalRow) -> None:
-        """Append one row."""
-        line = row.to_json().encode() + b"\n"
-        self._file.write(line)
-        self._hash.update(line)
-        self._size_bytes += len(line)
-        self.rows += 1
-
-    def written(self) -> WrittenRows:
-        """Return what the file holds."""
-        return WrittenRows(self.rows, self._hash.hexdigest(), self._size_bytes)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            with self._file:
-                if error is None:
-                    self._file.flush()
-                    os.fsync(self._file.fileno())
-            if error is None and self.rows:
-                self._aside.replace(self.path)
-                _sync_folder(self.path.parent)
-        finally:
-            self._aside.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -132,7 +132,7 @@ def finish_import(job: ImportJob, conversion: Conversion) -> None:
         if version is None:
             raise ClaimLost
         for split in Split:
-            _move_into_place(job.work_folder / f"{split.value}.jsonl", version.rows_path(split))
+            _move_into_place(job.work_folder / f"{split.value}.parquet", version.rows_path(split))
         version.status = DatasetVersion.Status.READY
         version.ready_at = version.heartbeat_at = timezone.now()
         version.train_rows = conversion.rows.get(Split.TRAIN.value, 0)

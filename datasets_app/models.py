@@ -85,8 +85,12 @@ class DatasetVersion(TeamOwned):
         return self.team.folder / "datasets" / str(self.pk)
 
     def rows_path(self, split: Split | str) -> Path:
-        """Return the file with the canonical rows of a split (JSON lines); it exists if the split has rows."""
-        return self.folder / f"{Split(split).value}.jsonl"
+        """Return the file with the canonical rows of a split (see `store`); it exists if the split has rows."""
+        return self.folder / f"{Split(split).value}.parquet"
+
+    def export_path(self, split: Split | str) -> Path:
+        """Return where the rows of a split lie as JSON lines once a run has needed them (see `exported`)."""
+        return self.folder / "exports" / f"{Split(split).value}.jsonl"
 
     def row_count(self, split: Split | str) -> int:
         """Return the number of rows of a split."""

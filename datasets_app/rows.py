@@ -1,9 +1,8 @@
 """From a record of any accepted table to the canonical row, the one form that everything behind it reads."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from datasets_app.mapping import Mapping as ColumnMapping
@@ -19,10 +18,17 @@ ROLES: Final = {"system": "system", "user": "user", "human": "user", "assistant"
 
 @dataclass(frozen=True, slots=True)
 class CanonicalRow:
-    """One conversation; `row` is the line of the source on which it begins, the last message is the answer."""
+    """One conversation; `row` is the line of the source on which it begins, the last message is the answer.
+
+    `id` names the row within its dataset, in every version; 0 until it is given. `group` is what rows that belong
+    together share (a thread, a customer), `at` their time as an ISO date; both are empty where nothing is known.
+    """
 
     row: int
     messages: tuple[Message, ...]
+    id: int = 0
+    group: str = ""
+    at: str = ""
 
     @property
     def prompt(self) -> str:
@@ -35,24 +41,17 @@ class CanonicalRow:
         return self.messages[-1]["content"]
 
     def to_json(self) -> str:
-        """Return the row as one line of JSON, without the line end."""
+        """Return the row as the trainer reads it: one line of JSON, without the line end."""
         return _write_json({"row": self.row, "messages": self.messages})
 
     @classmethod
     def from_json(cls, line: str) -> "CanonicalRow":
-        """Return the row that `to_json` wrote."""
+        """Return the row that `to_json` wrote; id, group and time are not in it."""
         stored = json.loads(line)
         return cls(stored["row"], tuple(stored["messages"]))
 
 
 _write_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
-def read_rows(path: Path) -> Iterator[CanonicalRow]:
-    """Yield the rows of a file that `importing.write_rows` wrote."""
-    with path.open(encoding="utf-8", newline="\n") as file:
-        for line in file:
-            yield CanonicalRow.from_json(line)
 
 
 def to_row(record: Record, mapping: ColumnMapping, limits: Limits = DEFAULT_LIMITS) -> CanonicalRow | RowFault:

@@ -1,21 +1,23 @@
-"""The canonical rows of a version as a sequence that paginators can cut pages from."""
+"""The canonical rows of a version: as a sequence that paginators can cut pages from, and as JSON lines."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import overload
 
 from django.utils.translation import gettext as _
 
+from datasets_app import store
 from datasets_app.models import DatasetVersion, Split
 from datasets_app.rows import CanonicalRow
 from portal.errors import Unavailable
 
 
 class StoredRows(Sequence[CanonicalRow]):
-    """The rows of one split, read from the file as asked for; lines before a page are skipped without parsing."""
+    """The rows of one split, read from the file as asked for."""
 
     def __init__(self, version: DatasetVersion, split: Split | str) -> None:
         self._path = version.rows_path(split)
@@ -40,13 +42,38 @@ class StoredRows(Sequence[CanonicalRow]):
         if start >= stop:
             return []
         try:
-            with self._path.open("rb") as file:
-                return [CanonicalRow.from_json(line.decode()) for line in itertools.islice(file, start, stop)]
-        except FileNotFoundError:
-            raise Unavailable(
-                _("The file with these rows is missing on this server. Ask a platform admin to bring it back."),
-                code="rows_missing",
-            ) from None
+            return store.read_slice(self._path, start, stop)
+        except (OSError, ValueError):
+            raise _missing() from None
+
+
+def stored_lines(version: DatasetVersion, split: Split | str) -> Iterator[bytes]:
+    """Yield the rows of a split as blocks of JSON lines. Raises: Unavailable before the first block."""
+    blocks = store.json_lines(version.rows_path(split))
+    try:
+        first = next(blocks, b"")
+    except (OSError, ValueError):
+        raise _missing() from None
+    return itertools.chain([first], blocks)
+
+
+def exported(version: DatasetVersion, split: Split | str) -> Path:
+    """Return a file with the rows of a split as JSON lines, as the trainer reads them; it is made once and kept.
+
+    Raises: OSError or ValueError if the rows are missing or damaged.
+    """
+    path = version.export_path(split)
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        store.export_jsonl(version.rows_path(split), path)
+    return path
+
+
+def _missing() -> Unavailable:
+    return Unavailable(
+        _("The file with these rows is missing on this server. Ask a platform admin to bring it back."),
+        code="rows_missing",
+    )
 
 
 def pretty_answer(answer: str) -> list[tuple[str, str]]:

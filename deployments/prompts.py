@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any
 
+from datasets_app import store
 from datasets_app.models import DatasetVersion, Split
+from datasets_app.rows import CanonicalRow, Message
 
 _ROWS_LOOKED_AT = 200
 
@@ -18,7 +16,7 @@ _ROWS_LOOKED_AT = 200
 class SampleRow:
     """One row of a dataset: what to ask, and what the dataset says the answer is."""
 
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[Message, ...]
     expected: str
 
     @property
@@ -38,33 +36,18 @@ def common_system_prompt(version: DatasetVersion) -> str:
     path = version.rows_path(Split.TRAIN)
     if not path.exists():
         return ""
-    with path.open(encoding="utf-8") as lines:
-        prompts = {_row(line).system for line in islice(lines, _ROWS_LOOKED_AT)}
+    prompts = {_sample(row).system for row in store.read_slice(path, 0, _ROWS_LOOKED_AT)}
     return prompts.pop() if len(prompts) == 1 else ""
 
 
 def random_row(version: DatasetVersion, split: Split) -> SampleRow | None:
-    """Return a row of a split by chance, or None if it has none. Reads a few kilobytes, however large the file is."""
-    path = version.rows_path(split)
-    if not path.exists() or path.stat().st_size == 0:
+    """Return a row of a split by chance, or None if it has none. Reads a part of the file, however large it is."""
+    path, count = version.rows_path(split), version.row_count(split)
+    if not path.exists() or not count:
         return None
-    return _row(_line_at(path, random.randrange(path.stat().st_size)))  # noqa: S311 — chance, not a secret
+    place = random.randrange(count)  # noqa: S311 — chance, not a secret
+    return next(map(_sample, store.read_slice(path, place, place + 1)), None)
 
 
-def _line_at(path: Path, offset: int) -> bytes:
-    """Return the first whole line after a byte offset; behind the last one comes the first."""
-    with path.open("rb") as handle:
-        if offset:
-            handle.seek(offset - 1)
-            handle.readline()
-        line = handle.readline()
-        if not line:
-            handle.seek(0)
-            line = handle.readline()
-    return line
-
-
-def _row(line: bytes | str) -> SampleRow:
-    row: dict[str, Any] = json.loads(line)
-    *asked, answer = row["messages"]
-    return SampleRow(messages=tuple(asked), expected=answer["content"])
+def _sample(row: CanonicalRow) -> SampleRow:
+    return SampleRow(messages=row.messages[:-1], expected=row.answer)

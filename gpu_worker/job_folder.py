@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -17,9 +16,9 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
-from datasets_app.conversion import content_hash
-from datasets_app.importing import WrittenRows
 from datasets_app.models import DatasetVersion, Split
+from datasets_app.store import RowsHash, WrittenRows, content_hash, read_jsonl
+from datasets_app.stored_rows import exported
 from experiments.models import Run
 from gpu_worker.base_model_folder import MANIFEST, is_intact, manifest_revision
 from portal.process_table import mentions, signal_group
@@ -209,17 +208,21 @@ def _bring_rows(folder: JobFolder, version: DatasetVersion) -> None:
     folder.data.mkdir()
     present = [split for split in Split if version.row_count(split)]
     try:
-        written = {split.value: _describe(version.rows_path(split), version.row_count(split)) for split in present}
+        paths = {split: exported(version, split) for split in present}
+        # What is checked are the very files that are trained on, not those that they were made from.
+        written = {split.value: _describe(path) for split, path in paths.items()}
         intact = content_hash(written) == version.content_hash
         for split in (Split.TRAIN, Split.VALIDATION):
             if split in present:
-                _link(version.rows_path(split), folder.data / f"{split.value}.jsonl")
+                _link(paths[split], folder.data / f"{split.value}.jsonl")
         heldout = heldout_split(version)
         if heldout:
-            _link(version.rows_path(heldout), folder.data / "heldout.jsonl")
-    except FileNotFoundError:
+            _link(paths[heldout], folder.data / "heldout.jsonl")
+    except (OSError, ValueError, LookupError, TypeError):
         intact = False
     if not intact:
+        # A damaged export must not outlive this run; the next one makes it again.
+        shutil.rmtree(version.export_path(Split.TRAIN).parent, ignore_errors=True)
         raise JobError(
             "bad_data",
             _("The rows of %(version)s are not those that were imported. Import the dataset again.")
@@ -227,9 +230,12 @@ def _bring_rows(folder: JobFolder, version: DatasetVersion) -> None:
         )
 
 
-def _describe(path: Path, rows: int) -> WrittenRows:
-    with path.open("rb") as file:
-        return WrittenRows(rows, hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+def _describe(path: Path) -> WrittenRows:
+    known, rows = RowsHash(), 0
+    for row in read_jsonl(path):
+        known.add(row.messages)
+        rows += 1
+    return WrittenRows(rows, known.hexdigest(), path.stat().st_size)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import FileResponse, Http404, HttpResponse
+from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.text import slugify
@@ -18,7 +18,7 @@ from datasets_app import reports, services, sources
 from datasets_app.models import DatasetVersion, Split
 from datasets_app.preview import as_seen
 from datasets_app.rows import CanonicalRow
-from datasets_app.stored_rows import StoredRows, pretty_answer
+from datasets_app.stored_rows import StoredRows, pretty_answer, stored_lines
 from portal import audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
@@ -103,15 +103,17 @@ def _shown_field(field: dict[str, Any]) -> dict[str, Any]:
 @team_view()
 @require_safe
 @refuse_while_impersonating
-def download(request: TeamRequest, pk: UUID, split: str) -> FileResponse:
+def download(request: TeamRequest, pk: UUID, split: str) -> StreamingHttpResponse:
     """Send the canonical rows of a split as JSON Lines."""
     found = get_object_or_404(request.team.datasetversions.select_related("dataset", "team"), pk=pk)
     if split not in Split.values or found.status != Status.READY or not found.row_count(split):
         raise Http404
     audit.read(request.team, Actor.of(request), "dataset.downloaded", found, split=split)
     name = f"{slugify(found.dataset.name) or 'dataset'}-v{found.number}-{split}.jsonl"
-    return FileResponse(
-        found.rows_path(split).open("rb"), as_attachment=True, filename=name, content_type="application/jsonl"
+    return StreamingHttpResponse(
+        stored_lines(found, split),
+        content_type="application/jsonl",
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -100,18 +99,20 @@ def _console(seeded: Any) -> list[tuple[str, str]]:
 
 def _write_rows(version: Any) -> None:
     """Give the version that is looked at the file that its page reads."""
+    from datasets_app import store
     from datasets_app.models import Split
+    from datasets_app.rows import CanonicalRow
 
     version.folder.mkdir(parents=True)
     for split in Split:
-        lines = []
+        rows = []
         for number in range(version.row_count(split)):
-            messages = [
+            messages = (
                 {"role": "user", "content": f"Ticket {number}: the printer on floor {number % 9} is out of paper."},
                 {"role": "assistant", "content": '{"service": "Printing", "urgency": "Low"}'},
-            ]
-            lines.append(json.dumps({"row": number + 2, "messages": messages}) + "\n")
-        version.rows_path(split).write_text("".join(lines), encoding="utf-8")
+            )
+            rows.append(CanonicalRow(number + 2, messages, number + 1))
+        store.write_rows(version.rows_path(split), rows)
 
 
 # Page → whose key it takes. Pages that only answer parts of others are left out.

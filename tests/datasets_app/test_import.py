@@ -13,6 +13,7 @@ from datasets_app import lifecycle, services, tasks
 from datasets_app.mapping import Mapping
 from datasets_app.models import Dataset, DatasetVersion, SourceFile, Split
 from datasets_app.sources import Reading
+from datasets_app.store import read_rows
 from portal.errors import IllegalTransition, InvalidInput, InvalidSource
 from portal.models import AuditEvent
 from portal.rls import all_teams, team_scope
@@ -75,7 +76,7 @@ def test_three_files_become_three_splits(team, actor):
         ("service", ["Mail", "Printer", "VPN", "Wiki"]),
         ("urgency", ["High", "Low"]),
     ]
-    first = json.loads(version.rows_path(Split.TRAIN).read_text().splitlines()[0])
+    first = json.loads(next(iter(read_rows(version.rows_path(Split.TRAIN)))).to_json())
     assert first == {
         "row": 2,
         "messages": [
@@ -261,7 +262,7 @@ def test_unknown_encoding_waits_for_a_choice(team, actor):
             readings={Split.TRAIN: Reading("cp1251")},
         )
     tasks.import_version(str(version.pk))
-    assert "Не могу войти" in reload(version).rows_path("train").read_text("utf-8")
+    assert "Не могу войти" in next(iter(read_rows(reload(version).rows_path("train")))).prompt
 
 
 def test_delete_takes_rows_and_files(team, actor, settings, django_capture_on_commit_callbacks):

@@ -9,8 +9,8 @@ import pytest
 from datasets_app.importing import ImportRefused, check_source, write_rows, write_split
 from datasets_app.mapping import Mapping, MappingError
 from datasets_app.readers import Limits, detect, open_table
-from datasets_app.rows import read_rows
 from datasets_app.splits import split_rows, split_sizes
+from datasets_app.store import read_rows
 
 MAPPING = Mapping(prompt="prompt", response="response")
 TEXT = 'prompt,response\na,1\n"b\nc",2\nbroken\n,4\nd,5\n'
@@ -46,15 +46,14 @@ def test_check_refuses_a_mapping_that_does_not_fit(source):
 
 
 def test_rows_are_written_with_their_hash(source, tmp_path):
-    out = tmp_path / "train.jsonl"
+    out = tmp_path / "train.parquet"
     written = write_rows(open_table(source), MAPPING, out, skip_faulty=True)
-    assert [(row.row, row.prompt, row.answer) for row in read_rows(out)] == [
-        (2, "a", "1"),
-        (3, "b\nc", "2"),
-        (7, "d", "5"),
+    assert [(row.id, row.row, row.prompt, row.answer) for row in read_rows(out)] == [
+        (1, 2, "a", "1"),
+        (2, 3, "b\nc", "2"),
+        (3, 7, "d", "5"),
     ]
     assert written.rows == 3
-    assert written.sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
     assert written.size_bytes == out.stat().st_size
 
 
@@ -63,6 +62,7 @@ def test_content_hash_does_not_depend_on_the_form_of_the_source(tmp_path):
         "one": 'prompt,response\na,"1"\n',
         "two": 'sep;prompt;"response"\nx;a;1\n',
         "three": "prompt\tresponse\r\na\t1\r\n",
+        "lines": '\n\n{"response": "1", "prompt": "a"}\n',
     }
     hashes = set()
     for name, text in forms.items():
@@ -73,7 +73,7 @@ def test_content_hash_does_not_depend_on_the_form_of_the_source(tmp_path):
 
 
 def test_a_faulty_row_stops_the_import_and_leaves_nothing(source, tmp_path):
-    out = tmp_path / "out" / "train.jsonl"
+    out = tmp_path / "out" / "train.parquet"
     out.parent.mkdir()
     with pytest.raises(ImportRefused, match="Line 5: ") as refused:
         write_rows(open_table(source), MAPPING, out, skip_faulty=False)
@@ -82,7 +82,7 @@ def test_a_faulty_row_stops_the_import_and_leaves_nothing(source, tmp_path):
 
 
 def test_an_old_file_stays_when_the_new_one_fails(source, tmp_path):
-    out = tmp_path / "train.jsonl"
+    out = tmp_path / "train.parquet"
     out.write_text("old")
 
     def stop(rows, size_bytes):
@@ -91,7 +91,7 @@ def test_an_old_file_stays_when_the_new_one_fails(source, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_rows(open_table(source), MAPPING, out, skip_faulty=True, progress=stop)
     assert out.read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.bin", "train.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.bin", "train.parquet"]
 
 
 def test_a_source_without_good_rows_is_refused(source, tmp_path):
@@ -117,12 +117,12 @@ SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 def test_one_file_is_divided(source, tmp_path):
     source.write_text("prompt,response\n" + "".join(f"p{n},r\n" for n in range(50)) + "broken\n")
-    paths = {part: tmp_path / f"{part}.jsonl" for part in SHARES}
+    paths = {part: tmp_path / f"{part}.parquet" for part in SHARES}
     table = open_table(source)
     written = write_split(table, MAPPING, paths, rows=50, shares=SHARES, seed=1, skip_faulty=True)
     assert {part: file.rows for part, file in written.items()} == {"train": 40, "validation": 5, "test": 5}
-    found = [row.row for path in paths.values() for row in read_rows(path)]
-    assert sorted(found) == list(range(2, 52))
+    found = [(row.id, row.row) for path in paths.values() for row in read_rows(path)]
+    assert sorted(found) == [(number, number + 1) for number in range(1, 51)]
     again = write_split(table, MAPPING, paths, rows=50, shares=SHARES, seed=1, skip_faulty=True)
     assert again == written
     assert write_split(table, MAPPING, paths, rows=50, shares=SHARES, seed=2, skip_faulty=True) != written
@@ -131,7 +131,7 @@ def test_one_file_is_divided(source, tmp_path):
 @pytest.mark.parametrize("rows", [49, 51])
 def test_a_source_that_changed_meanwhile_is_refused(source, tmp_path, rows):
     source.write_text("prompt,response\n" + "a,b\n" * 50)
-    paths = {part: tmp_path / f"{part}.jsonl" for part in SHARES}
+    paths = {part: tmp_path / f"{part}.parquet" for part in SHARES}
     with pytest.raises(ImportRefused, match="not the one that was checked"):
         write_split(open_table(source), MAPPING, paths, rows=rows, shares=SHARES, seed=1, skip_faulty=True)
     assert [path.name for path in tmp_path.iterdir()] == ["source.bin"]

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from django.utils import timezone
 
+from datasets_app import store
 from datasets_app.models import Dataset, DatasetVersion, Split
+from datasets_app.rows import CanonicalRow
 from deployments import lifecycle, services
 from deployments.models import DeploymentVersion, Engine
 from experiments.models import Adapter, Run
@@ -33,14 +35,15 @@ def wait_for(condition: Callable[[], bool], limit_s: float = 5.0) -> bool:
 def write_rows(version: DatasetVersion, split: Split, count: int, *, system: str = SYSTEM) -> None:
     path = version.rows_path(split)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as handle:
-        for index in range(count):
-            messages = [
-                {"role": "system", "content": system},
-                {"role": "user", "content": f"{split.value} ticket {index}"},
-                {"role": "assistant", "content": json.dumps({"queue": index})},
-            ]
-            handle.write(json.dumps({"row": index + 2, "messages": messages}) + "\n")
+    rows = []
+    for index in range(count):
+        messages = (
+            {"role": "system", "content": system},
+            {"role": "user", "content": f"{split.value} ticket {index}"},
+            {"role": "assistant", "content": json.dumps({"queue": index})},
+        )
+        rows.append(CanonicalRow(index + 2, messages, index + 1))
+    store.write_rows(path, rows)
 
 
 @pytest.fixture

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from datasets_app.conversion import content_hash
-from datasets_app.importing import WrittenRows
 from datasets_app.models import Dataset, DatasetVersion, Split
+from datasets_app.rows import CanonicalRow
+from datasets_app.store import WrittenRows, content_hash, read_rows, write_rows
 from experiments import services
 from experiments.leases import Lease
 from experiments.models import Run
@@ -42,14 +42,21 @@ def make_version(team: Team, *, train: int = 12, validation: int = 4, test: int 
 
 
 def _write_rows(path: Path, count: int) -> WrittenRows:
-    lines = []
+    rows = []
     for number in range(count):
         answer = json.dumps({"service": ("VPN", "Mail")[number % 2]})
-        messages = [{"role": "user", "content": f"Ticket {number}"}, {"role": "assistant", "content": answer}]
-        lines.append(json.dumps({"row": number + 2, "messages": messages}) + "\n")
-    content = "".join(lines).encode()
-    path.write_bytes(content)
-    return WrittenRows(count, hashlib.sha256(content).hexdigest(), len(content))
+        messages = ({"role": "user", "content": f"Ticket {number}"}, {"role": "assistant", "content": answer})
+        rows.append(CanonicalRow(number + 2, messages, number + 1))
+    return write_rows(path, rows)
+
+
+def change_rows(path: Path, service: str, *, again: bool = False) -> None:
+    """Write other rows in place of those that were imported: with another answer, or with the last one twice."""
+    rows = list(read_rows(path))
+    for number, row in enumerate(rows):
+        answer = {"role": "assistant", "content": row.answer.replace("VPN", service)}
+        rows[number] = replace(row, messages=(*row.messages[:-1], answer))
+    write_rows(path, rows + rows[-1:] if again else rows)
 
 
 def submit(team: Team, actor: Actor, version: DatasetVersion, base_model: BaseModel, **choice: object) -> Run:

@@ -17,7 +17,7 @@ from gpu_worker import tasks
 from gpu_worker.child_process import ChildProcess, Surroundings, visible_gpu
 from portal.process_table import process_entry
 from portal.rls import all_teams, team_scope
-from tests.experiments.runs import fresh, make_version, put_to_work, submit
+from tests.experiments.runs import change_rows, fresh, make_version, put_to_work, submit
 from tests.gpu_worker.workshop import LEASE_SECONDS, REAL, Workshop, child_environment
 
 needs_database = pytest.mark.django_db(transaction=True)
@@ -131,8 +131,7 @@ def test_a_failed_evaluation_costs_only_the_quality_report(workshop):
 
 @needs_database
 def test_rows_that_were_changed_after_their_import_are_not_trained_on(workshop):
-    rows = workshop.run.dataset_version.rows_path("train")
-    rows.write_text(rows.read_text().replace("VPN", "XXX"))
+    change_rows(workshop.run.dataset_version.rows_path("train"), "XXX")
     assert workshop.start().wait(30) == 0
     assert fresh(workshop.run).status == "failed"
     assert workshop.run.error_code == "bad_data"

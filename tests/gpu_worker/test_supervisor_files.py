@@ -15,7 +15,7 @@ from gpu_worker.event_file import EventFile
 from gpu_worker.job_folder import FolderBusy, JobError, JobFolder, offer_untuned_answers, prepare
 from portal.process_table import process_entry
 from portal.rls import all_teams
-from tests.experiments.runs import change, make_version, submit, write_adapter
+from tests.experiments.runs import change, change_rows, make_version, submit, write_adapter
 
 # --- events ------------------------------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ def test_rows_are_checked_against_their_import(folder, run, damage):
     if damage == "missing":
         path.unlink()
     else:
-        path.write_text(path.read_text().replace("VPN", "XXX") + ("\n" if damage == "longer" else ""))
+        change_rows(path, "XXX" if damage == "changed" else "VPN", again=damage == "longer")
     with pytest.raises(JobError, match="not those that were imported") as refused:
         prepare(folder, run)
     assert refused.value.code == "bad_data"

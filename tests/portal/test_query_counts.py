@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from datasets_app import store
 from datasets_app.models import DatasetVersion
+from datasets_app.rows import CanonicalRow
 from deployments.models import InferenceRecord
 from portal import tokens
 from portal.actors import Actor
@@ -34,8 +34,8 @@ def fill(world: World, person: User, numbers: range) -> None:
                 dataset=dataset, number=1, status=DatasetVersion.Status.READY, train_rows=1
             )
             version.folder.mkdir(parents=True)
-            messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "{}"}]
-            version.rows_path("train").write_text(json.dumps({"row": 2, "messages": messages}) + "\n")
+            messages = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "{}"})
+            store.write_rows(version.rows_path("train"), [CanonicalRow(2, messages, 1)])
             for where in (world.run.experiment, team.experiments.create(name=f"More {number}")):
                 run = team.runs.create(
                     experiment=where, number=100 + number, dataset_version=version, base_model=world.run.base_model,

@@ -25,6 +25,7 @@ class Command(BaseCommand):
         call_command("migrate", interactive=False, verbosity=0)
         call_command("createcachetable", verbosity=0)
         call_command("ensure_schedules")
+        call_command("convertrows")
         self.collect_static_files()
         call_command("basemodels", "embedded")
         if options["demo"]:

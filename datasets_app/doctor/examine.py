@@ -12,7 +12,7 @@ from datasets_app.doctor import duplicates
 from datasets_app.doctor.options import Options
 from datasets_app.doctor.report import Report
 from datasets_app.doctor.table import BATCH_ROWS, SPLITS, Batch, Findings, RowTable
-from datasets_app.rows import read_rows
+from datasets_app.store import read_rows
 
 # Called with the share of the work that is done, from 0 to 1; may raise to stop the work.
 Progress = Callable[[float], None]

@@ -10,6 +10,7 @@ from datasets_app.doctor.examine import examine
 from datasets_app.doctor.options import Options
 from datasets_app.doctor.report import Report
 from datasets_app.rows import CanonicalRow
+from datasets_app.store import write_rows
 
 Rows = Iterable[tuple[str, str, str]]
 
@@ -19,10 +20,10 @@ def write_version(folder: Path, rows: Rows) -> dict[str, Path]:
     lines = defaultdict(list)
     for number, (split, prompt, answer) in enumerate(rows, start=1):
         messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": answer})
-        lines[split].append(CanonicalRow(number + 1, messages).to_json() + "\n")
-    paths = {split: folder / f"{split}.jsonl" for split in lines}
+        lines[split].append(CanonicalRow(number + 1, messages, number))
+    paths = {split: folder / f"{split}.parquet" for split in lines}
     for split, path in paths.items():
-        path.write_text("".join(lines[split]), encoding="utf-8")
+        write_rows(path, lines[split])
     return paths
 
 

@@ -143,7 +143,7 @@ def convert(
         report={
             "faults": faults.shown,
             "fault_count": faults.count,
-            **_facts(folder, written, lambda: beat(sum(rows.values()), done)),
+            **facts(folder, written, lambda: beat(sum(rows.values()), done)),
         },
     )
 
@@ -197,8 +197,8 @@ def _after(bytes_before: int, beat: Beat) -> Beat:
     return lambda rows, bytes_read: beat(rows, bytes_before + bytes_read)
 
 
-def _facts(folder: Path, written: Mapping[str, WrittenRows], alive: Callable[[], None]) -> dict[str, object]:
-    """Return the fields of the answers and the warnings, from the rows that were written."""
+def facts(folder: Path, written: Mapping[str, WrittenRows], alive: Callable[[], None]) -> dict[str, object]:
+    """Return what a report says of rows that were written: the fields of the answers and the warnings."""
     findings = Findings()
 
     def answers() -> Iterator[str]:

@@ -19,8 +19,10 @@ from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from datasets_app.conversion import Conversion, Source
+from datasets_app.derivation import Derivation
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.models import DatasetVersion, Split
+from datasets_app.operations import Context
 from datasets_app.options import ImportOptions
 from datasets_app.sources import in_order
 from portal import audit
@@ -53,6 +55,7 @@ class ImportJob:
     sources: list[Source]
     mapping: ColumnMapping
     options: ImportOptions
+    derivation: Derivation | None = None
 
     @property
     def work_folder(self) -> Path:
@@ -98,7 +101,7 @@ def _is_silent() -> Q:
 
 
 def _job(version: DatasetVersion, claim: UUID) -> ImportJob:
-    version.refresh_from_db(fields=["mapping", "options"])
+    version.refresh_from_db(fields=["mapping", "options", "changes", "parent"])
     sources = [
         Source(Split(one.split), one.name, one.path, one.encoding, one.delimiter, one.size_bytes)
         for one in in_order(version)
@@ -111,6 +114,24 @@ def _job(version: DatasetVersion, claim: UUID) -> ImportJob:
         sources=sources,
         mapping=ColumnMapping.from_dict(version.mapping),
         options=ImportOptions.from_dict(version.options),
+        derivation=_derivation(version) if version.is_derived else None,
+    )
+
+
+def _derivation(version: DatasetVersion) -> Derivation:
+    """Return what makes a derived version; without paths if its parent is gone for good."""
+    parent = version.parent
+    paths = {split: parent.rows_path(split) for split in Split if parent.row_count(split)} if parent else {}
+    return Derivation(
+        paths=paths,
+        rows=parent.total_rows if parent else 0,
+        changes=version.changes,
+        context=Context(
+            team_folder=version.team.folder,
+            parent_folder=parent.folder if parent else version.folder,
+            json_answers=bool(version.mapping.get("json_answers")),
+            seed=int(version.options.get("seed", 1)),
+        ),
     )
 
 

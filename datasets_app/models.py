@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar, Self, TypeVar
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -19,17 +20,51 @@ class Split(models.TextChoices):
     TEST = "test", _("Test")
 
 
-class Dataset(TeamOwned):
+Row = TypeVar("Row", bound=models.Model)
+
+
+class LivingRows(models.Manager[Row]):
+    """Rows that nobody deleted: what every page, API and task works with."""
+
+    def get_queryset(self) -> models.QuerySet[Row]:
+        """Leave out what waits in the list of deleted things."""
+        return super().get_queryset().filter(deleted_at=None)
+
+
+class Deletable(TeamOwned):
+    """A row that is hidden when it is deleted, and kept for a while, so that it can be brought back.
+
+    `team.datasets` and its like show living rows only; `team.datasets(manager="with_deleted")` shows all.
+    """
+
+    deleted_at = models.DateTimeField(null=True, editable=False)
+    deleted_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True, editable=False)
+
+    unscoped: ClassVar[models.Manager[Self]] = LivingRows()
+    with_deleted: ClassVar[models.Manager[Self]] = models.Manager()
+
+    class Meta(TeamOwned.Meta):
+        abstract = True
+        default_manager_name = "unscoped"
+
+
+class Dataset(Deletable):
     """A named collection of examples; its content lives in versions."""
 
     name = models.CharField(_("name"), max_length=120)
     description = models.TextField(_("description"), blank=True, max_length=2000)
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    last_row_id = models.PositiveBigIntegerField(default=0, help_text="the highest number given to an added row")
 
-    class Meta(TeamOwned.Meta):
+    class Meta(Deletable.Meta):
         ordering = ["-created_at"]
-        constraints = [models.UniqueConstraint(fields=["team", "name"], name="dataset_name_unique_in_team")]
+        constraints = [
+            # A deleted dataset gives its name free.
+            models.UniqueConstraint(
+                fields=["team", "name"], condition=models.Q(deleted_at=None), name="dataset_name_unique_in_team"
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -40,10 +75,11 @@ class Dataset(TeamOwned):
         return self.versions.filter(status=DatasetVersion.Status.READY).order_by("-number").first()
 
 
-class DatasetVersion(TeamOwned):
-    """One immutable content of a dataset, from uploaded files to canonical rows.
+class DatasetVersion(Deletable):
+    """One immutable content of a dataset, from uploaded files or from a parent version, to canonical rows.
 
     DRAFT (files are here, columns to be mapped) → IMPORTING → READY, or FAILED with a report of the faulty rows.
+    A version that is derived from a parent has no files of its own and begins as IMPORTING.
     """
 
     class Status(models.TextChoices):
@@ -55,6 +91,9 @@ class DatasetVersion(TeamOwned):
     dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="versions")
     number = models.PositiveIntegerField()
     status = models.CharField(max_length=12, choices=Status.choices, default=Status.DRAFT)
+    parent = models.ForeignKey("self", on_delete=models.SET_NULL, related_name="children", null=True)
+    changes = models.JSONField(default=list, help_text="operations that make it from the parent, see operations/")
+    note = models.CharField(_("note"), max_length=300, blank=True)
     mapping = models.JSONField(default=dict, help_text="datasets_app.mapping.Mapping.to_dict()")
     options = models.JSONField(default=dict, help_text="skip_faulty, split shares and seed")
     report = models.JSONField(default=dict, help_text="faults with line, column, code and message; warnings; fields")
@@ -72,7 +111,7 @@ class DatasetVersion(TeamOwned):
     created_at = models.DateTimeField(auto_now_add=True)
     ready_at = models.DateTimeField(null=True)
 
-    class Meta(TeamOwned.Meta):
+    class Meta(Deletable.Meta):
         ordering = ["-number"]
         constraints = [models.UniqueConstraint(fields=["dataset", "number"], name="version_number_unique_in_dataset")]
 
@@ -95,6 +134,11 @@ class DatasetVersion(TeamOwned):
     def row_count(self, split: Split | str) -> int:
         """Return the number of rows of a split."""
         return int(getattr(self, f"{Split(split).value}_rows"))
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether it was made from another version instead of from files."""
+        return bool(self.changes)
 
     @property
     def total_rows(self) -> int:
@@ -129,3 +173,23 @@ class SourceFile(TeamOwned):
     def path(self) -> Path:
         """Where the bytes lie, under a name of our own."""
         return self.version.folder / f"source-{self.pk}.bin"
+
+
+class RowChange(TeamOwned):
+    """What is to become of one row of a ready version; waits until somebody saves all changes as a new version."""
+
+    version = models.ForeignKey(DatasetVersion, on_delete=models.CASCADE, related_name="row_changes")
+    row_id = models.PositiveBigIntegerField()
+    split = models.CharField(max_length=12, choices=Split.choices, help_text="where the row stands in the version")
+    is_excluded = models.BooleanField(default=False)
+    moved_to = models.CharField(max_length=12, choices=Split.choices, blank=True)
+    texts = models.JSONField(default=dict, help_text="those of prompt, answer and system that are written anew")
+    changed_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
+    changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["row_id"]
+        constraints = [models.UniqueConstraint(fields=["version", "row_id"], name="one_change_per_row")]
+
+    def __str__(self) -> str:
+        return f"row {self.row_id} of {self.version_id}"

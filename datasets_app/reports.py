@@ -24,6 +24,18 @@ OWN_SENTENCES: Final[Mapping[str, str]] = {
     "importer_lost_access": gettext_noop(
         "The person who started this import may no longer change datasets of the team. Import the file again."
     ),
+    "row_missing": gettext_noop(
+        "There is no row %(row)d in the version that was to be changed (%(count)d rows are missing in all). "
+        "Look at its rows and change it again."
+    ),
+    "answer_must_be_json": gettext_noop(
+        "The new answer of row %(row)d is no JSON object, as the answers of this dataset have to be. Correct it."
+    ),
+    "no_training_rows": gettext_noop("No training row is left after these changes. Keep at least one."),
+    "parent_missing": gettext_noop(
+        "The rows of the version that was to be changed are missing on this server. Ask a platform admin to bring "
+        "them back."
+    ),
     "disk_full": gettext_noop("The disk is full. Ask an admin to make room, then try again."),
 }
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from django.db import IntegrityError, transaction
-from django.db.models import Max, RestrictedError
+from django.db.models import RestrictedError
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from datasets_app import conversion, sources
 from datasets_app.conversion import FaultyRows, Source, SourceRefused
+from datasets_app.derive import next_number
 from datasets_app.lifecycle import IMPORT_TASK
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.mapping import MappingError
@@ -120,7 +121,7 @@ def _clean_name(name: str) -> str:
 def _next_number(dataset: Dataset) -> int:
     # The lock makes two uploads of the same dataset take turns, so that each gets a number of its own.
     dataset.team.datasets.select_for_update().get(pk=dataset.pk)
-    return (dataset.versions.aggregate(last=Max("number"))["last"] or 0) + 1
+    return next_number(dataset)
 
 
 @transaction.atomic
@@ -138,7 +139,7 @@ def begin_import(
     """
     versions = version.team.datasetversions.select_related("team", "dataset")
     version = versions.select_for_update(of=("self",)).get(pk=version.pk)
-    if version.status not in (Status.DRAFT, Status.FAILED):
+    if version.status not in (Status.DRAFT, Status.FAILED) or version.is_derived:
         raise IllegalTransition(_("This version is being imported or is ready already."), code="already_imported")
     chosen = options if isinstance(options, ImportOptions) else ImportOptions.from_dict(options or {})
     for source in sources.in_order(version):

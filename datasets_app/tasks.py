@@ -9,8 +9,10 @@ from typing import Final
 from uuid import UUID
 
 from datasets_app import lifecycle
-from datasets_app.conversion import FaultyRows, SourceRefused, convert
+from datasets_app.conversion import Conversion, FaultyRows, SourceRefused, convert
+from datasets_app.derivation import derive
 from datasets_app.lifecycle import ClaimLost, ImportJob
+from datasets_app.operations import ChangeRefused
 from datasets_app.sources import limits
 
 logger = logging.getLogger(__name__)
@@ -19,7 +21,10 @@ SECONDS_BETWEEN_REPORTS: Final = 0.5
 
 
 def import_version(version_id: str) -> None:
-    """Turn the source files of a version into rows: it ends READY or FAILED, and nothing half-made stays."""
+    """Turn a version's source files, or its parent's rows, into its rows.
+
+    It ends READY or FAILED, and nothing half-made stays.
+    """
     job = lifecycle.claim_import(UUID(version_id))
     if job is None:
         return
@@ -39,10 +44,9 @@ def sweep() -> None:
 def _run(job: ImportJob) -> None:
     try:
         job.work_folder.mkdir(parents=True)
-        conversion = convert(
-            job.sources, job.mapping, job.options, job.work_folder, limits=limits(), beat=_Reporter(job)
-        )
-        lifecycle.finish_import(job, conversion)
+        lifecycle.finish_import(job, _rows_of(job))
+    except ChangeRefused as refused:
+        lifecycle.fail_import(job, {"error": {"code": refused.code, **refused.params}})
     except FaultyRows as found:
         report = {"faults": found.faults.shown, "fault_count": found.faults.count}
         lifecycle.fail_import(job, {"error": {"code": "faulty_rows"}, **report})
@@ -57,6 +61,12 @@ def _run(job: ImportJob) -> None:
         if error.errno != errno.ENOSPC:
             raise
         lifecycle.fail_import(job, {"error": {"code": "disk_full"}})
+
+
+def _rows_of(job: ImportJob) -> Conversion:
+    if job.derivation is not None:
+        return derive(job.derivation, job.work_folder, beat=_Reporter(job))
+    return convert(job.sources, job.mapping, job.options, job.work_folder, limits=limits(), beat=_Reporter(job))
 
 
 class _Reporter:

@@ -58,6 +58,7 @@ ACTIONS: Mapping[str, str | Promise] = {
     # data
     "dataset.uploaded": _("Dataset uploaded"),
     "dataset.import_started": _("Dataset import started"),
+    "dataset.version_derived": _("Dataset version made from another one"),
     "dataset.version_ready": _("Dataset version ready"),
     "dataset.version_failed": _("Dataset import failed"),
     "dataset.version_discarded": _("Dataset version deleted"),

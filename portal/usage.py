@@ -72,7 +72,8 @@ def add_requests(facts: Sequence[RequestFact]) -> None:
 def storage_bytes(team: Team) -> int:
     """Return how much the team stores: uploaded files, their rows, and adapters. Call it in the team's row scope."""
     # Through the team's own related managers: the rooms above are not imported here.
-    parts = (team.sourcefiles, team.datasetversions, team.adapters)
+    # What is deleted but can still be restored takes its place, too.
+    parts = (team.sourcefiles, team.datasetversions(manager="with_deleted"), team.adapters)
     return sum(part.order_by().aggregate(sum=Sum("size_bytes"))["sum"] or 0 for part in parts)
 
 

@@ -77,7 +77,7 @@ def _stored(request: TeamRequest, form: FilesForm, dataset: Dataset | None) -> D
 def mapping(request: TeamRequest, pk: UUID) -> HttpResponse:
     """Say what the columns mean, with a preview; a POST without `preview` begins the import."""
     version = get_object_or_404(request.team.datasetversions.select_related("dataset", "team"), pk=pk)
-    if version.status not in (Status.DRAFT, Status.FAILED):
+    if version.status not in (Status.DRAFT, Status.FAILED) or version.is_derived:
         return show_version(request, version)  # somebody went back after the import had begun
     stored = sources.in_order(version)
     is_final = request.method == "POST" and "preview" not in request.POST

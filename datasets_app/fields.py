@@ -58,14 +58,20 @@ def label_of(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def value_of(label: str) -> object:
+    """Return the JSON value that `label_of` named."""
+    try:
+        return json.loads(label)
+    except ValueError:
+        return label
+
+
 def infer_fields(answers: Iterable[str]) -> tuple[Field, ...]:
     """Return the fields of the JSON answers in their order of appearance; other answers are ignored.
 
-    A field is closed if it has few distinct values, all of them single values, that occur twice or more on average.
-    Null does not count as a value in this, so a mostly absent name is still open. Memory grows with the distinct
-    values of closed fields only.
+    Memory grows with the distinct values of closed fields only.
     """
-    tallies: dict[str, _Tally] = {}
+    tallies: dict[str, ValueTally] = {}
     objects = 0
     for answer in answers:
         members = json_object(answer)
@@ -73,20 +79,21 @@ def infer_fields(answers: Iterable[str]) -> tuple[Field, ...]:
             continue
         objects += 1
         for name, value in members.items():
-            tallies.setdefault(name, _Tally()).add(value)
+            tallies.setdefault(name, ValueTally()).add(value)
     return tuple(tally.field(name, objects) for name, tally in tallies.items())
 
 
-class _Tally:
+class ValueTally:
     """Counts the values of one key until there are too many of them to be closed."""
 
     def __init__(self) -> None:
-        self._rows = 0
+        self.rows = 0
         self._nulls = 0
         self._counts: Counter[str] | None = Counter()
 
     def add(self, value: object) -> None:
-        self._rows += 1
+        """Note the value of one more row."""
+        self.rows += 1
         self._nulls += value is None
         if isinstance(value, (dict, list)):
             self._counts = None
@@ -97,18 +104,26 @@ class _Tally:
         if len(self._counts) > 10 * MAX_CLOSED_VALUES:
             self._counts = None
 
-    def field(self, name: str, objects: int) -> Field:
-        share = self._rows / objects
+    def closed_values(self) -> list[tuple[str, int]]:
+        """Return (label, count) of every value, the most frequent first; nothing if the key is open.
+
+        It is closed if it has few distinct values, all of them single values, that occur twice or more on average.
+        Null does not count as a value in this, so a mostly absent name is still open.
+        """
         counts = self._counts or Counter()
         distinct = len(counts) - (self._nulls > 0)
-        filled = self._rows - self._nulls
+        filled = self.rows - self._nulls
         if not 0 < distinct <= MAX_CLOSED_VALUES or filled < MIN_ROWS_PER_VALUE * distinct:
-            return Field(name, closed=False, values=(), counts=(), share=share)
-        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+            return []
+        return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+    def field(self, name: str, objects: int) -> Field:
+        """Return what is known about the key, which so many objects could have had."""
+        ranked = self.closed_values()
         return Field(
             name,
-            closed=True,
+            closed=bool(ranked),
             values=tuple(label for label, _ in ranked),
             counts=tuple(count for _, count in ranked),
-            share=share,
+            share=self.rows / objects,
         )

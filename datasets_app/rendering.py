@@ -102,6 +102,18 @@ class ChatRenderer:
             answer_text=answer_text,
         )
 
+    def row_lengths(self, conversations: Sequence[Sequence[Message]]) -> list[tuple[int, int]]:
+        """Return the tokens of prompt and answer of many training rows, as `row` would make them, but faster."""
+        texts: list[str] = []
+        for messages in conversations:
+            prompt_text = self.prompt_text(messages[:-1])
+            texts += (prompt_text, self._answer_text(prompt_text, messages))
+        # Equal texts, such as answers from a closed set, are tokenised once.
+        unique = list(dict.fromkeys(texts))
+        encoded = self._tokenizer.encode_batch_fast(unique, add_special_tokens=False)
+        counts = {text: len(one) for text, one in zip(unique, encoded, strict=True)}
+        return [(counts[prompt], counts[answer]) for prompt, answer in zip(texts[::2], texts[1::2], strict=True)]
+
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text as it stands: nothing is added, special tokens in it are recognised."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)

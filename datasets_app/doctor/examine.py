@@ -7,12 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from datasets_app.doctor import duplicates
+from datasets_app.doctor.answers import AnswerCheck, AnswerSurvey
+from datasets_app.doctor.balance import balance, find_imbalance
+from datasets_app.doctor.lengths import Lengths
 from datasets_app.doctor.options import Options
 from datasets_app.doctor.report import Report
 from datasets_app.doctor.table import BATCH_ROWS, SPLITS, Batch, Findings, RowTable
 from datasets_app.store import read_rows
+
+FEW_ROWS: Final = 50
 
 # Called with the share of the work that is done, from 0 to 1; may raise to stop the work.
 Progress = Callable[[float], None]
@@ -52,12 +58,35 @@ class _Examination:
         self._timings: dict[str, float] = {}
 
     def run(self) -> Report:
-        self._progress(0.0)
+        survey = AnswerSurvey(self._options.schema)
+        learn_from = {"train"} if "train" in self._paths else set(self._paths)
         for batch in self._batches():
             self._timed("rows", partial(self._table.add, batch))
+            if batch.split in learn_from:
+                self._timed("answers", partial(survey.add, batch))
+        plan = survey.plan()
+        check = AnswerCheck(plan)
+        lengths = Lengths(self._tokenizer_folder) if self._tokenizer_folder else None
+        for batch in self._batches():
+            self._timed("answers", partial(check.add, batch))
+            if lengths:
+                self._timed("tokens", partial(lengths.add, batch))
+        table, findings = self._table, self._findings
+        check.report(table, findings)
+        find_imbalance(table, check.labels, findings, rare_below=self._options.rare_below)
         self._timed("duplicates", self._compare)
+        if table.counts.get("train", 0) < FEW_ROWS:
+            findings.note("few_rows", "warning", table.counts.get("train", 0))
+        tokens = lengths.report(table, findings, max_length=self._options.max_length) if lengths else None
         self._progress(1.0)
-        return Report(rows=self._table.counts, findings=self._findings.sorted(), timings=self._timings)
+        return Report(
+            rows=table.counts,
+            findings=findings.sorted(),
+            schema=plan.schema,
+            balance=balance(table, check.labels),
+            tokens=tokens,
+            timings=self._timings,
+        )
 
     def _compare(self) -> None:
         duplicates.find_duplicates(self._table, self._findings)

@@ -1,5 +1,7 @@
 """Versions made on the spot: a list of (split, prompt, answer) becomes files, the doctor's report comes back."""
 
+import json
+import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,6 +13,57 @@ from datasets_app.doctor.options import Options
 from datasets_app.doctor.report import Report
 from datasets_app.rows import CanonicalRow
 from datasets_app.store import write_rows
+
+SUBJECTS = {
+    "IT": ["printer", "laptop", "screen", "keyboard", "network", "password", "login", "server"],
+    "HR": ["holiday", "contract", "salary", "insurance", "pension", "training", "interview", "leave"],
+    "Post": ["parcel", "letter", "stamp", "courier", "envelope", "delivery", "mailbox", "freight"],
+}
+FILLERS = [
+    "please",
+    "today",
+    "again",
+    "office",
+    "colleague",
+    "floor",
+    "morning",
+    "since",
+    "broken",
+    "waiting",
+    "question",
+    "urgent",
+    "customer",
+    "building",
+    "second",
+    "nobody",
+    "answer",
+    "problem",
+    "yesterday",
+    "meeting",
+    "window",
+    "number",
+    "system",
+    "because",
+    "always",
+    "strange",
+    "tomorrow",
+    "somebody",
+    "reception",
+    "manager",
+    "version",
+    "report",
+    "change",
+    "paper",
+    "weekly",
+    "little",
+    "green",
+    "blue",
+    "early",
+    "later",
+    "remote",
+    "local",
+    "spare",
+]
 
 Rows = Iterable[tuple[str, str, str]]
 
@@ -35,3 +88,15 @@ def diagnose(tmp_path: Path) -> Callable[..., Report]:
         return examine(tmp_path, write_version(tmp_path, rows), tokenizer_folder, Options(**options))
 
     return run
+
+
+def good_rows(count: int) -> list[tuple[str, str, str]]:
+    """Return rows without a fault: different tickets, two closed fields, the last tenth for validation."""
+    dice = random.Random(5)
+    rows = []
+    for number in range(count):
+        queue = dice.choices(list(SUBJECTS), weights=[3, 2, 1])[0]
+        words = " ".join(dice.sample(SUBJECTS[queue], 3) + dice.sample(FILLERS, 6))
+        answer = {"queue": queue, "urgency": dice.choice(["Low", "High"])}
+        rows.append(("train" if number < 0.9 * count else "validation", words, json.dumps(answer)))
+    return rows

@@ -10,6 +10,9 @@ def _ticket(number: int) -> str:
     return " ".join(words[int(digit)] for digit in f"{number:06d}") + f" at desk {number}"
 
 
+VARIED = [("train", _ticket(number), f"An answer to {number}.") for number in range(60)]
+
+
 def test_twenty_duplicates_and_five_leaks_are_listed(diagnose, tmp_path):
     rows = [("train", _ticket(number), "a") for number in range(500)]
     rows += [("train", f"  {_ticket(number).upper()} ", "A") for number in range(100, 120)]  # lines 502 to 521
@@ -36,11 +39,11 @@ def test_a_test_row_is_kept_rather_than_a_validation_row(diagnose):
 
 
 def test_report_survives_storage(diagnose):
-    report = diagnose([("train", "one", "a"), ("train", "one", "a"), ("test", "one", "a")])
+    report = diagnose([*VARIED, ("train", "one", "a"), ("train", "one", "a"), ("test", "one", "a")])
     assert Report.from_dict(json.loads(json.dumps(report.to_dict()))) == report
     assert [one.code for one in report.findings] == ["leak", "duplicate"]
 
 
 def test_nothing_to_find(diagnose):
-    assert diagnose([("train", "one", "a"), ("train", "two", "a"), ("test", "three", "a")]).findings == ()
+    assert diagnose([*VARIED, ("test", "three", "a")]).findings == ()
     assert diagnose([]).rows == {}

@@ -12,11 +12,13 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from datasets_app.mapping import Mapping as ColumnMapping
-from datasets_app.mapping import MappingError
+from datasets_app.mapping import MappingError, suggest_template
 from datasets_app.models import SourceFile, Split
 from datasets_app.options import MAX_HELD_OUT_SHARE, MAX_SEED, ImportOptions
+from datasets_app.preview import models_to_choose
 from datasets_app.readers import ENCODINGS
 from datasets_app.sources import Reading, likely_encoding
+from portal.models import BaseModel
 
 MAX_PERCENT = round(MAX_HELD_OUT_SHARE * 100)
 ENCODING_NAMES = {
@@ -41,6 +43,16 @@ FIELD_OF_CODE = {
     "template_brace": "template",
     "template_no_column": "template",
     "template_mentions_answer": "template",
+    "split_is_text": "split",
+}
+COLUMN_FIELDS = ("prompt", "response", "messages", "system", "group", "at", "split")
+# Which fields belong to which shape of a row.
+SHAPES_OF_FIELD = {
+    "prompt": ("columns",),
+    "template": ("template",),
+    "response": ("columns", "template"),
+    "system": ("columns", "template"),
+    "messages": ("messages",),
 }
 
 
@@ -90,6 +102,14 @@ class ColumnField(forms.ChoiceField):
             super().validate(value)
 
 
+class ColumnsText(forms.CharField):
+    """A text with columns in braces; line ends are those of the training text, not of a browser."""
+
+    def to_python(self, value: object) -> str:
+        """Return the text with plain line ends."""
+        return (super().to_python(value) or "").replace("\r\n", "\n")
+
+
 class MappingForm(forms.Form):
     """What the columns mean, how the files are read, and what is kept apart.
 
@@ -98,7 +118,11 @@ class MappingForm(forms.Form):
 
     shape = forms.ChoiceField(
         label=_("One row of the file holds"),
-        choices=(("columns", _("A question and its answer")), ("messages", _("A whole conversation"))),
+        choices=(
+            ("columns", _("A question and its answer")),
+            ("template", _("Several columns that make the question")),
+            ("messages", _("A whole conversation")),
+        ),
         widget=forms.RadioSelect,
     )
     prompt = ColumnField(label=_("Prompt column"))
@@ -115,14 +139,30 @@ class MappingForm(forms.Form):
         widget=forms.Textarea(attrs={"rows": 2}),
         help_text=_("Used where no column gives one. Calls to the finished model should send the same text."),
     )
-    template = forms.CharField(
-        label=_("Prompt made of several columns"),
+    template = ColumnsText(
+        label=_("Prompt template"),
         required=False,
         max_length=20_000,
-        widget=forms.Textarea(attrs={"rows": 2}),
+        strip=False,
+        widget=forms.Textarea(attrs={"rows": 5, "class": "mono", "spellcheck": "false"}),
     )
     json_answers = forms.BooleanField(
         label=_("Answers are JSON"), required=False, help_text=_("A row whose answer is not a JSON object is a fault.")
+    )
+    split = forms.ChoiceField(
+        label=_("Split column"),
+        required=False,
+        help_text=_("Its cells say train, validation (valid, dev) or test."),
+    )
+    group = forms.ChoiceField(
+        label=_("Thread column"),
+        required=False,
+        help_text=_("Rows of one thread or customer stay together in one split."),
+    )
+    at = forms.ChoiceField(
+        label=_("Date column"),
+        required=False,
+        help_text=_("Lets you keep the newest rows apart for the test."),
     )
     skip_faulty = forms.BooleanField(
         label=_("Leave out faulty rows"),
@@ -143,26 +183,52 @@ class MappingForm(forms.Form):
         super().__init__(*args, **kwargs)
         self.sources, self.columns = list(sources), list(columns)
         named = [(column, column) for column in columns]
-        for name in ("prompt", "response", "messages", "system"):
-            unset = _("none") if name == "system" else _("choose a column")
+        for name in COLUMN_FIELDS:
+            unset = _("choose a column") if name in ("prompt", "response", "messages") else _("none")
             self._choices(name, [("", unset), *named])
-            wanted = ("messages",) if name == "messages" else ("columns",)
-            self.fields[name].shown_if = ("shape", wanted)  # type: ignore[attr-defined]
-        self.fields["template"].shown_if = ("shape", ("columns",))  # type: ignore[attr-defined]
+        for name, shapes in SHAPES_OF_FIELD.items():
+            self.fields[name].shown_if = ("shape", shapes)  # type: ignore[attr-defined]
+        self._add_preview()
         for name in ("validation_percent", "test_percent"):
             self.fields[name].unit = "%"  # type: ignore[attr-defined]
         self.fields["template"].help_text = self._template_help()
         if len(self.sources) > 1:
-            for name in ("validation_percent", "test_percent", "seed"):
+            for name in ("split", "validation_percent", "test_percent", "seed"):
                 del self.fields[name]
         for source in self.sources:
             self._add_reading(source)
 
     def _template_help(self) -> str:
         example = " ".join(f"{{{column}}}" for column in self.columns[:2])
-        return gettext("Column names in braces, for example: %(example)s. Replaces the prompt column.") % {
-            "example": example
-        }
+        return gettext(
+            "Column names in braces, for example: %(example)s. Everything else stands in every prompt as written."
+        ) % {"example": example}
+
+    @property
+    def insertable_columns(self) -> list[str]:
+        """The columns that a template can name: a brace in a name would end the placeholder."""
+        return [column for column in self.columns if not set("{}") & set(column)]
+
+    def _add_preview(self) -> None:
+        """Let people choose whose tokens and which file's rows the preview shows; nothing of it is stored."""
+        models = [(model.slug, model.name) for model in models_to_choose()]
+        if models:
+            self.fields["preview_model"] = forms.ChoiceField(
+                label=_("Base model"), choices=models, required=False, initial=models[0][0]
+            )
+        if len(self.sources) > 1:
+            files = [(source.split, source.get_split_display()) for source in self.sources]
+            self.fields["preview_file"] = forms.ChoiceField(label=_("File"), choices=files, required=False)
+
+    def previewed(self) -> SourceFile:
+        """Return the file whose rows are to be shown."""
+        asked = self.cleaned_data.get("preview_file") if self.is_bound else None
+        return next((source for source in self.sources if source.split == asked), self.sources[0])
+
+    def previewed_model(self) -> BaseModel | None:
+        """Return the base model whose tokens are to be shown; None stands for the smallest."""
+        slug = self.cleaned_data.get("preview_model") if self.is_bound else None
+        return BaseModel.objects.filter(slug=slug, is_allowed=True).first() if slug else None
 
     def _choices(self, name: str, choices: list[tuple[str, Any]]) -> None:
         self.fields[name].choices = choices  # type: ignore[attr-defined]
@@ -190,8 +256,11 @@ class MappingForm(forms.Form):
 
     def mapping_problem(self) -> tuple[str | None, str]:
         """Return what is wrong with the mapping and the field that can repair it; (None, "") if nothing is."""
-        if self.cleaned_data.get("shape") == "messages" and not self.cleaned_data.get("messages"):
+        shape = self.cleaned_data.get("shape")
+        if shape == "messages" and not self.cleaned_data.get("messages"):
             return "messages", gettext("Choose the column that holds the messages.")
+        if shape == "template" and not (self.cleaned_data.get("template") or "").strip():
+            return "template", gettext("Write the prompt with the columns in braces.")
         try:
             self.mapping().validate(self.columns)
         except MappingError as error:
@@ -203,16 +272,19 @@ class MappingForm(forms.Form):
         given = self.cleaned_data
         system_prompt = (given.get("system_prompt") or "").strip()
         json_answers = bool(given.get("json_answers"))
+        beside: dict[str, Any] = {name: given.get(name) or None for name in ("group", "at", "split")}
         if given.get("shape") == "messages":
             chosen = given.get("messages") or None
-            return ColumnMapping(messages=chosen, system_prompt=system_prompt, json_answers=json_answers)
+            return ColumnMapping(messages=chosen, system_prompt=system_prompt, json_answers=json_answers, **beside)
+        from_template = given.get("shape") == "template"
         return ColumnMapping(
-            prompt=given.get("prompt") or None,
+            prompt=None if from_template else given.get("prompt") or None,
             response=given.get("response") or None,
             system=given.get("system") or None,
             system_prompt=system_prompt,
-            template=given.get("template") or "",
+            template=given.get("template") or "" if from_template else "",
             json_answers=json_answers,
+            **beside,
         )
 
     def options(self) -> ImportOptions:
@@ -238,11 +310,13 @@ class MappingForm(forms.Form):
         return Reading(encoding, given.get(f"delimiter_{source.split}") or "")
 
 
-def initial_of(mapping: ColumnMapping, options: ImportOptions) -> dict[str, Any]:
+def initial_of(mapping: ColumnMapping, options: ImportOptions, columns: Sequence[str] = ()) -> dict[str, Any]:
     """Return what a mapping form shows first."""
+    shape = "messages" if mapping.messages else "template" if mapping.template else "columns"
     return {
         **mapping.to_dict(),
-        "shape": "messages" if mapping.messages else "columns",
+        "shape": shape,
+        "template": mapping.template or suggest_template(columns, mapping),
         "skip_faulty": options.skip_faulty,
         "validation_percent": round(options.validation_share * 100),
         "test_percent": round(options.test_share * 100),

@@ -169,6 +169,15 @@ def guess_mapping(columns: Sequence[str], sample_records: Sequence[Record]) -> M
     return replace(_guess_texts(text_columns, sample_records), **beside)  # type: ignore[arg-type]
 
 
+def suggest_template(columns: Sequence[str], mapping: Mapping) -> str:
+    """Return a template to begin with: of the columns that look like parts of a prompt, in the table's order."""
+    taken = {mapping.response, mapping.system, mapping.messages, mapping.group, mapping.at, mapping.split}
+    free = [column for column in columns if column not in taken and not set("{}") & set(column)]
+    texts = [column for column in free if _score(column, PROMPT_WORDS) and not NEITHER.search(column.lower())]
+    named = [column for column in free if column == mapping.prompt or column in texts]
+    return "\n\n".join(f"{{{column}}}" for column in named[:4])
+
+
 def _guess_beside(columns: Sequence[str], records: Sequence[Record]) -> dict[str, str]:
     """Return the columns that hold no text to learn: the part a row belongs to, its thread, its date."""
     found = {

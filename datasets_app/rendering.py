@@ -41,6 +41,19 @@ class RenderedRow:
     answer_text: str
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of text that one token stands for; `tokens` are more where a single character takes several."""
+
+    text: str
+    tokens: int
+
+    @property
+    def ends_line(self) -> bool:
+        """Tell whether the next piece begins on a new line."""
+        return self.text.endswith("\n")
+
+
 class ChatRenderer:
     """Renders conversations with the chat template and tokenizer of one base model folder.
 
@@ -117,6 +130,21 @@ class ChatRenderer:
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text as it stands: nothing is added, special tokens in it are recognised."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def pieces(self, text: str) -> list[Piece]:
+        """Return a text cut where its tokens end: the pieces make up the text, their tokens are those of `encode`."""
+        cut: list[Piece] = []
+        done = 0
+        for _start, end in self._tokenizer.encode(text, add_special_tokens=False).offsets:
+            if end > done or not cut:
+                # Some tokenizers leave spaces out of a token's own bounds; they belong to it nevertheless.
+                cut.append(Piece(text[done:end], 1))
+                done = end
+            else:
+                cut[-1] = Piece(cut[-1].text, cut[-1].tokens + 1)
+        if cut and done < len(text):
+            cut[-1] = Piece(cut[-1].text + text[done:], cut[-1].tokens)
+        return cut or ([Piece(text, 0)] if text else [])
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Return the text of token ids, without special tokens unless asked for."""

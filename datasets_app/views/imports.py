@@ -13,7 +13,15 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
 from datasets_app import services, sources
-from datasets_app.forms import ENCODING_NAMES, DatasetForm, FilesForm, MappingForm, initial_of
+from datasets_app.forms import (
+    COLUMN_FIELDS,
+    ENCODING_NAMES,
+    SHAPES_OF_FIELD,
+    DatasetForm,
+    FilesForm,
+    MappingForm,
+    initial_of,
+)
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.mapping import MappingError
 from datasets_app.models import Dataset, DatasetVersion, SourceFile
@@ -28,7 +36,6 @@ from portal.errors import IllegalTransition, PortalError
 from portal.models import Role
 
 Status = DatasetVersion.Status
-COLUMN_FIELDS = ("prompt", "response", "messages", "system")
 
 
 @team_view(role=Role.EDITOR)
@@ -80,22 +87,19 @@ def mapping(request: TeamRequest, pk: UUID) -> HttpResponse:
     if version.status not in (Status.DRAFT, Status.FAILED) or version.is_derived:
         return show_version(request, version)  # somebody went back after the import had begun
     stored = sources.in_order(version)
-    is_final = request.method == "POST" and "preview" not in request.POST
+    is_final = request.method == "POST" and not {"preview", "rows_from"} & set(request.POST)
     if request.method == "POST":
         form = _posted_form(request.POST, stored, is_final=is_final)
         if form.is_valid() and is_final and _begun(request, form, version):
             return redirect("datasets:version", request.team.slug, pk)
-        _field, problem = form.mapping_problem()
-        preview = (
-            Preview(problem=problem) if problem else preview_source(stored[0], form.mapping(), form.reading(stored[0]))
-        )
+        preview = _preview(form, form.mapping(), start=_number(request.POST.get("rows_from")))
         if not is_final:
             form.errors.clear()  # nothing was submitted yet; the preview says what is missing
     else:
-        start = _first_mapping(version, stored[0])
-        initial = initial_of(start, ImportOptions.from_dict(version.options))
+        guessed = _first_mapping(version, stored[0])
+        initial = initial_of(guessed, ImportOptions.from_dict(version.options), stored[0].columns)
         form = MappingForm(sources=stored, columns=stored[0].columns, initial=initial)
-        preview = preview_source(stored[0], start, Reading(sources.likely_encoding(stored[0])))
+        preview = _preview(form, guessed)
     context = {
         "version": version,
         "form": form,
@@ -103,6 +107,20 @@ def mapping(request: TeamRequest, pk: UUID) -> HttpResponse:
         "preview": preview,
     }
     return render(request, "datasets/mapping.html", context, status=400 if is_final else 200)
+
+
+def _preview(form: MappingForm, mapping: ColumnMapping, start: int = 0) -> Preview:
+    """Return the rows that a form asks for, or what keeps them from being made."""
+    source = form.previewed()
+    reading = form.reading(source) if form.is_bound else Reading(sources.likely_encoding(source))
+    _field, problem = form.mapping_problem() if form.is_bound else (None, "")
+    if problem:
+        return Preview(problem=problem)
+    return preview_source(source, mapping, reading, start=start, model=form.previewed_model())
+
+
+def _number(sent: str | None) -> int:
+    return int(sent) if sent and sent.isascii() and sent.isdigit() and len(sent) < 9 else 0
 
 
 def _posted_form(posted: QueryDict, stored: Sequence[SourceFile], *, is_final: bool) -> MappingForm:
@@ -138,12 +156,13 @@ def _columns(train: SourceFile, reading: Reading) -> Sequence[str]:
 
 def _fitting(posted: QueryDict, train: SourceFile, columns: Sequence[str], reading: Reading) -> QueryDict:
     """Return what was posted, with a new guess if a chosen column is gone because the file is read differently."""
-    chosen = [posted.get(name) for name in COLUMN_FIELDS]
+    shape = posted.get("shape", "")
+    chosen = [posted.get(name) for name in COLUMN_FIELDS if shape in SHAPES_OF_FIELD.get(name, (shape,))]
     if all(column in columns for column in chosen if column):
         return posted
-    guessed = sources.guess(train, reading).to_dict()
+    guessed = initial_of(sources.guess(train, reading), ImportOptions(), columns)
     fitting = posted.copy()
-    for name in COLUMN_FIELDS:
+    for name in (*COLUMN_FIELDS, "shape", "template"):
         fitting[name] = str(guessed[name] or "")
     return fitting
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -39,6 +40,12 @@ def editor(team, charlie, client_for) -> Client:
 def text_of(response) -> str:
     """The words of a page, without its markup."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", response.content.decode()))
+
+
+def seen_in(response) -> str:
+    """The rows of a preview with their tokens put together again."""
+    rows = re.findall(r'<pre class="tokens"[^>]*>(.*?)</pre>', response.content.decode(), re.DOTALL)
+    return "\n\n".join(html.unescape(re.sub(r"<[^>]+>", "", row)) for row in rows)
 
 
 def only_version() -> DatasetVersion:
@@ -86,8 +93,8 @@ def test_three_steps(browser, base_model):
     mapping = browser.get(f"{VERSIONS}{version.pk}/mapping/")
     words = text_of(mapping)
     assert '<option value="prompt" selected>' in mapping.content.decode()
-    assert "&lt;|im_start|&gt;user Ticket 0: VPN is broken, please help&lt;|im_end|&gt;" in words
-    assert "Tokens as Tiny counts them." in words
+    assert "<|im_start|>user\nTicket 0: VPN is broken, please help<|im_end|>" in seen_in(mapping)
+    assert "Each box is one token of Tiny." in words
 
     response = choose(browser, version, json_answers="on")
     assert response.headers["Location"] == f"{VERSIONS}{version.pk}/"
@@ -171,8 +178,8 @@ def test_upload_over_the_limit(browser, settings):
     [
         ({"prompt": ""}, "No column is chosen for the prompt."),
         ({"response": "prompt"}, "both as prompt and as answer"),
-        ({"template": "{nope}"}, "mentions {nope}"),
-        ({"template": "{ {"}, "single brace"),
+        ({"shape": "template", "template": "{nope}"}, "mentions {nope}"),
+        ({"shape": "template", "template": "{ {"}, "single brace"),
         ({"shape": "messages", "messages": ""}, "Choose the column that holds the messages."),
         ({"test_percent": "75", "validation_percent": "30"}, "at least 20 %"),
         ({"test_percent": "nan"}, "Enter a whole number."),
@@ -191,14 +198,16 @@ def test_bad_mappings_show_the_form_again(browser, choices, words):
 
 def test_preview_follows_the_choices(browser, base_model):
     version = send(browser, csv_bytes([("1", "How?", "Thus.", "Be kind.")] * 3, header=("id", "q", "a", "s")))
-    words = text_of(choose(browser, version, preview="1", prompt="q", response="a", system="s"))
-    assert "system Be kind.&lt;|im_end|&gt;" in words
-    assert "assistant Thus.&lt;|im_end|&gt;" in words
-    words = text_of(
-        choose(browser, version, preview="1", prompt="", template="{q} ({id})", response="a", system_prompt="Short.")
+    seen = seen_in(choose(browser, version, preview="1", prompt="q", response="a", system="s"))
+    assert "system\nBe kind.<|im_end|>" in seen
+    assert "assistant\nThus.<|im_end|>" in seen
+    seen = seen_in(
+        choose(
+            browser, version, preview="1", shape="template", template="{q} ({id})", response="a", system_prompt="Short."
+        )
     )
-    assert "How? (1)" in words
-    assert "system Short." in words
+    assert "How? (1)" in seen
+    assert "system\nShort." in seen
     words = text_of(choose(browser, version, preview="1", prompt="", response="a"))
     assert "No column is chosen for the prompt." in words
     assert only_version().status == "draft"
@@ -261,7 +270,7 @@ def test_rows_are_paged_and_kept_apart_by_split(browser, team, actor, base_model
     assert "Ticket 20:" in text_of(browser.get(f"{address}?page=2"))
     assert "Ticket 46:" in text_of(browser.get(f"{address}?split=test"))
     assert "Ticket 0:" in text_of(browser.get(f"{address}?split=nonsense&page=x"))
-    assert "&lt;|im_start|&gt;user" in text_of(browser.get(f"{address}?split=test&view=model"))
+    assert "<|im_start|>user" in seen_in(browser.get(f"{address}?split=test&view=model"))
     download = browser.get(f"{address}rows/test.jsonl")
     rows = [json.loads(line) for line in b"".join(download.streaming_content).splitlines()]
     assert (len(rows), rows[0]["row"]) == (5, 2)

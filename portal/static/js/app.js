@@ -9,6 +9,7 @@ const FEATURES = [
   ["[data-dialog]", () => import("./dialog.js")],
   ["[data-confirm]", () => import("./confirm.js")],
   ["[data-dismissible], [data-focus], [data-shown-if]", () => import("./forms.js")],
+  ["[data-insert-into]", () => import("./insert.js")],
   ["[data-passkeys]", () => import("./passkeys.js")],
   ["[data-upload]", () => import("./upload.js")],
   ["[data-chart]", () => import("./chart.js")],

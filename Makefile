@@ -3,13 +3,14 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lock vendor
+.PHONY: help run test test-fast lock vendor
 
 help:
 	@echo 'make run       set up what is missing and start the portal; Ctrl-C ends it'
 	@echo '                 ARGS="--port 9000 --host 0.0.0.0"   options of manage.py up'
 	@echo 'make test      all checks and tests'
 	@echo '                 ARGS="tests/portal -k invitation"   only these tests'
+	@echo 'make test-fast the tests that need neither a browser nor processes of their own, in a minute'
 	@echo 'make lock      write requirements.lock from what is installed'
 	@echo 'make vendor    fetch the browser libraries again and check them'
 	@echo
@@ -26,6 +27,9 @@ run:
 
 test:
 	@"$(PYTHON)" bootstrap.py test $(ARGS)
+
+test-fast:
+	@"$(PYTHON)" bootstrap.py test --fast
 
 lock:
 	@"$(PYTHON)" bootstrap.py lock

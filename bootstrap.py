@@ -48,6 +48,9 @@ CHECKS: tuple[tuple[str, list[str]], ...] = (
     ("migrations", ["manage.py", "makemigrations", "--check", "--dry-run"]),
     ("tests", ["-m", "pytest"]),
 )
+# All tests share the processors among processes; a few chosen ones begin sooner in one.
+SIDE_BY_SIDE = ["-n", "logical", "--dist", "loadgroup"]
+FAST = ["-m", "not slow and not browser"]
 
 
 class SetupError(Exception):
@@ -85,7 +88,10 @@ def run(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Set up, then make all checks; return 1 if any failed. Arguments go to pytest, and then only tests run."""
+    """Set up, then make all checks; return 1 if any failed. Arguments go to pytest, and then only tests run.
+
+    `--fast` alone leaves out the slow tests and those with a browser.
+    """
     set_up(extras=("test",))
     find_browser()
     failed = []
@@ -110,7 +116,10 @@ def check(name: str, command: list[str], arguments: list[str]) -> int:
     """
     if name != "tests":
         return subprocess.run([str(PYTHON), *command], check=False).returncode
-    code = subprocess.run([str(PYTHON), *command, *arguments], check=False).returncode
+    if arguments == ["--fast"]:
+        arguments = FAST
+    several = [] if arguments and arguments != FAST else SIDE_BY_SIDE
+    code = subprocess.run([str(PYTHON), *command, *several, *arguments], check=False).returncode
     if code != TESTS_FAILED:
         return code
     print("\n== tests that failed, once more", flush=True)

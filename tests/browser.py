@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,10 @@ import pytest
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-quic"]
 OVERFLOWING = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+# Two frames: what a script changes when the window changes is drawn.
+DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+# Ends as wide and as light as pages are opened.
+LOOKS = [(390, "light"), (390, "dark"), (1280, "dark"), (1280, "light")]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +49,22 @@ def complaints_of(page: Any) -> list[str]:
 
     page.on("console", note)
     return complaints
+
+
+def fits(page: Any, name: str) -> None:
+    """Look at a loaded page wide and narrow, light and dark: nothing may stick out, nothing be complained about.
+
+    Pictures go to the folder that SCREENSHOTS names.
+    """
+    folder = os.environ.get("SCREENSHOTS")
+    for width, theme in LOOKS:
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=theme)
+        page.evaluate(DRAWN)
+        assert page.evaluate(OVERFLOWING) <= 0, (name, width)
+        if folder:
+            page.screenshot(path=Path(folder) / f"{name}-{width}-{theme}.png", full_page=True)
+    assert page.complaints == [], name
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from django.test import Client
@@ -20,16 +21,28 @@ from portal.models import BaseModel, Node, Role, Scope, Team, User
 from portal.rls import team_scope
 from tests.browser import chromium, open_page  # noqa: F401 — fixtures for every browser test
 
+if TYPE_CHECKING:
+    from datasets_app.models import DatasetVersion
+    from tests.ready import KeptImport
+
 PASSWORD = "correct horse battery staple"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one process, and all journeys, which share an installation; these begin, being longest."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group("journeys" if folder == "journeys" else item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: item.path.parent.name != "journeys")
 
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings() -> None:
-    """Let several people run tests on one server: PYTEST_DB names the database."""
+    """Give each process of a run its own database, and let several people share a server: PYTEST_DB names them."""
     from django.db import connection
 
-    if suffix := os.environ.get("PYTEST_DB"):
-        connection.settings_dict.setdefault("TEST", {})["NAME"] = f"test_{suffix}"
+    names = [os.environ.get("PYTEST_DB") or "tuneport", os.environ.get("PYTEST_XDIST_WORKER")]
+    connection.settings_dict.setdefault("TEST", {})["NAME"] = "_".join(["test", *filter(None, names)])
 
 
 @pytest.fixture(autouse=True)
@@ -184,36 +197,24 @@ def node(db) -> Node:
     return Node.objects.create(name="local", slots=1, heartbeat_at=timezone.now())
 
 
-TICKETS = [
-    (f"Ticket {number}: {word} is broken", f'{{"service": "{word}", "urgency": "{("Low", "High")[number % 2]}"}}')
-    for number, word in enumerate(["VPN", "Mail", "Printer", "Wiki"] * 6)
-]
+@pytest.fixture(scope="session")
+def kept_import() -> list[KeptImport]:
+    """The first import of the test run; empty until a test has needed it."""
+    return []
 
 
 @pytest.fixture
-def ready_version(team: Team, actor: Actor, tmp_path: Path):
-    """A small dataset version (20 training, 4 validation rows) that went through the real import."""
-    from datasets_app import services, tasks
-    from datasets_app.models import DatasetVersion, Split
+def ready_version(
+    team: Team, actor: Actor, tmp_path: Path, kept_import: list[KeptImport], tmp_path_factory: pytest.TempPathFactory
+) -> DatasetVersion:
+    """A small dataset version (20 training, 4 validation rows), imported once and copied for every other test."""
+    from tests import ready
 
-    files = {Split.TRAIN: TICKETS[:20], Split.VALIDATION: TICKETS[20:]}
-    paths = {split: write_csv(tmp_path / f"{split.value}.csv", rows) for split, rows in files.items()}
-    with team_scope(team.pk):
-        version = services.import_files(team=team, actor=actor, name="Tickets", files=paths)
-    tasks.import_version(str(version.pk))
-    with team_scope(team.pk):
-        return DatasetVersion.unscoped.get(pk=version.pk)
-
-
-def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
-    """Write (prompt, response) rows in the import format."""
-    import csv
-
-    with path.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["prompt", "response"])
-        writer.writerows(rows)
-    return path
+    if kept_import:
+        return ready.copy_of(kept_import[0], team, actor)
+    version = ready.import_tickets(team, actor, tmp_path)
+    kept_import.append(ready.keep(version, tmp_path_factory.mktemp("ready") / "version"))
+    return version
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from portal import usage
 from portal.errors import QuotaExceeded
 from portal.models import Quota
 from portal.rls import team_scope
-from tests.conftest import TICKETS, write_csv
+from tests.ready import TICKETS, write_csv
 
 
 @pytest.fixture

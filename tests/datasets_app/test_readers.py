@@ -128,6 +128,7 @@ def test_hopeless_file_ends_the_scan(table_of):
     assert rows[1].code == "unreadable_rest"
 
 
+@pytest.mark.slow
 def test_hostile_quotes_take_bounded_time(table_of):
     """Every line keeps the quote open: without a bound on rereading this would be quadratic."""
     table = table_of("p,r\n" + 'x","y\n' * 100_000)

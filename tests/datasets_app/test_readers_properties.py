@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from datasets_app.readers import ENCODINGS, FileRefused, Limits, Record, RowFault, detect, open_table
 
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits(max_rows=200, max_cell_bytes=64, max_row_bytes=256, max_row_lines=20, max_columns=8)
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -26,7 +26,7 @@ from portal.rls import all_teams, team_scope
 from tests.deployments.conftest import SYSTEM, wait_for
 from tests.deployments.fake_engine import FakeEngine
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 OF_SYSTEM_PROMPT = len(SYSTEM) // 3 + 1 + 8  # as it is estimated
 CHAT = "/v1/chat/completions"

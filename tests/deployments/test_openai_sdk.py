@@ -16,7 +16,7 @@ from portal.rls import all_teams
 from tests.deployments.conftest import wait_for
 from tests.deployments.fake_engine import FakeEngine
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ for number in range(10):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_processes_share_the_last_waiting_places_exactly(team, actor, base_model):
     limit(team, Quota.QUEUED_RUNS, 7)

@@ -29,6 +29,8 @@ from portal.rls import all_teams, team_scope
 from tests.deployments import fake_engine
 from tests.deployments.conftest import make_run, run  # noqa: F401 - fixtures
 
+pytestmark = pytest.mark.slow
+
 FAKE = (sys.executable, str(Path(fake_engine.__file__)))
 
 

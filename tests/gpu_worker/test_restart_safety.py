@@ -16,7 +16,7 @@ from portal.rls import all_teams
 from tests.experiments.runs import change, fresh, make_version, submit
 from tests.gpu_worker.workshop import LEASE_SECONDS, Workshop
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from portal.rls import all_teams, team_scope
 from tests.experiments.runs import change_rows, fresh, make_version, put_to_work, submit
 from tests.gpu_worker.workshop import LEASE_SECONDS, REAL, Workshop, child_environment
 
+pytestmark = pytest.mark.slow
+
 needs_database = pytest.mark.django_db(transaction=True)
 
 

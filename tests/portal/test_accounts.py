@@ -86,6 +86,7 @@ def test_a_person_is_guessed_at_five_times_from_one_network(alice, bob):
     assert elsewhere.answer.status_code == 302, "a stranger must not be able to lock Alice out"
 
 
+@pytest.mark.slow
 def test_a_person_is_not_guessed_at_from_many_networks(alice):
     for number in range(120):
         sign_in(alice.email, "no", REMOTE_ADDR=f"192.0.2.{number}")

@@ -20,6 +20,8 @@ from portal import embedded_postgres
 from portal.embedded_postgres.cluster import Cluster
 from portal.embedded_postgres.starter import existing_cluster, known_root, remove_forgotten_trials
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).resolve().parents[2]
 IDLE_S = 1.0
 USER = f"""

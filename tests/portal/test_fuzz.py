@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from tests.portal.test_route_matrix import API, OWN, PAGES, PLATFORM, PUBLIC, address
 from tests.world import World, make_world
 
+pytestmark = pytest.mark.slow
+
 NAMES = re.compile(r'<(?:input|select|textarea|button)[^>]*\bname="([^"]+)"')
 # Strange on purpose: NUL, surrogates' neighbours, right-to-left marks, numbers that no column holds, SQL and HTML.
 STRANGE = st.one_of(

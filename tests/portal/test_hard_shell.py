@@ -20,6 +20,8 @@ from portal.client_address import client_address
 from portal.models import User
 from tests.processes import environment
 
+pytestmark = pytest.mark.slow
+
 SAFE = {
     "TUNEPORT_ENV": "production",
     "TUNEPORT_SECRET_KEY": secrets.token_urlsafe(48),

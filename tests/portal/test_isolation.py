@@ -32,6 +32,8 @@ from tests.portal.test_query_counts import fill
 from tests.portal.test_route_matrix import API, PAGES, address
 from tests.world import World, make_world
 
+pytestmark = pytest.mark.slow
+
 MARK = "Kanarienvogel"
 SHAPES = Path(__file__).with_name("exposed_fields.json")
 FORBIDDEN = re.compile(r"password|digest|secret|pepper|access_key|lease|claim|token$|ciphertext")

@@ -21,7 +21,7 @@ from portal import logs, secrets
 from portal.errors import InvalidInput
 from portal.models import AuditEvent
 from portal.rls import team_scope
-from tests.conftest import write_csv
+from tests.ready import write_csv
 
 TICKET = "CANARY-TICKET printer on floor 7 burns"
 SECRET = "canary-secret-hunter2"

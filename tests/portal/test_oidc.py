@@ -25,6 +25,8 @@ from portal.rls import team_scope
 from tests.conftest import PASSWORD
 from tests.portal.identity_provider import IdentityProvider
 
+pytestmark = pytest.mark.slow
+
 DORA = "dora@example.org"
 GROUPS = {"desk": {"service-desk": "editor"}, "desk-leads": {"service-desk": "admin"}, "money": {"finance": "viewer"}}
 

@@ -17,6 +17,8 @@ from portal.management.commands import up
 from portal.process_table import group_is_alive, living_processes, mentions, process_entry
 from portal.processes import Child, ProcessGroup, Service, end_detached
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).resolve().parents[2]
 RUNNER = """
 import sys

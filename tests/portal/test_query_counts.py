@@ -19,6 +19,8 @@ from portal.rls import team_scope
 from tests.portal.test_route_matrix import API, PAGES, address
 from tests.world import World, make_world
 
+pytestmark = pytest.mark.slow
+
 # A page and its frame: session, person, membership, and what it shows.
 MOST_QUERIES = 25
 SCOPES = ("SAVEPOINT", "RELEASE", "SELECT set_config", "SELECT current_setting")

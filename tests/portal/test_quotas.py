@@ -236,6 +236,7 @@ for _number in range(25):
 TAKING = RESERVING.partition("        if _number")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_processes_share_the_last_units_exactly(team):
     limit(team, REQUESTS_PER_MINUTE=60, TOKENS_PER_MINUTE=1000, TOKENS_PER_MONTH=400)
@@ -247,6 +248,7 @@ def test_processes_share_the_last_units_exactly(team):
     assert (used(team, R), used(team, M), used(team, T)) == (40, 400, 400)
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_processes_that_reserve_settle_and_give_back_end_with_the_true_sum(team):
     with processes(RESERVING, str(team.pk), NOON.isoformat(), count=4) as started:

@@ -369,6 +369,7 @@ while time.monotonic() - began < 30:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_a_revoked_token_is_refused_by_all_processes_within_seconds(team, actor, make):
     row, text = make()

@@ -10,6 +10,8 @@ from gpu_worker.engine.answer_memory import MAX_CONTEXTS, AnswerMemory
 from tests.gpu_worker.engine.driver import make_driver
 from tests.gpu_worker.engine.reference import Reference
 
+pytestmark = pytest.mark.slow
+
 
 def teach(memory: AnswerMemory, tokens: list[int]) -> None:
     for end in range(4, len(tokens) + 1):

@@ -23,6 +23,8 @@ from gpu_worker.engine.model_shape import read_model_shape
 from tests.gpu_worker.engine.driver import make_driver
 from tests.gpu_worker.engine.reference import Reference, make_adapter
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "vocab_size": 384,
     "hidden_size": 64,

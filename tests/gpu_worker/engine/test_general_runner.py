@@ -18,6 +18,8 @@ from gpu_worker.engine.self_check import SelfCheck
 from tests.gpu_worker.engine.driver import Driver
 from tests.gpu_worker.engine.reference import Reference, make_adapter
 
+pytestmark = pytest.mark.slow
+
 CONFIG = EngineConfig(kv_cache_bytes=2**21, max_context=512)
 WHO = (None, "one", "two")
 

@@ -9,6 +9,8 @@ from datasets_app.rendering import ChatRenderer
 from tests.gpu_worker.engine.driver import Driver, make_driver
 from tests.gpu_worker.engine.reference import Reference
 
+pytestmark = pytest.mark.slow
+
 PromptIds = Callable[[str], list[int]]
 
 TEXTS = ("short", "The printer does not print. " * 4, "Не могу войти в личный кабинет", "x" * 90)

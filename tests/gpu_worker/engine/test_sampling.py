@@ -2,10 +2,13 @@
 
 from collections import Counter
 
+import pytest
 import torch
 
 from gpu_worker.engine.sampling import SamplingParams, sample_token, seeded_generator, token_logprob
 from tests.gpu_worker.engine.driver import Driver
+
+pytestmark = pytest.mark.slow
 
 PROMPT = [3, 40, 41, 42, 43]
 

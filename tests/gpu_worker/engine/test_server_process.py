@@ -25,6 +25,8 @@ from tests.gpu_worker.engine.engine_process import (
     running_engine,
 )
 
+pytestmark = pytest.mark.slow
+
 # Longer than any test looks on, however fast a machine writes and however slowly it looks.
 LONG = {"max_tokens": 30_000, "temperature": 0}
 

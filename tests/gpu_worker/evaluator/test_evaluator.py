@@ -15,6 +15,8 @@ import torch
 from gpu_worker.evaluator.job import answer_limit, choose_rows
 from tests.tiny_model import make_tiny_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:

@@ -9,6 +9,8 @@ import pytest
 from gpu_worker.trainer import checkpoints
 from tests.gpu_worker.trainer.jobs import ROOT, losses, only, run_here, ticket_rows, validation_losses, write_job
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def job(tmp_path, base_model):

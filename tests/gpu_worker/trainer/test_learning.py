@@ -13,6 +13,8 @@ from gpu_worker.trainer.rows import EncodedRow, encode_file
 from gpu_worker.trainer.spec import read_spec
 from tests.gpu_worker.trainer.jobs import ticket_rows, write_job
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def spec(tmp_path, base_model):

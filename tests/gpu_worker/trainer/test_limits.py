@@ -12,6 +12,8 @@ from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.fast.learner import FastLearner
 from tests.gpu_worker.trainer.jobs import losses, only, run_here, ticket_rows, validation_losses, write_job
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def job(tmp_path, base_model):

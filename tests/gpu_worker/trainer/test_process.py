@@ -23,6 +23,8 @@ from tests.gpu_worker.trainer.jobs import (
     write_job,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def job(tmp_path, base_model):

@@ -40,8 +40,13 @@ PR_SET_PDEATHSIG: Final = 1
 MAX_OPEN_FILES: Final = 256
 LONGEST_LINE: Final = 64 * MIB
 # All that the child gets to know; the two settings keep libraries from reserving address space for threads.
-ENVIRONMENT: Final = {"PATH": os.defpath, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-ENVIRONMENT |= {"ARROW_DEFAULT_MEMORY_POOL": "system", "PYTHONDONTWRITEBYTECODE": "1"}
+ENVIRONMENT: Final = {
+    "PATH": os.defpath,
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
 # What allocators of other languages say before they abort.
 OUT_OF_MEMORY: Final = (b"memory allocation of", b"bad_alloc", b"Cannot allocate memory", b"MemoryError")
 

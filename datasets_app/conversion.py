@@ -37,6 +37,8 @@ class Source:
     encoding: str
     delimiter: str
     size_bytes: int
+    # Sheets and Parquet files have rows instead of lines.
+    counts_rows: bool = False
 
 
 @dataclass
@@ -51,6 +53,8 @@ class Faults:
         self.count += count
         room = limit - len(self.shown)
         place: dict[str, object] = {"file": source.name, "split": source.split.value}
+        if source.counts_rows:
+            place["unit"] = "row"
         self.shown += [place | fault.to_dict() for fault in faults[:room]]
 
 

@@ -234,6 +234,13 @@ class MappingForm(forms.Form):
         self.fields[name].choices = choices  # type: ignore[attr-defined]
 
     def _add_reading(self, source: SourceFile) -> None:
+        if len(source.parts) > 1:
+            label = _("Sheet") if source.container == "xlsx" else _("File inside")
+            self.fields[f"part_{source.split}"] = forms.ChoiceField(
+                label=label, choices=[(part, part) for part in source.parts], initial=source.part
+            )
+        if source.counts_rows:
+            return
         names = [(encoding, ENCODING_NAMES[encoding]) for encoding in ENCODINGS]
         self.fields[f"encoding_{source.split}"] = forms.ChoiceField(
             label=_("Encoding"), choices=names, initial=likely_encoding(source)
@@ -307,7 +314,8 @@ class MappingForm(forms.Form):
         """Return how one file is to be read, as far as the form says so."""
         given = self.cleaned_data
         encoding = given.get(f"encoding_{source.split}") or likely_encoding(source)
-        return Reading(encoding, given.get(f"delimiter_{source.split}") or "")
+        delimiter, part = given.get(f"delimiter_{source.split}"), given.get(f"part_{source.split}")
+        return Reading(encoding, delimiter or "", part or "")
 
 
 def initial_of(mapping: ColumnMapping, options: ImportOptions, columns: Sequence[str] = ()) -> dict[str, Any]:

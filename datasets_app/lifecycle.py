@@ -103,7 +103,7 @@ def _is_silent() -> Q:
 def _job(version: DatasetVersion, claim: UUID) -> ImportJob:
     version.refresh_from_db(fields=["mapping", "options", "changes", "parent"])
     sources = [
-        Source(Split(one.split), one.name, one.path, one.encoding, one.delimiter, one.size_bytes)
+        Source(Split(one.split), one.name, one.path, one.encoding, one.delimiter, one.text_bytes, one.counts_rows)
         for one in in_order(version)
     ]
     return ImportJob(

@@ -161,6 +161,14 @@ class SourceFile(TeamOwned):
     )
     size_bytes = models.PositiveBigIntegerField()
     sha256 = models.CharField(max_length=64)
+    container = models.CharField(max_length=10, blank=True, help_text="xlsx, parquet, zip, gzip, json; empty for text")
+    part = models.CharField(max_length=255, blank=True, help_text="the sheet or member that is read")
+    parts = models.JSONField(default=list, help_text="all sheets or members to choose from")
+    is_text = models.BooleanField(default=True, help_text="text with an encoding; not a sheet or Parquet")
+    unpacked_bytes = models.PositiveBigIntegerField(default=0)
+    within = models.ForeignKey(
+        "self", on_delete=models.CASCADE, null=True, related_name="inner", help_text="the upload this one came in"
+    )
 
     class Meta(TeamOwned.Meta):
         ordering = ["split", "name"]
@@ -170,9 +178,29 @@ class SourceFile(TeamOwned):
         return self.name
 
     @property
+    def upload_path(self) -> Path:
+        """Where the bytes lie as they were uploaded, under a name of our own."""
+        return self.version.folder / f"source-{self.within_id or self.pk}.bin"
+
+    @property
     def path(self) -> Path:
-        """Where the bytes lie, under a name of our own."""
-        return self.version.folder / f"source-{self.pk}.bin"
+        """Where the text lies that is read: the upload itself, or what was unpacked from it."""
+        return self.path_of(self.part) if self.container else self.upload_path
+
+    def path_of(self, part: str) -> Path:
+        """Return where a part of a container lies once it is unpacked."""
+        number = self.parts.index(part) if part in self.parts else 0
+        return self.version.folder / f"source-{self.pk}.{number}.txt"
+
+    @property
+    def text_bytes(self) -> int:
+        """The size of the text that is read."""
+        return self.unpacked_bytes if self.container else self.size_bytes
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether places in it are numbered by rows: sheets, Parquet files and JSON arrays have no lines."""
+        return bool(self.container) and not self.is_text
 
 
 class RowChange(TeamOwned):

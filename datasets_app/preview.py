@@ -12,12 +12,12 @@ from typing import Final
 from django.utils.translation import gettext as _
 
 from datasets_app.mapping import Mapping as ColumnMapping
-from datasets_app.mapping import MappingError
 from datasets_app.models import SourceFile
-from datasets_app.readers import FileRefused, Record, RowFault
+from datasets_app.readers import DataError, Record, RowFault
 from datasets_app.rendering import ChatRenderer, Piece, RenderingError
 from datasets_app.rows import CanonicalRow, RowMaker
-from datasets_app.sources import Reading, limits, open_source
+from datasets_app.sources import Reading, open_source
+from datasets_app.unpacking import limits
 from portal.models import BaseModel
 
 PREVIEW_ROWS: Final = 5
@@ -91,14 +91,14 @@ def preview_source(
     try:
         table = open_source(source, reading)
         mapping.validate(table.columns)
-    except (FileRefused, MappingError) as error:
+    except DataError as error:
         return Preview(problem=error.sentence(_))
     make, rows, faults = RowMaker(mapping, limits()).make, [], []
     records = list(islice(table.records(), start, start + PREVIEW_ROWS + 1))
     for record in records[:PREVIEW_ROWS]:
         made = make(record) if isinstance(record, Record) else record
         if isinstance(made, RowFault):
-            faults.append(made.sentence(_))
+            faults.append(made.sentence(_, counts_rows=source.counts_rows))
         else:
             rows.append(made)
     seen, model_name = as_seen(rows, model)

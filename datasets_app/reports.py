@@ -55,7 +55,7 @@ def fault_in_words(fault: Mapping[str, Any]) -> dict[str, object]:
     """Return a stored fault as {file, split, line, column, code, message}."""
     row = RowFault(fault["line"], fault["column"], fault["code"], fault["params"])
     shown = {name: fault[name] for name in ("file", "split", "line", "column", "code")}
-    return shown | {"message": row.sentence(_)}
+    return shown | {"message": row.sentence(_, counts_rows=fault.get("unit") == "row")}
 
 
 def fault_line(fault: Mapping[str, Any]) -> FaultLine:

@@ -22,7 +22,20 @@ class SourceFileSerializer(serializers.ModelSerializer[SourceFile]):
 
     class Meta:
         model = SourceFile
-        fields = ("id", "split", "name", "kind", "encoding", "delimiter", "columns", "size_bytes", "sha256")
+        fields = (
+            "id",
+            "split",
+            "name",
+            "kind",
+            "encoding",
+            "delimiter",
+            "columns",
+            "size_bytes",
+            "sha256",
+            "container",
+            "part",
+            "parts",
+        )
         read_only_fields = fields
 
 
@@ -144,7 +157,11 @@ class VersionImportSerializer(serializers.Serializer[Any]):
     """The files of a new version (multipart/form-data)."""
 
     file = serializers.FileField(required=False, allow_empty_file=True, help_text="The same as train_file.")
-    train_file = serializers.FileField(required=False, allow_empty_file=True, help_text="CSV, TSV or JSON Lines.")
+    train_file = serializers.FileField(
+        required=False,
+        allow_empty_file=True,
+        help_text="CSV, TSV, JSON Lines, a JSON array, XLSX, Parquet, or a ZIP or gzip of these.",
+    )
     validation_file = serializers.FileField(required=False, allow_empty_file=True)
     test_file = serializers.FileField(required=False, allow_empty_file=True)
     mapping = serializers.JSONField(

@@ -26,6 +26,7 @@ from datasets_app.options import ImportOptions
 from datasets_app.readers import FileRefused
 from datasets_app.reports import fault_in_words
 from datasets_app.sources import Reading, Upload
+from datasets_app.unpacking import limits
 from portal import audit, quotas, usage
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, InvalidSource
@@ -75,9 +76,7 @@ def _stored(
         dataset=dataset, number=_next_number(dataset), created_by=actor.user, status=Status.DRAFT
     )
     with sources.folder_or_nothing(version.folder):
-        for split, content in files.items():
-            source = SourceFile(team=team, version=version, split=Split(split), name=sources.shown_name(content))
-            sources.store(source, content)
+        sources.store_all(version, files)
         audit.record(team, actor, "dataset.uploaded", version, files=len(files))
         yield version
 
@@ -210,10 +209,11 @@ def import_files(
 def _refuse_faulty(stored: Mapping[Split, SourceFile], mapping: ColumnMapping, options: ImportOptions) -> None:
     """Read all sources once. Raises: InvalidSource if the worker would only fail."""
     jobs = [
-        Source(split, one.name, one.path, one.encoding, one.delimiter, one.size_bytes) for split, one in stored.items()
+        Source(split, one.name, one.path, one.encoding, one.delimiter, one.text_bytes, one.counts_rows)
+        for split, one in stored.items()
     ]
     try:
-        rows, _faults = conversion.check(jobs, mapping, options, sources.limits(), lambda rows, size: None)
+        rows, _faults = conversion.check(jobs, mapping, options, limits(), lambda rows, size: None)
     except SourceRefused as refused:
         raise sources.refusal(refused.error, stored[refused.source.split]) from None
     except FaultyRows as found:

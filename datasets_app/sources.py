@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, TypeAlias
 
@@ -18,11 +18,25 @@ from django.utils.translation import gettext as _
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.mapping import MappingError, guess_mapping
 from datasets_app.models import DatasetVersion, SourceFile, Split
-from datasets_app.readers import DEFAULT_LIMITS, DataError, Detection, FileRefused, Limits, Table, detect, open_table
+from datasets_app.readers import DataError, Detection, FileRefused, Table, detect, open_table
+from datasets_app.readers.containers import container_of
+from datasets_app.readers.containers.archives import split_of
+from datasets_app.unpacking import limits, unpack, unpacked_path
 from portal.display.numbers import filesize
 from portal.errors import InvalidInput, InvalidSource, PortalError, TooLarge
 
-Upload: TypeAlias = "UploadedFile[bytes] | Path"
+
+@dataclass(frozen=True)
+class ArrivedFile:
+    """A file that came in parts and is complete; its bytes stay where they are, whatever becomes of the import."""
+
+    name: str
+    path: Path
+    size_bytes: int
+    sha256: str
+
+
+Upload: TypeAlias = "UploadedFile[bytes] | Path | ArrivedFile"
 
 BLOCK_BYTES: Final = 1 << 20
 SAMPLE_ROWS: Final = 50
@@ -34,11 +48,7 @@ class Reading:
 
     encoding: str = ""
     delimiter: str = ""
-
-
-def limits() -> Limits:
-    """Return the bounds of an import, the size of a file being the portal's own setting."""
-    return replace(DEFAULT_LIMITS, max_bytes=settings.MAX_UPLOAD_BYTES)
+    part: str = ""
 
 
 def refuse_oversize(content_length: str | None) -> None:
@@ -65,18 +75,46 @@ def folder_or_nothing(folder: Path) -> Iterator[Path]:
         raise
 
 
+def store_all(version: DatasetVersion, files: Mapping[Split, Upload]) -> None:
+    """Store the files of a version; where one file holds the tables of several splits, all of them.
+
+    Raises: as `store`.
+    """
+    for split, content in files.items():
+        source = SourceFile(team=version.team, version=version, split=Split(split), name=shown_name(content))
+        store(source, content)
+    if len(files) == 1 and source.parts:
+        _store_inner(source)
+
+
 def store(source: SourceFile, content: Upload) -> None:
-    """Copy an upload to `source.path`, note its size and hash, look at it, and save the row.
+    """Copy an upload to its place, note its size and hash, look at it, and save the row.
 
     Raises: TooLarge before anything is copied; InvalidSource if the file is no table.
     """
-    limit, size = settings.MAX_UPLOAD_BYTES, size_bytes(content)
+    size, limit = size_bytes(content), limit_of(content)
     if size > limit:
         raise refusal(FileRefused("file_too_large", size=size, limit=limit), source)
-    with _opened(content) as stream:
-        source.size_bytes, source.sha256 = _copy(stream, source.path)
+    if isinstance(content, ArrivedFile):
+        _link(content.path, source.upload_path)
+        source.size_bytes, source.sha256 = content.size_bytes, content.sha256
+    else:
+        with _opened(content) as stream:
+            source.size_bytes, source.sha256 = _copy(stream, source.upload_path)
     _look_at(source)
     source.save()
+
+
+def _store_inner(outer: SourceFile) -> None:
+    """Make sources of the sheets or members whose names say that they are for validation or test."""
+    for split in (Split.VALIDATION, Split.TEST):
+        named = [part for part in outer.parts if part != outer.part and split_of(part) == split.value]
+        if len(named) == 1:
+            inner = SourceFile(team=outer.team, version=outer.version, split=split, name=outer.name, within=outer)
+            inner.parts, inner.part, inner.sha256 = outer.parts, named[0], outer.sha256
+            _look_at(inner)
+            inner.size_bytes = inner.unpacked_bytes
+            inner.save()
 
 
 def in_order(version: DatasetVersion) -> list[SourceFile]:
@@ -91,20 +129,27 @@ def read_as(source: SourceFile, reading: Reading) -> None:
 
     Raises: InvalidSource if the file cannot be read that way.
     """
+    if reading.part and reading.part != source.part:
+        source.part = reading.part
+        _look_at(source)
+        for other in source.parts:
+            if other != source.part:
+                source.path_of(other).unlink(missing_ok=True)
     source.encoding = reading.encoding or source.encoding
     source.delimiter = reading.delimiter or source.delimiter
     _learn_columns(source)
-    source.save(update_fields=["encoding", "delimiter", "kind", "columns"])
+    source.save()
 
 
 def open_source(source: SourceFile, reading: Reading | None = None) -> Table:
     """Return a stored file as a table, read as its row says or as `reading` asks.
 
-    Raises: FileRefused if it cannot be read that way, or if its encoding has still to be chosen.
+    Raises: FileRefused or WorkRefused if it cannot be read that way, or if its encoding has still to be chosen.
     """
     chosen = reading or Reading()
     encoding, delimiter = chosen.encoding or source.encoding, chosen.delimiter or source.delimiter
-    return open_table(source.path, limits=limits(), encoding=encoding or None, delimiter=delimiter or None)
+    path = unpacked_path(source, chosen.part) if source.container else source.path
+    return open_table(path, limits=limits(), encoding=encoding or None, delimiter=delimiter or None)
 
 
 def likely_encoding(source: SourceFile) -> str:
@@ -117,14 +162,21 @@ def guess(source: SourceFile, reading: Reading | None = None) -> ColumnMapping:
     """Return the likeliest mapping of a source's columns; what cannot be guessed stays unset."""
     try:
         table = open_source(source, reading or Reading(likely_encoding(source)))
-    except FileRefused:
+    except DataError:
         return ColumnMapping()
     return guess_mapping(table.columns, table.sample(SAMPLE_ROWS))
 
 
 def size_bytes(content: Upload) -> int:
     """Return how large an upload is."""
+    if isinstance(content, ArrivedFile):
+        return content.size_bytes
     return content.stat().st_size if isinstance(content, Path) else int(content.size or 0)
+
+
+def limit_of(content: Upload) -> int:
+    """Return how large an upload may be: what comes in one piece less than what comes in parts or is fetched."""
+    return int(settings.MAX_UPLOAD_BYTES if isinstance(content, UploadedFile) else settings.MAX_DATASET_BYTES)
 
 
 def shown_name(content: Upload) -> str:
@@ -152,13 +204,21 @@ def param_of(split: str) -> str:
 
 
 @contextmanager
-def _opened(content: Upload) -> Iterator[IO[bytes]]:
+def _opened(content: UploadedFile[bytes] | Path) -> Iterator[IO[bytes]]:
     if isinstance(content, Path):
         with content.open("rb") as stream:
             yield stream
     else:
         with content.open("rb") as upload:
             yield upload
+
+
+def _link(path: Path, place: Path) -> None:
+    """Give a file a second name; where that cannot be, a second copy."""
+    try:
+        place.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, place)
 
 
 def _copy(stream: IO[bytes], path: Path) -> tuple[int, str]:
@@ -176,19 +236,26 @@ def _copy(stream: IO[bytes], path: Path) -> tuple[int, str]:
 
 def _look_at(source: SourceFile) -> None:
     """Find out what a stored file is. Its encoding stays empty if a person has to choose it."""
+    source.encoding = source.delimiter = ""
+    source.encoding_doubts = {}
     try:
-        found = detect(source.path, limits=limits())
-    except FileRefused as error:
+        if container_of(source.upload_path):
+            unpack(source)
+        if source.is_text:
+            found = detect(source.path, limits=limits())
+            source.encoding, source.delimiter = found.encoding or "", found.delimiter or ""
+            source.encoding_doubts = _doubts(found)
+        else:
+            source.encoding = "utf-8"  # of our own making
+    except DataError as error:
         raise refusal(error, source) from None
-    source.encoding, source.delimiter = found.encoding or "", found.delimiter or ""
-    source.encoding_doubts = _doubts(found)
     _learn_columns(source)
 
 
 def _learn_columns(source: SourceFile) -> None:
     try:
         table = open_source(source, Reading(likely_encoding(source)))
-    except FileRefused as error:
+    except DataError as error:
         raise refusal(error, source) from None
     source.kind, source.columns, source.delimiter = table.kind, list(table.columns), table.delimiter or ""
 

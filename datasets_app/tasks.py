@@ -13,7 +13,7 @@ from datasets_app.conversion import Conversion, FaultyRows, SourceRefused, conve
 from datasets_app.derivation import derive
 from datasets_app.lifecycle import ClaimLost, ImportJob
 from datasets_app.operations import ChangeRefused
-from datasets_app.sources import limits
+from datasets_app.unpacking import limits
 
 logger = logging.getLogger(__name__)
 

@@ -250,6 +250,8 @@ FILE_UPLOAD_HANDLERS = ["portal.uploads.BoundedTemporaryFileHandler"]
 FILE_UPLOAD_TEMP_DIR = DATA_DIR / "tmp"
 FILE_UPLOAD_TEMP_DIR.mkdir(parents=True, exist_ok=True)
 MAX_UPLOAD_BYTES = env.int("TUNEPORT_MAX_UPLOAD_BYTES", default=512 * 1024 * 1024)
+# What comes in parts that can be resumed, or is fetched from elsewhere, may be larger than what comes in one piece.
+MAX_DATASET_BYTES = env.int("TUNEPORT_MAX_DATASET_BYTES", default=max(MAX_UPLOAD_BYTES, 1024 * 1024 * 1024))
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 1024 * 1024
 
 SESSION_COOKIE_HTTPONLY = True

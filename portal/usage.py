@@ -72,9 +72,12 @@ def add_requests(facts: Sequence[RequestFact]) -> None:
 def storage_bytes(team: Team) -> int:
     """Return how much the team stores: uploaded files, their rows, and adapters. Call it in the team's row scope."""
     # Through the team's own related managers: the rooms above are not imported here.
+    uploaded = team.sourcefiles.filter(within=None).order_by().aggregate(sum=Sum("size_bytes"))["sum"]
+    unpacked = team.sourcefiles.order_by().aggregate(sum=Sum("unpacked_bytes"))["sum"]
     # What is deleted but can still be restored takes its place, too.
-    parts = (team.sourcefiles, team.datasetversions(manager="with_deleted"), team.adapters)
-    return sum(part.order_by().aggregate(sum=Sum("size_bytes"))["sum"] or 0 for part in parts)
+    parts = (team.datasetversions(manager="with_deleted"), team.adapters)
+    kept = (part.order_by().aggregate(sum=Sum("size_bytes"))["sum"] for part in parts)
+    return sum(size or 0 for size in (uploaded, unpacked, *kept))
 
 
 def standings(team: Team) -> list[Standing]:

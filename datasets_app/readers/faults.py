@@ -4,7 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from datasets_app.readers.sentences import FILE_SENTENCES, IN_COLUMN, IN_LINE, ROW_SENTENCES
+from datasets_app.readers.sentences import (
+    FILE_SENTENCES,
+    IN_COLUMN,
+    IN_COLUMN_OF_ROW,
+    IN_LINE,
+    IN_ROW,
+    ROW_SENTENCES,
+)
 
 Translate = Callable[[str], str]
 
@@ -40,12 +47,19 @@ class RowFault:
         """What is wrong, where, and what to do, in English."""
         return self.sentence(untranslated)
 
-    def sentence(self, translate: Translate) -> str:
-        """Return the message in the language that `translate` (a gettext function) speaks."""
+    def sentence(self, translate: Translate, *, counts_rows: bool = False) -> str:
+        """Return the message in the language that `translate` (a gettext function) speaks.
+
+        With `counts_rows` the place is called a row: sheets and Parquet files have no lines.
+        """
         text = translate(ROW_SENTENCES[self.code]) % dict(self.params)
         if self.column is None:
-            return translate(IN_LINE) % {"line": self.line, "text": text}
-        return translate(IN_COLUMN) % {"line": self.line, "column": self.column, "text": text}
+            return translate(IN_ROW if counts_rows else IN_LINE) % {"line": self.line, "text": text}
+        return translate(IN_COLUMN_OF_ROW if counts_rows else IN_COLUMN) % {
+            "line": self.line,
+            "column": self.column,
+            "text": text,
+        }
 
     def to_dict(self) -> dict[str, object]:
         """Return a JSON-ready form, with the English message for readers without a translation."""

@@ -10,6 +10,8 @@ class Limits:
     """Bounds of one import. Every `_bytes` counts bytes as they are stored in the file."""
 
     max_bytes: int = 512 * MIB
+    # What a compressed or a typed file may become as text.
+    max_unpacked_bytes: int = 4096 * MIB
     max_rows: int = 2_000_000
     max_columns: int = 200
     max_cell_bytes: int = MIB

@@ -11,6 +11,8 @@ def gettext_noop(text: str) -> str:
 
 
 IN_LINE = gettext_noop("Line %(line)d: %(text)s")
+IN_ROW = gettext_noop("Row %(line)d: %(text)s")
+IN_COLUMN_OF_ROW = gettext_noop("Row %(line)d, column “%(column)s”: %(text)s")
 IN_COLUMN = gettext_noop("Line %(line)d, column “%(column)s”: %(text)s")
 
 FILE_SENTENCES: dict[str, str] = {
@@ -46,6 +48,53 @@ FILE_SENTENCES: dict[str, str] = {
         "The table has %(columns)d columns, the limit is %(limit)d. Delete the columns that are not needed."
     ),
     "no_rows": gettext_noop("The file has a header but no rows. Upload a table with at least one row."),
+    # files inside files
+    "container_damaged": gettext_noop(
+        "The file is damaged or was cut off on its way: it cannot be unpacked. Make it anew and upload it again."
+    ),
+    "unpacked_too_large": gettext_noop(
+        "The file becomes larger than %(limit)d MiB when it is unpacked. Split it into smaller files."
+    ),
+    "archive_bomb": gettext_noop(
+        "The file is packed so tightly that no honest table can be inside. Unpack it and upload the table itself."
+    ),
+    "archive_entries": gettext_noop(
+        "The archive holds more than %(limit)d files. Pack only the tables for training, validation and test."
+    ),
+    "archive_unsafe": gettext_noop(
+        "The archive holds a link or a name that points outside of it. Pack the plain files and upload it again."
+    ),
+    "archive_encrypted": gettext_noop("The archive is encrypted. Pack it without a password and upload it again."),
+    "archive_method": gettext_noop(
+        "The archive is packed by a method that cannot be read here. Pack it as an ordinary ZIP (Deflate)."
+    ),
+    "archive_nested": gettext_noop(
+        "There is an archive inside the archive. Pack the tables themselves, without archives between."
+    ),
+    "archive_no_table": gettext_noop(
+        "The archive holds no table: no CSV, TSV, JSON Lines, XLSX or Parquet file is in it. Pack one and upload it."
+    ),
+    "part_missing": gettext_noop("There is no such sheet or file inside. Choose one of those that are listed."),
+    "workbook_encrypted": gettext_noop(
+        "The workbook is protected by a password. Save it without one (in Excel: Info, Protect Workbook) and upload it."
+    ),
+    "workbook_old": gettext_noop(
+        "The file is an old Office document (.xls, .doc). Save it as .xlsx or as CSV in UTF-8."
+    ),
+    "workbook_empty": gettext_noop(
+        "No sheet of the workbook has a header and a row below it. Upload a table with at least one row."
+    ),
+    "sheet_empty": gettext_noop("The sheet “%(sheet)s” has no header with a row below it. Choose another sheet."),
+    "sheet_beyond_header": gettext_noop(
+        "Row %(row)d has a cell to the right of the last column name. Give that column a name, or clear the cell."
+    ),
+    "parquet_encrypted": gettext_noop(
+        "The Parquet file is encrypted. Write it without encryption and upload it again."
+    ),
+    "json_array_broken": gettext_noop(
+        "Item %(item)d of the JSON array cannot be read. Repair it, or write one object a line (JSON Lines)."
+    ),
+    "json_not_utf8": gettext_noop("The JSON document is not UTF-8, as JSON has to be. Save it as UTF-8."),
     "no_json_rows": gettext_noop(
         "No line of the file is a readable JSON object. Write one object a line, for example "
         '{"prompt": "…", "response": "…"}.'

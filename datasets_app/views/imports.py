@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -27,7 +28,7 @@ from datasets_app.mapping import MappingError
 from datasets_app.models import Dataset, DatasetVersion, SourceFile
 from datasets_app.options import ImportOptions
 from datasets_app.preview import Preview, preview_source
-from datasets_app.readers import FileRefused
+from datasets_app.readers import DataError
 from datasets_app.sources import Reading
 from datasets_app.views.versions import show_version
 from portal.access import TeamRequest, team_view
@@ -125,7 +126,10 @@ def _number(sent: str | None) -> int:
 
 def _posted_form(posted: QueryDict, stored: Sequence[SourceFile], *, is_final: bool) -> MappingForm:
     train = stored[0]
-    reading = Reading(posted.get("encoding_train", ""), posted.get("delimiter_train", ""))
+    part = posted.get("part_train", "")
+    reading = Reading(posted.get("encoding_train", ""), posted.get("delimiter_train", ""), part)
+    if part and part not in train.parts:
+        reading = replace(reading, part="")
     columns = _columns(train, reading)
     # Only a preview may guess anew: an import takes what the person saw, or says that it does not fit.
     answers = posted if is_final else _fitting(posted, train, columns, reading)
@@ -150,7 +154,7 @@ def _columns(train: SourceFile, reading: Reading) -> Sequence[str]:
     """Return the columns of the training file in another encoding or with another delimiter."""
     try:
         return sources.open_source(train, reading).columns
-    except FileRefused:
+    except DataError:
         return list(train.columns)
 
 
@@ -187,13 +191,13 @@ def _begun(request: TeamRequest, form: MappingForm, version: DatasetVersion) -> 
 
 def _reading_fields(form: MappingForm, source: SourceFile) -> dict[str, Any]:
     """Return a source with its two fields of the form, and what it would read like in each likely encoding."""
-    names = (f"encoding_{source.split}", f"delimiter_{source.split}")
+    names = (f"part_{source.split}", f"encoding_{source.split}", f"delimiter_{source.split}")
     candidates = source.encoding_doubts.get("candidates", [])
     bound = [form[name] for name in names if name in form.fields]
     return {
         "source": source,
         "fields": bound,
-        "is_open": bool(candidates) or any(one.value() != one.initial for one in bound),
+        "is_open": bool(candidates) or len(source.parts) > 1 or any(one.value() != one.initial for one in bound),
         "candidates": [(ENCODING_NAMES[one["encoding"]], one["preview"]) for one in candidates],
     }
 

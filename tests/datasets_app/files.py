@@ -26,10 +26,10 @@ def jsonl_bytes(objects: Iterable[object]) -> bytes:
 
 
 def zip_bytes() -> bytes:
-    """Return a ZIP archive with a table inside."""
+    """Return a ZIP archive without a table inside."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("tickets.csv", csv_bytes(tickets(3)))
+        archive.writestr("tickets.docx", csv_bytes(tickets(3)))
     return out.getvalue()
 
 

@@ -95,7 +95,7 @@ BAD = {
     "broken quotes": (b'prompt,response\na,b\n"open,b\nc,d\n', {}, 400, "train_file"),
     "not UTF-8": (csv_bytes([("Не могу войти", "Доступ")] * 3, encoding="cp1251"), {}, 400, "train_file"),
     "unknown encoding": (csv_bytes(tickets(3)), {"encoding": "ebcdic"}, 400, "encoding"),
-    "ZIP renamed to CSV": (zip_bytes(), {}, 400, "train_file"),
+    "ZIP without a table": (zip_bytes(), {}, 400, "train_file"),
     "empty answers": (csv_bytes([("a", "b"), ("c", "")]), {}, 400, "train_file"),
     "endless cell": (b"prompt,response\n" + b"x" * 6_000_000 + b",b\n", {}, 400, "train_file"),
     "no name": (csv_bytes(tickets(3)), {"name": " "}, 400, "name"),

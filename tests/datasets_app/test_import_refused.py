@@ -84,10 +84,10 @@ def test_cell_of_100_megabytes(refused):
     assert error.details[0]["code"] in ("row_too_long", "cell_too_long")
 
 
-def test_zip_named_csv(refused):
+def test_zip_without_a_table(refused):
     error = refused(zip_bytes())
-    assert error.code == "not_a_table"
-    assert "a ZIP archive, whatever its name says" in error.message
+    assert error.code == "archive_no_table"
+    assert "The archive holds no table" in error.message
 
 
 def test_empty_answers(refused):

@@ -141,7 +141,7 @@ READ_AS = {"encoding": "utf-8", "delimiter": ","}
         ({}, "This field is required"),
         ({"train_file": b""}, "The file is empty."),
         ({"train_file": b"prompt,response\n"}, "a header but no rows"),
-        ({"train_file": b"PK\x03\x04rest"}, "a ZIP archive"),
+        ({"train_file": b"PK\x03\x04rest"}, "The file is damaged"),
         ({"train_file": csv_bytes(tickets(3)), "name": ""}, "This field is required"),
     ],
 )

@@ -20,6 +20,7 @@ from django.utils import timezone
 
 from datasets_app.conversion import Conversion, Source
 from datasets_app.derivation import Derivation
+from datasets_app.doctor_reports.lifecycle import open_first_report
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.models import DatasetVersion, Split
 from datasets_app.operations import Context
@@ -163,6 +164,7 @@ def finish_import(job: ImportJob, conversion: Conversion) -> None:
         version.report, version.claim = dict(conversion.report), None
         version.save()
         audit.record(version.team, MACHINE, "dataset.version_ready", version, rows=version.total_rows)
+        open_first_report(version)
     logger.info("dataset version %s is ready: %d rows", version.pk, version.total_rows)
 
 

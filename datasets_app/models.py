@@ -8,7 +8,7 @@ from typing import ClassVar, Self, TypeVar
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from portal.models import User
+from portal.models import BaseModel, User
 from portal.scoping import TeamOwned
 
 
@@ -221,3 +221,56 @@ class RowChange(TeamOwned):
 
     def __str__(self) -> str:
         return f"row {self.row_id} of {self.version_id}"
+
+
+class DoctorReport(TeamOwned):
+    """One examination of a version's rows by the dataset doctor: QUEUED → RUNNING → READY, FAILED or CANCELLED.
+
+    The newest READY one of a version counts; a version has at most one that is not over.
+    """
+
+    class Status(models.TextChoices):
+        QUEUED = "queued", _("Queued")
+        RUNNING = "running", _("Running")
+        READY = "ready", _("Ready")
+        FAILED = "failed", _("Failed")
+        CANCELLED = "cancelled", _("Cancelled")
+
+    OPEN = (Status.QUEUED, Status.RUNNING)
+
+    version = models.ForeignKey(DatasetVersion, on_delete=models.CASCADE, related_name="doctor_reports")
+    base_model = models.ForeignKey(BaseModel, on_delete=models.SET_NULL, related_name="+", null=True)
+    status = models.CharField(max_length=12, choices=Status.choices, default=Status.QUEUED)
+    options = models.JSONField(default=dict, help_text="datasets_app.doctor.options.Options.to_dict()")
+    progress = models.PositiveSmallIntegerField(default=0, help_text="per cent of the work that is done")
+    report = models.JSONField(default=dict, help_text="datasets_app.doctor.report.Report.to_dict()")
+    error = models.JSONField(default=dict, help_text="code and params of why it failed")
+    attempts = models.PositiveSmallIntegerField(default=0, help_text="counted before the work, against poison rows")
+    heartbeat_at = models.DateTimeField(null=True)
+    claim = models.UUIDField(null=True, help_text="of the worker at it; one with another claim must stop")
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["version"],
+                condition=models.Q(status__in=["queued", "running"]),
+                name="one_open_doctor_report_per_version",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the ids of the rows of each finding lie; it goes with the version's folder."""
+        return self.version.folder / "doctor" / str(self.pk)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it waits or is worked on."""
+        return self.status in self.OPEN

@@ -11,6 +11,8 @@ from uuid import UUID
 from datasets_app import lifecycle
 from datasets_app.conversion import Conversion, FaultyRows, SourceRefused, convert
 from datasets_app.derivation import derive
+from datasets_app.doctor_reports import examination
+from datasets_app.doctor_reports.lifecycle import requeue_stalled_reports
 from datasets_app.lifecycle import ClaimLost, ImportJob
 from datasets_app.operations import ChangeRefused
 from datasets_app.unpacking import limits
@@ -36,9 +38,15 @@ def import_version(version_id: str) -> None:
         lifecycle.remove_work(job)
 
 
+def examine_version(report_id: str) -> None:
+    """Let the dataset doctor examine a version: its report ends READY or FAILED."""
+    examination.run(UUID(report_id))
+
+
 def sweep() -> None:
-    """Find imports that were lost."""
+    """Find imports and examinations that were lost."""
     lifecycle.requeue_stalled_imports()
+    requeue_stalled_reports()
 
 
 def _run(job: ImportJob) -> None:

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from datasets_app.views import datasets, imports, versions
+from datasets_app.views import datasets, doctor, imports, versions
 
 app_name = "datasets"
 urlpatterns: list[URLPattern] = [
@@ -17,4 +17,8 @@ urlpatterns: list[URLPattern] = [
     path("t/<slug:team>/dataset-versions/<uuid:pk>/without-faulty/", imports.without_faulty, name="without_faulty"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/discard/", versions.discard, name="discard"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/rows/<slug:split>.jsonl", versions.download, name="download"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/", doctor.report, name="doctor"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/progress/", doctor.progress, name="doctor_progress"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/start/", doctor.start, name="doctor_start"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/cancel/", doctor.cancel, name="doctor_cancel"),
 ]

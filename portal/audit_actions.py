@@ -65,6 +65,10 @@ ACTIONS: Mapping[str, str | Promise] = {
     "dataset.deleted": _("Dataset deleted"),
     "dataset.rows_read": _("Dataset rows read"),
     "dataset.downloaded": _("Dataset downloaded"),
+    "doctor.started": _("Examination of a dataset version started"),
+    "doctor.ready": _("Dataset version examined"),
+    "doctor.failed": _("Examination of a dataset version failed"),
+    "doctor.cancelled": _("Examination of a dataset version cancelled"),
     # runs
     "experiment.created": _("Experiment created"),
     "run.submitted": _("Run submitted"),

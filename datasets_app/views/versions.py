@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from datasets_app import reports, services, sources
+from datasets_app.doctor_reports.display import summary as doctor_summary
 from datasets_app.models import DatasetVersion, Split
 from datasets_app.preview import as_seen
 from datasets_app.rows import CanonicalRow
@@ -71,7 +72,7 @@ def _ready_context(request: TeamRequest, found: DatasetVersion) -> dict[str, Any
         "model_name": model_name,
         "rows": [] if is_seen else [_shown(row, found.mapping.get("system_prompt", "")) for row in page],
         "fields": [_shown_field(field) for field in found.report.get("fields", [])],
-        "warnings": reports.warnings_in_words(found.report),
+        "doctor": doctor_summary(found),
         "fault_count": found.report.get("fault_count", 0),
         "faults": [reports.fault_line(fault) for fault in found.report.get("faults", [])[:FAULTS_SHOWN]],
         "sources": sources.in_order(found),

@@ -1,0 +1,209 @@
+"""What the machine that examines reports: claim, progress, end; and the sweep that finds what was lost.
+
+As with imports, every report is a conditional update that names the claim.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from django.db.models import F, Q, QuerySet
+from django.utils import timezone
+
+from datasets_app.models import DatasetVersion, DoctorReport, Split
+from portal import audit
+from portal.actors import Actor
+from portal.models import BaseModel
+from portal.queue import enqueue_on_commit
+from portal.rls import all_teams, team_scope
+
+logger = logging.getLogger(__name__)
+
+TASK: Final = "datasets_app.tasks.examine_version"
+# The longest part without a word is the search for label errors.
+STALLED_AFTER: Final = timedelta(minutes=10)
+MAX_ATTEMPTS: Final = 3
+MACHINE: Final = Actor.system("doctor")
+Status = DoctorReport.Status
+
+
+class ClaimLost(Exception):
+    """The report was cancelled, its version discarded, or another worker has taken over: stop and write nothing."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A claimed report: all that the worker needs to know, so that it can work without a transaction."""
+
+    report_id: UUID
+    team_id: UUID
+    claim: UUID
+    folder: Path
+    rows_paths: Mapping[str, Path]
+    tokenizer_folder: Path | None
+    options: Mapping[str, Any]
+
+    @property
+    def work_folder(self) -> Path:
+        """Where this attempt writes; no other attempt writes there."""
+        return self.folder.with_name(f"work-{self.claim}")
+
+
+def open_report(
+    *, version: DatasetVersion, base_model: BaseModel | None, options: Mapping[str, Any], actor: Actor
+) -> DoctorReport:
+    """Queue a report of a ready version, in the caller's transaction. Raises: IntegrityError if one is open."""
+    report = version.team.doctorreports.create(
+        version=version,
+        base_model=base_model,
+        options=dict(options),
+        created_by=actor.user,
+        heartbeat_at=timezone.now(),
+    )
+    audit.record(version.team, actor, "doctor.started", version)
+    enqueue_on_commit(TASK, str(report.pk))
+    return report
+
+
+def open_first_report(version: DatasetVersion) -> None:
+    """Queue the report that every version gets when it becomes ready, with the smallest allowed base model."""
+    if not version.doctor_reports.filter(status__in=DoctorReport.OPEN).exists():
+        open_report(version=version, base_model=smallest_base_model(), options={}, actor=MACHINE)
+
+
+def smallest_base_model() -> BaseModel | None:
+    """Return the base model whose tokens are counted unless somebody chooses another one."""
+    return BaseModel.objects.filter(is_allowed=True).order_by("parameters").first()
+
+
+def claim_report(report_id: UUID) -> Examination | None:
+    """Take a report that nobody works on, counting the attempt; return None if there is nothing to do."""
+    with all_teams("the queue knows only the id of a report"):
+        team_id = DoctorReport.unscoped.filter(pk=report_id).values_list("team_id", flat=True).first()
+    if team_id is None:
+        return None
+    claim = uuid.uuid4()
+    with team_scope(team_id):
+        claimed = (
+            _unclaimed(report_id)
+            .filter(attempts__lt=MAX_ATTEMPTS)
+            .update(
+                claim=claim,
+                status=Status.RUNNING,
+                attempts=F("attempts") + 1,
+                heartbeat_at=timezone.now(),
+                progress=0,
+            )
+        )
+        if claimed:
+            return _examination(report_id, claim)
+        if _unclaimed(report_id).update(claim=claim):
+            _end(
+                report_id, claim, Status.FAILED, error={"code": "doctor_gave_up", "params": {"attempts": MAX_ATTEMPTS}}
+            )
+    return None
+
+
+def _unclaimed(report_id: UUID) -> QuerySet[DoctorReport]:
+    return DoctorReport.unscoped.filter(
+        Q(claim__isnull=True) | _is_silent(), pk=report_id, status__in=DoctorReport.OPEN
+    )
+
+
+def _is_silent() -> Q:
+    return Q(heartbeat_at__isnull=True) | Q(heartbeat_at__lt=timezone.now() - STALLED_AFTER)
+
+
+def _examination(report_id: UUID, claim: UUID) -> Examination:
+    report = DoctorReport.unscoped.select_related("version__team", "base_model").get(pk=report_id)
+    version, model = report.version, report.base_model
+    return Examination(
+        report_id=report_id,
+        team_id=report.team_id,
+        claim=claim,
+        folder=report.folder,
+        rows_paths={split.value: version.rows_path(split) for split in Split if version.row_count(split)},
+        tokenizer_folder=model.folder if model else None,
+        options=report.options,
+    )
+
+
+def report_progress(job: Examination, share: float) -> None:
+    """Say that the worker lives and how far it is. Raises: ClaimLost if the report is no longer its own."""
+    with team_scope(job.team_id):
+        alive = _claimed(job).update(progress=round(100 * min(max(share, 0), 1)), heartbeat_at=timezone.now())
+    if not alive:
+        raise ClaimLost
+
+
+def finish_report(job: Examination, found: Mapping[str, Any]) -> None:
+    """Keep the report and move its side files into place. Raises: ClaimLost if it is no longer this worker's."""
+    with team_scope(job.team_id):
+        if _claimed(job).select_for_update().first() is None:
+            raise ClaimLost
+        shutil.rmtree(job.folder, ignore_errors=True)
+        job.work_folder.replace(job.folder)
+        _end(job.report_id, job.claim, Status.READY, report=dict(found), progress=100)
+    logger.info("doctor report %s is ready: %d findings", job.report_id, len(found["findings"]))
+
+
+def fail_report(job: Examination, code: str, **params: object) -> None:
+    """End a report that cannot succeed. Does nothing if the claim is lost."""
+    with team_scope(job.team_id):
+        _end(job.report_id, job.claim, Status.FAILED, error={"code": code, "params": params})
+    logger.info("doctor report %s failed: %s", job.report_id, code)
+
+
+def _end(report_id: UUID, claim: UUID, status: str, **changed: object) -> None:
+    mine = DoctorReport.unscoped.filter(pk=report_id, claim=claim, status__in=DoctorReport.OPEN)
+    if not mine.update(status=status, claim=None, ended_at=timezone.now(), **changed):
+        return
+    report = DoctorReport.unscoped.select_related("version__dataset", "team").get(pk=report_id)
+    outcome = {"outcome": "failed"} if status == Status.FAILED else {}
+    action = "doctor.failed" if status == Status.FAILED else "doctor.ready"
+    audit.record(report.team, MACHINE, action, report.version, **outcome)
+
+
+def holds_claim(job: Examination) -> bool:
+    """Return whether the report is still this worker's."""
+    with team_scope(job.team_id):
+        return _claimed(job).exists()
+
+
+def _claimed(job: Examination) -> QuerySet[DoctorReport]:
+    return DoctorReport.unscoped.filter(pk=job.report_id, claim=job.claim, status=Status.RUNNING)
+
+
+def requeue_stalled_reports() -> int:
+    """Queue reports again whose message or worker was lost; return how many. Call it about once a minute."""
+    with all_teams("the sweep looks after every team's reports"):
+        lost = list(
+            DoctorReport.unscoped.filter(_is_silent(), status__in=DoctorReport.OPEN)
+            .select_for_update(skip_locked=True)
+            .values_list("pk", flat=True)
+        )
+        # Noting the time keeps the next sweep from queueing the same message again while this one waits.
+        DoctorReport.unscoped.filter(pk__in=lost).update(heartbeat_at=timezone.now(), claim=None)
+        for pk in lost:
+            enqueue_on_commit(TASK, str(pk))
+    if lost:
+        logger.warning("%d stalled doctor reports queued again", len(lost))
+    return len(lost)
+
+
+def remove_work(job: Examination) -> None:
+    """Take away what this attempt wrote and did not move into place."""
+    shutil.rmtree(job.work_folder, ignore_errors=True)
+
+
+def newest_report(version: DatasetVersion) -> DoctorReport | None:
+    """Return the report that counts for a version: the newest one that is ready."""
+    return version.doctor_reports.filter(status=Status.READY).order_by("-created_at").first()

@@ -12,7 +12,7 @@ from portal.rls import EnableRowSecurity
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('datasets_app', '0004_derived_and_deleted_versions'),
+        ('datasets_app', '0005_containers'),
         ('portal', '0012_nothing_always_fits'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

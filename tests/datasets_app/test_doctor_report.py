@@ -12,16 +12,18 @@ from datasets_app.doctor_reports import lifecycle, services
 from datasets_app.models import DoctorReport
 from portal.errors import IllegalTransition, InvalidInput
 from portal.rls import team_scope
+from tests.ready import import_tickets
 
 pytestmark = pytest.mark.django_db
 Status = DoctorReport.Status
 
 
 @pytest.fixture
-def report(team, base_model, ready_version) -> DoctorReport:
-    """The report that the import of `ready_version` queued."""
+def report(team, base_model, actor, ready_version) -> DoctorReport:
+    """A report that waits for a worker."""
     with team_scope(team.pk):
-        return ready_version.doctor_reports.get()
+        ready_version.doctor_reports.all().delete()
+        return services.start_report(version=ready_version, actor=actor)
 
 
 def reloaded(report: DoctorReport) -> DoctorReport:
@@ -29,8 +31,11 @@ def reloaded(report: DoctorReport) -> DoctorReport:
         return DoctorReport.unscoped.select_related("version__team", "team").get(pk=report.pk)
 
 
-def test_every_import_queues_a_report_with_the_smallest_base_model(report, base_model):
-    assert (report.status, report.base_model) == (Status.QUEUED, base_model)
+def test_every_import_queues_a_report_with_the_smallest_base_model(team, actor, base_model, tmp_path):
+    version = import_tickets(team, actor, tmp_path)
+    with team_scope(team.pk):
+        report = version.doctor_reports.get()
+    assert (report.status, report.base_model, report.options) == (Status.QUEUED, base_model, {})
 
 
 def test_the_task_keeps_report_and_side_files(report):

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from datasets_app.doctor.report import Example
-from datasets_app.doctor.table import SPLITS, Findings, RowTable
+from datasets_app.doctor.table import Findings, RowTable
+from datasets_app.store import SPLITS
 
 Codes = npt.NDArray[np.int32]
 ABSENT: Final = -1

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
-from datasets_app.doctor.report import Example
+from datasets_app.doctor.balance import ABSENT, MAX_SHOWN, Codes, Labels
+from datasets_app.doctor.groups import first_alike, groups_of
+from datasets_app.doctor.report import Example, Severity
 from datasets_app.doctor.table import Findings, Positions, RowTable
 
-DROP = ("exclude_found",)
-DROP_OR_SPLIT = ("exclude_found", "resplit")
+DROP: Final = ("exclude_found",)
+DROP_OR_SPLIT: Final = ("exclude_found", "resplit")
 
 
 def find_duplicates(table: RowTable, findings: Findings) -> None:
@@ -23,52 +27,85 @@ def find_duplicates(table: RowTable, findings: Findings) -> None:
 
 
 def find_leaks(table: RowTable, findings: Findings) -> None:
-    """Report rows whose question stands in a split that is kept for measuring.
+    """Report rows whose question stands in a split that is kept for measuring."""
+    report_leaks("leak", "error", groups_of(table.questions), table, findings)
+
+
+def report_leaks(
+    code: str,
+    severity: Severity,
+    groups: Iterable[Positions],
+    table: RowTable,
+    findings: Findings,
+    but: frozenset[int] = frozenset(),
+) -> None:
+    """Report the rows of groups that reach over several splits, except the rows of `but`.
 
     A leak is noted at the row that can go: the training row rather than the test row it gives away.
     """
-    groups = list(_shared_questions(table))
     found: dict[int, int] = {}
     held_out: set[int] = set()
     for group in groups:
-        top = int(table.splits[group].max())
-        kept = group[table.splits[group] == top]
-        held_out.update(map(int, kept))
-        found |= {int(one): int(kept[0]) for one in group[table.splits[group] < top]}
-    examples = (_leak(table, one, other) for one, other in sorted(found.items()))
+        splits = table.splits[group]
+        top = int(splits.max())
+        if int(splits.min()) == top:
+            continue
+        kept = int(group[splits == top][0])
+        mine = {int(one): kept for one in group[splits < top] if int(one) not in but}
+        if mine:
+            found |= mine
+            held_out.update(map(int, group[splits == top]))
+    examples = (table.example(one, params=table.place(other)) for one, other in sorted(found.items()))
     findings.add(
-        "leak", "error", list(found), params={"held_out": len(held_out)}, examples=examples, fixes=DROP_OR_SPLIT
+        code, severity, list(found), params={"held_out": len(held_out)}, examples=examples, fixes=DROP_OR_SPLIT
     )
 
 
-def first_alike(keys: Positions) -> Positions:
-    """Return for each row the position of the first row with the same keys. Shape: (keys, rows)."""
-    count = keys.shape[1]
-    if not count:
-        return np.zeros(0, dtype=np.int64)
-    order = np.lexsort(keys[::-1])  # stable: within a group the first row stays first
-    ordered = keys[:, order]
-    starts = np.flatnonzero(np.r_[True, (ordered[:, 1:] != ordered[:, :-1]).any(axis=0)])
-    first = np.empty(count, dtype=np.int64)
-    first[order] = np.repeat(order[starts], np.diff(np.r_[starts, count]))
-    return first
+def find_conflicts(table: RowTable, labels: Labels, findings: Findings) -> None:
+    """Report rows that ask what others ask but are answered differently from most of them."""
+    groups = [group for group in groups_of(table.questions) if len(np.unique(table.answers[group])) > 1]
+    # Where answers are free text, several may be right.
+    severity: Severity = "error" if labels.fields else "warning"
+    report_conflicts("conflict", severity, groups, table, labels, findings)
 
 
-def _shared_questions(table: RowTable) -> Iterator[Positions]:
-    """Yield the rows of each question that stands in more than one split."""
-    for group in groups_of(table.questions):
-        if len(set(table.splits[group].tolist())) > 1:
-            yield group
+def report_conflicts(
+    code: str,
+    severity: Severity,
+    groups: Iterable[Positions],
+    table: RowTable,
+    labels: Labels,
+    findings: Findings,
+) -> None:
+    """Report the rows of each group whose answer is not that of most; all of them if there is no such answer."""
+    codes = {field: labels.codes(field) for field in labels.fields}
+    examples: dict[int, Example] = {}
+    per_field: Counter[str] = Counter()
+    for group in groups:
+        usual = _usual_answer(table.answers[group])
+        for row in group[table.answers[group] != usual].tolist():
+            other = int(group[table.answers[group] != table.answers[row]][0])
+            fields = [field for field, numbers in codes.items() if numbers[row] != numbers[other]]
+            per_field.update(fields)
+            params = {**table.place(other), "fields": fields, **_answers(labels, codes, fields, row, other)}
+            examples[row] = table.example(row, fields[0] if fields else "", params)
+    shown = (examples[row] for row in sorted(examples))
+    findings.add(code, severity, list(examples), params={"fields": dict(per_field)}, examples=shown, fixes=DROP)
 
 
-def groups_of(keys: Positions) -> Iterator[Positions]:
-    """Yield the positions of each key that occurs twice or more, in order of the rows within a group."""
-    order = np.argsort(keys, kind="stable")
-    borders = np.flatnonzero(np.r_[True, np.diff(keys[order]) != 0, True])
-    wide = np.flatnonzero(np.diff(borders) > 1)
-    for start, stop in zip(borders[wide], borders[wide + 1], strict=True):
-        yield order[start:stop]
+def _usual_answer(answers: Positions) -> int:
+    """Return the answer that most rows give, -1 if there is none (hashes are not negative)."""
+    values, counts = np.unique(answers, return_counts=True)
+    most = values[counts == counts.max()]
+    return int(most[0]) if len(most) == 1 else -1
 
 
-def _leak(table: RowTable, position: int, other: int) -> Example:
-    return table.example(position, params=table.place(other))
+def _answers(labels: Labels, codes: Mapping[str, Codes], fields: Sequence[str], row: int, other: int) -> dict[str, str]:
+    """Return what the first of the fields is in both rows."""
+    if not fields:
+        return {}
+    names, numbers = labels.names(fields[0]), codes[fields[0]]
+    return {
+        name: names[numbers[at]][:MAX_SHOWN] if numbers[at] != ABSENT else ""
+        for name, at in (("label", row), ("other_label", other))
+    }

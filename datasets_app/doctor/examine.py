@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Final
 
 from datasets_app.doctor import duplicates
-from datasets_app.doctor.answers import AnswerCheck, AnswerSurvey
-from datasets_app.doctor.balance import balance, find_imbalance
+from datasets_app.doctor.answers import AnswerCheck, AnswerPlan, AnswerSurvey
+from datasets_app.doctor.balance import Labels, balance, find_imbalance
 from datasets_app.doctor.lengths import Lengths
+from datasets_app.doctor.near import find_near
+from datasets_app.doctor.neighbours import Neighbours, Sample
 from datasets_app.doctor.options import Options
 from datasets_app.doctor.report import Report
-from datasets_app.doctor.table import BATCH_ROWS, SPLITS, Batch, Findings, RowTable
-from datasets_app.store import read_rows
+from datasets_app.doctor.shingles import CommonPieces
+from datasets_app.doctor.table import BATCH_ROWS, Batch, Findings, RowTable
+from datasets_app.store import SPLITS, read_rows
 
 FEW_ROWS: Final = 50
 
@@ -58,23 +61,14 @@ class _Examination:
         self._timings: dict[str, float] = {}
 
     def run(self) -> Report:
-        survey = AnswerSurvey(self._options.schema)
-        learn_from = {"train"} if "train" in self._paths else set(self._paths)
-        for batch in self._batches():
-            self._timed("rows", partial(self._table.add, batch))
-            if batch.split in learn_from:
-                self._timed("answers", partial(survey.add, batch))
+        survey, sample = self._first_reading()
         plan = survey.plan()
-        check = AnswerCheck(plan)
-        lengths = Lengths(self._tokenizer_folder) if self._tokenizer_folder else None
-        for batch in self._batches():
-            self._timed("answers", partial(check.add, batch))
-            if lengths:
-                self._timed("tokens", partial(lengths.add, batch))
-        table, findings = self._table, self._findings
+        check, lengths, neighbours = self._second_reading(plan, sample)
+        table, findings, labels = self._table, self._findings, check.labels
         check.report(table, findings)
-        find_imbalance(table, check.labels, findings, rare_below=self._options.rare_below)
-        self._timed("duplicates", self._compare)
+        find_imbalance(table, labels, findings, rare_below=self._options.rare_below)
+        self._timed("duplicates", partial(self._compare, labels))
+        self._timed("neighbours", lambda: find_near(table, neighbours.clusters(), labels, findings))
         if table.counts.get("train", 0) < FEW_ROWS:
             findings.note("few_rows", "warning", table.counts.get("train", 0))
         tokens = lengths.report(table, findings, max_length=self._options.max_length) if lengths else None
@@ -83,14 +77,38 @@ class _Examination:
             rows=table.counts,
             findings=findings.sorted(),
             schema=plan.schema,
-            balance=balance(table, check.labels),
+            balance=balance(table, labels),
             tokens=tokens,
             timings=self._timings,
         )
 
-    def _compare(self) -> None:
+    def _first_reading(self) -> tuple[AnswerSurvey, Sample]:
+        """Learn what is usual: the schema of the answers, and a sample of the questions."""
+        survey, sample = AnswerSurvey(self._options.schema), Sample()
+        learn_from = {"train"} if "train" in self._paths else set(self._paths)
+        for batch in self._batches():
+            self._timed("rows", partial(self._table.add, batch))
+            if batch.split in learn_from:
+                self._timed("answers", partial(survey.add, batch))
+                self._timed("neighbours", partial(sample.add, batch.rows))
+        return survey, sample
+
+    def _second_reading(self, plan: AnswerPlan, sample: Sample) -> tuple[AnswerCheck, Lengths | None, Neighbours]:
+        """Look at every row."""
+        check = AnswerCheck(plan)
+        lengths = Lengths(self._tokenizer_folder) if self._tokenizer_folder else None
+        neighbours = Neighbours(CommonPieces(sample.texts), self._options.near_share)
+        for batch in self._batches():
+            self._timed("answers", partial(check.add, batch))
+            self._timed("neighbours", partial(neighbours.add, batch.rows))
+            if lengths:
+                self._timed("tokens", partial(lengths.add, batch))
+        return check, lengths, neighbours
+
+    def _compare(self, labels: Labels) -> None:
         duplicates.find_duplicates(self._table, self._findings)
         duplicates.find_leaks(self._table, self._findings)
+        duplicates.find_conflicts(self._table, labels, self._findings)
 
     def _batches(self) -> Iterator[Batch]:
         first = 0

@@ -9,8 +9,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from datasets_app.doctor.table import SPLITS, Batch, Findings, RowTable
+from datasets_app.doctor.table import Batch, Findings, RowTable
 from datasets_app.rendering import ChatRenderer
+from datasets_app.store import SPLITS
 
 LIMITS: Final = (128, 256, 512, 1024, 2048, 4096, 8192)
 PERCENTILES: Final = (50, 75, 90, 95, 99)

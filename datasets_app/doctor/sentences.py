@@ -150,6 +150,33 @@ SENTENCES: Final[Mapping[str, Sentences]] = {
         _("Leave these rows out of training, or split the dataset again so that equal rows stay together."),
         _OTHER,
     ),
+    "conflict": Sentences(
+        _("Rows that contradict others: %(count)d"),
+        _("They ask what another row asks, but the answer is not the usual one. The model cannot learn both."),
+        _("Decide which answer is right and correct the others, or leave these rows out."),
+        _OTHER,
+    ),
+    "near_duplicate": Sentences(
+        _("Nearly equal questions: %(count)d"),
+        _("They share most of their text with an earlier row of the same split. A few do no harm; many teach little."),
+        _("Look at some. If they come from a form or a robot, leave them out."),
+        _OTHER,
+    ),
+    "near_leak": Sentences(
+        _("Nearly equal questions in several splits: %(count)d"),
+        _(
+            "A row that is kept for measuring asks nearly the same (%(held_out)d rows there), "
+            "so the quality looks better than it is."
+        ),
+        _("Split the dataset again so that alike rows stay together, or leave these rows out of training."),
+        _OTHER,
+    ),
+    "near_conflict": Sentences(
+        _("Nearly equal questions with different answers: %(count)d"),
+        _("Either the small difference matters, or one of the answers is wrong."),
+        _("Look at the pairs and correct what is wrong."),
+        _OTHER,
+    ),
 }
 
 

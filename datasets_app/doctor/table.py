@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from datasets_app.doctor.report import MAX_EXAMPLES, Example, Finding, Severity, write_ids
 from datasets_app.rows import CanonicalRow
+from datasets_app.store import SPLITS
 
-SPLITS: Final = ("train", "validation", "test")
 BATCH_ROWS: Final = 2_048
 
 Positions = npt.NDArray[np.int64]
@@ -60,7 +60,7 @@ class RowTable:
         """Note the rows of a batch; the splits come one after the other."""
         columns = self._columns
         for row in batch.rows:
-            columns["id"].append(getattr(row, "id", len(columns["id"]) + 1))
+            columns["id"].append(row.id)
             columns["row"].append(row.row)
             columns["question"].append(short_hash(normalised(question_of(row))))
             columns["answer"].append(short_hash(normalised(row.answer)))

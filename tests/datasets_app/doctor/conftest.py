@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,51 +20,14 @@ SUBJECTS = {
     "HR": ["holiday", "contract", "salary", "insurance", "pension", "training", "interview", "leave"],
     "Post": ["parcel", "letter", "stamp", "courier", "envelope", "delivery", "mailbox", "freight"],
 }
-FILLERS = [
-    "please",
-    "today",
-    "again",
-    "office",
-    "colleague",
-    "floor",
-    "morning",
-    "since",
-    "broken",
-    "waiting",
-    "question",
-    "urgent",
-    "customer",
-    "building",
-    "second",
-    "nobody",
-    "answer",
-    "problem",
-    "yesterday",
-    "meeting",
-    "window",
-    "number",
-    "system",
-    "because",
-    "always",
-    "strange",
-    "tomorrow",
-    "somebody",
-    "reception",
-    "manager",
-    "version",
-    "report",
-    "change",
-    "paper",
-    "weekly",
-    "little",
-    "green",
-    "blue",
-    "early",
-    "later",
-    "remote",
-    "local",
-    "spare",
-]
+FILLERS = re.findall(
+    r"\w+",
+    """
+please today again office colleague floor morning since broken waiting question urgent customer building
+second nobody answer problem yesterday meeting window number system because always strange tomorrow somebody
+reception manager version report change paper weekly little green blue early later remote local spare
+    """,
+)
 
 Rows = Iterable[tuple[str, str, str]]
 

@@ -3,6 +3,7 @@
 import json
 
 from datasets_app.doctor.report import Report, read_ids
+from tests.datasets_app.doctor.conftest import good_rows
 
 
 def _ticket(number: int) -> str:
@@ -10,7 +11,7 @@ def _ticket(number: int) -> str:
     return " ".join(words[int(digit)] for digit in f"{number:06d}") + f" at desk {number}"
 
 
-VARIED = [("train", _ticket(number), f"An answer to {number}.") for number in range(60)]
+VARIED = [("train", prompt, f"An answer to {n}.") for n, (_split, prompt, _answer) in enumerate(good_rows(60))]
 
 
 def test_twenty_duplicates_and_five_leaks_are_listed(diagnose, tmp_path):

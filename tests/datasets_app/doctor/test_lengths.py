@@ -2,7 +2,7 @@
 
 from datasets_app.doctor.lengths import LIMITS
 from datasets_app.rendering import ChatRenderer
-from datasets_app.rows import read_rows
+from datasets_app.store import read_rows
 from tests.datasets_app.doctor.conftest import good_rows
 from tests.tiny_model import make_tiny_model
 
@@ -15,7 +15,7 @@ def test_figures_equal_a_recount(diagnose, tmp_path):
     whole = [
         renderer.row(row.messages)
         for split in ("train", "validation")
-        for row in read_rows(tmp_path / f"{split}.jsonl")
+        for row in read_rows(tmp_path / f"{split}.parquet")
     ]
     lengths = [len(row.token_ids) for row in whole]
     tokens = report.tokens

@@ -9,7 +9,7 @@ from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from portal import rls
+from portal import outbound, rls
 from portal.access import policy_of
 
 
@@ -25,6 +25,16 @@ def every_route_has_a_policy(app_configs: Any, **kwargs: Any) -> list[CheckMessa
         for route, callback in walk_routes()
         if policy_of(callback) is None
     ]
+
+
+@register()
+def what_may_be_fetched_is_readable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """An entry of the outbound list that nobody can read might have been meant to be narrower."""
+    try:
+        outbound.allow_list()
+    except ValueError as error:
+        return [Error(f"TUNEPORT_OUTBOUND_ALLOW: {error}", id="portal.E003")]
+    return []
 
 
 @register(Tags.database)

@@ -94,6 +94,10 @@ if PRODUCTION and (not ALLOWED_HOSTS or _wide):
     raise ImproperlyConfigured("TUNEPORT_ALLOWED_HOSTS must name the portal's hosts in production, without '*'.")
 CSRF_TRUSTED_ORIGINS = env.list("TUNEPORT_TRUSTED_ORIGINS", default=[])
 
+# Hosts and networks inside the company that imports may fetch from, besides the public internet: "s3.intern:9000,
+# *.corp.example, 10.20.0.0/16:443". Without an entry nothing that is not public is reached.
+OUTBOUND_ALLOW: list[str] = env.list("TUNEPORT_OUTBOUND_ALLOW", default=[])
+
 INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",

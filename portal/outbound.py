@@ -1,0 +1,359 @@
+"""The one way out: requests to addresses that people typed in, so that none of them reaches our own network.
+
+An address is taken apart by the library that fetches it, its name is resolved once, every address behind the name has
+to be a public one, and the connection goes to exactly that address: a name that answers differently a moment later
+gains nothing. Redirects pass the same way. What a company wants to reach inside its own network, a platform admin
+lists in TUNEPORT_OUTBOUND_ALLOW.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from socket import IPPROTO_TCP, SOCK_STREAM, getaddrinfo
+from typing import Final
+
+import httpx
+from django.conf import settings
+from django.utils.translation import gettext as _
+
+from portal.display.numbers import filesize
+from portal.errors import PortalError
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+Progress = Callable[[int, int | None], None]
+
+LONGEST_URL: Final = 4096
+MOST_REDIRECTS: Final = 5
+CONNECT_TIMEOUT_S: Final = 10.0
+READ_TIMEOUT_S: Final = 30.0
+# The label at the end decides how browsers and resolvers read a host: as a number in any notation, or as a name.
+NUMERIC_LABEL: Final = re.compile(r"^(0x[0-9a-f]*|[0-9]+)$", re.IGNORECASE)
+# Ranges whose addresses carry another address inside, which the range itself does not tell.
+CARRIERS: Final = tuple(map(ip_network, ("::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")))
+
+
+class OutboundRefused(PortalError):
+    """The portal does not go to this address; the message says why, and who could allow it."""
+
+    code = "address_refused"
+
+
+class OutboundFailed(PortalError):
+    """An address that is allowed could not be fetched: not there, too slow, too large, or it answers an error."""
+
+    code = "source_unreachable"
+    status = 502
+    kind = "service_unavailable_error"
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """One entry of the admin's list: a host (or all below it) or a network, with one port or any."""
+
+    host: str = ""
+    network: Network | None = None
+    port: int | None = None
+
+    @classmethod
+    def parse(cls, entry: str) -> Allowed:
+        """Return the entry that a text means: `jira.intern`, `*.intern:8443`, `10.0.0.0/8`, `[fd00::/8]:443`.
+
+        Raises: ValueError.
+        """
+        found = re.fullmatch(r"(\[[^\[\]]+\]|[^\[\]:\s]+)(?::(\d{1,5}))?", entry.strip())
+        if not found:
+            raise ValueError(f"{entry!r} is not host, host:port, network or [network]:port.")
+        place, port = found[1].strip("[]"), int(found[2]) if found[2] else None
+        if port is not None and not 0 < port < 65536:
+            raise ValueError(f"{entry!r} has no port between 1 and 65535.")
+        if NUMERIC_LABEL.match(place.split("/")[0].split(".")[-1]) or ":" in place:
+            return cls(network=ip_network(place), port=port)
+        if not re.fullmatch(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", place.lower()):
+            raise ValueError(f"{entry!r} is not the name of a host.")
+        return cls(host=place.lower(), port=port)
+
+    def __str__(self) -> str:
+        place = self.host or str(self.network)
+        if self.port is None:
+            return place
+        return f"[{place}]:{self.port}" if ":" in place else f"{place}:{self.port}"
+
+    def names(self, host: str, port: int) -> bool:
+        """Tell whether the entry is this host by name."""
+        fits = host.endswith(self.host[1:]) if self.host.startswith("*.") else host == self.host
+        return bool(self.host) and fits and self.port in (None, port)
+
+    def holds(self, address: Address, port: int) -> bool:
+        """Tell whether the entry is a network with this address in it."""
+        return self.network is not None and address in self.network and self.port in (None, port)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a request may go: the host as it was written, and the address it goes to."""
+
+    host: str
+    port: int
+    address: Address
+
+
+def allow_list() -> tuple[Allowed, ...]:
+    """Return what platform admins have allowed besides the public internet."""
+    return tuple(Allowed.parse(entry) for entry in settings.OUTBOUND_ALLOW)
+
+
+def require_allowed(url: str) -> Target:
+    """Return where a request to a URL goes. Resolves its name.
+
+    Raises: OutboundRefused for an address that is not allowed; OutboundFailed for a name that does not exist.
+    """
+    parsed = _parsed(url)
+    host, port = parsed.raw_host.decode("ascii").rstrip(".").lower(), parsed.port or _default_port(parsed)
+    allowed = allow_list()
+    is_listed = any(entry.names(host, port) for entry in allowed)
+    addresses = _addresses(host, port)
+    for address in addresses:
+        in_network = any(entry.holds(address, port) for entry in allowed)
+        if in_network or (is_listed and not _is_never_meant(address)):
+            continue
+        if not _is_public(address):
+            raise _refused(_("The host “%(host)s” is not on the public internet.") % {"host": host})
+        if parsed.scheme != "https":
+            raise _refused(_("Only addresses with https:// are fetched."))
+        if port != 443 and not is_listed:
+            raise _refused(_("Only port 443 is open to hosts on the internet, not %(port)d.") % {"port": port})
+    return Target(host, port, addresses[0])
+
+
+def _parsed(url: str) -> httpx.URL:
+    """Take a URL apart, refusing what two parsers might read differently."""
+    if not 0 < len(url) <= LONGEST_URL or re.search(r"[\s\\\x00-\x1f\x7f]", url):
+        raise _malformed()
+    if not re.match(r"https?://[^/?#]", url):
+        raise OutboundRefused(_("Write an address that begins with https://"), code="address_malformed")
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError, UnicodeError):
+        raise _malformed() from None
+    authority = re.split(r"[/?#]", url.split("://", 1)[1], maxsplit=1)[0]
+    if "@" in authority or parsed.userinfo or "%" in authority:
+        raise OutboundRefused(
+            _("The address must not carry a name or password. Store them as a secret of the team."),
+            code="address_malformed",
+        )
+    if "" in parsed.host.rstrip(".").split("."):
+        raise _malformed()
+    return parsed
+
+
+def _malformed() -> OutboundRefused:
+    return OutboundRefused(_("This is not an address that can be fetched. Check it."), code="address_malformed")
+
+
+def _default_port(url: httpx.URL) -> int:
+    return 443 if url.scheme == "https" else 80
+
+
+def _addresses(host: str, port: int) -> list[Address]:
+    """Return all addresses of a host, by one look-up."""
+    literal = host.strip("[]")
+    if ":" in literal or NUMERIC_LABEL.match(literal.rsplit(".", 1)[-1]):
+        try:
+            return [ip_address(literal)]
+        except ValueError:  # 127.1, 0x7f000001, 2130706433, 017700000001: numbers that others read as addresses
+            raise _malformed() from None
+    try:
+        found = getaddrinfo(host, port, type=SOCK_STREAM, proto=IPPROTO_TCP)
+    except (OSError, UnicodeError):
+        raise OutboundFailed(
+            _("The host “%(host)s” was not found. Check the address; without a network nothing can be fetched.")
+            % {"host": host[:200]},
+            code="host_unknown",
+        ) from None
+    return [ip_address(str(entry[4][0]).split("%")[0]) for entry in found]
+
+
+def _is_public(address: Address) -> bool:
+    if any(address in network for network in CARRIERS if network.version == address.version):
+        return False
+    if isinstance(address, IPv6Address) and address.is_site_local:
+        return False
+    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+
+
+def _is_never_meant(address: Address) -> bool:
+    """Clouds hand out credentials on link-local addresses; listing a host's name does not open those."""
+    carried = any(address in network for network in CARRIERS if network.version == address.version)
+    return carried or address.is_link_local or address.is_multicast or address.is_unspecified
+
+
+def _refused(reason: str) -> OutboundRefused:
+    advice = _("If it should be reached, ask a platform admin to add it to TUNEPORT_OUTBOUND_ALLOW.")
+    return OutboundRefused(f"{reason} {advice}")
+
+
+class GuardedTransport(httpx.BaseTransport):
+    """Sends each request, redirects too, to the address that was checked, under the name that was written."""
+
+    def __init__(self) -> None:
+        # No connection is kept: another host behind the same address must not inherit it.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._inner = httpx.HTTPTransport(trust_env=False, retries=0, limits=limits)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request. Raises: OutboundRefused, OutboundFailed, httpx.TransportError."""
+        target = require_allowed(str(request.url))
+        pinned = httpx.Request(
+            request.method,
+            request.url.copy_with(host=str(target.address)),
+            headers=request.headers,
+            stream=request.stream,
+            extensions={**request.extensions, "sni_hostname": target.host},
+        )
+        return self._inner.handle_request(pinned)
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._inner.close()
+
+
+def client(headers: Mapping[str, str] | None = None) -> httpx.Client:
+    """Return an HTTP client that goes through the guard; close it after use."""
+    return httpx.Client(
+        transport=GuardedTransport(),
+        headers={"User-Agent": "Tuneport", **(headers or {})},
+        timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+        follow_redirects=True,
+        max_redirects=MOST_REDIRECTS,
+        trust_env=False,
+    )
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a download brought."""
+
+    size_bytes: int
+    headers: httpx.Headers
+
+
+def download(
+    http: httpx.Client,
+    url: str,
+    path: Path,
+    *,
+    max_bytes: int,
+    max_seconds: float,
+    headers: Mapping[str, str] | None = None,
+    auth: tuple[str, str] | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Fetched:
+    """Write what a URL answers to a new file; `progress` gets the bytes done and, if known, of all, and may raise.
+
+    Raises: OutboundRefused; OutboundFailed for every other end than a whole file of at most `max_bytes`.
+    """
+    ends_s = time.monotonic() + max_seconds
+    asked = {"Accept-Encoding": "identity", **(headers or {})}
+    with heard_as_sentences(url), http.stream("GET", url, headers=asked, auth=auth) as answer:
+        require_success(answer)
+        total = _length(answer)
+        if total is not None and total > max_bytes:
+            raise too_large(max_bytes)
+        done = 0
+        with path.open("xb") as file:
+            for block in answer.iter_raw():
+                done += len(block)
+                if done > max_bytes:
+                    raise too_large(max_bytes)
+                if time.monotonic() > ends_s:
+                    raise OutboundFailed(_("The other side sends too slowly. Try again later."), code="source_too_slow")
+                file.write(block)
+                progress(done, total)
+        if total is not None and done != total:
+            raise _broken_off()
+        return Fetched(done, answer.headers)
+
+
+def get(http: httpx.Client, url: str, *, max_bytes: int, **options: object) -> httpx.Response:
+    """Return a whole, small answer of a URL, whatever its status.
+
+    Raises: OutboundRefused; OutboundFailed if it is over `max_bytes` or does not come.
+    """
+    with heard_as_sentences(url), http.stream("GET", url, **options) as answer:  # type: ignore[arg-type]
+        content = b""
+        for block in answer.iter_bytes():
+            content += block
+            if len(content) > max_bytes:
+                raise too_large(max_bytes)
+        return httpx.Response(
+            answer.status_code, headers=_plain(answer.headers), content=content, request=answer.request
+        )
+
+
+def _plain(headers: httpx.Headers) -> Sequence[tuple[str, str]]:
+    # The content is decoded by now.
+    return [(name, value) for name, value in headers.items() if name not in ("content-encoding", "content-length")]
+
+
+class heard_as_sentences:  # noqa: N801 — a context manager, used like a function
+    """Turn what the HTTP client raises into errors of the portal, without the URL: it may hold a signature."""
+
+    def __init__(self, url: str) -> None:
+        self.host = httpx.URL(url).host if re.match(r"https?://", url) else ""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, httpx.TooManyRedirects):
+            raise OutboundFailed(_("The address leads in circles: too many redirects."), code="redirects") from None
+        if isinstance(error, httpx.TimeoutException):
+            raise OutboundFailed(
+                _("“%(host)s” does not answer. Try again later; without a network nothing can be fetched.")
+                % {"host": self.host},
+                code="source_too_slow",
+            ) from None
+        if isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError)):
+            raise _broken_off() from None
+        if isinstance(error, (httpx.HTTPError, httpx.InvalidURL)):
+            raise OutboundFailed(
+                _("“%(host)s” cannot be reached. Check the address; without a network nothing can be fetched.")
+                % {"host": self.host},
+                code="source_unreachable",
+            ) from None
+
+
+def require_success(answer: httpx.Response) -> None:
+    """Raise OutboundFailed with a sentence unless the answer is the thing that was asked for."""
+    status = answer.status_code
+    if status in (200, 206):
+        return
+    if status in (401, 403):
+        message = _("The other side refuses access (HTTP %(status)d). Check the credential and what it may read.")
+        raise OutboundFailed(message % {"status": status}, code="access_refused")
+    if status in (404, 410):
+        message = _("There is nothing at this address (HTTP %(status)d). Check how it is written.")
+        raise OutboundFailed(message % {"status": status}, code="source_not_found")
+    message = _("The other side answers with an error (HTTP %(status)d). Try again later.")
+    raise OutboundFailed(message % {"status": status}, code="source_error")
+
+
+def too_large(max_bytes: int) -> OutboundFailed:
+    """Return the error for a source that is over the limit."""
+    message = _("The source is larger than %(limit)s. Split it into smaller files.")
+    return OutboundFailed(message % {"limit": filesize(max_bytes)}, code="source_too_large")
+
+
+def _broken_off() -> OutboundFailed:
+    return OutboundFailed(_("The other side broke the transfer off. Try again."), code="source_broken_off")
+
+
+def _length(answer: httpx.Response) -> int | None:
+    sent = answer.headers.get("content-length", "")
+    return int(sent) if sent.isascii() and sent.isdigit() and len(sent) < 16 else None

@@ -37,6 +37,9 @@ OWN_SENTENCES: Final[Mapping[str, str]] = {
         "them back."
     ),
     "disk_full": gettext_noop("The disk is full. Ask an admin to make room, then try again."),
+    "finding_missing": gettext_noop(
+        "The doctor's report no longer has the finding “%(finding)s”. Examine the version again and apply the fix anew."
+    ),
 }
 
 

@@ -21,4 +21,5 @@ urlpatterns: list[URLPattern] = [
     path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/progress/", doctor.progress, name="doctor_progress"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/start/", doctor.start, name="doctor_start"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/cancel/", doctor.cancel, name="doctor_cancel"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/fix/", doctor.fix, name="doctor_fix"),
 ]

@@ -68,6 +68,8 @@ ACTIONS: Mapping[str, str | Promise] = {
     "doctor.started": _("Examination of a dataset version started"),
     "doctor.ready": _("Dataset version examined"),
     "doctor.failed": _("Examination of a dataset version failed"),
+    "doctor.read": _("Doctor's report read"),
+    "doctor.fixed": _("Doctor's fixes made a new dataset version"),
     "doctor.cancelled": _("Examination of a dataset version cancelled"),
     # runs
     "experiment.created": _("Experiment created"),

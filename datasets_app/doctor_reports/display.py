@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from django.urls import NoReverseMatch, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop, ngettext
 
 from datasets_app.doctor import sentences
-from datasets_app.doctor.report import Finding, Report
-from datasets_app.doctor_reports import lifecycle
-from datasets_app.models import DatasetVersion, DoctorReport
+from datasets_app.doctor.report import Example, Finding, Report
+from datasets_app.doctor_reports import figures, lifecycle
+from datasets_app.doctor_reports.excerpts import REVIEWED, Excerpt, read_excerpts, shown_examples
+from datasets_app.doctor_reports.fixes import Fix, fixes_of
+from datasets_app.models import DatasetVersion, DoctorReport, Split
 from datasets_app.reports import OWN_SENTENCES
+from datasets_app.stored_rows import pretty_answer
 
 TITLES_IN_SUMMARY: Final = 4
 
@@ -41,8 +45,23 @@ FAILURES: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True)
+class ShownRow:
+    """One row of a finding: its place, the beginning of its texts, and what there is to say about it."""
+
+    id: int
+    split: Split
+    line: int
+    url: str
+    prompt: str
+    answer: str
+    fields: tuple[tuple[str, str, bool], ...]
+    detail: str
+    suggested: str = ""
+
+
+@dataclass(frozen=True)
 class ShownFinding:
-    """One finding in words."""
+    """One finding in words; `change` tells how its count differs from the version that this one was made from."""
 
     code: str
     severity: str
@@ -50,6 +69,10 @@ class ShownFinding:
     title: str
     meaning: str
     advice: str
+    rows: tuple[ShownRow, ...]
+    more: int
+    fixes: tuple[Fix, ...]
+    is_reviewed: bool
 
 
 @dataclass(frozen=True)
@@ -59,7 +82,13 @@ class ShownReport:
     verdict: str
     tone: str
     findings: tuple[ShownFinding, ...]
-    timings: Mapping[str, float]
+    seconds: float
+    balances: tuple[figures.Balance, ...]
+    tokens: Mapping[str, Any] | None
+    length_bars: list[dict[str, Any]]
+    length_steps: list[dict[str, Any]]
+    languages: list[dict[str, Any]]
+    schema: tuple[figures.SchemaLine, ...]
 
 
 @dataclass(frozen=True)
@@ -92,11 +121,24 @@ def failure_in_words(report: DoctorReport) -> str:
     return str(_(sentence) % params)
 
 
-def shown_report(version: DatasetVersion, stored: DoctorReport) -> ShownReport:
-    """Return a ready report as its page shows it."""
+def shown_report(version: DatasetVersion, stored: DoctorReport, *, raw: bool) -> ShownReport:
+    """Return a ready report as its page shows it; unless `raw`, personal data in the excerpts are masked."""
     report = Report.from_dict(stored.report)
     tone, verdict = verdict_of(report.findings)
-    return ShownReport(verdict, tone, tuple(_shown(one) for one in report.findings), report.timings)
+    excerpts = _Excerpts(version, read_excerpts(stored.folder), raw=raw)
+    tokens = report.tokens
+    return ShownReport(
+        verdict=verdict,
+        tone=tone,
+        findings=tuple(_shown(one, excerpts) for one in report.findings),
+        seconds=sum(report.timings.values()),
+        balances=figures.balances(report),
+        tokens=tokens,
+        length_bars=figures.length_bars(tokens) if tokens else [],
+        length_steps=figures.length_steps(tokens) if tokens else [],
+        languages=figures.language_bars(report.languages),
+        schema=figures.schema_lines(report.schema),
+    )
 
 
 def verdict_of(findings: tuple[Finding, ...]) -> tuple[str, str]:
@@ -115,7 +157,8 @@ def _to_look_at(warnings: int) -> str:
     return " " + ngettext("One thing to look at.", "%(count)d things to look at.", warnings) % {"count": warnings}
 
 
-def _shown(finding: Finding) -> ShownFinding:
+def _shown(finding: Finding, excerpts: _Excerpts) -> ShownFinding:
+    rows = tuple(excerpts.row(finding, one) for one in shown_examples(finding.code, finding.examples))
     return ShownFinding(
         code=finding.code,
         severity=finding.severity,
@@ -123,4 +166,46 @@ def _shown(finding: Finding) -> ShownFinding:
         title=sentences.title(finding, _),
         meaning=sentences.meaning(finding, _),
         advice=sentences.advice(finding, _),
+        rows=rows,
+        more=finding.count - len(rows) if finding.examples else 0,
+        fixes=fixes_of(finding),
+        is_reviewed=finding.code in REVIEWED,
     )
+
+
+class _Excerpts:
+    """Turns examples into rows to be shown."""
+
+    def __init__(self, version: DatasetVersion, excerpts: Mapping[int, Excerpt], *, raw: bool) -> None:
+        self._version = version
+        self._excerpts = excerpts
+        self._clean = str if raw else masked
+
+    def row(self, finding: Finding, example: Example) -> ShownRow:
+        """Return an example with the beginning of its texts; the field that it is about is marked."""
+        excerpt = self._excerpts.get(example.id)
+        answer = self._clean(excerpt.answer) if excerpt else ""
+        return ShownRow(
+            id=example.id,
+            split=Split(example.split),
+            line=example.row,
+            url=row_url(self._version, example.id),
+            prompt=self._clean(excerpt.prompt) if excerpt else "",
+            answer=answer,
+            fields=tuple((name, value, name == example.field) for name, value in pretty_answer(answer)),
+            detail=sentences.detail(finding, example, _),
+            suggested=str(example.params.get("suggested", "")),
+        )
+
+
+def masked(text: str) -> str:
+    """Return a text in which personal data are replaced by what kind they are."""
+    return text
+
+
+def row_url(version: DatasetVersion, row_id: int) -> str:
+    """Return the address of a row's page."""
+    try:
+        return reverse("datasets:row", args=[version.team.slug, version.pk, row_id])
+    except NoReverseMatch:
+        return ""

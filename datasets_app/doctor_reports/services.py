@@ -9,14 +9,17 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from datasets_app.derive import derive_version
 from datasets_app.doctor.options import Options
-from datasets_app.doctor_reports import lifecycle
+from datasets_app.doctor.report import Report
+from datasets_app.doctor_reports import fixes, lifecycle
 from datasets_app.models import DatasetVersion, DoctorReport
 from portal import audit
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput
 from portal.models import BaseModel
 
+LABEL_ERRORS: Final = "label_error"
 MIN_LENGTH: Final = 16
 MAX_LENGTH: Final = 131_072
 MAX_RARE: Final = 1_000
@@ -94,3 +97,31 @@ def cancel_report(*, report: DoctorReport, actor: Actor) -> None:
     if not open_ones.update(status=DoctorReport.Status.CANCELLED, claim=None, ended_at=timezone.now()):
         raise IllegalTransition(_("This examination is over already."), code="report_over")
     audit.record(report.team, actor, "doctor.cancelled", report.version)
+
+
+@transaction.atomic
+def apply_fixes(
+    *,
+    report: DoctorReport,
+    actor: Actor,
+    chosen: Mapping[str, str],
+    verdicts: Mapping[int, str] | None = None,
+    note: str = "",
+) -> DatasetVersion:
+    """Return a new version with the chosen fixes of a ready report: IMPORTING, and examined when it is ready.
+
+    `chosen` names a fix for each finding; `verdicts` what becomes of rows with a suspected label, by id.
+    Raises: InvalidInput if nothing or what is not offered was chosen; IllegalTransition; QuotaExceeded.
+    """
+    if report.status != DoctorReport.Status.READY:
+        raise IllegalTransition(_("Only a report that is ready offers fixes."), code="not_ready")
+    found = Report.from_dict(report.report)
+    changes = fixes.changes_for(found, report.pk, chosen)
+    suspects = found.finding(LABEL_ERRORS)
+    if suspects is not None and verdicts:
+        changes = fixes.verdict_changes(suspects, verdicts) + changes
+    if not changes:
+        raise InvalidInput(_("Choose at least one fix."), param="fixes", code="no_fix")
+    version = derive_version(version=report.version, actor=actor, changes=changes, note=note or _("Doctor's fixes"))
+    audit.record(report.team, actor, "doctor.fixed", report.version, new=str(version.pk), fixes=len(changes))
+    return version

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from datasets_app.doctor.examine import examine
 from datasets_app.doctor.options import Options
+from datasets_app.doctor_reports.excerpts import write_excerpts
 
 FUNCTION: Final = "datasets_app.doctor_reports.work:examine_rows"
 
@@ -21,11 +22,13 @@ def examine_rows(
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Examine the rows of some files and return the report; `say` hears the share that is done."""
+    paths = {split: Path(path) for split, path in rows_paths.items()}
     report = examine(
         Path(folder),
-        {split: Path(path) for split, path in rows_paths.items()},
+        paths,
         Path(tokenizer_folder) if tokenizer_folder else None,
         Options.from_dict(options),
         lambda share: say({"share": share}),
     )
+    write_excerpts(Path(folder), paths, report)
     return report.to_dict()

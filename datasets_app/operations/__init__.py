@@ -12,7 +12,7 @@ from typing import Final
 
 from django.utils.translation import gettext as _
 
-from datasets_app.operations import add, exclude, move, replace
+from datasets_app.operations import add, exclude, found, move, replace, values
 from datasets_app.operations.base import ChangeRefused, Context, Door, Operation, PlacedRow, Rows, Stage
 from portal.errors import InvalidInput
 
@@ -26,6 +26,11 @@ READERS: Final[Mapping[str, Callable[[Door], Operation]]] = {
     "replace": replace.read,
     "add": add.read,
     "move": move.read,
+    "exclude_found": found.read_found,
+    "exclude_alike": found.read_alike,
+    "rename_value": values.read_rename,
+    "set_values": values.read_set,
+    "order_keys": values.read_order,
 }
 
 

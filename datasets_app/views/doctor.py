@@ -8,10 +8,12 @@ from uuid import UUID
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from datasets_app.doctor_reports import display, lifecycle, services
 from datasets_app.models import DatasetVersion, DoctorReport
+from portal import audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.errors import PortalError
@@ -25,22 +27,26 @@ Status = DoctorReport.Status
 def report(request: TeamRequest, pk: UUID) -> HttpResponse:
     """Show the newest report of a version, or how far it is, or why there is none."""
     version = _version(request, pk)
-    return render(request, "datasets/doctor/report.html", _context(version))
+    raw = "raw" in request.GET and request.role.includes(Role.EDITOR)
+    return render(request, "datasets/doctor/report.html", _context(request, version, raw=raw))
 
 
 def _version(request: TeamRequest, pk: UUID) -> DatasetVersion:
     return get_object_or_404(request.team.datasetversions.select_related("dataset", "team"), pk=pk)
 
 
-def _context(version: DatasetVersion) -> dict[str, Any]:
+def _context(request: TeamRequest, version: DatasetVersion, *, raw: bool) -> dict[str, Any]:
     found = lifecycle.newest_report(version)
+    if found is not None:
+        audit.read(request.team, Actor.of(request), "doctor.read", version, raw=raw)
     latest = version.doctor_reports.defer("report").select_related("base_model").first()
     return {
         "version": version,
         "latest": latest,
         "failure": display.failure_in_words(latest) if latest and latest.status == Status.FAILED else "",
         "found": found,
-        "shown": display.shown_report(version, found) if found else None,
+        "shown": display.shown_report(version, found, raw=raw) if found else None,
+        "raw": raw,
         "base_models": BaseModel.objects.filter(is_allowed=True).order_by("parameters"),
         "default_options": services.default_options(),
     }
@@ -91,3 +97,41 @@ def cancel(request: TeamRequest, pk: UUID) -> HttpResponse:
     except PortalError as error:
         messages.error(request, error.message)
     return redirect("datasets:doctor", request.team.slug, pk)
+
+
+@team_view(role=Role.EDITOR)
+@require_POST
+def fix(request: TeamRequest, pk: UUID) -> HttpResponse:
+    """Make a new version with the ticked fixes, all of them at once."""
+    version = _version(request, pk)
+    found = lifecycle.newest_report(version)
+    if found is None or str(found.pk) != request.POST.get("report"):
+        messages.error(request, _("There is a newer report by now. Look at it and choose again."))
+        return redirect("datasets:doctor", request.team.slug, pk)
+    try:
+        made = services.apply_fixes(
+            report=found, actor=Actor.of(request), chosen=_chosen(request), verdicts=_verdicts(request)
+        )
+    except PortalError as error:
+        messages.error(request, error.message)
+        return redirect("datasets:doctor", request.team.slug, pk)
+    messages.success(
+        request, _("Version %(number)d is being made. The doctor looks at it next.") % {"number": made.number}
+    )
+    return redirect("datasets:version", request.team.slug, made.pk)
+
+
+def _chosen(request: TeamRequest) -> dict[str, str]:
+    return {
+        name.removeprefix("fix-"): str(value)
+        for name, value in request.POST.items()
+        if name.startswith("fix-") and value
+    }
+
+
+def _verdicts(request: TeamRequest) -> dict[int, str]:
+    return {
+        int(name.removeprefix("row-")): str(value)
+        for name, value in request.POST.items()
+        if name.startswith("row-") and name[4:].isdecimal() and len(name) < 24 and value != "keep"
+    }

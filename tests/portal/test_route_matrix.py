@@ -178,6 +178,7 @@ ROUTES: dict[str, Key] = {
     "datasets:doctor_progress": VERSION,
     "datasets:doctor_start": VERSION,
     "datasets:doctor_cancel": VERSION,
+    "datasets:doctor_fix": VERSION,
     "datasets-api:list": NOTHING,
     "datasets-api:detail": DATASET,
     "datasets-api:versions": DATASET,

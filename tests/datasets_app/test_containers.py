@@ -22,6 +22,8 @@ from portal.rls import team_scope
 from tests.datasets_app.containers import array_bytes, gzip_bytes, parquet_bytes, xlsx_bytes, zip_of
 from tests.datasets_app.files import csv_bytes, jsonl_bytes, tickets, upload
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("prompt", "response")
 ROWS = [(f"{prompt} — «ёлка» №{number}", answer) for number, (prompt, answer) in enumerate(tickets(100))]
 LATIN = [(prompt, answer) for prompt, answer in tickets(100)]

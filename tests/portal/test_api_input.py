@@ -13,6 +13,8 @@ from portal.rls import all_teams, team_scope
 from tests.portal.test_route_matrix import API, address
 from tests.world import World, make_world
 
+pytestmark = pytest.mark.slow
+
 READS = [name for name in API if name not in ("openai:chat", "openai:completions")]
 
 

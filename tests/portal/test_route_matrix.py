@@ -14,6 +14,8 @@ from portal.models import Role
 from portal.rls import all_teams
 from tests.world import World
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("get", "post", "put", "patch", "delete")
 
 

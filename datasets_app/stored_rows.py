@@ -47,6 +47,14 @@ class StoredRows(Sequence[CanonicalRow]):
             raise _missing() from None
 
 
+def present_paths(version: DatasetVersion) -> dict[Split, Path]:
+    """Return the files of the splits that have rows. Raises: Unavailable if one is missing."""
+    paths = {split: version.rows_path(split) for split in Split if version.row_count(split)}
+    if not all(path.exists() for path in paths.values()):
+        raise _missing()
+    return paths
+
+
 def stored_lines(version: DatasetVersion, split: Split | str) -> Iterator[bytes]:
     """Yield the rows of a split as blocks of JSON lines. Raises: Unavailable before the first block."""
     blocks = store.json_lines(version.rows_path(split))

@@ -58,6 +58,8 @@ ACTIONS: Mapping[str, str | Promise] = {
     # data
     "dataset.uploaded": _("Dataset uploaded"),
     "dataset.import_started": _("Dataset import started"),
+    "dataset.rows_changed": _("Dataset rows changed, not yet saved"),
+    "dataset.row_changes_discarded": _("Unsaved changes of dataset rows discarded"),
     "dataset.version_derived": _("Dataset version made from another one"),
     "dataset.version_ready": _("Dataset version ready"),
     "dataset.version_failed": _("Dataset import failed"),

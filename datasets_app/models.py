@@ -136,6 +136,11 @@ class DatasetVersion(Deletable):
         return int(getattr(self, f"{Split(split).value}_rows"))
 
     @property
+    def short_name(self) -> str:
+        """The version beside the name of its dataset: v3."""
+        return f"v{self.number}"
+
+    @property
     def is_derived(self) -> bool:
         """Whether it was made from another version instead of from files."""
         return bool(self.changes)

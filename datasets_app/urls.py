@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from datasets_app.views import datasets, doctor, imports, versions
+from datasets_app.views import datasets, doctor, imports, rows, versions
 
 app_name = "datasets"
 urlpatterns: list[URLPattern] = [
@@ -16,6 +16,12 @@ urlpatterns: list[URLPattern] = [
     path("t/<slug:team>/dataset-versions/<uuid:pk>/progress/", versions.progress, name="progress"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/without-faulty/", imports.without_faulty, name="without_faulty"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/discard/", versions.discard, name="discard"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/rows/", rows.change_rows, name="change_rows"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/rows/<int:row_id>/", rows.row, name="row"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/rows/<int:row_id>/change/", rows.change_row, name="change_row"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/changes/", rows.changes, name="changes"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/changes/save/", rows.save_changes, name="save_changes"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/changes/discard/", rows.discard_changes, name="discard_changes"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/rows/<slug:split>.jsonl", versions.download, name="download"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/", doctor.report, name="doctor"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/progress/", doctor.progress, name="doctor_progress"),

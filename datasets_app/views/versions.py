@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -17,9 +16,8 @@ from django.views.decorators.http import require_safe
 from datasets_app import reports, services, sources
 from datasets_app.doctor_reports.display import summary as doctor_summary
 from datasets_app.models import DatasetVersion, Split
-from datasets_app.preview import as_seen
-from datasets_app.rows import CanonicalRow
-from datasets_app.stored_rows import StoredRows, pretty_answer, stored_lines
+from datasets_app.stored_rows import stored_lines
+from datasets_app.views.rows import rows_context
 from portal import audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
@@ -27,8 +25,6 @@ from portal.errors import IllegalTransition
 from portal.impersonation import refuse_while_impersonating
 from portal.models import Role
 
-ROWS_PER_PAGE = 20
-SEEN_PER_PAGE = 5
 # Values of a closed field that are drawn as bars; the rest is counted.
 BARS_PER_FIELD = 12
 FAULTS_SHOWN = 200
@@ -38,7 +34,9 @@ Status = DatasetVersion.Status
 @team_view()
 def version(request: TeamRequest, pk: UUID) -> HttpResponse:
     """Show a version; a draft leads those who may to its mapping."""
-    found = get_object_or_404(request.team.datasetversions.select_related("dataset", "team", "created_by"), pk=pk)
+    found = get_object_or_404(
+        request.team.datasetversions.select_related("dataset", "team", "created_by", "parent"), pk=pk
+    )
     if found.status == Status.DRAFT and request.role.includes(Role.EDITOR):
         return redirect("datasets:mapping", request.team.slug, pk)
     return show_version(request, found)
@@ -55,39 +53,16 @@ def show_version(request: TeamRequest, found: DatasetVersion) -> HttpResponse:
 
 
 def _ready_context(request: TeamRequest, found: DatasetVersion) -> dict[str, Any]:
-    splits = [split for split in Split if found.row_count(split)]
-    asked = request.GET.get("split")
-    split = next((one for one in splits if one.value == asked), splits[0] if splits else Split.TRAIN)
-    is_seen = request.GET.get("view") == "model"
-    rows = Paginator(StoredRows(found, split), SEEN_PER_PAGE if is_seen else ROWS_PER_PAGE)
-    page = rows.get_page(request.GET.get("page"))
-    seen, model_name = as_seen(page) if is_seen else ((), "")
     return {
         "version": found,
-        "splits": [(one, found.row_count(one)) for one in splits],
-        "split": split,
-        "page": page,
-        "is_seen": is_seen,
-        "seen": seen,
-        "model_name": model_name,
-        "rows": [] if is_seen else [_shown(row, found.mapping.get("system_prompt", "")) for row in page],
+        **rows_context(request, found),
         "fields": [_shown_field(field) for field in found.report.get("fields", [])],
         "doctor": doctor_summary(found),
         "fault_count": found.report.get("fault_count", 0),
         "faults": [reports.fault_line(fault) for fault in found.report.get("faults", [])[:FAULTS_SHOWN]],
         "sources": sources.in_order(found),
         "used_by": found.runs.count(),
-    }
-
-
-def _shown(row: CanonicalRow, same_for_all: str) -> dict[str, Any]:
-    """Return a row for the table; the system prompt that all rows share is said once, beside the table."""
-    return {
-        "line": row.row,
-        "earlier": [message for message in row.messages[:-2] if message["content"] != same_for_all],
-        "prompt": row.prompt,
-        "answer": row.answer,
-        "fields": pretty_answer(row.answer),
+        "may_edit": request.role.includes(Role.EDITOR),
     }
 
 
@@ -129,6 +104,11 @@ def progress(request: TeamRequest, pk: UUID) -> HttpResponse:
 
 def progress_context(version: DatasetVersion) -> dict[str, Any]:
     """Return how far an import is. Every byte is read twice: once to check, once to write."""
+    if version.is_derived:
+        rows = version.parent.total_rows if version.parent else 0
+        waiting = version.claim is None
+        done = None if waiting else min(version.rows_done, rows)
+        return {"version": version, "is_waiting": waiting, "is_writing": True, "bytes_total": rows, "bytes_done": done}
     size_bytes = sum(source.size_bytes for source in version.sources.all())
     return {
         "version": version,

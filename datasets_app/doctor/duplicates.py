@@ -17,6 +17,13 @@ DROP: Final = ("exclude_found",)
 DROP_OR_SPLIT: Final = ("exclude_found", "resplit")
 
 
+def find_equal(table: RowTable, labels: Labels, findings: Findings) -> None:
+    """Report rows that repeat, give away or contradict another one."""
+    find_duplicates(table, findings)
+    find_leaks(table, findings)
+    find_conflicts(table, labels, findings)
+
+
 def find_duplicates(table: RowTable, findings: Findings) -> None:
     """Report rows that repeat question and answer of an earlier row of the same split."""
     keys = np.stack([table.splits.astype(np.int64), table.questions, table.answers])

@@ -27,6 +27,15 @@ class Sentences:
 
 
 _OTHER: Final = _("like row %(other_id)d (%(other_split)s, line %(other_row)d)")
+_PII_MEANING: Final = _(
+    "%(values)d values. A model may learn them by heart and tell them to others. "
+    "Names of people and postal addresses are not looked for."
+)
+_PII_ADVICE: Final = _(
+    "Mask them: each value is replaced by a name such as [EMAIL_1], the same everywhere. Or leave these rows out, "
+    "or keep them if the model has to repeat them."
+)
+_PII_DETAIL: Final = _("%(values)d in the %(part)s")
 
 SENTENCES: Final[Mapping[str, Sentences]] = {
     "empty_answer": Sentences(
@@ -177,6 +186,28 @@ SENTENCES: Final[Mapping[str, Sentences]] = {
         _("Look at the pairs and correct what is wrong."),
         _OTHER,
     ),
+    "label_error": Sentences(
+        _("Labels that may be wrong: %(count)d"),
+        _(
+            "A simple model, asked about rows it was not taught with, is sure of another label. "
+            "Of %(rows)d rows, %(examined)d were examined. The most suspicious stand first."
+        ),
+        _("Look at the first ones and correct what is wrong. It is only a guess: right labels are among them too."),
+        _("“%(label)s” (%(percent)s %% likely), rather “%(suggested)s”"),
+    ),
+    "languages": Sentences(
+        _("Languages: %(count)d"),
+        _("The prompts are written in several languages: %(languages)s."),
+        _("See to it that the base model knows them and that the test rows have the same mix."),
+    ),
+    "pii_email": Sentences(_("Rows with e-mail addresses: %(count)d"), _PII_MEANING, _PII_ADVICE, _PII_DETAIL),
+    "pii_phone": Sentences(_("Rows with telephone numbers: %(count)d"), _PII_MEANING, _PII_ADVICE, _PII_DETAIL),
+    "pii_card": Sentences(_("Rows with payment cards: %(count)d"), _PII_MEANING, _PII_ADVICE, _PII_DETAIL),
+    "pii_iban": Sentences(_("Rows with bank accounts (IBAN): %(count)d"), _PII_MEANING, _PII_ADVICE, _PII_DETAIL),
+    "pii_tax_id": Sentences(
+        _("Rows with tax or social insurance numbers: %(count)d"), _PII_MEANING, _PII_ADVICE, _PII_DETAIL
+    ),
+    "pii_passport": Sentences(_("Rows with passport numbers: %(count)d"), _PII_MEANING, _PII_ADVICE, _PII_DETAIL),
 }
 
 

@@ -111,7 +111,10 @@ class InferenceRecord(TeamOwned):
     """One answered (or failed) request: counts and times, never text."""
 
     id = models.BigAutoField(primary_key=True)  # type: ignore[assignment]
-    version = models.ForeignKey(DeploymentVersion, on_delete=models.SET_NULL, null=True, related_name="requests")
+    # Without an index of its own: that by version and time begins with it.
+    version = models.ForeignKey(
+        DeploymentVersion, on_delete=models.SET_NULL, null=True, related_name="requests", db_index=False
+    )
     model = models.CharField(max_length=120)
     token = models.ForeignKey(ApiToken, on_delete=models.SET_NULL, null=True, related_name="+")
     request_id = models.CharField(max_length=64)
@@ -125,7 +128,10 @@ class InferenceRecord(TeamOwned):
 
     class Meta(TeamOwned.Meta):
         ordering = ["-at"]
-        indexes = [models.Index(fields=["team", "-at"], name="inference_by_team_and_time")]
+        indexes = [
+            models.Index(fields=["team", "-at"], name="inference_by_team_and_time"),
+            models.Index(fields=["version", "-at"], name="inference_by_version_and_time"),
+        ]
 
     def __str__(self) -> str:
         return self.request_id

@@ -110,7 +110,12 @@ class Run(TeamOwned):
                 name="active_run_has_a_lease",
             ),
         ]
-        indexes = [models.Index(fields=["status", "queued_at"], name="run_by_status_and_age")]
+        indexes = [
+            models.Index(fields=["status", "queued_at"], name="run_by_status_and_age"),
+            # The lists of a team, newest first, and of all teams, last ended first.
+            models.Index(fields=["team", "-queued_at"], name="run_by_team_and_age"),
+            models.Index(fields=["-ended_at", "-id"], name="run_by_end"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.experiment} #{self.number}"

@@ -22,7 +22,7 @@ from portal.platform_forms import ReasonForm, applied
 from portal.views.platform.actions import attempt
 
 _PER_PAGE = 50
-_WAITING_SHOWN = 200
+_WAITING_SHOWN = 50
 _RELATED = ("experiment__team", "team", "node", "created_by", "base_model")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import messages
+from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
@@ -17,6 +18,8 @@ from portal.models import Team
 from portal.rls import team_scope
 from portal.usage_report import Month
 from portal.views.usage import limit_line
+
+_PER_PAGE = 50
 
 
 @platform_admin_view
@@ -57,9 +60,12 @@ def team(request: HttpRequest, slug: str) -> HttpResponse:
 @platform_admin_view
 @require_safe
 def usage_of_all(request: HttpRequest) -> HttpResponse:
-    """Show what each team used in a month."""
+    """Show what each team used in a month, who asked most first."""
     month = Month.of(request.GET.get("month", ""))
-    return render(request, "platform/usage.html", {"month": month, "lines": usage_report.platform_report(month)})
+    lines = usage_report.platform_report(month)
+    lines.sort(key=lambda line: (-line.requests, -line.gpu_seconds, line.label))
+    page = Paginator(lines, _PER_PAGE).get_page(request.GET.get("page"))
+    return render(request, "platform/usage.html", {"month": month, "page": page})
 
 
 @platform_admin_view

@@ -1,19 +1,16 @@
-"""What is odd about rows that are each in order: repeated prompts, contradictions, rows shared between splits."""
+"""What is odd about rows that are each in order: repeated prompts, contradictions, rows shared between splits. Pure."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from django.utils.translation import gettext, gettext_noop
+import numpy as np
+import numpy.typing as npt
 
-from datasets_app.models import Split
-from datasets_app.rows import CanonicalRow
+from datasets_app.readers.sentences import gettext_noop
+from datasets_app.splits import SPLITS, TEST, TRAIN, VALIDATION, Parts, shared
 
-# Bounds the memory (about 100 bytes a row); beyond it, rows are compared with these only.
-MAX_COMPARED_ROWS: Final = 500_000
 FEW_ROWS: Final = 50
 
 WARNINGS: Final[Mapping[str, str]] = {
@@ -33,45 +30,26 @@ WARNINGS: Final[Mapping[str, str]] = {
     ),
 }
 
-
-def warning_sentence(warning: Mapping[str, object]) -> str:
-    """Return a stored warning in the reader's language."""
-    return gettext(WARNINGS[str(warning["code"])]) % warning
+Hashes = npt.NDArray[np.int64]
 
 
-class Findings:
-    """Compares rows by short hashes, training rows first."""
-
-    def __init__(self) -> None:
-        self._answers: dict[int, int] = {}
-        self._counts: Counter[str] = Counter()
-        self._training_rows = 0
-
-    def add_training(self, row: CanonicalRow) -> None:
-        """Note a training row."""
-        self._training_rows += 1
-        question, answer = _question(row), _short_hash(row.answer)
-        known = self._answers.get(question)
-        if known is not None:
-            self._counts["repeated" if known == answer else "contradictory"] += 1
-        elif len(self._answers) < MAX_COMPARED_ROWS:
-            self._answers[question] = answer
-
-    def add_held_out(self, split: Split, row: CanonicalRow) -> None:
-        """Note a validation or test row, after all training rows."""
-        if _question(row) in self._answers:
-            self._counts[f"{split.value}_in_training"] += 1
-
-    def warnings(self) -> list[dict[str, object]]:
-        """Return the findings as {code, count}, in the order of `WARNINGS`."""
-        if self._training_rows < FEW_ROWS:
-            self._counts["few_rows"] = self._training_rows
-        return [{"code": code, "count": self._counts[code]} for code in WARNINGS if self._counts[code]]
-
-
-def _question(row: CanonicalRow) -> int:
-    return _short_hash("\0".join(message["content"] for message in row.messages[:-1]))
-
-
-def _short_hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+def warnings_of(questions: Hashes, answers: Hashes, parts: Parts) -> list[dict[str, object]]:
+    """Return the findings as {code, count}, in the order of `WARNINGS`."""
+    counts = dict.fromkeys(WARNINGS, 0)
+    if (rows := int((parts == TRAIN).sum())) < FEW_ROWS:
+        counts["few_rows"] = rows
+    # Few rows repeat others as a rule; only those are looked at.
+    again, _starts, sizes = shared(questions)
+    if len(again):
+        group = np.repeat(np.arange(len(sizes)), sizes)
+        training = parts[again] == TRAIN
+        known, first, place = np.unique(group[training], return_index=True, return_inverse=True)
+        answered = answers[again[training]]
+        is_again = np.arange(len(answered)) != first[place]
+        is_same = answered == answered[first[place]]
+        counts["repeated"] = int((is_again & is_same).sum())
+        counts["contradictory"] = int((is_again & ~is_same).sum())
+        for part in (VALIDATION, TEST):
+            held_out = group[parts[again] == part]
+            counts[f"{SPLITS[part]}_in_training"] = int(np.isin(held_out, known).sum())
+    return [{"code": code, "count": count} for code, count in counts.items() if count]

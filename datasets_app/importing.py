@@ -1,21 +1,26 @@
-"""The two passes of an import: check a source and say what is wrong with it, then write its canonical rows.
+"""The one pass over a source: every record is read once, checked, written aside, and remembered as a few numbers.
 
-Both stream: memory does not grow with the file.
+It streams: memory grows by some dozens of bytes a row, whatever the texts are.
 """
 
-import contextlib
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
+from datasets_app.answer_counts import AnswerCounts
 from datasets_app.mapping import Mapping as ColumnMapping
-from datasets_app.readers import DEFAULT_LIMITS, DataError, Detection, Limits, RowFault, Table, open_table
+from datasets_app.readers import DataError, RowFault, Table
 from datasets_app.readers.sentences import IMPORT_SENTENCES
-from datasets_app.rows import CanonicalRow, RowMaker
-from datasets_app.splits import split_rows
-from datasets_app.store import RowWriter, WrittenRows
+from datasets_app.rows import FlatRow, JsonAnswers, RowMaker
+from datasets_app.splits import NO_DATE, SPLITS
+from datasets_app.store import RowWriter
 
 # Called with the rows and the bytes of the source that are done; may raise to stop the pass.
 Progress = Callable[[int, int], None]
@@ -23,133 +28,136 @@ ROWS_PER_PROGRESS: Final = 1_000
 
 
 class ImportRefused(DataError):
-    """The rows of a source cannot be written; `fault` is the row to blame, if it is one."""
+    """No row of a source can be used."""
 
     sentences = IMPORT_SENTENCES
-    fault: RowFault | None = None
-
-
-@dataclass(frozen=True)
-class SourceReport:
-    """What a pass over a source found: good rows, and the first faults of all `fault_count`."""
-
-    rows: int
-    faults: tuple[RowFault, ...]
-    fault_count: int
-    columns: tuple[str, ...]
-    sha256: str
-    size_bytes: int
-
-    def to_dict(self) -> dict[str, object]:
-        """Return a JSON-ready form."""
-        return asdict(self) | {"columns": list(self.columns), "faults": [fault.to_dict() for fault in self.faults]}
 
 
 def no_progress(rows_done: int, bytes_done: int) -> None:
     """Ignore the progress of a pass."""
 
 
-def check_source(
-    path: Path,
-    mapping: ColumnMapping,
-    limits: Limits = DEFAULT_LIMITS,
-    detection: Detection | None = None,
-    *,
-    encoding: str | None = None,
-    delimiter: str | None = None,
-    progress: Progress = no_progress,
-) -> SourceReport:
-    """Return how many rows a source gives under a mapping, and what is wrong with the others.
+@dataclass
+class Outcome:
+    """What a pass over a source found: good rows, and the first faults of all `fault_count`."""
 
-    Raises: FileRefused, MappingError.
-    """
-    table = open_table(path, limits=limits, encoding=encoding, delimiter=delimiter, detection=detection)
-    rows = fault_count = 0
-    faults: list[RowFault] = []
-    for made in _made_rows(table, mapping, progress):
-        if not isinstance(made, RowFault):
-            rows += 1
-            continue
-        fault_count += 1
-        if len(faults) < limits.max_faults:
-            faults.append(made)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return SourceReport(rows, tuple(faults), fault_count, table.columns, digest, path.stat().st_size)
+    rows: int = 0
+    faults: list[RowFault] = field(default_factory=list)
+    fault_count: int = 0
 
 
-def write_rows(
+class RowFacts:
+    """What is remembered of every row, in the order of the ids, to compare rows and to divide them."""
+
+    def __init__(self, answers: JsonAnswers) -> None:
+        self.counts = AnswerCounts(answers)
+        self._questions, self._answers = array("q"), array("q")
+        self._groups, self._moments, self._parts = array("q"), array("q"), array("b")
+
+    def add(self, row: FlatRow) -> None:
+        """Remember one row."""
+        # Equal texts have equal hashes in one process, and more is not asked of them.
+        self._questions.append(hash((row.prompt.casefold(), row.system, _said(row) if row.earlier else "")))
+        self._answers.append(hash(row.answer))
+        self.counts.add(row.answer)
+        if row.group or self._groups:
+            self._note(self._groups, hash(row.group) if row.group else 0, 0)
+        if row.at or self._moments:
+            self._note(self._moments, moment_of(row.at), NO_DATE)
+        if row.split:
+            self._parts.append(SPLITS.index(row.split))
+
+    def _note(self, column: array[int], value: int, unknown: int) -> None:
+        """Append to a column that begins with the first row that knows something."""
+        missing = len(self._answers) - 1 - len(column)
+        if missing:
+            column.extend([unknown] * missing)
+        column.append(value)
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    @property
+    def questions(self) -> npt.NDArray[np.int64]:
+        """A hash of what each row asks; letter case does not matter."""
+        return np.frombuffer(self._questions, dtype=np.int64)
+
+    @property
+    def answers(self) -> npt.NDArray[np.int64]:
+        """A hash of each answer."""
+        return np.frombuffer(self._answers, dtype=np.int64)
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64] | None:
+        """A hash of each row's group, 0 for none; None if no row has one."""
+        return np.frombuffer(self._groups, dtype=np.int64) if self._groups else None
+
+    @property
+    def moments(self) -> npt.NDArray[np.int64] | None:
+        """The time of each row in seconds, or NO_DATE; None if no row has one."""
+        return np.frombuffer(self._moments, dtype=np.int64) if self._moments else None
+
+    @property
+    def parts(self) -> npt.NDArray[np.int8] | None:
+        """The part that each row names; None if no column does."""
+        return np.frombuffer(self._parts, dtype=np.int8) if self._parts else None
+
+
+def _said(row: FlatRow) -> str:
+    return "\0".join(message["content"] for message in row.earlier or ())
+
+
+def moment_of(at: str) -> int:
+    """Return the seconds of an ISO date since 1970 (without a zone: as if in UTC), NO_DATE for none."""
+    if not at:
+        return NO_DATE
+    try:
+        moment = datetime.fromisoformat(at)
+    except ValueError:
+        return NO_DATE
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+
+
+def read_source(
     source: Table,
     mapping: ColumnMapping,
-    out_path: Path,
+    out: RowWriter | None,
+    facts: RowFacts | None = None,
     *,
     skip_faulty: bool,
     first_id: int = 1,
     progress: Progress = no_progress,
-) -> WrittenRows:
-    """Write the canonical rows of a source to a file, which appears complete or not at all.
+) -> Outcome:
+    """Read a source once: its good rows go into `out`, numbered from `first_id`; faults are counted and kept.
 
-    Raises: FileRefused, MappingError; ImportRefused for a faulty row unless they are to be skipped, and if no
-    good row is left.
+    After a fault that is not to be skipped nothing more is written: the whole import will be refused.
+    Raises: FileRefused, MappingError.
     """
-    with RowWriter(out_path) as out:
-        for number, row in enumerate(_good_rows(source, mapping, progress, skip_faulty=skip_faulty), first_id):
-            out.add(replace(row, id=number))
-        if not out.rows:
-            raise ImportRefused("no_good_rows")
-    return out.written()
+    outcome = Outcome()
+    maker = RowMaker(mapping, source.limits, facts.counts.parser if facts else None)
+    for made in _made_rows(source, mapping, maker, progress):
+        if isinstance(made, RowFault):
+            outcome.fault_count += 1
+            if len(outcome.faults) < source.limits.max_faults:
+                outcome.faults.append(made)
+            continue
+        if out is not None and (skip_faulty or not outcome.fault_count):
+            out.add_flat(first_id + outcome.rows, made)
+            if facts is not None:
+                facts.add(made)
+        outcome.rows += 1
+    return outcome
 
 
-def write_split(
-    source: Table,
-    mapping: ColumnMapping,
-    out_paths: Mapping[str, Path],
-    *,
-    rows: int,
-    shares: Mapping[str, float],
-    seed: int,
-    skip_faulty: bool,
-    progress: Progress = no_progress,
-) -> dict[str, WrittenRows]:
-    """Divide the `rows` good rows of one source among the files of several parts (see `split_rows`).
-
-    Every part of `shares` must have a path in `out_paths`; a part without rows leaves no file.
-    Raises: as `write_rows`; ImportRefused also if the source has another number of good rows.
-    """
-    with contextlib.ExitStack() as stack:
-        outs = {part: stack.enter_context(RowWriter(out_paths[part])) for part in shares}
-        parts = split_rows(rows, shares, seed)
-        for number, row in enumerate(_good_rows(source, mapping, progress, skip_faulty=skip_faulty), 1):
-            part = next(parts, None)
-            if part is None:
-                raise ImportRefused("source_changed")
-            outs[part].add(replace(row, id=number))
-        if not rows:
-            raise ImportRefused("no_good_rows")
-        if next(parts, None) is not None:
-            raise ImportRefused("source_changed")
-    return {part: out.written() for part, out in outs.items() if out.rows}
-
-
-def _made_rows(source: Table, mapping: ColumnMapping, progress: Progress) -> Iterator[CanonicalRow | RowFault]:
+def _made_rows(
+    source: Table, mapping: ColumnMapping, maker: RowMaker, progress: Progress
+) -> Iterator[FlatRow | RowFault]:
     """Yield what becomes of every record, telling the progress now and then and at the end."""
     mapping.validate(source.columns)
-    make = RowMaker(mapping, source.limits).make
+    make = maker.flat
     count = 0
     for count, record in enumerate(source.records(), 1):
         yield record if isinstance(record, RowFault) else make(record)
         if count % ROWS_PER_PROGRESS == 0:
             progress(count, source.position_bytes)
     progress(count, source.position_bytes)
-
-
-def _good_rows(
-    source: Table, mapping: ColumnMapping, progress: Progress, *, skip_faulty: bool
-) -> Iterator[CanonicalRow]:
-    for made in _made_rows(source, mapping, progress):
-        if not isinstance(made, RowFault):
-            yield made
-        elif not skip_faulty:
-            refusal = ImportRefused("faulty_row", fault=made.message)
-            refusal.fault = made
-            raise refusal

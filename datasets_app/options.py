@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Final
 
 from django.utils.translation import gettext as _
 
 from datasets_app.models import Split
+from datasets_app.splits import AUTO, SplitPlan
 from portal.errors import InvalidInput
 
 # Validation and test together may take at most this share: the rest is what the model learns from.
 MAX_HELD_OUT_SHARE: Final = 0.8
 MAX_SEED: Final = 2**31 - 1
+MAX_FIELD_CHARACTERS: Final = 200
+SPLIT_BY: Final = ("random", "time", "column")
+KEEP_TOGETHER: Final = ("near", "exact", "none")
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Choices of one import. The shares (0..1) and the seed matter only when one file holds all rows."""
+    """Choices of one import; how rows are divided (see `SplitPlan`) matters only when one file holds all of them."""
 
     skip_faulty: bool = False
     validation_share: float = 0.1
     test_share: float = 0.1
     seed: int = 1
+    split_by: str = "random"
+    stratify: str = AUTO
+    keep_together: str = "near"
 
     def to_dict(self) -> dict[str, object]:
         """Return the form that the version's row keeps."""
         return asdict(self)
+
+    @property
+    def plan(self) -> SplitPlan:
+        """How one file is to be divided."""
+        return SplitPlan(
+            shares=self.shares,
+            seed=self.seed,
+            by=self.split_by,  # type: ignore[arg-type]
+            stratify=self.stratify,
+            together=self.keep_together,  # type: ignore[arg-type]
+        )
 
     @property
     def shares(self) -> dict[str, float]:
@@ -59,6 +77,9 @@ class ImportOptions:
             validation_share=_share("validation_share", given.get("validation_share", defaults.validation_share)),
             test_share=_share("test_share", given.get("test_share", defaults.test_share)),
             seed=_seed(given.get("seed", defaults.seed)),
+            split_by=_choice("split_by", given.get("split_by", defaults.split_by), SPLIT_BY),
+            stratify=_field(given.get("stratify", defaults.stratify)),
+            keep_together=_choice("keep_together", given.get("keep_together", defaults.keep_together), KEEP_TOGETHER),
         )
         if options.validation_share + options.test_share > MAX_HELD_OUT_SHARE:
             raise InvalidInput(
@@ -79,6 +100,23 @@ def _share(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_HELD_OUT_SHARE:
         raise InvalidInput(_("'%(name)s' must be a number from 0 to 0.8.") % {"name": name}, param=f"options.{name}")
     return float(value)
+
+
+def _choice(name: str, value: object, known: Sequence[str]) -> str:
+    if value not in known:
+        raise InvalidInput(
+            _("'%(name)s' must be one of: %(known)s.") % {"name": name, "known": ", ".join(known)},
+            param=f"options.{name}",
+        )
+    return str(value)
+
+
+def _field(value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > MAX_FIELD_CHARACTERS or "\0" in value:
+        raise InvalidInput(
+            _("'stratify' must be 'auto', 'none' or the name of a field of the answers."), param="options.stratify"
+        )
+    return value
 
 
 def _seed(value: object) -> int:

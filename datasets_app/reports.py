@@ -10,11 +10,18 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from datasets_app.capped import WorkRefused
-from datasets_app.findings import warning_sentence
+from datasets_app.findings import WARNINGS
 from datasets_app.importing import ImportRefused
 from datasets_app.mapping import MappingError
 from datasets_app.readers import DataError, FileRefused, RowFault
-from datasets_app.readers.sentences import FILE_SENTENCES, MAPPING_SENTENCES, ROW_SENTENCES, WORK_SENTENCES
+from datasets_app.readers.sentences import (
+    FILE_SENTENCES,
+    MAPPING_SENTENCES,
+    ROW_SENTENCES,
+    SPLIT_SENTENCES,
+    WORK_SENTENCES,
+)
+from datasets_app.splits import SplitRefused
 
 OWN_SENTENCES: Final[Mapping[str, str]] = {
     "faulty_rows": gettext_noop("Some rows are faulty, so nothing was imported."),
@@ -92,12 +99,14 @@ def _kind_of(code: str) -> type[DataError]:
         return FileRefused
     if code in WORK_SENTENCES:
         return WorkRefused
+    if code in SPLIT_SENTENCES:
+        return SplitRefused
     return MappingError if code in MAPPING_SENTENCES else ImportRefused
 
 
 def warnings_in_words(report: Mapping[str, Any]) -> list[str]:
     """Return the warnings about a version's rows."""
-    return [warning_sentence(warning) for warning in report.get("warnings", [])]
+    return [_(WARNINGS[str(warning["code"])]) % warning for warning in report.get("warnings", [])]
 
 
 def _upper_first(text: str) -> str:

@@ -1,16 +1,26 @@
 """From a record of any accepted table to the canonical row, the one form that everything behind it reads."""
 
+from __future__ import annotations
+
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from datasets_app.cells import date_of, split_named
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.mapping import fill_template
 from datasets_app.readers import DEFAULT_LIMITS, Limits, Record, RowFault
 from datasets_app.readers.jsonlines import JsonFault, parse_json
 
 Message = Mapping[str, str]
+# System prompt, prompt, answer, and the turns between.
+_Conversation = tuple[str | None, str, str, Sequence[Message] | None]
+MAX_KEY_CHARACTERS: Final = 200
+# Answers that are remembered, and the length up to which they are.
+MAX_KNOWN: Final = 10_000
+KNOWN_CHARACTERS: Final = 500
 
 # What the data sets of others call the three roles.
 ROLES: Final = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
@@ -45,13 +55,54 @@ class CanonicalRow:
         return _write_json({"row": self.row, "messages": self.messages})
 
     @classmethod
-    def from_json(cls, line: str) -> "CanonicalRow":
+    def from_json(cls, line: str) -> CanonicalRow:
         """Return the row that `to_json` wrote; id, group and time are not in it."""
         stored = json.loads(line)
         return cls(stored["row"], tuple(stored["messages"]))
 
 
 _write_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def row_digest(messages: Sequence[Message]) -> bytes:
+    """Return 32 bytes that stand for what a conversation says and who says it.
+
+    Raises: ValueError for a text that cannot be stored as UTF-8.
+    """
+    parts = [str(len(messages))]
+    for message in messages:
+        parts += message["role"], message["content"]
+    return _digest("\0".join(parts) + "\0")
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=32).digest()
+
+
+# Not frozen: millions are made in one pass, and freezing makes each twice as dear.
+@dataclass(slots=True)
+class FlatRow:
+    """A row before it has its id, as the columns of the store; `system` and `earlier` are None if there are none.
+
+    `split` is the part that a cell of the table names, "" where no column does.
+    """
+
+    row: int
+    system: str | None
+    prompt: str
+    answer: str
+    earlier: Sequence[Message] | None
+    digest: bytes
+    group: str = ""
+    at: str = ""
+    split: str = ""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation."""
+        system = () if self.system is None else ({"role": "system", "content": self.system},)
+        asked = {"role": "user", "content": self.prompt}
+        return (*system, *(self.earlier or ()), asked, {"role": "assistant", "content": self.answer})
 
 
 def to_row(record: Record, mapping: ColumnMapping, limits: Limits = DEFAULT_LIMITS) -> CanonicalRow | RowFault:
@@ -69,27 +120,59 @@ class _Refused(Exception):
         self.params = params
 
 
+class JsonAnswers:
+    """Parses answers; the latest one is remembered, because its check and its count follow each other."""
+
+    def __init__(self, max_depth: int) -> None:
+        self._max_depth = max_depth
+        self._text: str | None = None
+        self._value: object = None
+
+    def parse(self, answer: str) -> object:
+        """Return the value of an answer. Raises: JsonFault."""
+        if answer is not self._text:
+            self._text, self._value = None, parse_json(answer, max_depth=self._max_depth)
+            self._text = answer
+        return self._value
+
+
 class RowMaker:
     """Turns records into canonical rows by one mapping, which has been validated for the table."""
 
-    def __init__(self, mapping: ColumnMapping, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, mapping: ColumnMapping, limits: Limits = DEFAULT_LIMITS, answers: JsonAnswers | None = None
+    ) -> None:
+        self._answers = answers or JsonAnswers(limits.max_json_depth)
+        # Labels repeat: what is known to be JSON is not parsed again.
+        self._json_answers: set[str] = set()
         self._mapping = mapping
         self._limits = limits
         self._fill = fill_template(mapping.template) if mapping.template else None
         self._conversation = self._from_messages if mapping.messages else self._from_columns
         self._prompt_column = mapping.messages or (None if mapping.template else mapping.prompt)
         self._answer_column = mapping.messages or mapping.response
+        self._has_places = bool(mapping.group or mapping.at or mapping.split)
 
     def make(self, record: Record) -> CanonicalRow | RowFault:
         """Return the canonical row of a record, or why there is none."""
+        flat = self.flat(record)
+        if isinstance(flat, RowFault):
+            return flat
+        return CanonicalRow(flat.row, flat.messages, group=flat.group, at=flat.at)
+
+    def flat(self, record: Record) -> FlatRow | RowFault:
+        """Return a record as a row of the store, or why there is none."""
         try:
-            messages = self._conversation(record.values)
-            self._check(messages)
+            system, prompt, answer, earlier = self._conversation(record.values)
+            digest = self._checked(system, prompt, answer, earlier)
+            flat = FlatRow(record.line, system, prompt, answer, earlier, digest)
+            if self._has_places:
+                self._place(flat, record.values)
         except _Refused as refused:
             return RowFault(record.line, refused.column, refused.code, refused.params)
-        return CanonicalRow(record.line, messages)
+        return flat
 
-    def _from_columns(self, values: Mapping[str, object]) -> tuple[Message, ...]:
+    def _from_columns(self, values: Mapping[str, object]) -> _Conversation:
         mapping = self._mapping
         if self._fill:
             prompt = self._fill(lambda column: _text(values, column)).strip()
@@ -98,13 +181,9 @@ class RowMaker:
         system = mapping.system_prompt
         if mapping.system and values.get(mapping.system) is not None:
             system = _text(values, mapping.system) or system
-        user = {"role": "user", "content": prompt}
-        assistant = {"role": "assistant", "content": _answer(values, mapping.response or "")}
-        if system:
-            return {"role": "system", "content": system}, user, assistant
-        return user, assistant
+        return system or None, prompt, _answer(values, mapping.response or ""), None
 
-    def _from_messages(self, values: Mapping[str, object]) -> tuple[Message, ...]:
+    def _from_messages(self, values: Mapping[str, object]) -> _Conversation:
         column = self._mapping.messages or ""
         turns = values.get(column)
         if isinstance(turns, str):
@@ -114,16 +193,16 @@ class RowMaker:
                 raise _Refused(column, "bad_messages") from None
         if not isinstance(turns, list) or not turns:
             raise _Refused(column, "bad_messages")
-        messages = tuple(_message(turn, column) for turn in turns)
-        if messages[0]["role"] != "system" and self._mapping.system_prompt:
-            messages = ({"role": "system", "content": self._mapping.system_prompt}, *messages)
+        messages = [_message(turn, column) for turn in turns]
         _check_roles(messages, column)
-        return messages
+        system = messages.pop(0)["content"] if messages[0]["role"] == "system" else self._mapping.system_prompt or None
+        *earlier, asked, answered = messages
+        return system, asked["content"], answered["content"], earlier or None
 
-    def _check(self, messages: Sequence[Message]) -> None:
+    def _checked(self, system: str | None, prompt: str, answer: str, earlier: Sequence[Message] | None) -> bytes:
+        """Return the digest of a conversation that keeps to the limits."""
         limits = self._limits
-        answer = messages[-1]["content"]
-        if not messages[-2]["content"]:
+        if not prompt:
             raise _Refused(self._prompt_column, "empty_prompt")
         if not answer:
             raise _Refused(self._answer_column, "empty_answer")
@@ -131,26 +210,62 @@ class RowMaker:
             raise _Refused(
                 self._answer_column, "answer_too_long", found=len(answer), limit=limits.max_answer_characters
             )
-        asked = -len(answer)
-        for message in messages:
-            content = message["content"]
-            asked += len(content)
-            if "\0" in content or not _is_writable(content):
-                column = self._answer_column if message is messages[-1] else self._prompt_column
-                raise _Refused(column, "nul" if "\0" in content else "surrogate")
+        asked = len(prompt) + len(system or "") + sum(len(message["content"]) for message in earlier or ())
         if asked > limits.max_prompt_characters:
             raise _Refused(self._prompt_column, "prompt_too_long", found=asked, limit=limits.max_prompt_characters)
-        if self._mapping.json_answers:
+        digest = self._digest(system, prompt, answer, earlier)
+        if self._mapping.json_answers and answer not in self._json_answers:
             self._check_json(answer)
+        return digest
+
+    def _digest(self, system: str | None, prompt: str, answer: str, earlier: Sequence[Message] | None) -> bytes:
+        """Return `row_digest` of the conversation; making it shows whether the texts can be stored."""
+        told = "" if system is None else f"system\0{system}\0"
+        count = 2 + (system is not None)
+        if earlier:
+            count += len(earlier)
+            told += "".join(f"{message['role']}\0{message['content']}\0" for message in earlier)
+        text = f"{count}\0{told}user\0{prompt}\0assistant\0{answer}\0"
+        if text.count("\0") != 2 * count + 1:
+            raise _Refused(self._answer_column if "\0" in answer else self._prompt_column, "nul")
+        try:
+            return _digest(text)
+        except UnicodeEncodeError:
+            raise _Refused(self._prompt_column if _is_writable(answer) else self._answer_column, "surrogate") from None
 
     def _check_json(self, answer: str) -> None:
         try:
-            value = parse_json(answer, max_depth=self._limits.max_json_depth)
+            value = self._answers.parse(answer)
         except JsonFault as fault:
             reason = fault.params.get("reason", fault.code)
             raise _Refused(self._answer_column, "answer_not_json", reason=reason) from None
         if not isinstance(value, dict):
             raise _Refused(self._answer_column, "answer_not_json", reason="not an object")
+        if len(answer) <= KNOWN_CHARACTERS:
+            if len(self._json_answers) >= MAX_KNOWN:
+                self._json_answers.clear()
+            self._json_answers.add(answer)
+
+    def _place(self, flat: FlatRow, values: Mapping[str, object]) -> None:
+        """Note to what a row belongs and when it was written, as far as cells say so."""
+        mapping = self._mapping
+        if mapping.group:
+            flat.group = _key(values.get(mapping.group), mapping.group)
+        if mapping.at:
+            flat.at = date_of(values.get(mapping.at)) or ""
+        if mapping.split:
+            split = split_named(values.get(mapping.split))
+            if split is None:
+                raise _Refused(mapping.split, "unknown_split")
+            flat.split = split
+
+
+def _key(value: object, column: str) -> str:
+    """Return the key of a thread or customer; a number stands for itself, nothing for none."""
+    key = value.strip() if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+    if "\0" in key or not _is_writable(key):
+        raise _Refused(column, "nul" if "\0" in key else "surrogate")
+    return key[:MAX_KEY_CHARACTERS]
 
 
 def _text(values: Mapping[str, object], column: str) -> str:

@@ -213,12 +213,14 @@ def _refuse_faulty(stored: Mapping[Split, SourceFile], mapping: ColumnMapping, o
         for split, one in stored.items()
     ]
     try:
-        rows, _faults = conversion.check(jobs, mapping, options, limits(), lambda rows, size: None)
+        rows, _faults = conversion.check(
+            jobs, mapping, skip_faulty=options.skip_faulty, limits=limits(), beat=lambda rows, size: None
+        )
     except SourceRefused as refused:
-        raise sources.refusal(refused.error, stored[refused.source.split]) from None
+        raise sources.refusal(refused.error, stored[Split(refused.source.split)]) from None
     except FaultyRows as found:
         raise _faulty(found.faults) from None
-    if not rows[Split.TRAIN]:
+    if not rows[Split.TRAIN.value]:
         raise InvalidSource(
             _("No row of “%(file)s” can be used. Look at the faults, repair the file and try again.")
             % {"file": stored[Split.TRAIN].name},

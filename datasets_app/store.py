@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 
-from datasets_app.rows import CanonicalRow, Message
+from datasets_app.rows import CanonicalRow, FlatRow, Message, row_digest
 
 SPLITS: Final = ("train", "validation", "test")
 SCHEMA: Final = pa.schema(
@@ -34,6 +35,7 @@ SCHEMA: Final = pa.schema(
     ]
 )
 COLUMNS: Final = tuple(SCHEMA.names)
+STAGING_SCHEMA: Final = SCHEMA.append(pa.field("digest", pa.binary(32), nullable=False))
 # A page of rows costs the reading of one group, so groups are small.
 ROWS_PER_GROUP: Final = 4_096
 CHARACTERS_PER_GROUP: Final = 4_000_000
@@ -66,11 +68,11 @@ class RowsHash:
 
     def add(self, messages: Sequence[Message]) -> None:
         """Take in one conversation."""
-        # No text contains NUL, so the parts cannot run into each other; the count says where a row ends.
-        parts = [str(len(messages))]
-        for message in messages:
-            parts += message["role"], message["content"]
-        self._hash.update("\0".join(parts).encode() + b"\0")
+        self._hash.update(row_digest(messages))
+
+    def add_digests(self, digests: bytes | memoryview) -> None:
+        """Take in rows by their digests, one after the other."""
+        self._hash.update(digests)
 
     def hexdigest(self) -> str:
         """Return the hash so far."""
@@ -78,21 +80,25 @@ class RowsHash:
 
 
 class RowWriter:
-    """Rows written beside their final place, and moved there when all is well and on disk; no rows leave no file."""
+    """Rows written beside their final place, and moved there when all is well and on disk; no rows leave no file.
 
-    def __init__(self, path: Path) -> None:
+    A staging file also keeps the digest of each row, so that its rows can be divided without reading their texts.
+    """
+
+    def __init__(self, path: Path, *, staging: bool = False) -> None:
         self.path = path
         self.rows = 0
+        self._schema = STAGING_SCHEMA if staging else SCHEMA
         self._size_bytes = 0
         self._hash = RowsHash()
         self._aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        self._columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        self._columns: list[list[Any]] = [[] for _name in STAGING_SCHEMA.names]
         self._characters = 0
 
     def __enter__(self) -> RowWriter:
         self._file = self._aside.open("xb")
         try:
-            self._writer = open_writer(self._file, SCHEMA)
+            self._writer = _open_writer(self._file, self._schema)
         except BaseException:
             self._file.close()
             self._aside.unlink(missing_ok=True)
@@ -101,36 +107,52 @@ class RowWriter:
 
     def add(self, row: CanonicalRow) -> None:
         """Append one row; its id must have been given."""
-        self._hash.add(row.messages)
-        columns, messages = self._columns, row.messages
-        *before, asked, answered = messages
+        *before, asked, answered = row.messages
         system = before.pop(0)["content"] if before and before[0]["role"] == "system" else None
-        prompt, answer = asked["content"], answered["content"]
-        columns["id"].append(row.id)
-        columns["row"].append(row.row)
-        columns["system"].append(system)
-        columns["prompt"].append(prompt)
-        columns["answer"].append(answer)
-        columns["earlier"].append(_write_json(before) if before else None)
-        columns["group"].append(row.group)
-        columns["at"].append(row.at)
+        digest = row_digest(row.messages)
+        flat = FlatRow(
+            row.row, system, asked["content"], answered["content"], before or None, digest, row.group, row.at
+        )
+        self.add_flat(row.id, flat)
+
+    def add_flat(self, number: int, row: FlatRow) -> None:
+        """Append one row, with its id, as the columns that it is made of."""
+        earlier = _write_json(row.earlier) if row.earlier else None
+        ids, lines, systems, prompts, answers, turns, groups, times, digests = self._columns
+        ids.append(number)
+        lines.append(row.row)
+        systems.append(row.system)
+        prompts.append(row.prompt)
+        answers.append(row.answer)
+        turns.append(earlier)
+        groups.append(row.group)
+        times.append(row.at)
+        digests.append(row.digest)
         self.rows += 1
-        self._characters += len(prompt) + len(answer)
-        if before:
-            self._characters += len(columns["earlier"][-1])
-        if len(columns["id"]) >= ROWS_PER_GROUP or self._characters > CHARACTERS_PER_GROUP:
+        self._characters += len(row.prompt) + len(row.answer) + (len(earlier) if earlier else 0)
+        if len(ids) >= ROWS_PER_GROUP or self._characters > CHARACTERS_PER_GROUP:
             self._flush()
+
+    def add_table(self, table: pa.Table) -> None:
+        """Append rows of a staging file."""
+        self._flush()
+        for batch in table.combine_chunks().to_batches(max_chunksize=ROWS_PER_GROUP):
+            self._hash.add_digests(_digests_of(batch))
+            self._writer.write_batch(batch.select(self._schema.names))
+            self.rows += batch.num_rows
 
     def written(self) -> WrittenRows:
         """Return what the file holds; call it after the block."""
         return WrittenRows(self.rows, self._hash.hexdigest(), self._size_bytes)
 
     def _flush(self) -> None:
-        if not self._columns["id"]:
+        if not self._columns[0]:
             return
-        arrays = [pa.array(self._columns[field.name], field.type) for field in SCHEMA]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
-        for column in self._columns.values():
+        self._hash.add_digests(b"".join(self._columns[-1]))
+        columns = zip(self._columns, self._schema, strict=False)
+        arrays = [pa.array(values, field.type) for values, field in columns]
+        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        for column in self._columns:
             column.clear()
         self._characters = 0
 
@@ -153,17 +175,21 @@ class RowWriter:
             self._aside.unlink(missing_ok=True)
 
 
-def open_writer(target: Any, schema: pa.Schema) -> pq.ParquetWriter:
+def _open_writer(target: Any, schema: pa.Schema) -> pq.ParquetWriter:
     """Return a Parquet writer with our settings; each batch written becomes a row group."""
-    named = [name for name in ("system", "answer", "group", "at") if name in schema.names]
     return pq.ParquetWriter(
         target,
         schema,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=named,  # prompts hardly ever repeat
+        compression="lz4" if schema is STAGING_SCHEMA else "zstd",
+        use_dictionary=["system", "answer", "group", "at"],  # prompts hardly ever repeat
         write_statistics=["id"],  # finds a row by its id; of texts they would be copies
     )
+
+
+def _digests_of(batch: pa.RecordBatch) -> bytes | memoryview:
+    column = batch.column("digest")
+    width = column.type.byte_width
+    return memoryview(column.buffers()[1])[column.offset * width : (column.offset + len(column)) * width]
 
 
 def write_rows(path: Path, rows: Iterable[CanonicalRow]) -> WrittenRows:
@@ -186,6 +212,24 @@ def read_batches(
     """Yield the chosen columns of a file in batches of at most `rows`. Raises: FileNotFoundError."""
     with _opened(path) as file:
         yield from file.iter_batches(batch_size=rows, columns=list(columns), use_threads=False)
+
+
+def divided_rows(staged: Path, parts: Any) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the rows of a staging file by the part of each (an array of small integers), some thousand at a time."""
+    waiting: dict[int, list[pa.Table]] = {}
+    first = 0
+    with _opened(staged) as file:
+        for number in range(file.metadata.num_row_groups):
+            group = file.read_row_group(number, use_threads=False)
+            here = pa.array(parts[first : first + group.num_rows])
+            first += group.num_rows
+            for part in here.unique().to_pylist():
+                tables = waiting.setdefault(part, [])
+                tables.append(group.filter(pa.compute.equal(here, part)))
+                if sum(table.num_rows for table in tables) >= ROWS_PER_GROUP:
+                    yield part, pa.concat_tables(waiting.pop(part))
+    for part, tables in waiting.items():
+        yield part, pa.concat_tables(tables)
 
 
 def count_rows(path: Path) -> int:
@@ -230,14 +274,17 @@ def read_ids(path: Path, ids: Iterable[int]) -> list[CanonicalRow]:
 
 def rows_of(batch: pa.RecordBatch) -> Iterator[CanonicalRow]:
     """Yield the rows of a batch that has all columns."""
-    for number, line, system, prompt, answer, earlier, group, at in zip(
-        *(batch.column(name).to_pylist() for name in COLUMNS), strict=True
+    for number, row in zip(batch.column("id").to_pylist(), flat_rows(batch), strict=True):
+        yield CanonicalRow(row.row, row.messages, number, row.group, row.at)
+
+
+def flat_rows(batch: pa.RecordBatch) -> Iterator[FlatRow]:
+    """Yield the rows of a batch as the columns that they are made of, without ids and digests."""
+    for line, system, prompt, answer, earlier, group, at in zip(
+        *(batch.column(name).to_pylist() for name in COLUMNS[1:]), strict=True
     ):
-        messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-        if earlier is not None:
-            messages += json.loads(earlier)
-        messages += {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}
-        yield CanonicalRow(line, tuple(messages), number, group, at)
+        turns = None if earlier is None else json.loads(earlier)
+        yield FlatRow(line, system, prompt, answer, turns, b"", group, at)
 
 
 def json_lines(path: Path) -> Iterator[bytes]:

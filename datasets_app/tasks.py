@@ -59,7 +59,7 @@ def _run(job: ImportJob) -> None:
         report = {"faults": found.faults.shown, "fault_count": found.faults.count}
         lifecycle.fail_import(job, {"error": {"code": "faulty_rows"}, **report})
     except SourceRefused as refused:
-        place = {"file": refused.source.name, "split": refused.source.split.value}
+        place = {"file": refused.source.name, "split": str(refused.source.split)}
         error = {"code": refused.error.code, "params": refused.error.params, "message": refused.error.message}
         lifecycle.fail_import(job, {"error": error | place})
     except OSError as error:
@@ -74,7 +74,15 @@ def _run(job: ImportJob) -> None:
 def _rows_of(job: ImportJob) -> Conversion:
     if job.derivation is not None:
         return derive(job.derivation, job.work_folder, beat=_Reporter(job))
-    return convert(job.sources, job.mapping, job.options, job.work_folder, limits=limits(), beat=_Reporter(job))
+    return convert(
+        job.sources,
+        job.mapping,
+        job.work_folder,
+        skip_faulty=job.options.skip_faulty,
+        plan=job.options.plan,
+        limits=limits(),
+        beat=_Reporter(job),
+    )
 
 
 class _Reporter:

@@ -216,7 +216,14 @@ WORK_SENTENCES: dict[str, str] = {
 }
 
 IMPORT_SENTENCES: dict[str, str] = {
-    "faulty_row": gettext_noop("%(fault)s Repair the file, or import it without its faulty rows."),
     "no_good_rows": gettext_noop("No row of the file can be used. Look at the faults, repair the file and try again."),
-    "source_changed": gettext_noop("The file is not the one that was checked. Check it again."),
+}
+
+SPLIT_SENTENCES: dict[str, str] = {
+    "no_dates": gettext_noop(
+        "The rows cannot be divided by time: no row has a date. Choose the column with the dates, or divide by chance."
+    ),
+    "no_split_column": gettext_noop(
+        "The rows cannot be divided by a column: none is chosen. Choose the column that names the split of each row."
+    ),
 }

@@ -103,7 +103,7 @@ def progress(request: TeamRequest, pk: UUID) -> HttpResponse:
 
 
 def progress_context(version: DatasetVersion) -> dict[str, Any]:
-    """Return how far an import is. Every byte is read twice: once to check, once to write."""
+    """Return how far an import is. Every byte is read once; then the rows are divided."""
     if version.is_derived:
         rows = version.parent.total_rows if version.parent else 0
         waiting = version.claim is None
@@ -114,8 +114,8 @@ def progress_context(version: DatasetVersion) -> dict[str, Any]:
         "version": version,
         "is_waiting": version.claim is None,
         "is_writing": version.bytes_done >= size_bytes > 0,
-        "bytes_total": 2 * size_bytes,
-        "bytes_done": min(version.bytes_done, 2 * size_bytes) if version.claim else None,
+        "bytes_total": size_bytes,
+        "bytes_done": min(version.bytes_done, size_bytes) if version.claim else None,
     }
 
 

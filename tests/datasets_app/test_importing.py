@@ -1,19 +1,20 @@
-"""The two passes of an import, and the division of one file."""
+"""The one pass of an import: rows are written, faults named, and one file divided."""
 
-import hashlib
 import json
-from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from datasets_app.importing import ImportRefused, check_source, write_rows, write_split
+from datasets_app import conversion
+from datasets_app.conversion import FaultyRows, Source, SourceRefused
 from datasets_app.mapping import Mapping, MappingError
-from datasets_app.readers import Limits, detect, open_table
-from datasets_app.splits import split_rows, split_sizes
+from datasets_app.readers import DEFAULT_LIMITS, DataError, Limits
+from datasets_app.splits import SplitPlan
 from datasets_app.store import read_rows
 
 MAPPING = Mapping(prompt="prompt", response="response")
 TEXT = 'prompt,response\na,1\n"b\nc",2\nbroken\n,4\nd,5\n'
+ALL_TRAINING = SplitPlan(shares={"train": 1.0})
 
 
 @pytest.fixture
@@ -23,142 +24,138 @@ def source(tmp_path):
     return path
 
 
-def test_check_counts_rows_and_names_faults(source):
-    report = check_source(source, MAPPING)
-    assert report.rows == 3
-    assert [(fault.line, fault.code) for fault in report.faults] == [(5, "ragged"), (6, "empty_prompt")]
-    assert report.fault_count == 2
-    assert report.columns == ("prompt", "response")
-    assert report.sha256 == hashlib.sha256(TEXT.encode()).hexdigest()
-    assert report.size_bytes == len(TEXT)
-    assert json.loads(json.dumps(report.to_dict()))["faults"][0]["line"] == 5
+def no_beat(rows, size_bytes):
+    pass
 
 
-def test_check_keeps_a_limited_number_of_faults(source):
-    source.write_text("prompt,response\n" + "x\n" * 50)
-    report = check_source(source, MAPPING, Limits(max_faults=10), detect(source))
-    assert (len(report.faults), report.fault_count, report.rows) == (10, 50, 0)
+def convert(path: Path, folder: Path, mapping=MAPPING, *, here=True, beat=no_beat, limits=DEFAULT_LIMITS, **options):
+    """Import one file; in this process, because a child takes its time."""
+    work = conversion.convert_here if here else conversion.convert
+    source = Source("train", path.name, path, "", "", path.stat().st_size)
+    chosen = {"skip_faulty": False, "plan": ALL_TRAINING} | options
+    folder.mkdir(exist_ok=True)
+    return work([source], mapping, folder, limits=limits, beat=beat, **chosen)
 
 
-def test_check_refuses_a_mapping_that_does_not_fit(source):
-    with pytest.raises(MappingError, match="“answer” is not in the file"):
-        check_source(source, Mapping(prompt="prompt", response="answer"))
-
-
-def test_rows_are_written_with_their_hash(source, tmp_path):
-    out = tmp_path / "train.parquet"
-    written = write_rows(open_table(source), MAPPING, out, skip_faulty=True)
-    assert [(row.id, row.row, row.prompt, row.answer) for row in read_rows(out)] == [
+@pytest.mark.parametrize("here", [True, False])
+def test_good_rows_are_written_and_faults_named(source, tmp_path, here):
+    made = convert(source, tmp_path / "out", here=here, skip_faulty=True)
+    assert [(row.id, row.row, row.prompt, row.answer) for row in read_rows(tmp_path / "out" / "train.parquet")] == [
         (1, 2, "a", "1"),
         (2, 3, "b\nc", "2"),
         (3, 7, "d", "5"),
     ]
-    assert written.rows == 3
-    assert written.size_bytes == out.stat().st_size
+    assert made.rows == {"train": 3}
+    assert made.size_bytes == (tmp_path / "out" / "train.parquet").stat().st_size
+    assert [(fault["line"], fault["code"]) for fault in made.report["faults"]] == [(5, "ragged"), (6, "empty_prompt")]
+    assert made.report["fault_count"] == 2
+    assert json.loads(json.dumps(made.report)) == made.report
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.parquet"]
+
+
+def test_faults_are_counted_but_only_the_first_are_kept(source, tmp_path):
+    source.write_text("prompt,response\n" + "x\n" * 50 + "a,b\n")
+    made = convert(source, tmp_path / "out", skip_faulty=True, limits=Limits(max_faults=10))
+    assert (len(made.report["faults"]), made.report["fault_count"], made.rows) == (10, 50, {"train": 1})
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_faulty_row_stops_the_import_and_leaves_nothing(source, tmp_path, here):
+    with pytest.raises(FaultyRows) as found:
+        convert(source, tmp_path / "out", here=here)
+    assert [fault["line"] for fault in found.value.faults.shown] == [5, 6]
+    assert found.value.faults.count == 2
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_mapping_that_does_not_fit_is_refused(source, tmp_path, here):
+    with pytest.raises(SourceRefused, match="“answer” is not in the file") as refused:
+        convert(source, tmp_path / "out", Mapping(prompt="prompt", response="answer"), here=here)
+    assert isinstance(refused.value.error, MappingError)
+    assert refused.value.source.name == "source.bin"
+
+
+def test_a_source_without_good_rows_is_refused(source, tmp_path):
+    source.write_text("prompt,response\n,\n")
+    with pytest.raises(SourceRefused, match="No row") as refused:
+        convert(source, tmp_path / "out", skip_faulty=True)
+    assert isinstance(refused.value.error, DataError)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_checking_reads_everything_and_writes_nothing(source, tmp_path):
+    stored = Source("train", "source.bin", source, "", "", source.stat().st_size)
+    told = []
+    rows, faults = conversion.check(
+        [stored], MAPPING, skip_faulty=True, limits=DEFAULT_LIMITS, beat=lambda *done: told.append(done)
+    )
+    assert (rows, faults.count) == ({"train": 3}, 2)
+    assert told
+    assert list(tmp_path.iterdir()) == [source]
+    with pytest.raises(FaultyRows):
+        conversion.check([stored], MAPPING, skip_faulty=False, limits=DEFAULT_LIMITS, beat=no_beat)
 
 
 def test_content_hash_does_not_depend_on_the_form_of_the_source(tmp_path):
     forms = {
-        "one": 'prompt,response\na,"1"\n',
-        "two": 'sep;prompt;"response"\nx;a;1\n',
-        "three": "prompt\tresponse\r\na\t1\r\n",
-        "lines": '\n\n{"response": "1", "prompt": "a"}\n',
+        "one": 'prompt,response\na,"1"\nb,2\n',
+        "two": 'sep;prompt;"response"\nx;a;1\ny;b;2\n',
+        "three": "prompt\tresponse\r\na\t1\r\nb\t2\r\n",
+        "lines": '\n\n{"response": "1", "prompt": "a"}\n{"response": "2", "prompt": "b"}\n',
     }
     hashes = set()
     for name, text in forms.items():
         path = tmp_path / name
         path.write_text(text, newline="")
-        hashes.add(write_rows(open_table(path), MAPPING, tmp_path / "out", skip_faulty=False).sha256)
+        hashes.add(convert(path, tmp_path / "out").content_hash)
     assert len(hashes) == 1
 
 
-def test_a_faulty_row_stops_the_import_and_leaves_nothing(source, tmp_path):
-    out = tmp_path / "out" / "train.parquet"
-    out.parent.mkdir()
-    with pytest.raises(ImportRefused, match="Line 5: ") as refused:
-        write_rows(open_table(source), MAPPING, out, skip_faulty=False)
-    assert (refused.value.code, refused.value.fault.line) == ("faulty_row", 5)
-    assert list(out.parent.iterdir()) == []
-
-
-def test_an_old_file_stays_when_the_new_one_fails(source, tmp_path):
-    out = tmp_path / "train.parquet"
-    out.write_text("old")
-
+def test_what_stops_the_work_leaves_nothing(source, tmp_path):
     def stop(rows, size_bytes):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_rows(open_table(source), MAPPING, out, skip_faulty=True, progress=stop)
-    assert out.read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.bin", "train.parquet"]
-
-
-def test_a_source_without_good_rows_is_refused(source, tmp_path):
-    source.write_text("prompt,response\n,\n")
-    with pytest.raises(ImportRefused, match="No row"):
-        write_rows(open_table(source), MAPPING, tmp_path / "out", skip_faulty=True)
+        convert(source, tmp_path / "out", skip_faulty=True, beat=stop)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_progress_is_told(source, tmp_path):
     source.write_text("prompt,response\n" + "a,b\n" * 2_500)
     told = []
-    write_rows(
-        open_table(source), MAPPING, tmp_path / "out", skip_faulty=True, progress=lambda *done: told.append(done)
-    )
-    assert [rows for rows, _ in told] == [1_000, 2_000, 2_500]
+    convert(source, tmp_path / "out", beat=lambda *done: told.append(done))
+    assert [rows for rows, _ in told][:3] == [1_000, 2_000, 2_500]
     positions = [size_bytes for _, size_bytes in told]
     assert positions == sorted(positions)
     assert positions[-1] == source.stat().st_size
 
 
-SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
-
-
-def test_one_file_is_divided(source, tmp_path):
-    source.write_text("prompt,response\n" + "".join(f"p{n},r\n" for n in range(50)) + "broken\n")
-    paths = {part: tmp_path / f"{part}.parquet" for part in SHARES}
-    table = open_table(source)
-    written = write_split(table, MAPPING, paths, rows=50, shares=SHARES, seed=1, skip_faulty=True)
-    assert {part: file.rows for part, file in written.items()} == {"train": 40, "validation": 5, "test": 5}
-    found = [(row.id, row.row) for path in paths.values() for row in read_rows(path)]
-    assert sorted(found) == [(number, number + 1) for number in range(1, 51)]
-    again = write_split(table, MAPPING, paths, rows=50, shares=SHARES, seed=1, skip_faulty=True)
-    assert again == written
-    assert write_split(table, MAPPING, paths, rows=50, shares=SHARES, seed=2, skip_faulty=True) != written
-
-
-@pytest.mark.parametrize("rows", [49, 51])
-def test_a_source_that_changed_meanwhile_is_refused(source, tmp_path, rows):
-    source.write_text("prompt,response\n" + "a,b\n" * 50)
-    paths = {part: tmp_path / f"{part}.parquet" for part in SHARES}
-    with pytest.raises(ImportRefused, match="not the one that was checked"):
-        write_split(open_table(source), MAPPING, paths, rows=rows, shares=SHARES, seed=1, skip_faulty=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["source.bin"]
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 10, 11, 99, 1_000])
-def test_parts_get_exactly_their_sizes(count):
-    sizes = split_sizes(count, SHARES)
-    assert sum(sizes.values()) == count
-    assert Counter(split_rows(count, SHARES, seed=3)) == Counter({part: size for part, size in sizes.items() if size})
-    assert count < 3 or min(sizes.values()) >= 1
-
-
-def test_split_is_the_same_for_ever():
-    assert "".join(part[0] for part in split_rows(40, {"a": 0.5, "b": 0.3, "c": 0.2}, seed=7)) == (
-        "aababaabaaaabcaabcbacacaaabcabbbbaabccac"
+def test_several_files_are_splits_with_ids_across_them(tmp_path):
+    sources = []
+    for split, text in {"train": "a,1\nb,2\n", "validation": "c,3\n", "test": "d,4\n"}.items():
+        path = tmp_path / f"{split}.csv"
+        path.write_text("prompt,response\n" + text)
+        sources.append(Source(split, path.name, path, "", "", path.stat().st_size))
+    made = conversion.convert_here(
+        sources, MAPPING, tmp_path, skip_faulty=False, plan=SplitPlan(), limits=DEFAULT_LIMITS, beat=no_beat
     )
+    assert made.rows == {"train": 2, "validation": 1, "test": 1}
+    found = {split: [row.id for row in read_rows(tmp_path / f"{split}.parquet")] for split in made.rows}
+    assert found == {"train": [1, 2], "validation": [3], "test": [4]}
 
 
-def test_split_depends_on_the_seed_and_not_on_the_place():
-    first = list(split_rows(3_000, SHARES, seed=1))
-    assert first != list(split_rows(3_000, SHARES, seed=2))
-    for third in (first[:1_000], first[1_000:2_000], first[2_000:]):
-        assert 70 < third.count("test") < 130
-
-
-@pytest.mark.parametrize("shares", [{"a": 0.0}, {"a": -1.0, "b": 2.0}, {"a": float("nan")}, {"a": float("inf")}])
-def test_impossible_shares_are_an_error(shares):
-    with pytest.raises(ValueError, match="shares"):
-        split_sizes(10, shares)
+def test_cells_place_a_row(tmp_path):
+    path = tmp_path / "source.csv"
+    path.write_text("prompt,response,thread,day,part\na,1,T1,2026-03-01,dev\nb,2,,,Train\nc,3,T1,01.04.2026,test\n")
+    mapping = Mapping(prompt="prompt", response="response", group="thread", at="day", split="part")
+    made = convert(path, tmp_path / "out", mapping, plan=SplitPlan(by="column"))
+    assert made.rows == {"train": 1, "validation": 1, "test": 1}
+    found = {split: next(iter(read_rows(tmp_path / "out" / f"{split}.parquet"))) for split in made.rows}
+    assert (found["validation"].group, found["validation"].at) == ("T1", "2026-03-01")
+    assert (found["test"].group, found["test"].at) == ("T1", "2026-04-01")
+    assert (found["train"].group, found["train"].at, found["train"].id) == ("", "", 2)
+    path.write_text("prompt,response,thread,day,part\na,1,,,evaluation set\n")
+    with pytest.raises(FaultyRows) as faulty:
+        convert(path, tmp_path / "out", mapping, plan=SplitPlan(by="column"))
+    assert faulty.value.faults.shown[0]["code"] == "unknown_split"

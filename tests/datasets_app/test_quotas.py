@@ -33,7 +33,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read(team, actor, table, monk
     with team_scope(team.pk):
         services.start_import(team=team, actor=actor, name="First", files={Split.TRAIN: table})
         assert usage.storage_bytes(team) == size
-    monkeypatch.setattr(conversion, "check", lambda *args: pytest.fail("was read"))
+    monkeypatch.setattr(conversion, "check", lambda *args, **more: pytest.fail("was read"))
     for call in (services.start_import, services.import_files):
         with team_scope(team.pk), pytest.raises(QuotaExceeded) as refused:
             call(team=team, actor=actor, name="Second", files={Split.TRAIN: table})

@@ -67,7 +67,15 @@ def test_mapping_and_options_are_json(api):
     )
     assert response.status_code == 201, response.content
     version = response.json()
-    assert version["options"] == {"skip_faulty": True, "validation_share": 0.1, "test_share": 0.0, "seed": 1}
+    assert version["options"] == {
+        "skip_faulty": True,
+        "validation_share": 0.1,
+        "test_share": 0.0,
+        "seed": 1,
+        "split_by": "random",
+        "stratify": "auto",
+        "keep_together": "near",
+    }
     tasks.import_version(version["id"])
     ready = api.get(f"/api/dataset-versions/{version['id']}/").json()
     assert ready["train_rows"] + ready["validation_rows"] == 3

@@ -45,9 +45,7 @@ def test_rows_alone_get_exactly_their_sizes(count):
 
 def test_the_division_is_the_same_for_ever():
     parts = divide(RowsToDivide(ids(40)), SplitPlan(shares={"train": 0.5, "validation": 0.3, "test": 0.2}, seed=7))
-    assert "".join(str(part) for part in parts) == (
-        "0100120020112000112000000112110022210001"
-    )
+    assert "".join(str(part) for part in parts) == ("0100120020112000112000000112110022210001")
 
 
 def test_the_seed_decides_and_not_the_place():

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from uuid import UUID
+from weakref import WeakSet
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection, migrations, transaction
+from django.db import OperationalError, ProgrammingError, connection, migrations, transaction
+from psycopg.errors import DuplicatePreparedStatement, InvalidSqlStatementName
 
 # NULLIF: after a transaction that set it, an unset value comes back as '' and not as NULL.
 # (SELECT …) makes PostgreSQL read the setting once per query and not once per row.
@@ -86,6 +88,32 @@ def fetch_in_all_teams(reason: str, statement: str, parameters: Sequence[Any], *
     return _fetch("", "on", statement, parameters, lasting=lasting)
 
 
+class Prepared:
+    """A statement that is planned once for each connection, for what every request asks. `$1` is its one text.
+
+    Behind a pooler that gives each transaction another connection it is sent and planned as any other.
+    """
+
+    def __init__(self, name: str, statement: str) -> None:
+        self._name, self._statement = name, statement
+        self._known: WeakSet[Any] = WeakSet()
+
+    def fetch_in_all_teams(self, reason: str, text: str) -> list[Any]:
+        """Run it for a machine that works for all teams, in one round trip; the reason is for the reader."""
+        connection.ensure_connection()
+        if connection.in_atomic_block:  # a failed EXECUTE would end the transaction
+            return fetch_in_all_teams(reason, self._statement.replace("$1", "%s"), [text])
+        is_known = connection.connection in self._known
+        first = [] if is_known else [f"PREPARE {self._name} (text) AS {self._statement}"]
+        self._known.add(connection.connection)
+        try:
+            return _fetch("", "on", f"EXECUTE {self._name} (%s)", [text], first=first)
+        except (ProgrammingError, OperationalError) as error:
+            if not isinstance(error.__cause__, InvalidSqlStatementName | DuplicatePreparedStatement):
+                raise
+            return fetch_in_all_teams(reason, self._statement.replace("$1", "%s"), [text])
+
+
 # Several statements in one message are one transaction, so what is set for the transaction ends with it. Within
 # a transaction that is open already, the outer values are put aside and put back.
 _SET = "SELECT set_config('app.team_id', %s, true), set_config('app.all_teams', %s, true)"
@@ -96,11 +124,19 @@ _PUT_BACK = """SELECT set_config('app.team_id', current_setting('app.outer_team_
 _WITHOUT_WAITING = "SELECT set_config('synchronous_commit', 'off', true)"
 
 
-def _fetch(team_id: str, everything: str, statement: str, parameters: Sequence[Any], *, lasting: bool) -> list[Any]:
+def _fetch(
+    team_id: str,
+    everything: str,
+    statement: str,
+    parameters: Sequence[Any],
+    *,
+    lasting: bool = True,
+    first: Sequence[str] = (),
+) -> list[Any]:
     if connection.in_atomic_block:
-        before, after = [_PUT_ASIDE, _SET], [_PUT_BACK]
+        before, after = [_PUT_ASIDE, _SET, *first], [_PUT_BACK]
     else:
-        before, after = [_SET] if lasting else [_WITHOUT_WAITING, _SET], []
+        before, after = [*([] if lasting else [_WITHOUT_WAITING]), _SET, *first], []
     with connection.cursor() as cursor:
         cursor.execute("; ".join([*before, statement, *after]), [team_id, everything, *parameters])
         for _result in before:

@@ -26,7 +26,7 @@ from portal import audit
 from portal.actors import Actor
 from portal.errors import Forbidden, IllegalTransition, InvalidInput
 from portal.models import ApiToken, Role, Scope, ServiceAccount, Team, User
-from portal.rls import fetch_in_all_teams
+from portal.rls import Prepared, fetch_in_all_teams
 
 LONGEST_OVERLAP = timedelta(days=30)
 _BEGINNING = re.compile(r"tnp_[0-9a-f]{16}_")
@@ -169,7 +169,7 @@ def look_up(text: str) -> tuple[ApiToken | None, bool]:
     if shape is None:
         return None, False
     key_id, secret = shape.groups()
-    rows = fetch_in_all_teams("a token names its team only after it was found", _look_up(), [key_id])
+    rows = _look_up().fetch_in_all_teams("a token names its team only after it was found", key_id)
     columns = _columns(ApiToken)
     digest, pepper_id = (rows[0][columns.index(name)] for name in ("digest", "pepper_id")) if rows else ("0" * 64, "")
     pepper = _peppers().get(pepper_id, settings.TOKEN_PEPPER)
@@ -243,10 +243,11 @@ _COLUMNS = {ApiToken: _columns, Team: _columns, User: _person_columns, ServiceAc
 
 
 @cache
-def _look_up() -> str:
+def _look_up() -> Prepared:
     """Return the one statement that finds a token with its team, its owner and the owner's role.
 
-    Written out instead of left to the ORM, so that it is compiled once and needs no transaction around it.
+    Written out instead of left to the ORM, so that it needs no transaction around it, and prepared, because
+    planning its joins takes several times as long as running them.
     """
     aliases = ("token", "team", "person", "account")
     names = [
@@ -254,15 +255,16 @@ def _look_up() -> str:
         for alias, (model, columns) in zip(aliases, _COLUMNS.items(), strict=True)
         for name in columns(model)
     ]
-    return f"""
+    statement = f"""
         SELECT {", ".join(names)}, member.role
         FROM portal_apitoken token
         JOIN portal_team team ON team.id = token.team_id
         JOIN portal_user person ON person.id = token.created_by_id
         LEFT JOIN portal_serviceaccount account ON account.id = token.service_account_id
         LEFT JOIN portal_membership member ON member.team_id = token.team_id AND member.user_id = token.created_by_id
-        WHERE token.key_id = %s
+        WHERE token.key_id = $1
     """  # noqa: S608 -- names of our own columns only
+    return Prepared("portal_find_token", statement)
 
 
 def _peppers() -> Mapping[str, str]:

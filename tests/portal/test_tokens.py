@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -127,3 +129,23 @@ def test_the_page_shows_the_text_once_and_revokes(client_for, alice, bob, charli
     assert browser.post(revoke).status_code == 302
     with team_scope(team.pk):
         assert team.apitokens.get().revoked_at is not None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_look_up_is_planned_once_for_a_connection_and_goes_on_without_its_plan(token):
+    def found() -> tuple[str, int]:
+        with CaptureQueriesContext(connection) as asked:
+            row, is_valid = tokens.look_up(token)
+        assert row is not None
+        assert is_valid
+        return row.key_id, len(asked)
+
+    connection.close()
+    key_id, messages = found()
+    assert messages == 1
+    assert found() == (key_id, 1)
+    connection.connection.execute("DEALLOCATE ALL")  # as behind a pooler
+    assert found()[0] == key_id
+    connection.close()
+    assert found() == (key_id, 1)
+    assert tokens.look_up(token[:-1] + ("a" if token[-1] != "a" else "b")) == (None, False)

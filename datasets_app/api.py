@@ -10,11 +10,11 @@ from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import status
-from rest_framework.parsers import MultiPartParser
+from rest_framework.parsers import JSONParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from datasets_app import services
+from datasets_app import arrivals, services
 from datasets_app.mapping import Mapping, MappingError
 from datasets_app.models import Dataset, DatasetVersion, Split
 from datasets_app.serializers import (
@@ -46,7 +46,7 @@ class DatasetList(TeamAPIView):
 
     scopes = READ_AND_WRITE
     query_parameters = PAGE_PARAMETERS
-    parser_classes = (MultiPartParser,)
+    parser_classes = (MultiPartParser, JSONParser)
 
     @extend_schema(operation_id="datasets_list", responses=page_of("Dataset", DatasetSerializer), tags=["datasets"])
     def get(self, request: Request) -> Response:
@@ -67,8 +67,8 @@ class DatasetList(TeamAPIView):
 
         Every row is checked before the answer: if one is faulty, nothing is kept and `details` says where it is.
         """
-        refuse_oversize(request.META.get("CONTENT_LENGTH"))
         form = DatasetImportSerializer(data=request.data)
+        refuse_oversize(request._request)
         form.is_valid(raise_exception=True)
         sent = form.validated_data
         return _import(self, form, name=sent["name"], description=sent["description"])
@@ -96,7 +96,7 @@ class VersionCreate(TeamAPIView):
     """New versions of one dataset."""
 
     scopes = {"POST": Scope.DATASETS_WRITE}
-    parser_classes = (MultiPartParser,)
+    parser_classes = (MultiPartParser, JSONParser)
 
     @extend_schema(
         operation_id="datasets_versions_create",
@@ -107,8 +107,8 @@ class VersionCreate(TeamAPIView):
     def post(self, request: Request, pk: UUID) -> Response:
         """Import a new version of a dataset; earlier versions stay as they are."""
         dataset = get_object_or_404(self.team.datasets, pk=pk)
-        refuse_oversize(request.META.get("CONTENT_LENGTH"))
         form = VersionImportSerializer(data=request.data)
+        refuse_oversize(request._request)
         form.is_valid(raise_exception=True)
         return _import(self, form, name=dataset.name, dataset=dataset)
 
@@ -179,7 +179,7 @@ def _import(view: TeamAPIView, form: VersionImportSerializer, **target: Any) -> 
     version = services.import_files(
         team=view.team,
         actor=view.actor,
-        files=form.files(),
+        files=form.files(arrivals.own(view.team, view.actor)),
         mapping=_mapping(sent.get("mapping")),
         options=sent.get("options"),
         reading=_reading(sent),

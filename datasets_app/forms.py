@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from django import forms
-from django.core.files.uploadedfile import UploadedFile
 from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db.models import QuerySet
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from datasets_app import arrivals
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.mapping import MappingError, suggest_template
-from datasets_app.models import SourceFile, Split
+from datasets_app.models import ResumableUpload, SourceFile, Split
 from datasets_app.options import MAX_HELD_OUT_SHARE, MAX_SEED, ImportOptions
 from datasets_app.preview import models_to_choose
 from datasets_app.readers import ENCODINGS
-from datasets_app.sources import Reading, likely_encoding
+from datasets_app.sources import Reading, Upload, likely_encoding
+from portal.errors import InvalidInput
 from portal.models import BaseModel
 
 MAX_PERCENT = round(MAX_HELD_OUT_SHARE * 100)
@@ -73,10 +76,47 @@ class FilesForm(forms.Form):
         help_text=_("Kept apart for the final quality figures."),
     )
 
-    def files_by_split(self) -> dict[Split, UploadedFile[bytes]]:
-        """Return the uploaded files."""
+    # Files that came in parts already, by the ids of their uploads; a browser without scripts sends none.
+    train_upload = forms.UUIDField(required=False, widget=forms.HiddenInput)
+    validation_upload = forms.UUIDField(required=False, widget=forms.HiddenInput)
+    test_upload = forms.UUIDField(required=False, widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, own: QuerySet[ResumableUpload], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._own = own
+        # What came in parts need not come again.
+        self.fields["train_file"].required = not self.data.get("train_upload")
+
+    def clean(self) -> dict[str, Any]:
+        """Find the uploads whose ids were sent."""
+        cleaned = super().clean() or self.cleaned_data
+        for split in Split:
+            name = f"{split.value}_upload"
+            if not cleaned.get(name):
+                continue
+            try:
+                cleaned[f"{split.value}_file"] = arrivals.complete(self._own, cleaned[name], param=name)
+            except InvalidInput as error:
+                self.add_error(f"{split.value}_file", error.message)
+        return cleaned
+
+    def files_by_split(self) -> dict[Split, Upload]:
+        """Return the files, those that came with the form and those that came in parts before."""
         found = {split: self.cleaned_data[f"{split.value}_file"] for split in Split}
         return {split: content for split, content in found.items() if content is not None}
+
+    def arrived(self) -> dict[str, ResumableUpload]:
+        """Return the complete uploads that the form names, by the names of their file fields, to show them again."""
+        shown = {}
+        for split in Split:
+            try:
+                pk = UUID(str(self.data.get(f"{split.value}_upload")))
+            except ValueError:
+                continue
+            upload = self._own.exclude(sha256="").filter(pk=pk).first()
+            if upload is not None:
+                shown[f"{split.value}_file"] = upload
+        return shown
 
 
 class DatasetForm(FilesForm):

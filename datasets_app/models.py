@@ -8,7 +8,7 @@ from typing import ClassVar, Self, TypeVar
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from portal.models import BaseModel, User
+from portal.models import BaseModel, ServiceAccount, User
 from portal.scoping import TeamOwned
 
 
@@ -206,6 +206,45 @@ class SourceFile(TeamOwned):
     def counts_rows(self) -> bool:
         """Whether places in it are numbered by rows: sheets, Parquet files and JSON arrays have no lines."""
         return bool(self.container) and not self.is_text
+
+
+class ResumableUpload(TeamOwned):
+    """A file that comes in parts. It belongs to whoever began it, until an import takes it over or its time is up."""
+
+    name = models.CharField(max_length=255)
+    size_bytes = models.PositiveBigIntegerField(help_text="as announced; counted against the storage from the start")
+    expected_sha256 = models.CharField(max_length=64, blank=True, help_text="as announced by the sender, if at all")
+    sha256 = models.CharField(max_length=64, blank=True, help_text="of what came; empty until it is complete")
+    created_by = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+", null=True)
+    service_account = models.ForeignKey(ServiceAccount, on_delete=models.CASCADE, related_name="+", null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def path(self) -> Path:
+        """Where the parts are put together, under a name of our own."""
+        return self.team.folder / "uploads" / f"{self.pk}.bin"
+
+    @property
+    def received_bytes(self) -> int:
+        """How much is there: the file on disk is the truth."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all bytes came and were hashed."""
+        return bool(self.sha256)
+
+    @property
+    def percent(self) -> int:
+        """How much of the file is there."""
+        return 100 * self.received_bytes // self.size_bytes
 
 
 class RowChange(TeamOwned):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.files.uploadedfile import UploadedFile
+from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field, inline_serializer
 from rest_framework import serializers
 
-from datasets_app import reports
-from datasets_app.models import Dataset, DatasetVersion, SourceFile, Split
+from datasets_app import arrivals, reports
+from datasets_app.models import Dataset, DatasetVersion, ResumableUpload, SourceFile, Split
 from datasets_app.readers import ENCODINGS
 from datasets_app.rows import CanonicalRow
+from datasets_app.sources import Upload
 from portal.errors import InvalidInput
 
 
@@ -164,6 +165,11 @@ class VersionImportSerializer(serializers.Serializer[Any]):
     )
     validation_file = serializers.FileField(required=False, allow_empty_file=True)
     test_file = serializers.FileField(required=False, allow_empty_file=True)
+    train_upload = serializers.UUIDField(
+        required=False, help_text="Instead of the file: the id of an upload in parts (tus, /api/uploads/)."
+    )
+    validation_upload = serializers.UUIDField(required=False)
+    test_upload = serializers.UUIDField(required=False)
     mapping = serializers.JSONField(
         required=False,
         help_text='Which columns become prompt and answer, e.g. {"prompt": "text", "response": "label"} or '
@@ -187,13 +193,22 @@ class VersionImportSerializer(serializers.Serializer[Any]):
     def validate_options(self, options: object) -> object:
         return _object(options)
 
-    def files(self) -> dict[Split, UploadedFile[bytes]]:
-        """Return the uploaded files by split. Raises: InvalidInput if training files are sent under both names."""
+    def files(self, own: QuerySet[ResumableUpload]) -> dict[Split, Upload]:
+        """Return the files by split, those in parts out of the caller's `own` ones.
+
+        Raises: InvalidInput if a file is sent twice, or an upload is not complete or not the caller's.
+        """
         sent = self.validated_data
         if "file" in sent and "train_file" in sent:
             raise InvalidInput(str(_("Send the training file once: as 'file' or as 'train_file'.")), param="file")
-        found = {split: sent.get(f"{split.value}_file") for split in Split}
+        found: dict[Split, Upload | None] = {split: sent.get(f"{split.value}_file") for split in Split}
         found[Split.TRAIN] = found[Split.TRAIN] or sent.get("file")
+        for split in Split:
+            name = f"{split.value}_upload"
+            if name in sent:
+                if found[split] is not None:
+                    raise InvalidInput(str(_("Send each file once: as a file or as an upload.")), param=name)
+                found[split] = arrivals.complete(own, sent[name], param=name)
         return {split: content for split, content in found.items() if content is not None}
 
 

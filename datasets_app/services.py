@@ -21,7 +21,7 @@ from datasets_app.derive import next_number
 from datasets_app.lifecycle import IMPORT_TASK
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.mapping import MappingError
-from datasets_app.models import Dataset, DatasetVersion, SourceFile, Split
+from datasets_app.models import Dataset, DatasetVersion, ResumableUpload, SourceFile, Split
 from datasets_app.options import ImportOptions
 from datasets_app.readers import FileRefused
 from datasets_app.reports import fault_in_words
@@ -87,7 +87,9 @@ def _require_storage(team: Team, files: Mapping[Split, Upload], *, stored: bool)
     Before they are stored this is a first look, so that nothing is read in vain and nobody waits; the last word is
     spoken with the team locked, just before the transaction ends.
     """
-    adding = sum(sources.size_bytes(content) for content in files.values())
+    # What came in parts is counted since its first part; it is handed over before the last word is spoken.
+    counted = [content for content in files.values() if stored or not isinstance(content, ResumableUpload)]
+    adding = sum(map(sources.size_bytes, counted))
 
     def others() -> int:
         return usage.storage_bytes(team) - (adding if stored else 0)

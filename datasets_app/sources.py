@@ -13,30 +13,22 @@ from typing import IO, Final, TypeAlias
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
+from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
+from datasets_app import arrivals
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.mapping import MappingError, guess_mapping
-from datasets_app.models import DatasetVersion, SourceFile, Split
+from datasets_app.models import DatasetVersion, ResumableUpload, SourceFile, Split
 from datasets_app.readers import DataError, Detection, FileRefused, Table, detect, open_table
 from datasets_app.readers.containers import container_of
 from datasets_app.readers.containers.archives import split_of
 from datasets_app.unpacking import limits, unpack, unpacked_path
 from portal.display.numbers import filesize
 from portal.errors import InvalidInput, InvalidSource, PortalError, TooLarge
+from portal.uploads import has_oversize_file
 
-
-@dataclass(frozen=True)
-class ArrivedFile:
-    """A file that came in parts and is complete; its bytes stay where they are, whatever becomes of the import."""
-
-    name: str
-    path: Path
-    size_bytes: int
-    sha256: str
-
-
-Upload: TypeAlias = "UploadedFile[bytes] | Path | ArrivedFile"
+Upload: TypeAlias = "UploadedFile[bytes] | Path | ResumableUpload"
 
 BLOCK_BYTES: Final = 1 << 20
 SAMPLE_ROWS: Final = 50
@@ -51,13 +43,13 @@ class Reading:
     part: str = ""
 
 
-def refuse_oversize(content_length: str | None) -> None:
-    """Raise TooLarge for a request that cannot hold acceptable files only.
+def refuse_oversize(request: HttpRequest) -> None:
+    """Raise TooLarge if a file of the request was over the limit: nothing but its beginning was read.
 
-    The upload handler drops a file that is over the limit without a word, so the length has to speak.
+    Call it when the files have been asked for, for only then they are read.
     """
     limit = settings.MAX_UPLOAD_BYTES
-    if content_length and content_length.isdigit() and int(content_length) > limit:
+    if has_oversize_file(request):
         raise TooLarge(
             _("The upload is larger than %(limit)s. Split the file into smaller ones.") % {"limit": filesize(limit)},
             code="file_too_large",
@@ -95,9 +87,10 @@ def store(source: SourceFile, content: Upload) -> None:
     size, limit = size_bytes(content), limit_of(content)
     if size > limit:
         raise refusal(FileRefused("file_too_large", size=size, limit=limit), source)
-    if isinstance(content, ArrivedFile):
+    if isinstance(content, ResumableUpload):
         _link(content.path, source.upload_path)
         source.size_bytes, source.sha256 = content.size_bytes, content.sha256
+        arrivals.hand_over(content)
     else:
         with _opened(content) as stream:
             source.size_bytes, source.sha256 = _copy(stream, source.upload_path)
@@ -169,7 +162,7 @@ def guess(source: SourceFile, reading: Reading | None = None) -> ColumnMapping:
 
 def size_bytes(content: Upload) -> int:
     """Return how large an upload is."""
-    if isinstance(content, ArrivedFile):
+    if isinstance(content, ResumableUpload):
         return content.size_bytes
     return content.stat().st_size if isinstance(content, Path) else int(content.size or 0)
 

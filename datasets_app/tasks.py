@@ -8,7 +8,7 @@ import time
 from typing import Final
 from uuid import UUID
 
-from datasets_app import lifecycle
+from datasets_app import arrivals, lifecycle
 from datasets_app.conversion import Conversion, FaultyRows, SourceRefused, convert
 from datasets_app.derivation import derive
 from datasets_app.doctor_reports import examination
@@ -41,6 +41,11 @@ def import_version(version_id: str) -> None:
 def examine_version(report_id: str) -> None:
     """Let the dataset doctor examine a version: its report ends READY or FAILED."""
     examination.run(UUID(report_id))
+
+
+def prune() -> int:
+    """Throw away uploads in parts whose time is up and drafts that nobody mapped; return how many."""
+    return arrivals.prune()
 
 
 def sweep() -> None:

@@ -2,12 +2,14 @@
 
 from django.urls import URLPattern, path
 
-from datasets_app.views import datasets, doctor, imports, rows, versions
+from datasets_app.views import datasets, doctor, imports, rows, uploads, versions
 
 app_name = "datasets"
 urlpatterns: list[URLPattern] = [
     path("t/<slug:team>/datasets/", datasets.index, name="list"),
     path("t/<slug:team>/datasets/import/", imports.new_dataset, name="import"),
+    path("t/<slug:team>/uploads/", uploads.uploads, name="uploads"),
+    path("t/<slug:team>/uploads/<uuid:pk>/", uploads.upload, name="upload"),
     path("t/<slug:team>/datasets/<uuid:pk>/", datasets.detail, name="detail"),
     path("t/<slug:team>/datasets/<uuid:pk>/delete/", datasets.delete, name="delete"),
     path("t/<slug:team>/datasets/<uuid:pk>/import/", imports.new_version, name="new_version"),

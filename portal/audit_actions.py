@@ -56,6 +56,9 @@ ACTIONS: Mapping[str, str | Promise] = {
     "secret.replaced": _("Secret replaced"),
     "secret.deleted": _("Secret deleted"),
     # data
+    "dataset.upload_started": _("Upload in parts started"),
+    "dataset.upload_finished": _("Upload in parts finished"),
+    "dataset.upload_discarded": _("Upload in parts discarded"),
     "dataset.uploaded": _("Dataset uploaded"),
     "dataset.import_started": _("Dataset import started"),
     "dataset.rows_changed": _("Dataset rows changed, not yet saved"),

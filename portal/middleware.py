@@ -64,7 +64,10 @@ def request_id(get_response: Handler) -> Handler:
 
     def answer(request: HttpRequest) -> HttpResponse:
         length = request.META.get("CONTENT_LENGTH") or "0"
-        if length.isdigit() and int(length) > settings.MAX_UPLOAD_BYTES + _MULTIPART_SLACK_BYTES:
+        # A part of a resumable upload is streamed to its file by the one view that takes it.
+        is_part = request.content_type == "application/offset+octet-stream"
+        limit = settings.MAX_DATASET_BYTES if is_part else settings.MAX_UPLOAD_BYTES
+        if length.isdigit() and int(length) > limit + _MULTIPART_SLACK_BYTES:
             return error_response(request, status=413)
         return get_response(request)
 

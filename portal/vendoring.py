@@ -134,6 +134,15 @@ PACKAGES = (
         outputs={"htmx/htmx.min.js": copied("dist/htmx.min.js"), "htmx/LICENSE.txt": copied("LICENSE")},
     ),
     Package(
+        name="tus-js-client",
+        version="4.3.1",
+        licence="MIT",
+        outputs={
+            "tus/tus.min.js": as_module("dist/tus.min.js", "globalThis.tus"),
+            "tus/LICENSE.txt": copied("LICENSE"),
+        },
+    ),
+    Package(
         name="uplot",
         version="1.6.32",
         licence="MIT",

@@ -13,7 +13,7 @@ from django.http import HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
-from datasets_app import services, sources
+from datasets_app import arrivals, services, sources
 from datasets_app.forms import (
     COLUMN_FIELDS,
     ENCODING_NAMES,
@@ -42,25 +42,34 @@ Status = DatasetVersion.Status
 @team_view(role=Role.EDITOR)
 def new_dataset(request: TeamRequest) -> HttpResponse:
     """Upload the files of a new dataset."""
-    return _upload(request, DatasetForm(request.POST or None, request.FILES or None), dataset=None)
+    own = arrivals.own(request.team, Actor.of(request))
+    return _upload(request, DatasetForm(request.POST or None, request.FILES or None, own=own), dataset=None)
 
 
 @team_view(role=Role.EDITOR)
 def new_version(request: TeamRequest, pk: UUID) -> HttpResponse:
     """Upload the files of a new version of a dataset."""
     dataset = get_object_or_404(request.team.datasets, pk=pk)
-    return _upload(request, FilesForm(request.POST or None, request.FILES or None), dataset=dataset)
+    own = arrivals.own(request.team, Actor.of(request))
+    return _upload(request, FilesForm(request.POST or None, request.FILES or None, own=own), dataset=dataset)
 
 
 def _upload(request: TeamRequest, form: FilesForm, dataset: Dataset | None) -> HttpResponse:
     status = 200
     if request.method == "POST":
-        sources.refuse_oversize(request.META.get("CONTENT_LENGTH"))
+        sources.refuse_oversize(request)
         version = _stored(request, form, dataset) if form.is_valid() else None
         if version is not None:
             return redirect("datasets:mapping", request.team.slug, version.pk)
         status = 400
-    context = {"form": form, "dataset": dataset, "limit_bytes": settings.MAX_UPLOAD_BYTES}
+    context = {
+        "form": form,
+        "dataset": dataset,
+        "limit_bytes": settings.MAX_DATASET_BYTES,
+        "plain_limit_bytes": settings.MAX_UPLOAD_BYTES,
+        "arrived": form.arrived(),
+        "unfinished": arrivals.own(request.team, Actor.of(request)).filter(sha256=""),
+    }
     return render(request, "datasets/upload.html", context, status=status)
 
 

@@ -163,7 +163,7 @@ def test_over_the_limit(api, settings, over):
 
 
 def test_other_content_types_are_refused(api):
-    response = api.post("/api/datasets/", "{}", content_type="application/json")
+    response = api.post("/api/datasets/", "name: x", content_type="text/yaml")
     assert response.status_code == 415
     error_of(response)
 

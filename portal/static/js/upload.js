@@ -54,7 +54,7 @@ function dropZone(input) {
   name();
 }
 
-function send(form) {
+function send(form, parts) {
   const box = form.querySelector("[data-upload-progress]");
   const bar = box.querySelector("progress");
   const [state, detail] = [box.querySelector("[data-upload-state]"), box.querySelector("[data-upload-detail]")];
@@ -80,6 +80,7 @@ function send(form) {
   request.setRequestHeader("Accept", "text/html, application/json");
   // The form is read before its buttons are disabled: a disabled control is not sent.
   const body = new FormData(form);
+  for (const { input, kept } of parts) if (kept.value) body.delete(input.name);
   buttons.forEach((button) => (button.disabled = true));
   state.textContent = text("uploading");
   bar.value = 0;
@@ -87,11 +88,21 @@ function send(form) {
   request.send(body);
 }
 
-/** Give one form its drop zones and its progress, which its first zone shows. */
-export function mount(form) {
-  form.querySelectorAll("[data-drop] input[type=file]").forEach(dropZone);
-  form.addEventListener("submit", (event) => {
+/** Give one form its drop zones and its progress, which its first zone shows; with data-resumable files go in parts. */
+export async function mount(form) {
+  const inputs = [...form.querySelectorAll("[data-drop] input[type=file]")];
+  inputs.forEach(dropZone);
+  let parts = [];
+  const ready = form.dataset.resumable
+    ? import("./resumable.js").then(({ attach }) => (parts = inputs.map((input) => attach(form, input, size))))
+    : Promise.resolve();
+  form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    send(form);
+    const buttons = form.querySelectorAll("button[type=submit]");
+    buttons.forEach((button) => (button.disabled = true));
+    await ready;
+    const all = await Promise.all(parts.map((part) => part.settled()));
+    buttons.forEach((button) => (button.disabled = false));
+    if (all.every(Boolean)) send(form, parts);
   });
 }

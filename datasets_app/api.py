@@ -14,7 +14,7 @@ from rest_framework.parsers import JSONParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from datasets_app import arrivals, services
+from datasets_app import arrivals, deletion, services
 from datasets_app.mapping import Mapping, MappingError
 from datasets_app.models import Dataset, DatasetVersion, Split
 from datasets_app.serializers import (
@@ -88,7 +88,7 @@ class DatasetDetail(TeamAPIView):
     @extend_schema(operation_id="datasets_destroy", responses={204: None, 409: REFUSED}, tags=["datasets"])
     def delete(self, request: Request, pk: UUID) -> Response:
         """Delete a dataset with all versions and files; refused while runs use it."""
-        services.delete_dataset(dataset=get_object_or_404(self.team.datasets, pk=pk), actor=self.actor)
+        deletion.delete_dataset(dataset=get_object_or_404(self.team.datasets, pk=pk), actor=self.actor)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
@@ -127,7 +127,7 @@ class VersionDetail(TeamAPIView):
     @extend_schema(operation_id="dataset_versions_destroy", responses={204: None, 409: REFUSED}, tags=["datasets"])
     def delete(self, request: Request, pk: UUID) -> Response:
         """Delete a version, and its dataset if it was the only one; refused while runs use it."""
-        services.discard_version(version=get_object_or_404(self._versions(), pk=pk), actor=self.actor)
+        deletion.discard_version(version=get_object_or_404(self._versions(), pk=pk), actor=self.actor)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     def _versions(self) -> Any:

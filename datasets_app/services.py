@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 from typing import Final
 
 from django.db import IntegrityError, transaction
-from django.db.models import RestrictedError
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
@@ -241,45 +237,3 @@ def _faulty(faults: conversion.Faults) -> InvalidSource:
         }
     param = sources.param_of(str(first["split"]))
     return InvalidSource(message, param=param, code="faulty_rows", details=details)
-
-
-@transaction.atomic
-def discard_version(*, version: DatasetVersion, actor: Actor) -> None:
-    """Delete a version with its files, and its dataset if it was the only one; a running import stops.
-
-    Raises: IllegalTransition if runs were trained on it.
-    """
-    dataset, folder = version.dataset, version.folder
-    audit.record(version.team, actor, "dataset.version_discarded", version)
-    _delete(version, _("This version is used by runs (%(users)s). Delete those experiments first."))
-    transaction.on_commit(partial(_remove, folder))
-    if not dataset.versions.exists():
-        audit.record(dataset.team, actor, "dataset.deleted", dataset)
-        dataset.delete()
-
-
-@transaction.atomic
-def delete_dataset(*, dataset: Dataset, actor: Actor) -> None:
-    """Delete a dataset with all versions and files.
-
-    Raises: IllegalTransition if runs were trained on it.
-    """
-    folders = [version.folder for version in dataset.versions.select_related("team")]
-    audit.record(dataset.team, actor, "dataset.deleted", dataset, versions=len(folders))
-    _delete(dataset, _("This dataset is used by runs (%(users)s). Delete those experiments first."))
-    for folder in folders:
-        transaction.on_commit(partial(_remove, folder))
-
-
-def _delete(row: Dataset | DatasetVersion, refusal: str) -> None:
-    try:
-        with transaction.atomic():
-            row.delete()
-    except RestrictedError as error:
-        users = sorted(map(str, error.restricted_objects))
-        named = ", ".join(users[:3]) + (" …" if len(users) > 3 else "")
-        raise IllegalTransition(refusal % {"users": named}, code="in_use") from None
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ import time
 from typing import Final
 from uuid import UUID
 
-from datasets_app import arrivals, lifecycle
+from datasets_app import arrivals, deletion, lifecycle
 from datasets_app.conversion import Conversion, FaultyRows, SourceRefused, convert
 from datasets_app.derivation import derive
 from datasets_app.doctor_reports import examination
@@ -52,6 +52,11 @@ def sweep() -> None:
     """Find imports and examinations that were lost."""
     lifecycle.requeue_stalled_imports()
     requeue_stalled_reports()
+
+
+def prune() -> int:
+    """Delete for good what was deleted 30 days ago; return how many datasets and versions those were."""
+    return deletion.prune()
 
 
 def _run(job: ImportJob) -> None:

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from datasets_app.views import datasets, doctor, imports, rows, uploads, versions
+from datasets_app.views import datasets, deleted, doctor, imports, rows, uploads, versions
 
 app_name = "datasets"
 urlpatterns: list[URLPattern] = [
@@ -10,6 +10,11 @@ urlpatterns: list[URLPattern] = [
     path("t/<slug:team>/datasets/import/", imports.new_dataset, name="import"),
     path("t/<slug:team>/uploads/", uploads.uploads, name="uploads"),
     path("t/<slug:team>/uploads/<uuid:pk>/", uploads.upload, name="upload"),
+    path("t/<slug:team>/datasets/deleted/", deleted.index, name="deleted"),
+    path("t/<slug:team>/datasets/<uuid:pk>/restore/", deleted.restore_dataset, name="restore"),
+    path("t/<slug:team>/datasets/<uuid:pk>/purge/", deleted.purge_dataset, name="purge"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/restore/", deleted.restore_version, name="restore_version"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/purge/", deleted.purge_version, name="purge_version"),
     path("t/<slug:team>/datasets/<uuid:pk>/", datasets.detail, name="detail"),
     path("t/<slug:team>/datasets/<uuid:pk>/delete/", datasets.delete, name="delete"),
     path("t/<slug:team>/datasets/<uuid:pk>/import/", imports.new_version, name="new_version"),

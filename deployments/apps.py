@@ -9,6 +9,8 @@ class DeploymentsConfig(AppConfig):
     name = "deployments"
 
     def ready(self) -> None:
+        from datasets_app import dependants
+        from deployments.dataset_dependants import deployments_below
         from deployments.platform_facts import deployment_facts
         from deployments.services import stop_all_deployments
         from portal.platform_facts import report_by
@@ -16,3 +18,4 @@ class DeploymentsConfig(AppConfig):
 
         report_by(deployment_facts)
         when_archived(stop_all_deployments)
+        dependants.report_by(deployments_below)

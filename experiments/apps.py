@@ -9,6 +9,8 @@ class ExperimentsConfig(AppConfig):
     name = "experiments"
 
     def ready(self) -> None:
+        from datasets_app import dependants
+        from experiments.dataset_dependants import runs_below
         from experiments.platform_facts import run_facts
         from experiments.services import stop_all_runs
         from portal.platform_facts import report_by
@@ -16,3 +18,4 @@ class ExperimentsConfig(AppConfig):
 
         report_by(run_facts)
         when_archived(stop_all_runs)
+        dependants.report_by(runs_below)

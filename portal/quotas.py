@@ -324,7 +324,7 @@ _SENTENCES: Mapping[Quota, Callable[[], str]] = {
     ),
     Quota.STORAGE_BYTES: lambda: _(
         "The team stores %(used)s of at most %(limit)s, so %(asked)s more do not fit."
-        " Delete datasets that are no longer needed, or ask a platform admin for more."
+        " Delete datasets that are no longer needed for good, or ask a platform admin for more."
     ),
     Quota.DEPLOYMENTS: lambda: _(
         "The team has %(used)s deployments, and its limit is %(limit)s. Delete one that is no longer needed."

@@ -29,6 +29,7 @@ class World:
     service_account: ServiceAccount
     membership: Membership
     invitation: Invitation
+    deleted_version: DatasetVersion
 
 
 def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion) -> World:
@@ -59,6 +60,10 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
         expires_at = timezone.now() + timedelta(days=1)
         digest = team.pk.hex * 2  # of no token, and another one for each team
         invitation = team.invitations.create(email="dora@example.org", digest=digest, expires_at=expires_at)
+        gone = team.datasets.create(name="Deleted", deleted_at=timezone.now())
+        deleted_version = team.datasetversions.create(
+            dataset=gone, number=1, status=DatasetVersion.Status.READY, deleted_at=gone.deleted_at
+        )
         return World(
             team,
             ready_version,
@@ -70,4 +75,5 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
             account,
             membership,
             invitation,
+            deleted_version,
         )

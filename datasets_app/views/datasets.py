@@ -12,12 +12,12 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
-from datasets_app import services
+from datasets_app import deletion, dependants
 from datasets_app.models import DatasetVersion
+from datasets_app.views.deleted import deleted_count, in_use
 from portal import search
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
-from portal.errors import IllegalTransition
 from portal.models import Role
 
 DATASETS_PER_PAGE = 20
@@ -35,7 +35,8 @@ def index(request: TeamRequest) -> HttpResponse:
         found = found.filter(name__icontains=query)
     page = Paginator(found, DATASETS_PER_PAGE).get_page(request.GET.get("page"))
     listed = [(dataset, *_newest_and_ready(list(dataset.versions.all()))) for dataset in page]
-    return render(request, "datasets/list.html", {"page": page, "listed": listed, "query": query})
+    context = {"page": page, "listed": listed, "query": query, "deleted_count": deleted_count(request.team)}
+    return render(request, "datasets/list.html", context)
 
 
 def _newest_and_ready(versions: list[DatasetVersion]) -> tuple[DatasetVersion | None, DatasetVersion | None]:
@@ -56,19 +57,19 @@ def detail(request: TeamRequest, pk: UUID) -> HttpResponse:
 def delete(request: TeamRequest, pk: UUID) -> HttpResponse:
     """Ask, then delete a dataset with all its versions."""
     dataset = get_object_or_404(request.team.datasets, pk=pk)
+    if users := dependants.holding(request.team, list(dataset.versions.values_list("pk", flat=True))):
+        return in_use(request, dataset.name, users, reverse("datasets:detail", args=[request.team.slug, pk]))
     if request.method != "POST":
         question = {
             "title": _("Delete “%(name)s”?") % {"name": dataset.name},
-            "message": _("All its versions, files and rows are deleted for good."),
+            "message": _(
+                "It disappears with all its versions. For 30 days you can restore it from the list of deleted datasets."
+            ),
             "action": _("Delete dataset"),
             "danger": True,
             "cancel_url": reverse("datasets:detail", args=[request.team.slug, pk]),
         }
         return render(request, "components/confirm.html", question)
-    try:
-        services.delete_dataset(dataset=dataset, actor=Actor.of(request))
-    except IllegalTransition as error:
-        messages.error(request, error.message)
-        return redirect("datasets:detail", request.team.slug, pk)
+    deletion.delete_dataset(dataset=dataset, actor=Actor.of(request))
     messages.success(request, _("The dataset “%(name)s” is deleted.") % {"name": dataset.name})
     return redirect("datasets:list", request.team.slug)

@@ -13,15 +13,15 @@ from django.utils.text import slugify
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from datasets_app import reports, services, sources
+from datasets_app import deletion, dependants, reports, sources
 from datasets_app.doctor_reports.display import summary as doctor_summary
 from datasets_app.models import DatasetVersion, Split
 from datasets_app.stored_rows import stored_lines
+from datasets_app.views.deleted import in_use
 from datasets_app.views.rows import rows_context
 from portal import audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
-from portal.errors import IllegalTransition
 from portal.impersonation import refuse_while_impersonating
 from portal.models import Role
 
@@ -136,24 +136,29 @@ def failure_context(version: DatasetVersion) -> dict[str, Any]:
 def discard(request: TeamRequest, pk: UUID) -> HttpResponse:
     """Ask, then delete a version with its files; a dataset without versions goes too."""
     version = get_object_or_404(request.team.datasetversions.select_related("dataset", "team"), pk=pk)
+    if users := dependants.holding(request.team, [version.pk]):
+        return in_use(request, str(version), users, reverse("datasets:version", args=[request.team.slug, pk]))
     if request.method != "POST":
         return render(request, "components/confirm.html", _discard_question(request, version))
     dataset_id = version.dataset_id
-    try:
-        services.discard_version(version=version, actor=Actor.of(request))
-    except IllegalTransition as error:
-        messages.error(request, error.message)
-        return redirect("datasets:version", request.team.slug, pk)
+    deletion.discard_version(version=version, actor=Actor.of(request))
     messages.success(request, _("The version is deleted."))
     if request.team.datasets.filter(pk=dataset_id).exists():
         return redirect("datasets:detail", request.team.slug, dataset_id)
     return redirect("datasets:list", request.team.slug)
 
 
+def deletion_words(version: DatasetVersion) -> str:
+    """Return what happens to a version that is deleted."""
+    if version.status == Status.READY:
+        return _("It disappears from the lists. For 30 days you can restore it from the list of deleted versions.")
+    return _("Its files are deleted for good. Other versions stay.")
+
+
 def _discard_question(request: TeamRequest, version: DatasetVersion) -> dict[str, object]:
     return {
         "title": _("Delete %(version)s?") % {"version": version},
-        "message": _("Its files and rows are deleted for good. Other versions stay."),
+        "message": deletion_words(version),
         "action": _("Delete version"),
         "danger": True,
         "cancel_url": reverse("datasets:version", args=[request.team.slug, version.pk]),

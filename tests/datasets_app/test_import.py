@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from django.utils import timezone
 
-from datasets_app import lifecycle, services, tasks
+from datasets_app import deletion, lifecycle, services, tasks
 from datasets_app.mapping import Mapping
 from datasets_app.models import Dataset, DatasetVersion, SourceFile, Split
 from datasets_app.sources import Reading
@@ -216,7 +216,7 @@ def test_discarding_a_running_import_stops_it(team, actor, scoped, settings, dja
     version = services.import_files(team=team, actor=actor, name="T", files={Split.TRAIN: csv_upload(tickets(5))})
     job = lifecycle.claim_import(version.pk)
     with django_capture_on_commit_callbacks(execute=True):
-        services.discard_version(version=version, actor=actor)
+        deletion.discard_version(version=version, actor=actor)
     with pytest.raises(lifecycle.ClaimLost):
         lifecycle.report_progress(job, 1, 1)
     with pytest.raises(lifecycle.ClaimLost):
@@ -233,7 +233,7 @@ def test_new_version_gets_the_next_number(team, actor):
             team=team, actor=actor, name="", dataset=first.dataset, files={Split.TRAIN: csv_upload(tickets(20))}
         )
         assert (second.number, second.dataset_id) == (2, first.dataset_id)
-        services.discard_version(version=second, actor=actor)
+        deletion.discard_version(version=second, actor=actor)
         assert first.dataset.versions.count() == 1
 
 
@@ -265,13 +265,17 @@ def test_unknown_encoding_waits_for_a_choice(team, actor):
     assert "Не могу войти" in next(iter(read_rows(reload(version).rows_path("train")))).prompt
 
 
-def test_delete_takes_rows_and_files(team, actor, settings, django_capture_on_commit_callbacks):
+def test_delete_for_good_takes_rows_and_files(team, actor, settings, django_capture_on_commit_callbacks):
     version = import_now(team, actor, {Split.TRAIN: csv_upload(tickets(10))})
     with team_scope(team.pk), django_capture_on_commit_callbacks(execute=True):
-        services.delete_dataset(dataset=version.dataset, actor=actor)
+        deletion.delete_dataset(dataset=version.dataset, actor=actor)
+    assert version.rows_path("train").exists()
+    with team_scope(team.pk), django_capture_on_commit_callbacks(execute=True):
+        gone = team.datasets(manager="with_deleted").get()
+        deletion.purge(row=gone, actor=actor, typed=gone.name)
     assert files_left(settings) == []
     with all_teams("test"):
-        assert not DatasetVersion.unscoped.exists()
+        assert not DatasetVersion.with_deleted.exists()
         assert not SourceFile.unscoped.exists()
     assert AuditEvent.objects.filter(action="dataset.deleted").count() == 1
 
@@ -286,8 +290,8 @@ def test_dataset_in_use_stays(team, actor, base_model, settings):
             team=team, number=1, dataset_version=version, base_model=base_model, hyperparameters={}, config_hash=""
         )
         for refuse in (
-            lambda: services.delete_dataset(dataset=version.dataset, actor=actor),
-            lambda: services.discard_version(version=version, actor=actor),
+            lambda: deletion.delete_dataset(dataset=version.dataset, actor=actor),
+            lambda: deletion.discard_version(version=version, actor=actor),
         ):
             with pytest.raises(IllegalTransition, match="Rank #1"):
                 refuse()

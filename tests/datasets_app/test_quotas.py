@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from django.db import connection
 
-from datasets_app import conversion, services
+from datasets_app import conversion, deletion, services
 from datasets_app.models import Split
 from portal import usage
 from portal.errors import QuotaExceeded
@@ -41,7 +41,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read(team, actor, table, monk
         assert "Delete datasets" in refused.value.message
     with team_scope(team.pk):
         assert (team.datasets.count(), team.datasetversions.count()) == (1, 1)
-        services.delete_dataset(dataset=team.datasets.get(), actor=actor)
+        deletion.delete_dataset(dataset=team.datasets.get(), actor=actor)
         services.start_import(team=team, actor=actor, name="Second", files={Split.TRAIN: table})
 
 

@@ -22,6 +22,8 @@ METHODS = ("get", "post", "put", "patch", "delete")
 Key = Callable[[World], dict[str, Any]]
 NOTHING: Key = lambda world: {}  # noqa: E731
 DATASET: Key = lambda world: {"pk": world.version.dataset_id}  # noqa: E731
+DELETED: Key = lambda world: {"pk": world.deleted_version.dataset_id}  # noqa: E731
+DELETED_VERSION: Key = lambda world: {"pk": world.deleted_version.pk}  # noqa: E731
 VERSION: Key = lambda world: {"pk": world.version.pk}  # noqa: E731
 EXPERIMENT: Key = lambda world: {"pk": world.run.experiment_id}  # noqa: E731
 RUN: Key = lambda world: {"pk": world.run.pk}  # noqa: E731
@@ -179,6 +181,11 @@ ROUTES: dict[str, Key] = {
     "datasets:progress": VERSION,
     "datasets:without_faulty": VERSION,
     "datasets:discard": VERSION,
+    "datasets:deleted": NOTHING,
+    "datasets:restore": DELETED,
+    "datasets:purge": DELETED,
+    "datasets:restore_version": DELETED_VERSION,
+    "datasets:purge_version": DELETED_VERSION,
     "datasets:change_rows": VERSION,
     "datasets:row": lambda world: {**VERSION(world), "row_id": 1},
     "datasets:change_row": lambda world: {**VERSION(world), "row_id": 1},

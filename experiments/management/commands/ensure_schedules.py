@@ -15,6 +15,7 @@ SCHEDULES = (
     ("sweep-quotas", "portal.tasks.sweep_quotas", 1),
     ("watch-usage", "portal.tasks.watch_usage", 5),
     ("prune-sessions", "portal.tasks.prune", 60),
+    ("prune-datasets", "datasets_app.tasks.prune", 60),
     ("prune-queue-results", "experiments.tasks.prune_queue_results", 60),
 )
 _LOCK = 4712

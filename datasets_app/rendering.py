@@ -105,8 +105,7 @@ class ChatRenderer:
         _require_messages(messages)
         if messages[-1]["role"] != "assistant":
             raise RenderingError("The last message of a training row must be the assistant's answer.")
-        prompt_text = self.prompt_text(messages[:-1])
-        answer_text = self._answer_text(prompt_text, messages)
+        prompt_text, answer_text = self.row_texts(messages)
         prompt_ids = self.encode(prompt_text)
         return RenderedRow(
             token_ids=(*prompt_ids, *self.encode(answer_text)),
@@ -115,17 +114,15 @@ class ChatRenderer:
             answer_text=answer_text,
         )
 
-    def row_lengths(self, conversations: Sequence[Sequence[Message]]) -> list[tuple[int, int]]:
-        """Return the tokens of prompt and answer of many training rows, as `row` would make them, but faster."""
-        texts: list[str] = []
-        for messages in conversations:
-            prompt_text = self.prompt_text(messages[:-1])
-            texts += (prompt_text, self._answer_text(prompt_text, messages))
-        # Equal texts, such as answers from a closed set, are tokenised once.
-        unique = list(dict.fromkeys(texts))
-        encoded = self._tokenizer.encode_batch_fast(unique, add_special_tokens=False)
-        counts = {text: len(one) for text, one in zip(unique, encoded, strict=True)}
-        return [(counts[prompt], counts[answer]) for prompt, answer in zip(texts[::2], texts[1::2], strict=True)]
+    def row_texts(self, messages: Sequence[Message]) -> tuple[str, str]:
+        """Return the prompt text and answer text of `row(messages)`."""
+        _require_messages(messages)
+        prompt_text = self.prompt_text(messages[:-1])
+        return prompt_text, self._answer_text(prompt_text, messages)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of token ids that `encode` gives for each text; many at once are faster."""
+        return [len(one) for one in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text as it stands: nothing is added, special tokens in it are recognised."""

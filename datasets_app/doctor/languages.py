@@ -10,8 +10,8 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from datasets_app.doctor.table import Batch, Findings
 
-MAX_ROWS: Final = 4_000
-MAX_CHARACTERS: Final = 500
+MAX_ROWS: Final = 2_000
+MAX_CHARACTERS: Final = 300
 # Of fewer letters nobody can tell the language.
 MIN_LETTERS: Final = 20
 # Rarer languages are mostly mistakes of the guess.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from datasets_app.doctor.skeletons import QuickRenderer
 from datasets_app.doctor.table import Batch, Findings, RowTable
 from datasets_app.rendering import ChatRenderer
 from datasets_app.store import SPLITS
@@ -25,17 +28,35 @@ class Lengths:
 
     def __init__(self, tokenizer_folder: Path) -> None:
         self._renderer = ChatRenderer.load(tokenizer_folder)
+        self._quick = QuickRenderer(self._renderer)
         self._prompts = array("l")
         self._answers = array("l")
+        # The tokenizer works without the interpreter's lock: it counts while the next analyses look at the batch.
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._counting: Future[None] | None = None
 
     def add(self, batch: Batch) -> None:
         """Count the tokens of a batch."""
-        counts = self._renderer.row_lengths([row.messages for row in batch.rows])
-        self._prompts.extend(prompt for prompt, _answer in counts)
-        self._answers.extend(answer for _prompt, answer in counts)
+        texts = [self._quick.texts(row.messages) for row in batch.rows]
+        self._wait()
+        self._counting = self._pool.submit(self._count, texts)
+
+    def _count(self, texts: Sequence[tuple[str, str]]) -> None:
+        # Equal texts, such as answers from a closed set, are counted once.
+        unique = list(dict.fromkeys(text for both in texts for text in both))
+        counts = dict(zip(unique, self._renderer.count_tokens(unique), strict=True))
+        self._prompts.extend(counts[prompt] for prompt, _answer in texts)
+        self._answers.extend(counts[answer] for _prompt, answer in texts)
+
+    def _wait(self) -> None:
+        if self._counting is not None:
+            self._counting.result()
+            self._counting = None
 
     def report(self, table: RowTable, findings: Findings, *, max_length: int) -> dict[str, Any]:
         """Return the figures for the report; add a finding about rows that are longer than `max_length`."""
+        self._wait()
+        self._pool.shutdown()
         prompts, answers = np.array(self._prompts, dtype=np.int64), np.array(self._answers, dtype=np.int64)
         totals = prompts + answers
         cut = np.flatnonzero(totals > max_length)

@@ -96,10 +96,13 @@ class SchemaTally:
 
     def _add_members(self, members: Mapping[str, object]) -> None:
         for place, (name, value) in enumerate(members.items()):
-            if name not in self._members and len(self._members) >= MAX_KEYS:
-                self._is_map = True  # keys are data here, such as ids; there is no list of them to learn
-                continue
-            self._members.setdefault(name, SchemaTally()).add(value)
+            member = self._members.get(name)
+            if member is None:
+                if len(self._members) >= MAX_KEYS:
+                    self._is_map = True  # keys are data here, such as ids; there is no list of them to learn
+                    continue
+                member = self._members[name] = SchemaTally()
+            member.add(value)
             self._places[name] += place
 
     def schema(self) -> dict[str, Any]:

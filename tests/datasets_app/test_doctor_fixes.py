@@ -12,7 +12,7 @@ from datasets_app.doctor_reports import lifecycle, services
 from datasets_app.models import DatasetVersion, DoctorReport, Split
 from portal.errors import InvalidInput
 from portal.rls import all_teams, team_scope
-from tests.conftest import write_csv
+from tests.ready import write_csv
 
 pytestmark = pytest.mark.django_db
 

@@ -24,6 +24,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from datasets_app import deletion
 from datasets_app.models import DatasetVersion, ResumableUpload
 from portal import audit, quotas, usage
 from portal.actors import Actor
@@ -220,9 +221,7 @@ def prune() -> int:
 
 
 def _prune_draft(draft: DatasetVersion) -> None:
-    from datasets_app.services import discard_version  # below services, which import files
-
-    discard_version(version=draft, actor=MACHINE)
+    deletion.discard_version(version=draft, actor=MACHINE)
 
 
 def checksum_of(header: str) -> bytes:

@@ -44,19 +44,14 @@ def examine_version(report_id: str) -> None:
 
 
 def prune() -> int:
-    """Throw away uploads in parts whose time is up and drafts that nobody mapped; return how many."""
-    return arrivals.prune()
+    """Throw away uploads in parts whose time is up, drafts that nobody mapped, and what was deleted 30 days ago."""
+    return arrivals.prune() + deletion.prune()
 
 
 def sweep() -> None:
     """Find imports and examinations that were lost."""
     lifecycle.requeue_stalled_imports()
     requeue_stalled_reports()
-
-
-def prune() -> int:
-    """Delete for good what was deleted 30 days ago; return how many datasets and versions those were."""
-    return deletion.prune()
 
 
 def _run(job: ImportJob) -> None:

@@ -11,7 +11,6 @@ SCHEDULES = (
     ("dispatch", "experiments.tasks.dispatch", 1),
     ("sweep", "experiments.tasks.sweep", 1),
     ("sweep-imports", "datasets_app.tasks.sweep", 1),
-    ("prune-uploads", "datasets_app.tasks.prune", 60),
     ("sweep-quotas", "portal.tasks.sweep_quotas", 1),
     ("watch-usage", "portal.tasks.watch_usage", 5),
     ("prune-sessions", "portal.tasks.prune", 60),

@@ -318,3 +318,53 @@ class DoctorReport(TeamOwned):
     def is_open(self) -> bool:
         """Whether it waits or is worked on."""
         return self.status in self.OPEN
+
+
+class PersonalDataDecision(TeamOwned):
+    """What somebody decided to do about one kind of personal data in a version; the last decision stands."""
+
+    class Choice(models.TextChoices):
+        KEEP = "keep", _("Keep")
+        MASK = "mask", _("Mask")
+        DROP = "drop", _("Leave the rows out")
+
+    version = models.ForeignKey(DatasetVersion, on_delete=models.CASCADE, related_name="personal_data_decisions")
+    kind = models.CharField(max_length=20, help_text="one of datasets_app.doctor.pii.KINDS")
+    choice = models.CharField(max_length=4, choices=Choice.choices)
+    made = models.ForeignKey(DatasetVersion, on_delete=models.SET_NULL, related_name="+", null=True)
+    decided_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
+    decided_at = models.DateTimeField(auto_now=True)
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["kind"]
+        constraints = [models.UniqueConstraint(fields=["version", "kind"], name="one_decision_per_kind")]
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.get_choice_display()}"
+
+
+class AnswerSchema(TeamOwned):
+    """One revision of the schema that a version's answers follow, as JSON Schema; the highest number counts.
+
+    Revision 1 is what the doctor inferred. An edit adds a revision and changes no row; a version that is made from
+    another one begins with the parent's revision that a person edited.
+    """
+
+    class Origin(models.TextChoices):
+        INFERRED = "inferred", _("Inferred")
+        EDITED = "edited", _("Edited")
+        INHERITED = "inherited", _("Taken from the parent version")
+
+    version = models.ForeignKey(DatasetVersion, on_delete=models.CASCADE, related_name="schemas")
+    number = models.PositiveIntegerField()
+    origin = models.CharField(max_length=10, choices=Origin.choices)
+    schema = models.JSONField(help_text="JSON Schema of the words in datasets_app.doctor.schema")
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["-number"]
+        constraints = [models.UniqueConstraint(fields=["version", "number"], name="schema_number_unique_in_version")]
+
+    def __str__(self) -> str:
+        return f"{self.version}, {self.number}"

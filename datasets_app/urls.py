@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from datasets_app.views import datasets, deleted, doctor, imports, rows, uploads, versions
+from datasets_app.views import datasets, deleted, doctor, imports, rows, schemas, uploads, versions
 
 app_name = "datasets"
 urlpatterns: list[URLPattern] = [
@@ -35,4 +35,8 @@ urlpatterns: list[URLPattern] = [
     path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/start/", doctor.start, name="doctor_start"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/cancel/", doctor.cancel, name="doctor_cancel"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/fix/", doctor.fix, name="doctor_fix"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/schema/", schemas.schema, name="schema"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/schema/edit/", schemas.edit, name="schema_edit"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/schema/rename/", schemas.rename, name="schema_rename"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/schema.json", schemas.export, name="schema_export"),
 ]

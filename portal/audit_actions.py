@@ -77,6 +77,8 @@ ACTIONS: Mapping[str, str | Promise] = {
     "doctor.ready": _("Dataset version examined"),
     "doctor.failed": _("Examination of a dataset version failed"),
     "doctor.read": _("Doctor's report read"),
+    "doctor.personal_data_decided": _("Decided what becomes of personal data"),
+    "schema.edited": _("Schema of a dataset version edited"),
     "doctor.fixed": _("Doctor's fixes made a new dataset version"),
     "doctor.cancelled": _("Examination of a dataset version cancelled"),
     # runs

@@ -10,12 +10,12 @@ from django.urls import NoReverseMatch, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop, ngettext
 
-from datasets_app.doctor import sentences
+from datasets_app.doctor import pii, sentences
 from datasets_app.doctor.report import Example, Finding, Report
 from datasets_app.doctor_reports import figures, lifecycle
 from datasets_app.doctor_reports.excerpts import REVIEWED, Excerpt, read_excerpts, shown_examples
-from datasets_app.doctor_reports.fixes import Fix, fixes_of
-from datasets_app.models import DatasetVersion, DoctorReport, Split
+from datasets_app.doctor_reports.fixes import Fix, fixes_of, kind_of
+from datasets_app.models import DatasetVersion, DoctorReport, PersonalDataDecision, Split
 from datasets_app.reports import OWN_SENTENCES
 from datasets_app.stored_rows import pretty_answer
 
@@ -44,6 +44,10 @@ FAILURES: Final[Mapping[str, str]] = {
 }
 
 
+# A text in pieces, each with whether it is to be marked.
+Pieces = tuple[tuple[str, bool], ...]
+
+
 @dataclass(frozen=True)
 class ShownRow:
     """One row of a finding: its place, the beginning of its texts, and what there is to say about it."""
@@ -52,16 +56,16 @@ class ShownRow:
     split: Split
     line: int
     url: str
-    prompt: str
-    answer: str
-    fields: tuple[tuple[str, str, bool], ...]
+    prompt: Pieces
+    answer: Pieces
+    fields: tuple[tuple[str, Pieces, bool], ...]
     detail: str
     suggested: str = ""
 
 
 @dataclass(frozen=True)
 class ShownFinding:
-    """One finding in words; `change` tells how its count differs from the version that this one was made from."""
+    """One finding in words; `before` is its count in the version that this one was made from, if that is known."""
 
     code: str
     severity: str
@@ -73,6 +77,9 @@ class ShownFinding:
     more: int
     fixes: tuple[Fix, ...]
     is_reviewed: bool
+    before: int | None
+    decision: PersonalDataDecision | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,8 @@ class ShownReport:
     verdict: str
     tone: str
     findings: tuple[ShownFinding, ...]
+    mended: tuple[str, ...]
+    parent: DatasetVersion | None
     seconds: float
     balances: tuple[figures.Balance, ...]
     tokens: Mapping[str, Any] | None
@@ -125,12 +134,16 @@ def shown_report(version: DatasetVersion, stored: DoctorReport, *, raw: bool) ->
     """Return a ready report as its page shows it; unless `raw`, personal data in the excerpts are masked."""
     report = Report.from_dict(stored.report)
     tone, verdict = verdict_of(report.findings)
-    excerpts = _Excerpts(version, read_excerpts(stored.folder), raw=raw)
-    tokens = report.tokens
+    tokens, parent = report.tokens, version.parent
+    earlier = lifecycle.newest_report(parent) if parent else None
+    before = Report.from_dict(earlier.report) if earlier else None
+    show = _Shower(version, read_excerpts(stored.folder), before, raw=raw)
     return ShownReport(
         verdict=verdict,
         tone=tone,
-        findings=tuple(_shown(one, excerpts) for one in report.findings),
+        findings=tuple(show.finding(one) for one in report.findings),
+        mended=tuple(sentences.title(one, _) for one in _mended(report, before)),
+        parent=parent if before else None,
         seconds=sum(report.timings.values()),
         balances=figures.balances(report),
         tokens=tokens,
@@ -157,50 +170,82 @@ def _to_look_at(warnings: int) -> str:
     return " " + ngettext("One thing to look at.", "%(count)d things to look at.", warnings) % {"count": warnings}
 
 
-def _shown(finding: Finding, excerpts: _Excerpts) -> ShownFinding:
-    rows = tuple(excerpts.row(finding, one) for one in shown_examples(finding.code, finding.examples))
-    return ShownFinding(
-        code=finding.code,
-        severity=finding.severity,
-        count=finding.count,
-        title=sentences.title(finding, _),
-        meaning=sentences.meaning(finding, _),
-        advice=sentences.advice(finding, _),
-        rows=rows,
-        more=finding.count - len(rows) if finding.examples else 0,
-        fixes=fixes_of(finding),
-        is_reviewed=finding.code in REVIEWED,
-    )
+def _mended(report: Report, before: Report | None) -> list[Finding]:
+    """Return what was found in the parent version and is found no more."""
+    return [one for one in before.findings if report.finding(one.code) is None] if before else []
 
 
-class _Excerpts:
-    """Turns examples into rows to be shown."""
+class _Shower:
+    """Turns findings and their examples into words, and into rows to be shown."""
 
-    def __init__(self, version: DatasetVersion, excerpts: Mapping[int, Excerpt], *, raw: bool) -> None:
+    def __init__(
+        self, version: DatasetVersion, excerpts: Mapping[int, Excerpt], before: Report | None, *, raw: bool
+    ) -> None:
         self._version = version
         self._excerpts = excerpts
-        self._clean = str if raw else masked
+        self._before = before
+        self._raw = raw
+        self._decisions = {
+            one.kind: one for one in version.personal_data_decisions.select_related("decided_by", "made")
+        }
 
-    def row(self, finding: Finding, example: Example) -> ShownRow:
-        """Return an example with the beginning of its texts; the field that it is about is marked."""
+    def finding(self, finding: Finding) -> ShownFinding:
+        """Return a finding in words with its first rows."""
+        rows = tuple(self._row(finding, one) for one in shown_examples(finding.code, finding.examples))
+        same = self._before.finding(finding.code) if self._before else None
+        return ShownFinding(
+            code=finding.code,
+            severity=finding.severity,
+            count=finding.count,
+            title=sentences.title(finding, _),
+            meaning=sentences.meaning(finding, _),
+            advice=sentences.advice(finding, _),
+            rows=rows,
+            more=finding.count - len(rows) if finding.examples else 0,
+            fixes=fixes_of(finding),
+            is_reviewed=finding.code in REVIEWED,
+            before=(same.count if same else 0) if self._before else None,
+            decision=self._decisions.get(kind_of(finding.code)),
+            notes=_notes(finding),
+        )
+
+    def _row(self, finding: Finding, example: Example) -> ShownRow:
         excerpt = self._excerpts.get(example.id)
-        answer = self._clean(excerpt.answer) if excerpt else ""
+        answer = excerpt.answer if excerpt else ""
         return ShownRow(
             id=example.id,
             split=Split(example.split),
             line=example.row,
             url=row_url(self._version, example.id),
-            prompt=self._clean(excerpt.prompt) if excerpt else "",
-            answer=answer,
-            fields=tuple((name, value, name == example.field) for name, value in pretty_answer(answer)),
+            prompt=pieces(excerpt.prompt if excerpt else "", raw=self._raw),
+            answer=pieces(answer, raw=self._raw),
+            fields=tuple(
+                (name, pieces(value, raw=self._raw), name == example.field) for name, value in pretty_answer(answer)
+            ),
             detail=sentences.detail(finding, example, _),
             suggested=str(example.params.get("suggested", "")),
         )
 
 
-def masked(text: str) -> str:
-    """Return a text in which personal data are replaced by what kind they are."""
-    return text
+def _notes(finding: Finding) -> tuple[str, ...]:
+    """Return what a finding names that is not about certain rows: labels, or fields with their labels."""
+    named = finding.params.get("labels") or finding.params.get("fields")
+    if finding.examples or not isinstance(named, list):
+        return ()
+    return tuple(
+        " ".join(filter(None, [one["field"], f"“{one['label']}”", f"{one['percent']} %" if "percent" in one else ""]))
+        for one in named
+    )
+
+
+def pieces(text: str, *, raw: bool) -> Pieces:
+    """Return a text with its personal data marked; unless `raw`, only their kind is written in their place."""
+    cut: list[tuple[str, bool]] = []
+    end = 0
+    for span in pii.find(text):
+        cut += [(text[end : span.start], False), (text[span.start : span.end] if raw else f"[{span.kind}]", True)]
+        end = span.end
+    return tuple(piece for piece in [*cut, (text[end:], False)] if piece[0])
 
 
 def row_url(version: DatasetVersion, row_id: int) -> str:

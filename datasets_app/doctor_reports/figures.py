@@ -100,9 +100,10 @@ def _cut_sentence(limit: int, rows: int, share: float) -> str:
 
 def language_bars(languages: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the share of each language, the most frequent first."""
-    shares = {str(name): float(share) for name, share in languages.items() if isinstance(share, (int, float))}
-    ranked = sorted(shares.items(), key=lambda item: -item[1])
-    return [{"label": name, "value": share} for name, share in ranked]
+    names = {"unknown": _("too short to tell"), "other": _("others")}
+    return [
+        {"label": names.get(code, code), "value": share / 100} for code, share in languages.get("percent", {}).items()
+    ]
 
 
 def schema_lines(schema: Mapping[str, Any] | None) -> tuple[SchemaLine, ...]:

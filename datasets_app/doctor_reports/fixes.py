@@ -13,6 +13,7 @@ from typing import Any, Final
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
+from datasets_app.doctor import pii
 from datasets_app.doctor.report import Finding, Report
 from datasets_app.operations import READERS
 from portal.errors import InvalidInput
@@ -32,6 +33,9 @@ LABELS: Final[Mapping[str, str]] = {
     "resplit": gettext_noop("Split the dataset again, alike rows together"),
     "rename": gettext_noop("Write the labels as they are meant"),
     "order": gettext_noop("Bring the keys into the usual order"),
+    "mask": gettext_noop("Mask them with pseudonyms"),
+    "drop": gettext_noop("Leave these rows out"),
+    "keep": gettext_noop("Keep them, and note that it was decided"),
 }
 
 
@@ -48,7 +52,16 @@ def fixes_of(finding: Finding) -> tuple[Fix, ...]:
     return tuple(Fix(name, _(LABELS[name])) for name in _names(finding))
 
 
+def kind_of(code: str) -> str:
+    """Return the kind of personal data that a finding is about, or nothing."""
+    kind = code.removeprefix("pii_")
+    return kind if kind != code and kind in pii.KINDS else ""
+
+
 def _names(finding: Finding) -> Iterator[str]:
+    if kind_of(finding.code):
+        yield from ("mask", "drop", "keep")
+        return
     if finding.code == "misspelt_label":
         yield "rename"
     if finding.code == "key_order":
@@ -91,6 +104,8 @@ def _changes(finding: Finding, name: str, report_id: str, report: Report) -> lis
         return [{"op": "order_keys", "keys": list((report.schema or {}).get("properties", {}))}]
     if name == "resplit":
         return [{"op": "resplit"}]
+    if kind := kind_of(finding.code):
+        return [{"op": f"{name}_pii", "kinds": [kind]}] if name != "keep" else []
     found: Change = {"report": report_id, "code": finding.code}
     if name in ("exclude_all", "exclude_held_out"):
         return [{"op": "exclude_alike", **found, "keep_found": name == "exclude_held_out"}]
@@ -104,9 +119,18 @@ def renames(finding: Finding) -> list[Change]:
 
 
 def _in_order(changes: Sequence[Change]) -> list[Change]:
-    """Rows go before values change, and the split is made anew last, from what is left."""
-    ranks = {"exclude_alike": 0, "exclude_found": 1, "resplit": 3}
-    return sorted(changes, key=lambda change: ranks.get(change["op"], 2))
+    """Rows go before values change, and the split is made anew last, from what is left.
+
+    One walk masks all kinds of personal data, and so that nothing is left out for a pseudonym, after dropping rows.
+    """
+    ranks = {"exclude_alike": 0, "exclude_found": 1, "drop_pii": 2, "mask_pii": 4, "resplit": 5}
+    ordered: list[Change] = []
+    for change in sorted(changes, key=lambda change: ranks.get(change["op"], 3)):
+        if ordered and change["op"] == ordered[-1]["op"] and "kinds" in change:
+            ordered[-1] = {**change, "kinds": sorted(ordered[-1]["kinds"] + change["kinds"])}
+        else:
+            ordered.append(change)
+    return ordered
 
 
 def verdict_changes(finding: Finding, verdicts: Mapping[int, str]) -> list[Change]:

@@ -18,6 +18,7 @@ from uuid import UUID
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
+from datasets_app.answer_schemas.origins import confirmed_schema, inherit, note_inferred
 from datasets_app.models import DatasetVersion, DoctorReport, Split
 from portal import audit
 from portal.actors import Actor
@@ -61,10 +62,11 @@ def open_report(
     *, version: DatasetVersion, base_model: BaseModel | None, options: Mapping[str, Any], actor: Actor
 ) -> DoctorReport:
     """Queue a report of a ready version, in the caller's transaction. Raises: IntegrityError if one is open."""
+    confirmed = confirmed_schema(version)
     report = version.team.doctorreports.create(
         version=version,
         base_model=base_model,
-        options=dict(options),
+        options={**options, **({"schema": confirmed.schema} if confirmed else {})},
         created_by=actor.user,
         heartbeat_at=timezone.now(),
     )
@@ -75,8 +77,18 @@ def open_report(
 
 def open_first_report(version: DatasetVersion) -> None:
     """Queue the report that every version gets when it becomes ready, with the smallest allowed base model."""
-    if not version.doctor_reports.filter(status__in=DoctorReport.OPEN).exists():
-        open_report(version=version, base_model=smallest_base_model(), options={}, actor=MACHINE)
+    inherit(version)
+    examine_again(version, MACHINE)
+
+
+def examine_again(version: DatasetVersion, actor: Actor) -> None:
+    """Queue a report as the last one was asked for, unless one is open."""
+    last = version.doctor_reports.defer("report").first()
+    if last is not None and last.is_open:
+        return
+    options = {name: value for name, value in last.options.items() if name != "schema"} if last else {}
+    model = last.base_model if last is not None and last.base_model_id else smallest_base_model()
+    open_report(version=version, base_model=model, options=options, actor=actor)
 
 
 def smallest_base_model() -> BaseModel | None:
@@ -152,6 +164,7 @@ def finish_report(job: Examination, found: Mapping[str, Any]) -> None:
         shutil.rmtree(job.folder, ignore_errors=True)
         job.work_folder.replace(job.folder)
         _end(job.report_id, job.claim, Status.READY, report=dict(found), progress=100)
+        note_inferred(DatasetVersion.unscoped.get(doctor_reports=job.report_id), found.get("schema"))
     logger.info("doctor report %s is ready: %d findings", job.report_id, len(found["findings"]))
 
 

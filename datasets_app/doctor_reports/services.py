@@ -107,8 +107,10 @@ def apply_fixes(
     chosen: Mapping[str, str],
     verdicts: Mapping[int, str] | None = None,
     note: str = "",
-) -> DatasetVersion:
+) -> DatasetVersion | None:
     """Return a new version with the chosen fixes of a ready report: IMPORTING, and examined when it is ready.
+
+    What was decided about personal data is noted; None is returned if nothing else was chosen than to keep them.
 
     `chosen` names a fix for each finding; `verdicts` what becomes of rows with a suspected label, by id.
     Raises: InvalidInput if nothing or what is not offered was chosen; IllegalTransition; QuotaExceeded.
@@ -120,8 +122,23 @@ def apply_fixes(
     suspects = found.finding(LABEL_ERRORS)
     if suspects is not None and verdicts:
         changes = fixes.verdict_changes(suspects, verdicts) + changes
-    if not changes:
+    decided = {kind: name for code, name in chosen.items() if (kind := fixes.kind_of(code))}
+    if not changes and not decided:
         raise InvalidInput(_("Choose at least one fix."), param="fixes", code="no_fix")
-    version = derive_version(version=report.version, actor=actor, changes=changes, note=note or _("Doctor's fixes"))
-    audit.record(report.team, actor, "doctor.fixed", report.version, new=str(version.pk), fixes=len(changes))
-    return version
+    made = None
+    if changes:
+        made = derive_version(version=report.version, actor=actor, changes=changes, note=note or _("Doctor's fixes"))
+        audit.record(report.team, actor, "doctor.fixed", report.version, new=str(made.pk), fixes=len(changes))
+    for kind, choice in decided.items():
+        _decide(report, actor, kind, choice, made)
+    return made
+
+
+def _decide(report: DoctorReport, actor: Actor, kind: str, choice: str, made: DatasetVersion | None) -> None:
+    """Note what is to become of one kind of personal data; a new version knows it only from its rows."""
+    report.team.personaldatadecisions.update_or_create(
+        version=report.version,
+        kind=kind,
+        defaults={"choice": choice, "made": made if choice != "keep" else None, "decided_by": actor.user},
+    )
+    audit.record(report.team, actor, "doctor.personal_data_decided", report.version, kind=kind, choice=choice)

@@ -12,7 +12,7 @@ from typing import Final
 
 from django.utils.translation import gettext as _
 
-from datasets_app.operations import add, exclude, found, move, replace, values
+from datasets_app.operations import add, exclude, found, move, personal, replace, values
 from datasets_app.operations.base import ChangeRefused, Context, Door, Operation, PlacedRow, Rows, Stage
 from portal.errors import InvalidInput
 
@@ -31,6 +31,8 @@ READERS: Final[Mapping[str, Callable[[Door], Operation]]] = {
     "rename_value": values.read_rename,
     "set_values": values.read_set,
     "order_keys": values.read_order,
+    "mask_pii": personal.read_mask,
+    "drop_pii": personal.read_drop,
 }
 
 

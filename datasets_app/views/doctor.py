@@ -32,7 +32,7 @@ def report(request: TeamRequest, pk: UUID) -> HttpResponse:
 
 
 def _version(request: TeamRequest, pk: UUID) -> DatasetVersion:
-    return get_object_or_404(request.team.datasetversions.select_related("dataset", "team"), pk=pk)
+    return get_object_or_404(request.team.datasetversions.select_related("dataset", "team", "parent"), pk=pk)
 
 
 def _context(request: TeamRequest, version: DatasetVersion, *, raw: bool) -> dict[str, Any]:
@@ -114,6 +114,9 @@ def fix(request: TeamRequest, pk: UUID) -> HttpResponse:
         )
     except PortalError as error:
         messages.error(request, error.message)
+        return redirect("datasets:doctor", request.team.slug, pk)
+    if made is None:
+        messages.success(request, _("The decision is noted."))
         return redirect("datasets:doctor", request.team.slug, pk)
     messages.success(
         request, _("Version %(number)d is being made. The doctor looks at it next.") % {"number": made.number}

@@ -9,9 +9,10 @@ import pytest
 from datasets_app import services as dataset_services
 from datasets_app import store, tasks
 from datasets_app.doctor_reports import lifecycle, services
-from datasets_app.models import DatasetVersion, DoctorReport, Split
+from datasets_app.models import DoctorReport, Split
 from portal.errors import InvalidInput
-from portal.rls import all_teams, team_scope
+from portal.rls import team_scope
+from tests.datasets_app.doctor_versions import examined
 from tests.ready import write_csv
 
 pytestmark = pytest.mark.django_db
@@ -36,6 +37,9 @@ TRAIN = [
     ("Net is away", answer("network")),  # misspelt label
     ("Keys are swapped", '{"urgency":"Low","service":"Wiki"}'),
     ("Asked in both", answer("Wiki")),  # leaks
+    ("Write to mary@example.com or to mary@example.com and bob@example.org", answer("Wiki")),  # personal data
+    ("Her address is MARY@example.com too", answer("Printer")),
+    ("Call +7 912 345-67-89 about the toner", answer("Printer")),
 ]
 VALIDATION = [("asked in both", answer("Wiki")), ("Only here", answer("Printer"))]
 
@@ -48,18 +52,6 @@ def report(team, actor, base_model, tmp_path) -> DoctorReport:
     with team_scope(team.pk):
         version = dataset_services.import_files(team=team, actor=actor, name="Faulty", files=paths)
     return examined(version)
-
-
-def examined(version: DatasetVersion) -> DoctorReport:
-    """Let the queue import and examine a version; return its report."""
-    tasks.import_version(str(version.pk))
-    with team_scope(version.team_id):
-        queued = DatasetVersion.unscoped.get(pk=version.pk).doctor_reports.get()
-    tasks.examine_version(str(queued.pk))
-    with all_teams("test"):
-        found = DoctorReport.unscoped.select_related("version__team", "version__dataset", "team").get(pk=queued.pk)
-    assert found.status == DoctorReport.Status.READY, found.error
-    return found
 
 
 def fixed(report: DoctorReport, actor, **chosen: str) -> DoctorReport:
@@ -114,6 +106,37 @@ def test_labels_and_keys_are_written_as_they_are_meant(report, actor):
     assert answers["Net is away"] == answer("Network")
     assert answers["Keys are swapped"] == '{"service":"Wiki","urgency":"Low"}'  # in its own style
     assert not {"misspelt_label", "key_order"} & set(counts(after))
+
+
+def test_personal_data_are_masked_with_the_same_names_or_their_rows_go(report, actor, client_for, alice, bob):
+    after = fixed(report, actor, pii_email="mask", pii_phone="drop")
+    prompts = [prompt for prompt, _answer in rows_of(after)]
+    assert "Write to [EMAIL_1] or to [EMAIL_1] and [EMAIL_2]" in prompts
+    assert "Her address is [EMAIL_1] too" in prompts
+    assert not [prompt for prompt in prompts if "toner" in prompt]
+    assert not {"pii_email", "pii_phone"} & set(counts(after))
+    with team_scope(report.team_id):
+        decided = {one.kind: (one.choice, one.made_id) for one in report.version.personal_data_decisions.all()}
+    assert decided == {"email": ("mask", after.version_id), "phone": ("drop", after.version_id)}
+    address = f"/t/{report.team.slug}/dataset-versions/{after.version_id}/doctor/"
+    assert "Mended since version 1" in client_for(bob).get(address).content.decode()
+
+
+def test_keeping_personal_data_is_noted_and_makes_no_version(report, actor, client_for, bob):
+    with team_scope(report.team_id):
+        assert services.apply_fixes(report=report, actor=actor, chosen={"pii_email": "keep"}) is None
+        assert report.version.dataset.versions.count() == 1
+    page = client_for(bob).get(f"/t/{report.team.slug}/dataset-versions/{report.version_id}/doctor/")
+    assert "Decided: Keep, by Alice" in page.content.decode()
+
+
+def test_only_editors_see_personal_data_and_only_when_they_ask(report, client_for, alice, bob):
+    address = f"/t/{report.team.slug}/dataset-versions/{report.version_id}/doctor/"
+    for browser, path in ((client_for(alice), ""), (client_for(bob), ""), (client_for(bob), "?raw=1")):
+        page = browser.get(address + path).content.decode()
+        assert "[email]" in page
+        assert "mary@example.com" not in page.lower()
+    assert "mary@example.com" in client_for(alice).get(f"{address}?raw=1").content.decode()
 
 
 def test_several_fixes_make_one_version(report, actor):

@@ -9,6 +9,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from portal.models import BaseModel, ServiceAccount, User
+from portal.ordered_json import OrderedJSONField
 from portal.scoping import TeamOwned
 
 
@@ -285,9 +286,9 @@ class DoctorReport(TeamOwned):
     version = models.ForeignKey(DatasetVersion, on_delete=models.CASCADE, related_name="doctor_reports")
     base_model = models.ForeignKey(BaseModel, on_delete=models.SET_NULL, related_name="+", null=True)
     status = models.CharField(max_length=12, choices=Status.choices, default=Status.QUEUED)
-    options = models.JSONField(default=dict, help_text="datasets_app.doctor.options.Options.to_dict()")
+    options = OrderedJSONField(default=dict, help_text="datasets_app.doctor.options.Options.to_dict()")
     progress = models.PositiveSmallIntegerField(default=0, help_text="per cent of the work that is done")
-    report = models.JSONField(default=dict, help_text="datasets_app.doctor.report.Report.to_dict()")
+    report = OrderedJSONField(default=dict, help_text="datasets_app.doctor.report.Report.to_dict()")
     error = models.JSONField(default=dict, help_text="code and params of why it failed")
     attempts = models.PositiveSmallIntegerField(default=0, help_text="counted before the work, against poison rows")
     heartbeat_at = models.DateTimeField(null=True)
@@ -358,7 +359,7 @@ class AnswerSchema(TeamOwned):
     version = models.ForeignKey(DatasetVersion, on_delete=models.CASCADE, related_name="schemas")
     number = models.PositiveIntegerField()
     origin = models.CharField(max_length=10, choices=Origin.choices)
-    schema = models.JSONField(help_text="JSON Schema of the words in datasets_app.doctor.schema")
+    schema = OrderedJSONField(help_text="JSON Schema of the words in datasets_app.doctor.schema")
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -1,7 +1,8 @@
-"""Note decisions about personal data, and keep the schemas of answers."""
+"""Note decisions about personal data, keep the schemas of answers, and the order of keys in reports."""
 
 import django.db.models.deletion
 import django.db.models.manager
+import portal.ordered_json
 import uuid
 from django.conf import settings
 from django.db import migrations, models
@@ -18,13 +19,23 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.AlterField(
+            model_name='doctorreport',
+            name='options',
+            field=portal.ordered_json.OrderedJSONField(default=dict, help_text='datasets_app.doctor.options.Options.to_dict()'),
+        ),
+        migrations.AlterField(
+            model_name='doctorreport',
+            name='report',
+            field=portal.ordered_json.OrderedJSONField(default=dict, help_text='datasets_app.doctor.report.Report.to_dict()'),
+        ),
         migrations.CreateModel(
             name='AnswerSchema',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
                 ('number', models.PositiveIntegerField()),
                 ('origin', models.CharField(choices=[('inferred', 'Inferred'), ('edited', 'Edited'), ('inherited', 'Taken from the parent version')], max_length=10)),
-                ('schema', models.JSONField(help_text='JSON Schema of the words in datasets_app.doctor.schema')),
+                ('schema', portal.ordered_json.OrderedJSONField(help_text='JSON Schema of the words in datasets_app.doctor.schema')),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
                 ('team', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='%(class)ss', to='portal.team')),

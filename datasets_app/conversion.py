@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from datasets_app.importing import ImportRefused, Outcome, RowFacts, read_source
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.readers import DEFAULT_LIMITS, DataError, Limits, Table, open_table
 from datasets_app.rows import CanonicalRow, JsonAnswers
-from datasets_app.splits import AUTO, NONE, SPLITS, TRAIN, Parts, RowsToDivide, SplitPlan, divide
+from datasets_app.splits import AUTO, NONE, SPLITS, TRAIN, Division, Parts, RowsToDivide, SplitPlan, divide
 from datasets_app.store import RowWriter, WrittenRows, content_hash
 
 # Called with the rows and the bytes that are done; may raise to stop the work.
@@ -288,12 +288,16 @@ def convert_here(
     beat: Beat,
 ) -> Conversion:
     """Do the work of `convert` in this process. Raises: SourceRefused, FaultyRows, OSError, whatever `beat` raises."""
+    if mapping.split and len(sources) == 1:
+        plan = replace(plan, by="column")
+    elif mapping.split:
+        mapping = replace(mapping, split=None)  # the files say it
     reading = _Reading(mapping, limits, beat, skip_faulty=skip_faulty)
     known = RowFacts(JsonAnswers(limits.max_json_depth))
     if len(sources) == 1:
-        written, parts = _divided(sources[0], reading, known, folder, plan)
+        written, division = _divided(sources[0], reading, known, folder, plan)
     else:
-        written, parts = _as_they_are(sources, reading, known, folder)
+        written, division = _as_they_are(sources, reading, known, folder)
     reading.alive()
     return Conversion(
         rows={split: part.rows for split, part in written.items()},
@@ -302,12 +306,12 @@ def convert_here(
         report={
             "faults": reading.faults.shown,
             "fault_count": reading.faults.count,
-            **report_of(known, parts),
+            **report_of(known, division.parts, division.together),
         },
     )
 
 
-def report_of(facts: RowFacts, parts: Parts) -> dict[str, Any]:
+def report_of(facts: RowFacts, parts: Parts, together: int = 0) -> dict[str, Any]:
     """Return what a report says of rows in order: the fields of training, the warnings, the counts of every split."""
     rows = np.bincount(parts, minlength=len(SPLITS)).tolist()
     return {
@@ -316,6 +320,7 @@ def report_of(facts: RowFacts, parts: Parts) -> dict[str, Any]:
         "split_counts": {
             "rows": {split: count for split, count in zip(SPLITS, rows, strict=True) if count},
             "fields": facts.counts.by_part(SPLITS, parts),
+            "together": together,
         },
     }
 
@@ -341,9 +346,10 @@ def facts_of(paths: Mapping[str, Path], alive: Callable[[], None]) -> tuple[RowF
 
 def _as_they_are(
     sources: Sequence[Source], reading: _Reading, known: RowFacts, folder: Path
-) -> tuple[dict[str, WrittenRows], Parts]:
+) -> tuple[dict[str, WrittenRows], Division]:
     """Write each source as the split that it is."""
-    written, parts = {}, []
+    written: dict[str, WrittenRows] = {}
+    parts: list[Parts] = []
     for source in sources:
         with RowWriter(folder / f"{source.split}.parquet") as out:
             outcome = reading.read(source, out, known)
@@ -353,12 +359,12 @@ def _as_they_are(
         elif not outcome.fault_count or reading.skip_faulty:
             raise SourceRefused(source, ImportRefused("no_good_rows"))
     reading.judged()
-    return written, np.concatenate(parts)
+    return written, Division(np.concatenate(parts))
 
 
 def _divided(
     source: Source, reading: _Reading, known: RowFacts, folder: Path, plan: SplitPlan
-) -> tuple[dict[str, WrittenRows], Parts]:
+) -> tuple[dict[str, WrittenRows], Division]:
     """Write one source aside, then divide its rows by the plan."""
     staged = folder / "staged.parquet"
     try:
@@ -368,10 +374,12 @@ def _divided(
         if not out.rows:
             raise SourceRefused(source, ImportRefused("no_good_rows"))
         try:
-            parts = parts_of(known, plan, _watched(staged, reading.alive))
+            division = parts_of(known, plan, _watched(staged, reading.alive))
         except DataError as error:
             raise SourceRefused(source, error) from error
-        return write_parts(staged, parts, folder, reading.alive), parts
+        if not (division.parts == TRAIN).any():
+            raise SourceRefused(source, ImportRefused("no_training_rows"))
+        return write_parts(staged, division.parts, folder, reading.alive), division
     finally:
         staged.unlink(missing_ok=True)
 
@@ -383,7 +391,7 @@ def parts_of(
     *,
     ids: npt.NDArray[np.int64] | None = None,
     now: Parts | None = None,
-) -> Parts:
+) -> Division:
     """Return the part of every row by the plan; `rows` yields the rows again, `ids` and `now` if they have them.
 
     Raises: SplitRefused.

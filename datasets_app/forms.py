@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 from django import forms
-from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db.models import QuerySet
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -16,14 +15,14 @@ from datasets_app import arrivals
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.mapping import MappingError, suggest_template
 from datasets_app.models import ResumableUpload, SourceFile, Split
-from datasets_app.options import MAX_HELD_OUT_SHARE, MAX_SEED, ImportOptions
+from datasets_app.options import ImportOptions
 from datasets_app.preview import models_to_choose
 from datasets_app.readers import ENCODINGS
 from datasets_app.sources import Reading, Upload, likely_encoding
+from datasets_app.split_fields import SPLIT_FIELDS, SplitFields, initial_of_split
 from portal.errors import InvalidInput
 from portal.models import BaseModel
 
-MAX_PERCENT = round(MAX_HELD_OUT_SHARE * 100)
 ENCODING_NAMES = {
     "utf-8": "UTF-8",
     "utf-16": "UTF-16",
@@ -150,7 +149,7 @@ class ColumnsText(forms.CharField):
         return (super().to_python(value) or "").replace("\r\n", "\n")
 
 
-class MappingForm(forms.Form):
+class MappingForm(SplitFields):
     """What the columns mean, how the files are read, and what is kept apart.
 
     Each source has fields of its own, `encoding_<split>` and `delimiter_<split>`.
@@ -209,14 +208,6 @@ class MappingForm(forms.Form):
         required=False,
         help_text=_("Otherwise one faulty row stops the import, and the report names it."),
     )
-    validation_percent = forms.IntegerField(label=_("Validation"), min_value=0, max_value=MAX_PERCENT)
-    test_percent = forms.IntegerField(label=_("Test"), min_value=0, max_value=MAX_PERCENT)
-    seed = forms.IntegerField(
-        label=_("Seed"),
-        # As validators and not as bounds: nobody needs to read "0 to 2,147,483,647" beside the field.
-        validators=[MinValueValidator(0), MaxValueValidator(MAX_SEED)],
-        help_text=_("Same seed, same division."),
-    )
     use_required_attribute = False
 
     def __init__(self, *args: Any, sources: Sequence[SourceFile], columns: Sequence[str], **kwargs: Any) -> None:
@@ -233,7 +224,7 @@ class MappingForm(forms.Form):
             self.fields[name].unit = "%"  # type: ignore[attr-defined]
         self.fields["template"].help_text = self._template_help()
         if len(self.sources) > 1:
-            for name in ("split", "validation_percent", "test_percent", "seed"):
+            for name in ("split", *SPLIT_FIELDS):
                 del self.fields[name]
         for source in self.sources:
             self._add_reading(source)
@@ -296,9 +287,6 @@ class MappingForm(forms.Form):
         name, problem = self.mapping_problem()
         if problem and name not in self.errors:
             self.add_error(name, problem)
-        held_out = (cleaned.get("validation_percent") or 0) + (cleaned.get("test_percent") or 0)
-        if held_out > MAX_PERCENT:
-            self.add_error("test_percent", _("Leave at least 20 % of the rows for training."))
         return cleaned
 
     def mapping_problem(self) -> tuple[str | None, str]:
@@ -336,15 +324,7 @@ class MappingForm(forms.Form):
 
     def options(self) -> ImportOptions:
         """Return the options of the import. Call on a valid form."""
-        given, defaults = self.cleaned_data, ImportOptions()
-        if "seed" not in self.fields:
-            return ImportOptions(skip_faulty=given["skip_faulty"])
-        return ImportOptions(
-            skip_faulty=given["skip_faulty"],
-            validation_share=given["validation_percent"] / 100,
-            test_share=given["test_percent"] / 100,
-            seed=given["seed"] if given["seed"] is not None else defaults.seed,
-        )
+        return ImportOptions(skip_faulty=self.cleaned_data["skip_faulty"], **self.split_options())
 
     def readings(self) -> dict[Split, Reading]:
         """Return how each file is to be read."""
@@ -366,7 +346,5 @@ def initial_of(mapping: ColumnMapping, options: ImportOptions, columns: Sequence
         "shape": shape,
         "template": mapping.template or suggest_template(columns, mapping),
         "skip_faulty": options.skip_faulty,
-        "validation_percent": round(options.validation_share * 100),
-        "test_percent": round(options.test_share * 100),
-        "seed": options.seed,
+        **initial_of_split(options),
     }

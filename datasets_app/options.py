@@ -16,7 +16,7 @@ from portal.errors import InvalidInput
 MAX_HELD_OUT_SHARE: Final = 0.8
 MAX_SEED: Final = 2**31 - 1
 MAX_FIELD_CHARACTERS: Final = 200
-SPLIT_BY: Final = ("random", "time", "column")
+SPLIT_BY: Final = ("random", "time")
 KEEP_TOGETHER: Final = ("near", "exact", "none")
 
 

@@ -43,6 +43,7 @@ OWN_SENTENCES: Final[Mapping[str, str]] = {
         "The rows of the version that was to be changed are missing on this server. Ask a platform admin to bring "
         "them back."
     ),
+    "no_dates": gettext_noop(SPLIT_SENTENCES["no_dates"]),
     "disk_full": gettext_noop("The disk is full. Ask an admin to make room, then try again."),
     "finding_missing": gettext_noop(
         "The doctor's report no longer has the finding “%(finding)s”. Examine the version again and apply the fix anew."

@@ -177,8 +177,10 @@ class VersionImportSerializer(serializers.Serializer[Any]):
     )
     options = serializers.JSONField(
         required=False,
-        help_text='{"skip_faulty": false, "validation_share": 0.1, "test_share": 0.1, "seed": 1}; '
-        "the shares matter if only a training file is sent.",
+        help_text='{"skip_faulty": false, "validation_share": 0.1, "test_share": 0.1, "seed": 1, '
+        '"split_by": "random" or "time", "stratify": "auto", "none" or a field of the answers, '
+        '"keep_together": "near", "exact" or "none"}; '
+        "all but skip_faulty matter only if nothing but a training file is sent.",
     )
     encoding = serializers.ChoiceField(
         choices=ENCODINGS, required=False, help_text="Of all files; found out if left out, never guessed."

@@ -72,8 +72,16 @@ class RowsToDivide:
     parts: Parts | None = None
 
 
-def divide(rows: RowsToDivide, plan: SplitPlan) -> Parts:
-    """Return the part (its place in SPLITS) of every row; the same rows, plan and seed give the same parts.
+@dataclass(frozen=True)
+class Division:
+    """The part (its place in SPLITS) of every row, and how many rows had to stay with others."""
+
+    parts: Parts
+    together: int = 0
+
+
+def divide(rows: RowsToDivide, plan: SplitPlan) -> Division:
+    """Return the part of every row; the same rows, plan and seed give the same parts.
 
     Raises: SplitRefused if the rows have no dates or parts to go by.
     """
@@ -81,9 +89,10 @@ def divide(rows: RowsToDivide, plan: SplitPlan) -> Parts:
     if plan.by == "column":
         if rows.parts is None:
             raise SplitRefused("no_split_column")
-        return rows.parts
+        return Division(rows.parts)
     parts = np.zeros(count, dtype=np.int8)
     clusters = _Clusters(rows, plan)
+    together_rows = int(clusters.sizes[clusters.sizes > 1].sum())
     shares = {name: share for name, share in plan.shares.items() if share}
     if rows.parts is not None and plan.keep_test:
         kept = clusters.touching(rows.parts == TEST)
@@ -91,7 +100,7 @@ def divide(rows: RowsToDivide, plan: SplitPlan) -> Parts:
         shares.pop("test", None)
         clusters.leave_out(kept)
     if not clusters.sizes.size:
-        return parts
+        return Division(parts, together_rows)
     if len(shares) > clusters.sizes.size:
         shares = {"train": 1.0}  # too few for every part: all of them are for training
     wanted = split_sizes(int(clusters.sizes.sum()), shares)
@@ -99,7 +108,7 @@ def divide(rows: RowsToDivide, plan: SplitPlan) -> Parts:
     _fill_empty(chosen, clusters.sizes, wanted)
     free = clusters.of_row >= 0
     parts[free] = chosen[clusters.of_row[free]]
-    return parts
+    return Division(parts, together_rows)
 
 
 class _Clusters:

@@ -254,6 +254,11 @@ def read_slice(path: Path, start: int, stop: int) -> list[CanonicalRow]:
     return found
 
 
+def read_all_ids(path: Path) -> set[int]:
+    """Return the ids of all rows of a file."""
+    return {number for batch in read_batches(path, ["id"]) for number in batch.column("id").to_pylist()}
+
+
 def read_ids(path: Path, ids: Iterable[int]) -> list[CanonicalRow]:
     """Return the rows with these ids, in the order of the file; only row groups that may hold one are read."""
     wanted = sorted(set(ids))

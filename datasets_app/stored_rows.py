@@ -14,6 +14,7 @@ from datasets_app import store
 from datasets_app.models import DatasetVersion, Split
 from datasets_app.rows import CanonicalRow
 from portal.errors import Unavailable
+from portal.rls import team_scope
 
 
 class StoredRows(Sequence[CanonicalRow]):
@@ -74,7 +75,16 @@ def exported(version: DatasetVersion, split: Split | str) -> Path:
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         store.export_jsonl(version.rows_path(split), path)
+        _count_storage(version)
     return path
+
+
+def _count_storage(version: DatasetVersion) -> None:
+    """Note how much place the rows of a version take, exports included: they count against the team's quota."""
+    paths = [path for split in Split for path in (version.rows_path(split), version.export_path(split))]
+    size_bytes = sum(path.stat().st_size for path in paths if path.exists())
+    with team_scope(version.team_id):
+        version.team.datasetversions.filter(pk=version.pk).update(size_bytes=size_bytes)
 
 
 def _missing() -> Unavailable:

@@ -17,7 +17,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from datasets_app.models import DatasetVersion, Split
-from datasets_app.store import RowsHash, WrittenRows, content_hash, read_jsonl
+from datasets_app.store import RowsHash, WrittenRows, content_hash, read_all_ids, read_jsonl
 from datasets_app.stored_rows import exported
 from experiments.models import Run
 from gpu_worker.base_model_folder import MANIFEST, is_intact, manifest_revision
@@ -25,6 +25,8 @@ from portal.process_table import mentions, signal_group
 
 # Runs of one experiment are compared, so all are asked the same rows, whatever seed they were trained with.
 _EVALUATION_SEED = 1
+# The splits that the trainer may read: the first to learn from, the second to watch itself.
+LEARNED_FROM = (Split.TRAIN, Split.VALIDATION)
 # How long the children of a killed supervisor may take to write a checkpoint before they are killed.
 _ORPHAN_LIMIT_S = 45.0
 _ORPHAN_KILL_LIMIT_S = 15.0
@@ -212,7 +214,8 @@ def _bring_rows(folder: JobFolder, version: DatasetVersion) -> None:
         # What is checked are the very files that are trained on, not those that they were made from.
         written = {split.value: _describe(path) for split, path in paths.items()}
         intact = content_hash(written) == version.content_hash
-        for split in (Split.TRAIN, Split.VALIDATION):
+        _assert_untouched_test_set(version)
+        for split in LEARNED_FROM:
             if split in present:
                 _link(paths[split], folder.data / f"{split.value}.jsonl")
         heldout = heldout_split(version)
@@ -228,6 +231,16 @@ def _bring_rows(folder: JobFolder, version: DatasetVersion) -> None:
             _("The rows of %(version)s are not those that were imported. Import the dataset again.")
             % {"version": version},
         )
+
+
+def _assert_untouched_test_set(version: DatasetVersion) -> None:
+    """Make sure that no row that the trainer is given is also a test row; only a bug could bring one there."""
+    assert Split.TEST not in LEARNED_FROM
+    if version.row_count(Split.TEST):
+        tested = read_all_ids(version.rows_path(Split.TEST))
+        for split in LEARNED_FROM:
+            if version.row_count(split):
+                assert tested.isdisjoint(read_all_ids(version.rows_path(split))), "a test row is in training"
 
 
 def _describe(path: Path) -> WrittenRows:

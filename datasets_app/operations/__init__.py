@@ -12,7 +12,7 @@ from typing import Final
 
 from django.utils.translation import gettext as _
 
-from datasets_app.operations import add, exclude, found, move, personal, replace, values
+from datasets_app.operations import add, exclude, found, move, personal, replace, resplit, values
 from datasets_app.operations.base import ChangeRefused, Context, Door, Operation, PlacedRow, Rows, Stage
 from portal.errors import InvalidInput
 
@@ -26,6 +26,7 @@ READERS: Final[Mapping[str, Callable[[Door], Operation]]] = {
     "replace": replace.read,
     "add": add.read,
     "move": move.read,
+    "resplit": resplit.read,
     "exclude_found": found.read_found,
     "exclude_alike": found.read_alike,
     "rename_value": values.read_rename,

@@ -216,6 +216,9 @@ WORK_SENTENCES: dict[str, str] = {
 }
 
 IMPORT_SENTENCES: dict[str, str] = {
+    "no_training_rows": gettext_noop(
+        "No row of the file is for training. Look at the cells of the split column, or choose no split column."
+    ),
     "no_good_rows": gettext_noop("No row of the file can be used. Look at the faults, repair the file and try again."),
 }
 

@@ -16,6 +16,7 @@ from django.views.decorators.http import require_safe
 from datasets_app import deletion, dependants, reports, sources
 from datasets_app.doctor_reports.display import summary as doctor_summary
 from datasets_app.models import DatasetVersion, Split
+from datasets_app.split_display import split_counts
 from datasets_app.stored_rows import stored_lines
 from datasets_app.views.deleted import in_use
 from datasets_app.views.rows import rows_context
@@ -61,6 +62,7 @@ def _ready_context(request: TeamRequest, found: DatasetVersion) -> dict[str, Any
         "fault_count": found.report.get("fault_count", 0),
         "faults": [reports.fault_line(fault) for fault in found.report.get("faults", [])[:FAULTS_SHOWN]],
         "sources": sources.in_order(found),
+        "split_counts": split_counts(found.report),
         "used_by": found.runs.count(),
         "may_edit": request.role.includes(Role.EDITOR),
     }

@@ -17,12 +17,18 @@ from datasets_app.splits import (
     RowsToDivide,
     SplitPlan,
     SplitRefused,
-    divide,
     split_sizes,
     together,
 )
+from datasets_app.splits import (
+    divide as divided,
+)
 
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+
+def divide(rows, plan):
+    return divided(rows, plan).parts
 
 
 def ids(count):
@@ -142,6 +148,11 @@ def test_a_part_goes_not_empty_because_of_large_clusters():
     keys = np.array([1] * 50 + [2] * 49 + [3])
     parts = divide(RowsToDivide(ids(100), keys=[keys]), SplitPlan())
     assert set(parts.tolist()) == {TRAIN, VALIDATION, TEST}
+
+
+def test_rows_that_stay_with_others_are_counted():
+    keys = np.array([1, 1, 1, 0, 2, 2, 3, 0, 0, 0])
+    assert divided(RowsToDivide(ids(10), keys=[keys]), SplitPlan()).together == 5
 
 
 def test_a_template_is_no_reason_to_keep_rows_together():

@@ -34,19 +34,19 @@ def make_version(team: Team, *, train: int = 12, validation: int = 4, test: int 
         written = {}
         for split, count in counts.items():
             if count:
-                written[split.value] = _write_rows(version.rows_path(split), count)
+                written[split.value] = _write_rows(version.rows_path(split), count, first_id=1 + version.total_rows)
                 setattr(version, f"{split.value}_rows", count)
         version.content_hash = content_hash(written)
         version.save()
     return version
 
 
-def _write_rows(path: Path, count: int) -> WrittenRows:
+def _write_rows(path: Path, count: int, first_id: int) -> WrittenRows:
     rows = []
     for number in range(count):
         answer = json.dumps({"service": ("VPN", "Mail")[number % 2]})
         messages = ({"role": "user", "content": f"Ticket {number}"}, {"role": "assistant", "content": answer})
-        rows.append(CanonicalRow(number + 2, messages, number + 1))
+        rows.append(CanonicalRow(number + 2, messages, first_id + number))
     return write_rows(path, rows)
 
 

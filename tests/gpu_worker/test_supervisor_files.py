@@ -4,10 +4,12 @@ import fcntl
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from django.db import OperationalError
 
+from datasets_app.store import read_rows, write_rows
 from experiments.models import Run
 from gpu_worker import job_folder
 from gpu_worker.database_patience import DatabaseGone, Patience
@@ -152,6 +154,29 @@ def test_a_base_model_that_is_not_here_is_refused(folder, run):
     run.base_model.folder.unlink()
     with pytest.raises(JobError, match="is not on this node"):
         prepare(folder, run)
+
+
+@pytest.mark.django_db
+def test_the_trainer_is_never_given_a_test_row(folder, run):
+    prepare(folder, run)
+    assert sorted(path.name for path in folder.data.iterdir()) == ["heldout.jsonl", "train.jsonl", "validation.jsonl"]
+    version = run.dataset_version
+    rows = list(read_rows(version.rows_path("train")))
+    rows[0] = replace(rows[0], id=next(iter(read_rows(version.rows_path("test")))).id)  # what only a bug can do
+    write_rows(version.rows_path("train"), rows)
+    with pytest.raises(AssertionError, match="a test row is in training"):
+        prepare(folder, run)
+
+
+@pytest.mark.django_db
+def test_what_runs_need_is_counted_as_storage_once(folder, run):
+    prepare(folder, run)
+    prepare(folder, run)
+    version = run.dataset_version
+    with all_teams("test"):
+        version.refresh_from_db()
+    sizes = [path.stat().st_size for path in version.folder.rglob("*") if path.is_file()]
+    assert version.size_bytes == sum(sizes)
 
 
 @pytest.mark.django_db

@@ -13,6 +13,8 @@ from deployments.inference import Target
 from deployments.models import Engine, Placement
 from deployments.prompts import SampleRow, common_system_prompt, random_row
 from experiments.models import Run
+from portal import audit
+from portal.actors import Actor
 from portal.errors import NotFound, Unavailable
 from portal.models import BaseModel, Team
 from portal.rls import team_scope
@@ -81,15 +83,16 @@ def system_prompt(team: Team, value: str) -> str:
     return common_system_prompt(run_of(team, value).dataset_version) if kind == RUN else ""
 
 
-def sample(team: Team, value: str) -> SampleRow:
+def sample(team: Team, value: str, actor: Actor) -> SampleRow:
     """Return a validation row by chance, from the dataset that the model behind a choice learned from.
 
     Raises: NotFound if there is none.
     """
     version = _dataset_version(team, value)
     row = random_row(version, Split.VALIDATION) if version is not None else None
-    if row is None:
+    if version is None or row is None:
         raise NotFound(_("There are no validation rows to take."))
+    audit.read(team, actor, "dataset.rows_read", version, split=Split.VALIDATION.value)
     return row
 
 

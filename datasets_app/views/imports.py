@@ -31,6 +31,7 @@ from datasets_app.preview import Preview, preview_source
 from datasets_app.readers import DataError
 from datasets_app.sources import Reading
 from datasets_app.views.versions import show_version
+from portal import audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.errors import IllegalTransition, PortalError
@@ -110,6 +111,8 @@ def mapping(request: TeamRequest, pk: UUID) -> HttpResponse:
         initial = initial_of(guessed, ImportOptions.from_dict(version.options), stored[0].columns)
         form = MappingForm(sources=stored, columns=stored[0].columns, initial=initial)
         preview = _preview(form, guessed)
+    if preview.rows:
+        audit.read(request.team, Actor.of(request), "dataset.rows_read", version)
     context = {
         "version": version,
         "form": form,

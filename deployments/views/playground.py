@@ -19,6 +19,7 @@ from deployments.models import Placement
 from deployments.openai_api import parameters
 from deployments.openai_api.base import event_stream
 from portal.access import TeamRequest, team_view
+from portal.actors import Actor
 from portal.errors import InvalidInput, NotFound, PortalError, error_body
 from portal.models import Team
 from portal.rls import team_scope
@@ -49,7 +50,7 @@ def page(request: TeamRequest) -> HttpResponse:
     with team_scope(request.team.pk):
         context = page_context(request, form.data.get("model", "") if form is not None else wanted_choice(request))
         if request.GET.get("sample"):
-            turn = sampled(request.team, context["chosen"])
+            turn = sampled(request, context["chosen"])
         return render(request, "deployments/playground.html", {**context, **turn})
 
 
@@ -94,10 +95,10 @@ def answer_form(request: TeamRequest, form: AskForm) -> dict[str, Any]:
     return {**turn, "answer": answer["choices"][0]["message"]["content"]}
 
 
-def sampled(team: Team, chosen: str) -> dict[str, Any]:
+def sampled(request: TeamRequest, chosen: str) -> dict[str, Any]:
     """Return a validation row by chance for the message box, or why there is none."""
     try:
-        row = playground.sample(team, chosen)
+        row = playground.sample(request.team, chosen, Actor.of(request))
     except NotFound as error:
         return {"refused": error.message}
     return {"prompt": row.prompt, "expected": row.expected}
@@ -145,7 +146,7 @@ def _readiness(team: Team, value: str) -> dict[str, Any]:
 @errors_as_json
 def sample(request: TeamRequest) -> HttpResponseBase:
     """Give the chat's script a validation row by chance: what to ask and which answer is expected."""
-    row = playground.sample(request.team, request.GET.get("model", ""))
+    row = playground.sample(request.team, request.GET.get("model", ""), Actor.of(request))
     return JsonResponse(
         {"prompt": row.prompt, "expected": row.expected, "system": row.system, "messages": list(row.messages)}
     )

@@ -11,6 +11,7 @@ import pytest
 from deployments import lifecycle, playground
 from deployments.models import InferenceRecord, Placement
 from portal.errors import PortalError
+from portal.models import AuditEvent
 from portal.rls import all_teams, team_scope
 from tests.deployments.conftest import SYSTEM
 
@@ -127,8 +128,9 @@ def test_a_sample_is_a_validation_row_with_its_expected_answer(client_for, bob, 
     assert row["messages"][-1] == {"role": "user", "content": row["prompt"]}
 
 
-def test_samples_come_from_the_whole_file(team, run, scoped):
-    seen = {playground.sample(team, f"run:{run.pk}").prompt for _ in range(200)}
+def test_samples_come_from_the_whole_file(team, actor, run, scoped):
+    seen = {playground.sample(team, f"run:{run.pk}", actor).prompt for _ in range(200)}
+    assert AuditEvent.objects.filter(action="dataset.rows_read", object_id=str(run.dataset_version_id)).count() == 200
     assert seen == {f"validation ticket {number}" for number in range(3)}
 
 

@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from portal.base_models import EMBEDDED_SLUG
 
-KINDS = ("training", "serving", "pages")
+KINDS = ("training", "serving", "pages", "doctor")
 _HEAD = """# Benchmarks
 
 Written by `manage.py benchmark`; no figure is typed by hand. Ratios within one table are the sound part.
@@ -23,7 +23,7 @@ Written by `manage.py benchmark`; no figure is typed by hand. Ratios within one 
 
 
 class Command(BaseCommand):
-    """`manage.py benchmark training|serving|pages [--rows FILE]` replaces the kind's section in docs/benchmarks.md."""
+    """`manage.py benchmark KIND [--rows FILE]` replaces the section of the kind in docs/benchmarks.md."""
 
     help = "Measure us and our peers, or our pages over a big database, and write the result into docs/benchmarks.md."
 

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from datasets_app.views import datasets, deleted, doctor, imports, rows, schemas, uploads, versions
+from datasets_app.views import datasets, deleted, diff, doctor, imports, rows, schemas, uploads, versions
 
 app_name = "datasets"
 urlpatterns: list[URLPattern] = [
@@ -16,6 +16,7 @@ urlpatterns: list[URLPattern] = [
     path("t/<slug:team>/dataset-versions/<uuid:pk>/restore/", deleted.restore_version, name="restore_version"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/purge/", deleted.purge_version, name="purge_version"),
     path("t/<slug:team>/datasets/<uuid:pk>/", datasets.detail, name="detail"),
+    path("t/<slug:team>/datasets/<uuid:pk>/diff/", diff.diff, name="diff"),
     path("t/<slug:team>/datasets/<uuid:pk>/delete/", datasets.delete, name="delete"),
     path("t/<slug:team>/datasets/<uuid:pk>/import/", imports.new_version, name="new_version"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/", versions.version, name="version"),
@@ -29,7 +30,7 @@ urlpatterns: list[URLPattern] = [
     path("t/<slug:team>/dataset-versions/<uuid:pk>/changes/", rows.changes, name="changes"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/changes/save/", rows.save_changes, name="save_changes"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/changes/discard/", rows.discard_changes, name="discard_changes"),
-    path("t/<slug:team>/dataset-versions/<uuid:pk>/rows/<slug:split>.jsonl", versions.download, name="download"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/rows/<slug:split>.<slug:kind>", versions.download, name="download"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/", doctor.report, name="doctor"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/progress/", doctor.progress, name="doctor_progress"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/start/", doctor.start, name="doctor_start"),

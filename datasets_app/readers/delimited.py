@@ -14,6 +14,7 @@ from datasets_app.readers.faults import FileRefused, Record, RowFault
 from datasets_app.readers.header import checked_columns
 from datasets_app.readers.limits import Limits
 from datasets_app.readers.lines import LineReader, LineTooLong
+from datasets_app.readers.own_csv import OWN_COLUMN, restored
 
 # What may be read a second time after broken quotes: bounds the work that a hostile file can cause.
 REREAD_BYTES: Final = 32 * 1024 * 1024
@@ -56,6 +57,10 @@ class DelimitedReader:
 
     def records(self) -> Iterator[Record | RowFault]:
         """Yield every row below the header, or the fault that stands in its place."""
+        records = self._records()
+        return map(restored, records) if OWN_COLUMN in self.columns else records
+
+    def _records(self) -> Iterator[Record | RowFault]:
         columns, width = self.columns, len(self.columns)
         row_lines = self._row_lines
         while True:

@@ -6,18 +6,16 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.http import Http404, HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.utils.text import slugify
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from datasets_app import deletion, dependants, reports, sources
+from datasets_app import deletion, dependants, downloads, reports, sources
 from datasets_app.doctor_reports.display import summary as doctor_summary
-from datasets_app.models import DatasetVersion, Split
+from datasets_app.models import DatasetVersion
 from datasets_app.split_display import split_counts
-from datasets_app.stored_rows import stored_lines
 from datasets_app.views.deleted import in_use
 from datasets_app.views.rows import rows_context
 from portal import audit
@@ -81,18 +79,12 @@ def _shown_field(field: dict[str, Any]) -> dict[str, Any]:
 @team_view()
 @require_safe
 @refuse_while_impersonating
-def download(request: TeamRequest, pk: UUID, split: str) -> StreamingHttpResponse:
-    """Send the canonical rows of a split as JSON Lines."""
+def download(request: TeamRequest, pk: UUID, split: str, kind: str) -> HttpResponseBase:
+    """Send the rows of a split as JSON lines, CSV or Parquet."""
     found = get_object_or_404(request.team.datasetversions.select_related("dataset", "team"), pk=pk)
-    if split not in Split.values or found.status != Status.READY or not found.row_count(split):
-        raise Http404
-    audit.read(request.team, Actor.of(request), "dataset.downloaded", found, split=split)
-    name = f"{slugify(found.dataset.name) or 'dataset'}-v{found.number}-{split}.jsonl"
-    return StreamingHttpResponse(
-        stored_lines(found, split),
-        content_type="application/jsonl",
-        headers={"Content-Disposition": f'attachment; filename="{name}"'},
-    )
+    answer = downloads.response(found, split, kind)
+    audit.read(request.team, Actor.of(request), "dataset.downloaded", found, split=split, kind=kind)
+    return answer
 
 
 @team_view()

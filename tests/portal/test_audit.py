@@ -170,7 +170,9 @@ def test_signing_in_and_out_leaves_a_trace_and_a_refusal_does_not_keep_what_was_
 def test_data_that_are_shown_or_taken_away_leave_one_event_each(world, client_for, bob, api):
     browser, team, version = client_for(bob), world.team, world.version
     browser.get(reverse("datasets:version", args=[team.slug, version.pk]))
-    b"".join(browser.get(reverse("datasets:download", args=[team.slug, version.pk, "train"])).streaming_content)
+    b"".join(
+        browser.get(reverse("datasets:download", args=[team.slug, version.pk, "train", "jsonl"])).streaming_content
+    )
     browser.get(reverse("experiments:adapter_download", args=[team.slug, world.run.pk]))
     api.get(reverse("datasets-api:rows", args=[version.pk]))
     api.get(reverse("experiments-api:adapter_download", args=[world.adapter.pk]))

@@ -141,7 +141,7 @@ def test_what_would_outlast_it_is_refused(world, as_alice, alice):
         as_alice.post(reverse("portal:rotate_token", args=[team, world.token.pk]), {"overlap_hours": 1}),
         as_alice.get(reverse("portal:audit_export", args=[team])),
         as_alice.get(reverse("portal:usage_export", args=[team])),
-        as_alice.get(reverse("datasets:download", args=[team, world.version.pk, "train"])),
+        as_alice.get(reverse("datasets:download", args=[team, world.version.pk, "train", "jsonl"])),
         as_alice.get(reverse("experiments:predictions", args=[team, world.run.pk])),
         as_alice.get(reverse("experiments:adapter_download", args=[team, world.run.pk])),
         as_alice.post(reverse("portal:secrets", args=[team]), {"kind": "hub_token", "name": "x", "text": "y"}),

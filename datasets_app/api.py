@@ -17,6 +17,8 @@ from rest_framework.response import Response
 from datasets_app import arrivals, deletion, services
 from datasets_app.mapping import Mapping, MappingError
 from datasets_app.models import Dataset, DatasetVersion, Split
+from datasets_app.options import ImportOptions
+from datasets_app.remote.services import start_fetch
 from datasets_app.serializers import (
     DatasetImportSerializer,
     DatasetSerializer,
@@ -58,14 +60,15 @@ class DatasetList(TeamAPIView):
 
     @extend_schema(
         operation_id="datasets_create",
-        request={"multipart/form-data": DatasetImportSerializer},
+        request={"multipart/form-data": DatasetImportSerializer, "application/json": DatasetImportSerializer},
         responses={201: VersionDetailSerializer, 400: REFUSED, 413: REFUSED},
         tags=["datasets"],
     )
     def post(self, request: Request) -> Response:
         """Import a new dataset; the answer is its first version, which turns from importing to ready.
 
-        Every row is checked before the answer: if one is faulty, nothing is kept and `details` says where it is.
+        Every row of uploaded files is checked before the answer: if one is faulty, nothing is kept and `details` says
+        where it is. With a `source` the answer is a version that is being fetched: its `fetch` says how far it is.
         """
         form = DatasetImportSerializer(data=request.data)
         refuse_oversize(request._request)
@@ -100,7 +103,7 @@ class VersionCreate(TeamAPIView):
 
     @extend_schema(
         operation_id="datasets_versions_create",
-        request={"multipart/form-data": VersionImportSerializer},
+        request={"multipart/form-data": VersionImportSerializer, "application/json": VersionImportSerializer},
         responses={201: VersionDetailSerializer, 400: REFUSED, 413: REFUSED},
         tags=["datasets"],
     )
@@ -176,6 +179,10 @@ def _datasets(team: Team) -> QuerySet[Dataset]:
 
 def _import(view: TeamAPIView, form: VersionImportSerializer, **target: Any) -> Response:
     sent = form.validated_data
+    if "source" in sent:
+        form.refuse_files()
+        version = start_fetch(team=view.team, actor=view.actor, source=sent["source"], begin=_ordered(sent), **target)
+        return Response(VersionDetailSerializer(version).data, status=status.HTTP_201_CREATED)
     version = services.import_files(
         team=view.team,
         actor=view.actor,
@@ -186,6 +193,16 @@ def _import(view: TeamAPIView, form: VersionImportSerializer, **target: Any) -> 
         **target,
     )
     return Response(VersionDetailSerializer(version).data, status=status.HTTP_201_CREATED)
+
+
+def _ordered(sent: dict[str, Any]) -> dict[str, object]:
+    """Return how a source is to be imported as soon as it is here, checked as far as that goes before."""
+    mapping = _mapping(sent.get("mapping"))
+    return {
+        "mapping": mapping.to_dict() if mapping else None,
+        "options": ImportOptions.from_dict(sent.get("options") or {}).to_dict(),
+        "reading": {name: sent[name] for name in ("encoding", "delimiter") if name in sent},
+    }
 
 
 def _mapping(sent: dict[str, object] | None) -> Mapping | None:

@@ -79,11 +79,13 @@ class Dataset(Deletable):
 class DatasetVersion(Deletable):
     """One immutable content of a dataset, from uploaded files or from a parent version, to canonical rows.
 
-    DRAFT (files are here, columns to be mapped) → IMPORTING → READY, or FAILED with a report of the faulty rows.
+    FETCHING (files come from elsewhere, see RemoteFetch) → DRAFT (files are here, columns to be mapped) → IMPORTING
+    → READY, or FAILED with a report of the faulty rows.
     A version that is derived from a parent has no files of its own and begins as IMPORTING.
     """
 
     class Status(models.TextChoices):
+        FETCHING = "fetching", _("Fetching")
         DRAFT = "draft", _("Draft")
         IMPORTING = "importing", _("Importing")
         READY = "ready", _("Ready")
@@ -172,6 +174,7 @@ class SourceFile(TeamOwned):
     parts = models.JSONField(default=list, help_text="all sheets or members to choose from")
     is_text = models.BooleanField(default=True, help_text="text with an encoding; not a sheet or Parquet")
     unpacked_bytes = models.PositiveBigIntegerField(default=0)
+    origin = models.JSONField(default=dict, help_text="kind, address, revision and files of what was fetched")
     within = models.ForeignKey(
         "self", on_delete=models.CASCADE, null=True, related_name="inner", help_text="the upload this one came in"
     )
@@ -246,6 +249,39 @@ class ResumableUpload(TeamOwned):
     def percent(self) -> int:
         """How much of the file is there."""
         return 100 * self.received_bytes // self.size_bytes
+
+
+class RemoteFetch(TeamOwned):
+    """The files of a version on their way from elsewhere: QUEUED → RUNNING → DONE, or FAILED and perhaps tried again.
+
+    What is kept of the source holds no credential but the query of an address, which goes when the files are here.
+    """
+
+    class Status(models.TextChoices):
+        QUEUED = "queued", _("Queued")
+        RUNNING = "running", _("Running")
+        DONE = "done", _("Done")
+        FAILED = "failed", _("Failed")
+
+    version = models.OneToOneField(DatasetVersion, on_delete=models.CASCADE, related_name="fetch")
+    source = models.JSONField(help_text="datasets_app.remote.spec.read_source()")
+    begin = models.JSONField(null=True, help_text="mapping, options and reading to import with as soon as it is here")
+    status = models.CharField(max_length=12, choices=Status.choices, default=Status.QUEUED)
+    error = models.TextField(blank=True, help_text="a sentence for people")
+    error_code = models.CharField(max_length=40, blank=True)
+    bytes_done = models.PositiveBigIntegerField(default=0)
+    bytes_total = models.PositiveBigIntegerField(null=True)
+    attempts = models.PositiveSmallIntegerField(default=0, help_text="counted before the work")
+    heartbeat_at = models.DateTimeField(null=True)
+    claim = models.UUIDField(null=True, help_text="of the fetching worker; one with another claim must stop")
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.source.get('kind', '')} → {self.version_id}"
 
 
 class RowChange(TeamOwned):

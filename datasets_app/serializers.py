@@ -11,7 +11,7 @@ from drf_spectacular.utils import extend_schema_field, inline_serializer
 from rest_framework import serializers
 
 from datasets_app import arrivals, reports
-from datasets_app.models import Dataset, DatasetVersion, ResumableUpload, SourceFile, Split
+from datasets_app.models import Dataset, DatasetVersion, RemoteFetch, ResumableUpload, SourceFile, Split
 from datasets_app.readers import ENCODINGS
 from datasets_app.rows import CanonicalRow
 from datasets_app.sources import Upload
@@ -20,6 +20,8 @@ from portal.errors import InvalidInput
 
 class SourceFileSerializer(serializers.ModelSerializer[SourceFile]):
     """An uploaded file of a version."""
+
+    origin = serializers.DictField(read_only=True, help_text="Of what was fetched: kind, address, revision, files.")
 
     class Meta:
         model = SourceFile
@@ -33,6 +35,7 @@ class SourceFileSerializer(serializers.ModelSerializer[SourceFile]):
             "columns",
             "size_bytes",
             "sha256",
+            "origin",
             "container",
             "part",
             "parts",
@@ -109,6 +112,17 @@ class VersionSerializer(serializers.ModelSerializer[DatasetVersion]):
         read_only_fields: tuple[str, ...] = fields
 
 
+class FetchSerializer(serializers.Serializer[RemoteFetch]):
+    """The files of a version on their way from elsewhere."""
+
+    kind = serializers.CharField(source="source.kind")
+    status = serializers.ChoiceField(choices=RemoteFetch.Status.choices)
+    bytes_done = serializers.IntegerField()
+    bytes_total = serializers.IntegerField(allow_null=True)
+    error = serializers.CharField(help_text="Why the files did not come, or an empty text.")
+    error_code = serializers.CharField()
+
+
 class VersionDetailSerializer(VersionSerializer):
     """A version with its files, its mapping and what the import found."""
 
@@ -116,9 +130,10 @@ class VersionDetailSerializer(VersionSerializer):
     sources = SourceFileSerializer(many=True, read_only=True)
     mapping = serializers.DictField(read_only=True)
     options = serializers.DictField(read_only=True)
+    fetch = FetchSerializer(read_only=True, allow_null=True)
 
     class Meta(VersionSerializer.Meta):
-        fields = (*VersionSerializer.Meta.fields, "mapping", "options", "sources", "report")
+        fields = (*VersionSerializer.Meta.fields, "mapping", "options", "fetch", "sources", "report")
         read_only_fields = fields
 
 
@@ -155,7 +170,7 @@ def page_of(name: str, child: type[serializers.Serializer[Any]]) -> serializers.
 
 
 class VersionImportSerializer(serializers.Serializer[Any]):
-    """The files of a new version (multipart/form-data)."""
+    """The files of a new version (multipart/form-data), or a source elsewhere that they are fetched from."""
 
     file = serializers.FileField(required=False, allow_empty_file=True, help_text="The same as train_file.")
     train_file = serializers.FileField(
@@ -170,6 +185,13 @@ class VersionImportSerializer(serializers.Serializer[Any]):
     )
     validation_upload = serializers.UUIDField(required=False)
     test_upload = serializers.UUIDField(required=False)
+    source = serializers.JSONField(  # type: ignore[assignment]
+        required=False,
+        help_text='Instead of files: {"kind": "url", "url": …}; {"kind": "s3", "bucket", "key", "region", "endpoint", '
+        '"secret"}; {"kind": "azure", "account", "container", "blob", "endpoint", "secret"}; {"kind": "huggingface", '
+        '"dataset", "config", "split", "revision", "secret"}; {"kind": "kaggle", "dataset", "file", "version", '
+        '"secret"}. `secret` names a secret of the team.',
+    )
     mapping = serializers.JSONField(
         required=False,
         help_text='Which columns become prompt and answer, e.g. {"prompt": "text", "response": "label"} or '
@@ -192,8 +214,18 @@ class VersionImportSerializer(serializers.Serializer[Any]):
     def validate_mapping(self, mapping: object) -> object:
         return _object(mapping)
 
+    def validate_source(self, source: object) -> object:
+        return _object(source)
+
     def validate_options(self, options: object) -> object:
         return _object(options)
+
+    def refuse_files(self) -> None:
+        """Raise InvalidInput if files are sent beside a source."""
+        kinds = ("file", "upload")
+        names = {"file", *(f"{split.value}_{kind}" for split in Split for kind in kinds)}
+        if names & set(self.validated_data):
+            raise InvalidInput(str(_("Send either files or a source, not both.")), param="source")
 
     def files(self, own: QuerySet[ResumableUpload]) -> dict[Split, Upload]:
         """Return the files by split, those in parts out of the caller's `own` ones.

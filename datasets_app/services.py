@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, cast
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
@@ -75,6 +75,34 @@ def _stored(
         sources.store_all(version, files)
         audit.record(team, actor, "dataset.uploaded", version, files=len(files))
         yield version
+
+
+@transaction.atomic
+def new_version(
+    *, team: Team, actor: Actor, name: str, description: str, dataset: Dataset | None, status: str
+) -> DatasetVersion:
+    """Make a version without files yet, of a new dataset or of `dataset`. Raises: InvalidInput for the name."""
+    dataset = dataset or _new_dataset(team, actor, name, description)
+    version: DatasetVersion = team.datasetversions.create(
+        dataset=dataset, number=_next_number(dataset), created_by=actor.user, status=status
+    )
+    return version
+
+
+def begin_fetched(*, version: DatasetVersion, actor: Actor, begin: Mapping[str, object]) -> None:
+    """Begin the import of a version whose files have just come, as was ordered with them.
+
+    Raises: InvalidInput, InvalidSource.
+    """
+    reading = Reading(**cast("dict[str, str]", begin.get("reading") or {}))
+    stored = {Split(source.split): source for source in sources.in_order(version)}
+    for source in stored.values():
+        sources.read_as(source, reading)
+    ordered = begin.get("mapping")
+    mapping = ColumnMapping.from_dict(ordered) if ordered else sources.guess(stored[Split.TRAIN])
+    begin_import(
+        version=version, actor=actor, mapping=mapping, options=cast("Mapping[str, object]", begin.get("options") or {})
+    )
 
 
 def _require_storage(team: Team, files: Mapping[Split, Upload], *, stored: bool) -> None:

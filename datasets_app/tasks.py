@@ -15,6 +15,8 @@ from datasets_app.doctor_reports import examination
 from datasets_app.doctor_reports.lifecycle import requeue_stalled_reports
 from datasets_app.lifecycle import ClaimLost, ImportJob
 from datasets_app.operations import ChangeRefused
+from datasets_app.remote import fetching
+from datasets_app.remote.lifecycle import requeue_stalled_fetches
 from datasets_app.unpacking import limits
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,11 @@ def import_version(version_id: str) -> None:
         lifecycle.remove_work(job)
 
 
+def fetch_version(version_id: str) -> None:
+    """Fetch the files of a version from elsewhere: it ends as a draft, or the fetch says why not."""
+    fetching.run(UUID(version_id))
+
+
 def examine_version(report_id: str) -> None:
     """Let the dataset doctor examine a version: its report ends READY or FAILED."""
     examination.run(UUID(report_id))
@@ -49,9 +56,10 @@ def prune() -> int:
 
 
 def sweep() -> None:
-    """Find imports and examinations that were lost."""
+    """Find imports, examinations and fetches that were lost."""
     lifecycle.requeue_stalled_imports()
     requeue_stalled_reports()
+    requeue_stalled_fetches()
 
 
 def _run(job: ImportJob) -> None:

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from datasets_app.views import datasets, deleted, diff, doctor, imports, rows, schemas, uploads, versions
+from datasets_app.views import datasets, deleted, diff, doctor, imports, remote, rows, schemas, uploads, versions
 
 app_name = "datasets"
 urlpatterns: list[URLPattern] = [
@@ -15,6 +15,10 @@ urlpatterns: list[URLPattern] = [
     path("t/<slug:team>/datasets/<uuid:pk>/purge/", deleted.purge_dataset, name="purge"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/restore/", deleted.restore_version, name="restore_version"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/purge/", deleted.purge_version, name="purge_version"),
+    path("t/<slug:team>/datasets/import/<slug:kind>/", remote.new_dataset, name="import_from"),
+    path("t/<slug:team>/datasets/<uuid:pk>/import/<slug:kind>/", remote.new_version, name="new_version_from"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/fetching/", remote.fetching, name="fetching"),
+    path("t/<slug:team>/dataset-versions/<uuid:pk>/fetch-again/", remote.again, name="fetch_again"),
     path("t/<slug:team>/datasets/<uuid:pk>/", datasets.detail, name="detail"),
     path("t/<slug:team>/datasets/<uuid:pk>/diff/", diff.diff, name="diff"),
     path("t/<slug:team>/datasets/<uuid:pk>/delete/", datasets.delete, name="delete"),

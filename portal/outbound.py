@@ -108,6 +108,23 @@ def allow_list() -> tuple[Allowed, ...]:
     return tuple(Allowed.parse(entry) for entry in settings.OUTBOUND_ALLOW)
 
 
+def is_listed(host: str, port: int) -> bool:
+    """Tell whether a platform admin has listed this host by its name or address."""
+    entries = allow_list()
+    if any(entry.names(host.lower(), port) for entry in entries):
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return any(entry.holds(address, port) for entry in entries)
+
+
+def require_well_formed(url: str) -> None:
+    """Raise OutboundRefused for what is no address, without looking its name up."""
+    _parsed(url)
+
+
 def require_allowed(url: str) -> Target:
     """Return where a request to a URL goes. Resolves its name.
 
@@ -272,7 +289,7 @@ def download(
                 if done > max_bytes:
                     raise too_large(max_bytes)
                 if time.monotonic() > ends_s:
-                    raise OutboundFailed(_("The other side sends too slowly. Try again later."), code="source_too_slow")
+                    raise too_slow()
                 file.write(block)
                 progress(done, total)
         if total is not None and done != total:
@@ -348,6 +365,11 @@ def too_large(max_bytes: int) -> OutboundFailed:
     """Return the error for a source that is over the limit."""
     message = _("The source is larger than %(limit)s. Split it into smaller files.")
     return OutboundFailed(message % {"limit": filesize(max_bytes)}, code="source_too_large")
+
+
+def too_slow() -> OutboundFailed:
+    """Return the error for a source that takes longer than is waited for."""
+    return OutboundFailed(_("The other side sends too slowly. Try again later."), code="source_too_slow")
 
 
 def _broken_off() -> OutboundFailed:

@@ -98,6 +98,10 @@ CSRF_TRUSTED_ORIGINS = env.list("TUNEPORT_TRUSTED_ORIGINS", default=[])
 # *.corp.example, 10.20.0.0/16:443". Without an entry nothing that is not public is reached.
 OUTBOUND_ALLOW: list[str] = env.list("TUNEPORT_OUTBOUND_ALLOW", default=[])
 
+# Where data sets are fetched from; a mirror of the hub inside the company goes here, and into OUTBOUND_ALLOW.
+HUB_ENDPOINT = env.str("TUNEPORT_HUB_ENDPOINT", default="https://huggingface.co").rstrip("/")
+KAGGLE_ENDPOINT = "https://www.kaggle.com/api/v1"
+
 INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -370,6 +374,8 @@ LOGGING = {
         # One line for each request, where somebody collects them; a terminal shows what failed.
         "portal.access_log": {"level": "INFO" if PRODUCTION or LOG_FORMAT == "json" else "ERROR"},
         "httpx": {"level": "WARNING"},
+        "httpcore": {"level": "WARNING"},
+        "botocore": {"level": "WARNING"},  # names keys and signatures when it tells more
         "django-q": {"handlers": ["console"], "level": "WARNING", "propagate": False},
     },
 }

@@ -47,6 +47,12 @@ FILE_SENTENCES: dict[str, str] = {
     "too_many_columns": gettext_noop(
         "The table has %(columns)d columns, the limit is %(limit)d. Delete the columns that are not needed."
     ),
+    "shards_differ": gettext_noop(
+        "The files of the folder have other columns or another format than the first one. Name a single file."
+    ),
+    "shards_of_this_kind": gettext_noop(
+        "Several files of this format cannot be put together. Name a single file, or store them as CSV or Parquet."
+    ),
     "no_rows": gettext_noop("The file has a header but no rows. Upload a table with at least one row."),
     # files inside files
     "container_damaged": gettext_noop(

@@ -30,6 +30,7 @@ from datasets_app.options import ImportOptions
 from datasets_app.preview import Preview, preview_source
 from datasets_app.readers import DataError
 from datasets_app.sources import Reading
+from datasets_app.views.remote import tabs
 from datasets_app.views.versions import show_version
 from portal import audit
 from portal.access import TeamRequest, team_view
@@ -70,6 +71,7 @@ def _upload(request: TeamRequest, form: FilesForm, dataset: Dataset | None) -> H
         "plain_limit_bytes": settings.MAX_UPLOAD_BYTES,
         "arrived": form.arrived(),
         "unfinished": arrivals.own(request.team, Actor.of(request)).filter(sha256=""),
+        "tabs": tabs(request, dataset),
     }
     return render(request, "datasets/upload.html", context, status=status)
 

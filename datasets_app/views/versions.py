@@ -17,6 +17,7 @@ from datasets_app.doctor_reports.display import summary as doctor_summary
 from datasets_app.models import DatasetVersion
 from datasets_app.split_display import split_counts
 from datasets_app.views.deleted import in_use
+from datasets_app.views.remote import show_fetching
 from datasets_app.views.rows import rows_context
 from portal import audit
 from portal.access import TeamRequest, team_view
@@ -46,6 +47,8 @@ def show_version(request: TeamRequest, found: DatasetVersion) -> HttpResponse:
     if found.status == Status.READY:
         audit.read(request.team, Actor.of(request), "dataset.rows_read", found)
         return render(request, "datasets/version.html", _ready_context(request, found))
+    if found.status == Status.FETCHING:
+        return show_fetching(request, found)
     if found.status == Status.FAILED:
         return render(request, "datasets/failed.html", failure_context(found))
     return render(request, "datasets/importing.html", progress_context(found))

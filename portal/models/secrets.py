@@ -13,8 +13,10 @@ class TeamSecret(TeamOwned):
     """A credential that the portal uses for a team: encrypted, written by people, read by machine code only."""
 
     class Kind(models.TextChoices):
-        HUB_TOKEN = "hub_token", _("Model hub token")
-        STORAGE_KEY = "storage_key", _("Storage key")
+        HUB_TOKEN = "hub_token", _("Token of the Hugging Face hub")
+        STORAGE_KEY = "storage_key", _("Key of a bucket (ACCESS_KEY_ID:SECRET_ACCESS_KEY)")
+        AZURE_KEY = "azure_key", _("Azure storage (shared access signature or account key)")
+        KAGGLE_TOKEN = "kaggle_token", _("Kaggle (user:key)")
         CONNECTOR = "connector", _("Connector credential")
 
     kind = models.CharField(_("kind"), max_length=20, choices=Kind.choices)

@@ -74,6 +74,7 @@ STATUSES: Mapping[str, Status] = {
     "failed": Status(gettext_lazy("Failed"), "danger", "alert-triangle"),
     "cancelled": Status(gettext_lazy("Cancelled"), "neutral", "ban"),
     "draft": Status(gettext_lazy("Draft"), "warning", "pencil"),
+    "fetching": Status(gettext_lazy("Fetching"), "info", "loader-2"),
     "importing": Status(gettext_lazy("Importing"), "info", "loader-2"),
     "pending": Status(gettext_lazy("Starting"), "info", "loader-2"),
     "ready": Status(gettext_lazy("Ready"), "success", "circle-check"),

@@ -1,0 +1,74 @@
+"""The work of a fetch, outside of any transaction."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+import time
+from typing import Final
+from uuid import UUID
+
+from django.conf import settings
+from django.utils.translation import gettext as _
+
+from datasets_app.remote import lifecycle
+from datasets_app.remote.gather import gather
+from datasets_app.remote.lifecycle import ClaimLost, FetchJob
+from portal.errors import PortalError
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_REPORTS: Final = 0.5
+
+
+def run(version_id: UUID) -> None:
+    """Fetch the files of a version: it ends as a DRAFT or on its way to rows, or the fetch ends FAILED.
+
+    The folder of the version appears with its files or not at all.
+    """
+    job = lifecycle.claim_fetch(version_id)
+    if job is None:
+        return
+    work = job.folder.with_name(f"{job.folder.name}.fetch-{job.claim}")
+    try:
+        work.mkdir(parents=True)
+        gathered = gather(
+            job.source,
+            lifecycle.secret_of(job),
+            work,
+            max_bytes=settings.MAX_DATASET_BYTES,
+            beat=_Reporter(job),
+            room=lambda size: lifecycle.require_room(job, size),
+        )
+        shutil.rmtree(job.folder, ignore_errors=True)
+        job.folder.mkdir()
+        try:
+            lifecycle.finish_fetch(job, gathered)
+        except BaseException:
+            shutil.rmtree(job.folder, ignore_errors=True)
+            raise
+    except ClaimLost:
+        logger.info("fetching the files of dataset version %s was taken away", version_id)
+    except PortalError as error:
+        lifecycle.fail_fetch(job, error)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        lifecycle.fail_fetch(job, PortalError(_("The disk is full. Ask an admin to make room, then try again.")))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+class _Reporter:
+    """Passes progress on, but not more often than every half second."""
+
+    def __init__(self, job: FetchJob) -> None:
+        self._job = job
+        self._next_s = 0.0
+
+    def __call__(self, bytes_done: int, bytes_total: int | None) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._next_s:
+            self._next_s = now_s + SECONDS_BETWEEN_REPORTS
+            lifecycle.report_progress(self._job, bytes_done, bytes_total)

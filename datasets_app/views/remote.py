@@ -85,7 +85,7 @@ def fetching(request: TeamRequest, pk: UUID) -> HttpResponse:
 
 
 def _fetch_context(version: DatasetVersion) -> dict[str, Any]:
-    fetch = RemoteFetch.unscoped.filter(version=version).first()
+    fetch = version.team.remotefetchs.filter(version=version).first()
     return {
         "version": version,
         "fetch": fetch,

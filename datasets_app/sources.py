@@ -28,7 +28,18 @@ from portal.display.numbers import filesize
 from portal.errors import InvalidInput, InvalidSource, PortalError, TooLarge
 from portal.uploads import has_oversize_file
 
-Upload: TypeAlias = "UploadedFile[bytes] | Path | ResumableUpload"
+
+@dataclass(frozen=True)
+class FetchedFile:
+    """A file that came from elsewhere and is complete; its bytes are linked, not copied."""
+
+    name: str
+    path: Path
+    size_bytes: int
+    sha256: str
+
+
+Upload: TypeAlias = "UploadedFile[bytes] | Path | ResumableUpload | FetchedFile"
 
 BLOCK_BYTES: Final = 1 << 20
 SAMPLE_ROWS: Final = 50
@@ -87,10 +98,11 @@ def store(source: SourceFile, content: Upload) -> None:
     size, limit = size_bytes(content), limit_of(content)
     if size > limit:
         raise refusal(FileRefused("file_too_large", size=size, limit=limit), source)
-    if isinstance(content, ResumableUpload):
+    if isinstance(content, (ResumableUpload, FetchedFile)):
         _link(content.path, source.upload_path)
         source.size_bytes, source.sha256 = content.size_bytes, content.sha256
-        arrivals.hand_over(content)
+        if isinstance(content, ResumableUpload):
+            arrivals.hand_over(content)
     else:
         with _opened(content) as stream:
             source.size_bytes, source.sha256 = _copy(stream, source.upload_path)
@@ -162,7 +174,7 @@ def guess(source: SourceFile, reading: Reading | None = None) -> ColumnMapping:
 
 def size_bytes(content: Upload) -> int:
     """Return how large an upload is."""
-    if isinstance(content, ResumableUpload):
+    if isinstance(content, (ResumableUpload, FetchedFile)):
         return content.size_bytes
     return content.stat().st_size if isinstance(content, Path) else int(content.size or 0)
 

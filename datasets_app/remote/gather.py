@@ -20,7 +20,7 @@ from datasets_app.remote.bucket import Bucket
 from datasets_app.remote.hub import HubDataset
 from datasets_app.remote.kaggle import KaggleDataset
 from datasets_app.remote.web import WebFile
-from datasets_app.sources import ArrivedFile
+from datasets_app.sources import FetchedFile
 from portal import outbound
 from portal.errors import InvalidSource
 from portal.outbound import OutboundFailed
@@ -45,7 +45,7 @@ MOST_NAMED: Final = 20
 class Gathered:
     """The file of one split, and where it came from: kind, address, revision and the files it was made of."""
 
-    file: ArrivedFile
+    file: FetchedFile
     origin: dict[str, object]
 
 
@@ -118,7 +118,7 @@ def _whole(
         "revision": revisions[first.key],
         "files": [{"address": file.address, "revision": revisions[file.key]} for file in files[:MOST_NAMED]],
     }  # fmt: skip
-    return Gathered(ArrivedFile(first.name, path, path.stat().st_size, _sha256(path)), origin)
+    return Gathered(FetchedFile(first.name, path, path.stat().st_size, _sha256(path)), origin)
 
 
 def _join(files: Sequence[RemoteFile], pieces: Sequence[Path], whole: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from datasets_app.readers import FileRefused
+from datasets_app.readers import DataError, FileRefused, Limits, Record, RowFault, containers, open_table
 
 
 def echo(say, **arguments):
@@ -61,3 +61,25 @@ def sleep(say):
     say({"pid": os.getpid()})
     time.sleep(120)
     return {}
+
+
+def unpack_each(say, folder):
+    """Unpack every file of a folder; return what became of each: "ok" or the code of its typed error."""
+    return {path.name: _unpacked(path) for path in sorted(Path(folder).iterdir())}
+
+
+def _unpacked(path):
+    limits = {"max_rows": 200, "max_bytes": 1 << 20, "max_unpacked_bytes": 1 << 20, "max_columns": 8}
+    out = path.with_name("out")
+    try:
+        containers.unpack(lambda said: None, path=str(path), out=str(out), part="", limits=limits)
+        table = open_table(out, limits=Limits(**limits), encoding="utf-8")
+        for row in table.records():
+            assert isinstance(row, Record | RowFault)
+    except DataError as error:
+        return error.message and error.code
+    except MemoryError:
+        return "work_memory"
+    finally:
+        out.unlink(missing_ok=True)
+    return "ok"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import re
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final, TypeAlias
 
-from datasets_app.readers.containers.lines_out import Unpacked
+from datasets_app.readers.containers.lines_out import Unpacked, is_bomb
 from datasets_app.readers.faults import FileRefused
 from datasets_app.readers.limits import MIB, Limits
 
@@ -21,9 +23,6 @@ Entry: TypeAlias = zipfile.ZipInfo
 BLOCK_BYTES: Final = 1 << 18
 MAX_ENTRIES: Final = 1_000
 MAX_LIST_BYTES: Final = 4 * MIB
-# Tables shrink to a tenth; text of one repeated line to a hundredth. What shrinks more, and is large, is a bomb.
-MAX_RATIO: Final = 200
-HARMLESS_BYTES: Final = 32 * MIB
 TABLE_NAME: Final = re.compile(r"\.(csv|tsv|tab|txt|jsonl|ndjson|json|xlsx|parquet|pq)\Z", re.IGNORECASE)
 NOT_TABLES: Final = re.compile(r"(^|/)(__MACOSX/|\.|readme|licen[cs]e|dataset_infos?\.json)", re.IGNORECASE)
 SPLIT_WORDS: Final = {
@@ -46,16 +45,28 @@ ENCRYPTED_FLAG: Final = 1
 def entries_of(path: Path, limits: Limits) -> list[Entry]:
     """Return the entries of a ZIP archive. Raises: FileRefused for a list that is too long, broken or unsafe."""
     _refuse_long_list(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, UnicodeDecodeError):
-        raise FileRefused("container_damaged") from None
+    with _damage_is_refused(), zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
     if len(entries) > MAX_ENTRIES:
         raise FileRefused("archive_entries", limit=MAX_ENTRIES)
     for entry in entries:
         _refuse_unsafe(entry)
     return entries
+
+
+@contextlib.contextmanager
+def _damage_is_refused() -> Iterator[None]:
+    """Turn whatever the standard library says of a damaged archive into our own refusal."""
+    try:
+        yield
+    except FileRefused:  # a ValueError itself
+        raise
+    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError):
+        raise FileRefused("container_damaged") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the beginning of the file
+            raise
+        raise FileRefused("container_damaged") from None
 
 
 def _refuse_long_list(path: Path) -> None:
@@ -118,31 +129,20 @@ def chosen_of(names: Sequence[str], part: str) -> str:
     return next((name for name in names if split_of(name) == "train"), names[0])
 
 
-def is_bomb(size_bytes: int, packed_bytes: int) -> bool:
-    """Tell whether something unpacks to far more than any table would."""
-    return size_bytes > HARMLESS_BYTES and size_bytes > MAX_RATIO * packed_bytes
-
-
 def extract(path: Path, entry: Entry, out: Path, limits: Limits) -> None:
     """Write the bytes of one member to `out`. Raises: FileRefused."""
     if entry.flag_bits & ENCRYPTED_FLAG:
         raise FileRefused("archive_encrypted")
     if entry.compress_type not in KNOWN_METHODS:
         raise FileRefused("archive_method")
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(entry) as member:
-            _copy(member, out, entry.compress_size, limits)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, struct.error):
-        raise FileRefused("container_damaged") from None
+    with _damage_is_refused(), zipfile.ZipFile(path) as archive, archive.open(entry) as member:
+        _copy(member, out, entry.compress_size, limits)
 
 
 def unpack_gzip(path: Path, out: Path, part: str, limits: Limits) -> Unpacked:
     """Write what a gzip file holds to `out`. Raises: FileRefused; what is inside must be text."""
-    try:
-        with gzip.open(path) as file:
-            _copy(file, out, path.stat().st_size, limits)
-    except (gzip.BadGzipFile, zlib.error, EOFError):
-        raise FileRefused("container_damaged") from None
+    with _damage_is_refused(), gzip.open(path) as file:
+        _copy(file, out, path.stat().st_size, limits)
     return Unpacked("gzip", is_text=True)
 
 

@@ -26,7 +26,7 @@ def is_array(head: bytes) -> bool:
 def unpack(path: Path, out: Path, part: str, limits: Limits) -> Unpacked:
     """Write item after item to `out`, line number = number of the item. Raises: FileRefused."""
     try:
-        with LinesOut(out, limits) as lines:
+        with LinesOut(out, limits, packed_bytes=path.stat().st_size) as lines:
             for number, item in enumerate(_items(path, limits), 1):
                 # Outside of strings a line end means nothing, inside of them JSON does not allow one.
                 lines.add_json(number, item.replace("\n", " ").replace("\r", " ").encode("utf-8", "surrogatepass"))

@@ -16,6 +16,16 @@ _write_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _write_ascii: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
+# Tables shrink to a tenth; text of one repeated line to a hundredth. What shrinks more, and is large, is a bomb.
+MAX_RATIO: Final = 200
+HARMLESS_BYTES: Final = 32 * MIB
+
+
+def is_bomb(size_bytes: int, packed_bytes: int) -> bool:
+    """Tell whether something unpacks to far more than any table would."""
+    return size_bytes > HARMLESS_BYTES and size_bytes > MAX_RATIO * packed_bytes
+
+
 @dataclass(frozen=True)
 class Unpacked:
     """What was taken out of a container: `part` of `parts`; `is_text` if it is text in an encoding of its own."""
@@ -37,9 +47,10 @@ class Unpacked:
 class LinesOut:
     """Writes rows to a file; rows that are left out become blank lines, so line numbers are row numbers."""
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: Limits, *, packed_bytes: int) -> None:
         self._path = path
         self._limits = limits
+        self._packed_bytes = packed_bytes
         self._line = self._bytes = self.rows = 0
 
     def __enter__(self) -> LinesOut:
@@ -63,6 +74,8 @@ class LinesOut:
         text = b"\n" * (number - self._line - 1) + line + b"\n"
         self._line = number
         self._bytes += len(text)
+        if is_bomb(self._bytes, self._packed_bytes):
+            raise FileRefused("archive_bomb")
         if self._bytes > self._limits.max_unpacked_bytes:
             raise FileRefused("unpacked_too_large", limit=self._limits.max_unpacked_bytes // MIB)
         self._file.write(text)

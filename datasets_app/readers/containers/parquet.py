@@ -27,7 +27,7 @@ def unpack(path: Path, out: Path, part: str, limits: Limits) -> Unpacked:
     try:
         table = pyarrow.parquet.ParquetFile(path, thrift_container_size_limit=1_000_000, pre_buffer=False)
         columns = _checked(table.metadata, table.schema_arrow, limits)
-        with LinesOut(out, limits) as lines:
+        with LinesOut(out, limits, packed_bytes=path.stat().st_size) as lines:
             for number, row in enumerate(_rows(table, columns), 1):
                 lines.add(number, row)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, pyarrow.ArrowTypeError, UnicodeDecodeError):

@@ -9,9 +9,9 @@ from typing import Final
 
 import python_calamine
 
-from datasets_app.readers.containers.archives import Entry, chosen_of, is_bomb
+from datasets_app.readers.containers.archives import Entry, chosen_of
 from datasets_app.readers.containers.cells import as_cell
-from datasets_app.readers.containers.lines_out import LinesOut, Unpacked
+from datasets_app.readers.containers.lines_out import LinesOut, Unpacked, is_bomb
 from datasets_app.readers.faults import FileRefused
 from datasets_app.readers.header import checked_columns
 from datasets_app.readers.limits import MIB, Limits
@@ -43,7 +43,9 @@ def is_encrypted(path: Path) -> bool:
         if len(header) < 52:
             return False
         sector_shift, first = struct.unpack_from("<H", header, 30)[0], struct.unpack_from("<I", header, 48)[0]
-        file.seek((first + 1) << min(sector_shift, 16))
+        if sector_shift not in (9, 12) or (first + 1) << sector_shift > path.stat().st_size:
+            return False
+        file.seek((first + 1) << sector_shift)
         return "EncryptedPackage".encode("utf-16-le") in file.read(1 << 16)
 
 
@@ -51,14 +53,16 @@ def unpack(path: Path, out: Path, part: str, limits: Limits) -> Unpacked:
     """Write one sheet to `out`. Raises: FileRefused."""
     try:
         with path.open("rb") as file, python_calamine.CalamineWorkbook.from_filelike(file) as workbook:
-            return _unpack(workbook, out, part, limits)
+            return _unpack(workbook, out, part, limits, path.stat().st_size)
     except python_calamine.PasswordError:
         raise FileRefused("workbook_encrypted") from None
     except (python_calamine.CalamineError, python_calamine.XmlError, python_calamine.ZipError):
         raise FileRefused("container_damaged") from None
 
 
-def _unpack(workbook: python_calamine.CalamineWorkbook, out: Path, part: str, limits: Limits) -> Unpacked:
+def _unpack(
+    workbook: python_calamine.CalamineWorkbook, out: Path, part: str, limits: Limits, packed_bytes: int
+) -> Unpacked:
     kinds = {sheet.name: sheet.typ for sheet in workbook.sheets_metadata}
     names = [name for name in workbook.sheet_names if kinds[name] == python_calamine.SheetTypeEnum.WorkSheet]
     if not names:
@@ -67,17 +71,17 @@ def _unpack(workbook: python_calamine.CalamineWorkbook, out: Path, part: str, li
     # A person's own choice is taken even if it is empty; otherwise the first sheet with rows serves.
     tried = [wanted] if part else [wanted, *(name for name in names if name != wanted)]
     for name in tried:
-        if _write(workbook.get_sheet_by_name(name), out, limits):
+        if _write(workbook.get_sheet_by_name(name), out, limits, packed_bytes):
             return Unpacked("xlsx", name, names)
     raise FileRefused("sheet_empty", sheet=tried[0]) if part else FileRefused("workbook_empty")
 
 
-def _write(sheet: python_calamine.CalamineSheet, out: Path, limits: Limits) -> int:
+def _write(sheet: python_calamine.CalamineSheet, out: Path, limits: Limits, packed_bytes: int) -> int:
     """Write the rows below the header; return how many there are."""
     rows = _filled_rows(sheet)
     _number, header = next(rows, (0, []))
     columns = checked_columns(_names(header), limits)
-    with LinesOut(out, limits) as lines:
+    with LinesOut(out, limits, packed_bytes=packed_bytes) as lines:
         for number, cells in rows:
             if any(cell != "" for cell in cells[len(columns) :]):
                 raise FileRefused("sheet_beyond_header", row=number)

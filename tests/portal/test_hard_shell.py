@@ -169,6 +169,17 @@ def test_every_kind_of_answer_wears_its_headers(answers):
         assert headers.get("x-request-id"), name
 
 
+def test_static_files_wear_them_too_and_may_be_kept(settings):
+    settings.WHITENOISE_AUTOREFRESH = settings.WHITENOISE_USE_FINDERS = True
+    answer = Client().get("/static/css/tokens.css")
+    assert answer.status_code == 200
+    assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["X-Frame-Options"] == "DENY"
+    assert "no-store" not in answer.headers.get("Cache-Control", "")
+    assert Client().get("/static/../manage.py").status_code == 404
+
+
 def test_failures_say_nothing_of_how_it_is_made(answers):
     for name in ("failure", "api failure", "missing", "api missing", "csrf"):
         text = answers[name].content.decode()

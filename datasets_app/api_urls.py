@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from datasets_app import api, api_uploads
+from datasets_app import api, api_doctor, api_uploads
 
 app_name = "datasets-api"
 urlpatterns: list[URLPattern] = [
@@ -13,4 +13,10 @@ urlpatterns: list[URLPattern] = [
     path("datasets/<uuid:pk>/versions/", api.VersionCreate.as_view(), name="versions"),
     path("dataset-versions/<uuid:pk>/", api.VersionDetail.as_view(), name="version"),
     path("dataset-versions/<uuid:pk>/rows/", api.VersionRows.as_view(), name="rows"),
+    path("dataset-versions/<uuid:pk>/doctor/", api_doctor.VersionDoctor.as_view(), name="doctor"),
+    path(
+        "dataset-versions/<uuid:pk>/doctor/findings/<slug:code>/", api_doctor.VersionFinding.as_view(), name="finding"
+    ),
+    path("dataset-versions/<uuid:pk>/doctor/fixes/", api_doctor.VersionFixes.as_view(), name="fixes"),
+    path("dataset-versions/<uuid:pk>/schema/", api_doctor.VersionSchema.as_view(), name="schema"),
 ]

@@ -123,6 +123,11 @@ def summary(version: DatasetVersion) -> Summary:
     return Summary(verdict, tone, tuple(sentences.title(one, _) for one in grave[:TITLES_IN_SUMMARY]))
 
 
+def stored_report(report: DoctorReport) -> Report | None:
+    """Return what a report found, None unless it is ready."""
+    return Report.from_dict(report.report) if report.status == DoctorReport.Status.READY else None
+
+
 def failure_in_words(report: DoctorReport) -> str:
     """Return why an examination failed."""
     code, params = report.error.get("code", "work_crashed"), report.error.get("params", {})

@@ -32,6 +32,8 @@ def run(version_id: UUID) -> None:
         return
     work = job.folder.with_name(f"{job.folder.name}.fetch-{job.claim}")
     try:
+        for left in job.folder.parent.glob(f"{job.folder.name}.fetch-*"):  # by a worker that was killed
+            shutil.rmtree(left, ignore_errors=True)
         work.mkdir(parents=True)
         gathered = gather(
             job.source,

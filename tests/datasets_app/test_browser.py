@@ -62,6 +62,30 @@ def test_import_with_scripts(open_page, team, base_model, tmp_path):
     assert page.complaints == []
 
 
+def test_a_template_is_edited_and_seen_at_once(open_page, team, actor, base_model):
+    rows = [(f"Subject {number}", f"Body {number}", "Mail") for number in range(8)]
+    with team_scope(team.pk):
+        file = csv_upload(rows, header=("subject", "body", "queue"))
+        draft = services.start_import(team=team, actor=actor, name="T", files={Split.TRAIN: file})
+    page = open_page(f"/t/{team.slug}/dataset-versions/{draft.pk}/mapping/")
+    preview, template = page.locator("#preview"), page.locator("[name=template]")
+    sync_api.expect(template).to_be_hidden()
+    page.check("[name=shape][value=template]")
+    sync_api.expect(template).to_have_value("{subject}\n\n{body}")
+    sync_api.expect(page.locator("[name=prompt]")).to_be_hidden()
+    template.fill("Ticket: ")
+    page.get_by_role("button", name="subject", exact=True).click()
+    sync_api.expect(template).to_have_value("Ticket: {subject}")
+    sync_api.expect(preview).to_contain_text("Ticket: Subject 0")
+    page.get_by_role("button", name="Next").click()
+    sync_api.expect(preview).to_contain_text("Ticket: Subject 7")
+    sync_api.expect(preview).not_to_contain_text("Subject 0")
+    chips = page.locator("#preview mark.learned").first
+    styles = chips.evaluate("mark => getComputedStyle(mark.querySelector('span')).borderBottomStyle")
+    assert styles == "solid"  # told apart by more than a colour
+    assert page.complaints == []
+
+
 def test_import_without_scripts(open_page, team, base_model, tmp_path):
     page = open_page(f"/t/{team.slug}/datasets/import/", scripts=False)
     page.fill("[name=name]", "Tickets")

@@ -12,6 +12,8 @@ MAX_DEPTH: Final = 64
 MAX_CLOSED_VALUES: Final = 100
 # A value of a closed field comes back; names, numbers and addresses mostly occur once.
 MIN_ROWS_PER_VALUE: Final = 2
+# A text that begins otherwise is no JSON value; most labels are not, and asking the parser is dear.
+JSON_BEGINNINGS: Final = frozenset('{["-0123456789tfnNI \t\r\n')
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def label_of(value: object) -> str:
     """
     if not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    if value[:1] not in JSON_BEGINNINGS:
+        return value
     try:
         json.loads(value)
     except ValueError:

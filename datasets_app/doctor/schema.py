@@ -21,6 +21,15 @@ Schema = Mapping[str, Any]
 SLIP_SHARE: Final = 0.005
 MIN_FOR_SLIP: Final = 20
 MAX_KEYS: Final = 200
+_TYPES: Final[Mapping[type, str]] = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    type(None): "null",
+    dict: "object",
+    list: "array",
+}
 TYPE_ORDER: Final = ("string", "integer", "number", "boolean", "object", "array", "null")
 
 FORMATS: Final[Mapping[str, Callable[[str], object]]] = {
@@ -45,17 +54,7 @@ class Deviation:
 
 def type_of(value: object) -> str:
     """Return the JSON type of a value."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int):
-        return "integer"
-    if isinstance(value, float):
-        return "number"
-    if isinstance(value, str):
-        return "string"
-    return "array" if isinstance(value, list) else "object"
+    return _TYPES[type(value)]
 
 
 class SchemaTally:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import tempfile
@@ -60,6 +61,7 @@ class Measured:
     wall_s: float
     cpu_s: float
     peak_bytes: int
+    load: float
     recall: dict[str, tuple[int, int]] = field(default_factory=dict)
     precision: float = 0.0
 
@@ -97,6 +99,7 @@ def measure(tickets: Sequence[Planted], model_dir: Path) -> Measured:
             wall_s=wall_s,
             cpu_s=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
             peak_bytes=after.ru_maxrss * 1024,
+            load=os.getloadavg()[0] / (os.cpu_count() or 1),
             recall={code: _recall(tickets, folder, report, code) for code in ("duplicate", "leak", "near_duplicate")}
             | {"pii_phone": _recall(tickets, folder, report, "pii_phone")},
             precision=_precision(tickets, report),
@@ -111,8 +114,8 @@ def render(measured: Measured, *, rows: int, characters: int) -> str:
         "## Dataset doctor",
         "",
         f"The complete examination of {rows:,} demo tickets of {characters} characters on average with planted faults, "
-        "tokens counted with SmolLM2's tokenizer, in the capped child that the portal uses. The parts are wall time; "
-        "other work on the machine is in them.",
+        "tokens counted with SmolLM2's tokenizer, in the capped child that the portal uses. Parts are wall time; "
+        f"{measured.load:.1f} processes were at work per core (alone it would be about 1).",
         "",
         "| part | s |",
         "|---|---|",

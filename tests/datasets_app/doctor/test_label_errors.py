@@ -13,12 +13,12 @@ def _flipped(count: int, field: str, share: float = 0.05) -> tuple[list[tuple[st
     tickets = generate(seed=21, count=count)
     dice = random.Random(8)
     wrong = set(dice.sample(range(count), int(share * count)))
+    labels = sorted({json.loads(ticket.response)[field] for ticket in tickets})
     rows = []
     for number, ticket in enumerate(tickets):
         answer = json.loads(ticket.response)
         if number in wrong:
-            others = sorted({json.loads(one.response)[field] for one in tickets} - {answer[field]})
-            answer[field] = dice.choice(others)
+            answer[field] = dice.choice([label for label in labels if label != answer[field]])
         rows.append(("train", ticket.text, json.dumps(answer)))
     return rows, {number + 1 for number in wrong}
 

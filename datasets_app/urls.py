@@ -40,6 +40,9 @@ urlpatterns: list[URLPattern] = [
     path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/start/", doctor.start, name="doctor_start"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/cancel/", doctor.cancel, name="doctor_cancel"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/doctor/fix/", doctor.fix, name="doctor_fix"),
+    path(
+        "t/<slug:team>/dataset-versions/<uuid:pk>/doctor/findings/<slug:code>/", doctor.finding, name="doctor_finding"
+    ),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/schema/", schemas.schema, name="schema"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/schema/edit/", schemas.edit, name="schema_edit"),
     path("t/<slug:team>/dataset-versions/<uuid:pk>/schema/rename/", schemas.rename, name="schema_rename"),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from django.urls import NoReverseMatch, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop, ngettext
 
+from datasets_app import store
 from datasets_app.doctor import pii, sentences
-from datasets_app.doctor.report import Example, Finding, Report
+from datasets_app.doctor.report import Example, Finding, Report, read_ids
 from datasets_app.doctor_reports import figures, lifecycle
 from datasets_app.doctor_reports.excerpts import REVIEWED, Excerpt, read_excerpts, shown_examples
 from datasets_app.doctor_reports.fixes import Fix, fixes_of, kind_of
@@ -196,7 +197,7 @@ class _Shower:
 
     def finding(self, finding: Finding) -> ShownFinding:
         """Return a finding in words with its first rows."""
-        rows = tuple(self._row(finding, one) for one in shown_examples(finding.code, finding.examples))
+        rows = tuple(self.row(finding, one) for one in shown_examples(finding.code, finding.examples))
         same = self._before.finding(finding.code) if self._before else None
         return ShownFinding(
             code=finding.code,
@@ -214,7 +215,8 @@ class _Shower:
             notes=_notes(finding),
         )
 
-    def _row(self, finding: Finding, example: Example) -> ShownRow:
+    def row(self, finding: Finding, example: Example) -> ShownRow:
+        """Return one row of a finding."""
         excerpt = self._excerpts.get(example.id)
         answer = excerpt.answer if excerpt else ""
         return ShownRow(
@@ -227,9 +229,55 @@ class _Shower:
             fields=tuple(
                 (name, pieces(value, raw=self._raw), name == example.field) for name, value in pretty_answer(answer)
             ),
-            detail=sentences.detail(finding, example, _),
+            detail=sentences.detail(finding, example, _) if example.params else "",
             suggested=str(example.params.get("suggested", "")),
         )
+
+
+class FoundRows(Sequence[ShownRow]):
+    """All rows of a finding, for paginators; only those of a page are read."""
+
+    def __init__(self, version: DatasetVersion, stored: DoctorReport, finding: Finding, *, raw: bool) -> None:
+        self._version = version
+        self._finding = finding
+        self._raw = raw
+        try:
+            self._ids = read_ids(stored.folder, finding.code).tolist()
+        except FileNotFoundError:
+            self._ids = [one.id for one in finding.examples]
+        self._examples = {one.id: one for one in reversed(finding.examples)}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, index: int) -> ShownRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ShownRow]: ...
+    def __getitem__(self, index: int | slice) -> ShownRow | Sequence[ShownRow]:
+        """Return a row, or the rows of a slice."""
+        if isinstance(index, int):
+            return self._read(self._ids[index : index + 1])[0]
+        return self._read(self._ids[index])
+
+    def _read(self, ids: list[int]) -> list[ShownRow]:
+        excerpts = read_rows_by_id(self._version, ids)
+        show = _Shower(self._version, excerpts, None, raw=self._raw)
+        places = ((row_id, excerpts[row_id]) for row_id in ids if row_id in excerpts)
+        return [
+            show.row(self._finding, self._examples.get(row_id) or Example(one.split, row_id, one.row))
+            for row_id, one in places
+        ]
+
+
+def read_rows_by_id(version: DatasetVersion, ids: Sequence[int]) -> dict[int, Excerpt]:
+    """Return the beginnings of some rows by their id, from whichever split they stand in."""
+    found: dict[int, Excerpt] = {}
+    for split in Split:
+        if version.row_count(split) and len(found) < len(ids):
+            rows = store.read_ids(version.rows_path(split), ids)
+            found |= {row.id: Excerpt.of(split.value, row) for row in rows}
+    return found
 
 
 def _notes(finding: Finding) -> tuple[str, ...]:

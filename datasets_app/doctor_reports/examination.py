@@ -16,7 +16,7 @@ from datasets_app.readers import DataError
 logger = logging.getLogger(__name__)
 
 # Of address space: the libraries that count tokens and learn labels reserve far more than they use.
-MEMORY_BYTES: Final = 6 << 30
+MEMORY_BYTES: Final = 4 << 30
 CPU_SECONDS: Final = 3600
 SECONDS_BETWEEN_REPORTS: Final = 0.5
 

@@ -14,8 +14,10 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from datasets_app.doctor import pii
+from datasets_app.doctor.balance import MAX_SHOWN
 from datasets_app.doctor.report import Finding, Report
 from datasets_app.operations import READERS
+from datasets_app.options import MAX_HELD_OUT_SHARE
 from portal.errors import InvalidInput
 
 Change = dict[str, Any]
@@ -82,8 +84,11 @@ def _names(finding: Finding) -> Iterator[str]:
         yield "exclude_all"
 
 
-def changes_for(report: Report, report_id: object, chosen: Mapping[str, str]) -> list[Change]:
-    """Return the operations of the chosen fixes, by finding. Raises: InvalidInput for what is not offered."""
+def changes_for(report: Report, report_id: object, chosen: Mapping[str, str], *, seed: int = 1) -> list[Change]:
+    """Return the operations of the chosen fixes, by finding; `seed` is for dividing the rows anew.
+
+    Raises: InvalidInput for what is not offered.
+    """
     changes: list[Change] = []
     for code, name in chosen.items():
         finding = report.finding(code)
@@ -93,7 +98,7 @@ def changes_for(report: Report, report_id: object, chosen: Mapping[str, str]) ->
                 param=f"fixes.{code[:40]}",
                 code="unknown_fix",
             )
-        changes += _changes(finding, name, str(report_id), report)
+        changes += [_resplit(report, seed)] if name == "resplit" else _changes(finding, name, str(report_id), report)
     return _in_order(changes)
 
 
@@ -102,14 +107,21 @@ def _changes(finding: Finding, name: str, report_id: str, report: Report) -> lis
         return renames(finding)
     if name == "order":
         return [{"op": "order_keys", "keys": list((report.schema or {}).get("properties", {}))}]
-    if name == "resplit":
-        return [{"op": "resplit"}]
     if kind := kind_of(finding.code):
         return [{"op": f"{name}_pii", "kinds": [kind]}] if name != "keep" else []
     found: Change = {"report": report_id, "code": finding.code}
     if name in ("exclude_all", "exclude_held_out"):
         return [{"op": "exclude_alike", **found, "keep_found": name == "exclude_held_out"}]
     return [{"op": "exclude_found", **found}]
+
+
+def _resplit(report: Report, seed: int) -> Change:
+    """Return the change that divides the rows anew, in about the shares that they have now."""
+    total = sum(report.rows.values()) or 1
+    shares = {f"{split}_share": round(report.rows.get(split, 0) / total, 3) for split in ("validation", "test")}
+    if sum(shares.values()) > MAX_HELD_OUT_SHARE:
+        shares = {}
+    return {"op": "resplit", "options": {**shares, "seed": seed, "keep_together": "near"}}
 
 
 def renames(finding: Finding) -> list[Change]:
@@ -126,6 +138,8 @@ def _in_order(changes: Sequence[Change]) -> list[Change]:
     ranks = {"exclude_alike": 0, "exclude_found": 1, "drop_pii": 2, "mask_pii": 4, "resplit": 5}
     ordered: list[Change] = []
     for change in sorted(changes, key=lambda change: ranks.get(change["op"], 3)):
+        if change in ordered:  # several findings ask for the same
+            continue
         if ordered and change["op"] == ordered[-1]["op"] and "kinds" in change:
             ordered[-1] = {**change, "kinds": sorted(ordered[-1]["kinds"] + change["kinds"])}
         else:
@@ -147,6 +161,10 @@ def verdict_changes(finding: Finding, verdicts: Mapping[int, str]) -> list[Chang
             )
     excluded = sorted(row_id for row_id, verdict in verdicts.items() if verdict == "exclude")
     accepted = [one for one in suspects.values() if verdicts.get(one.id) == "accept"]
+    if any(len(one.params["suggested"]) >= MAX_SHOWN for one in accepted):
+        raise InvalidInput(
+            _("A suggested label is too long to be taken over here. Edit the row itself."), param="labels"
+        )
     changes: list[Change] = [{"op": "exclude", "ids": excluded}] if excluded else []
     if accepted:
         values = [{"id": one.id, "field": one.field, "label": one.params["suggested"]} for one in accepted]

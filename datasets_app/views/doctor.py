@@ -6,11 +6,13 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.http import HttpResponse
+from django.core.paginator import Paginator
+from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
+from datasets_app.doctor import sentences
 from datasets_app.doctor_reports import display, lifecycle, services
 from datasets_app.models import DatasetVersion, DoctorReport
 from portal import audit
@@ -20,6 +22,7 @@ from portal.errors import PortalError
 from portal.models import BaseModel, Role
 
 Status = DoctorReport.Status
+ROWS_PER_PAGE = 20
 
 
 @team_view()
@@ -97,6 +100,23 @@ def cancel(request: TeamRequest, pk: UUID) -> HttpResponse:
     except PortalError as error:
         messages.error(request, error.message)
     return redirect("datasets:doctor", request.team.slug, pk)
+
+
+@team_view()
+@require_safe
+def finding(request: TeamRequest, pk: UUID, code: str) -> HttpResponse:
+    """List all rows of one finding of the newest report."""
+    version = _version(request, pk)
+    found = lifecycle.newest_report(version)
+    stored = display.stored_report(found) if found else None
+    one = stored.finding(code) if stored else None
+    if found is None or one is None or not one.examples:
+        raise Http404
+    raw = "raw" in request.GET and request.role.includes(Role.EDITOR)
+    page = Paginator(display.FoundRows(version, found, one, raw=raw), ROWS_PER_PAGE).get_page(request.GET.get("page"))
+    audit.read(request.team, Actor.of(request), "doctor.read", version, finding=code, raw=raw)
+    context = {"version": version, "title": sentences.title(one, _), "page": page, "raw": raw}
+    return render(request, "datasets/doctor/finding.html", context)
 
 
 @team_view(role=Role.EDITOR)

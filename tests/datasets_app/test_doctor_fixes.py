@@ -100,6 +100,13 @@ def test_leaks_leave_training_or_the_held_out_rows(report, actor):
     assert (held_out.version.train_rows, held_out.version.validation_rows) == (len(TRAIN), 1)
 
 
+def test_a_new_split_keeps_alike_rows_together(report, actor):
+    after = fixed(report, actor, leak="resplit", duplicate="exclude")
+    assert [change["op"] for change in after.version.changes] == ["exclude_found", "resplit"]
+    assert "leak" not in counts(after)
+    assert after.version.validation_rows > 0
+
+
 def test_labels_and_keys_are_written_as_they_are_meant(report, actor):
     after = fixed(report, actor, misspelt_label="rename", key_order="order")
     answers = dict(rows_of(after))
@@ -137,6 +144,14 @@ def test_only_editors_see_personal_data_and_only_when_they_ask(report, client_fo
         assert "[email]" in page
         assert "mary@example.com" not in page.lower()
     assert "mary@example.com" in client_for(alice).get(f"{address}?raw=1").content.decode()
+
+
+def test_all_rows_of_a_finding_are_listed(report, client_for, bob):
+    address = f"/t/{report.team.slug}/dataset-versions/{report.version_id}/doctor/findings"
+    page = client_for(bob).get(f"{address}/near_duplicate/?page=2").content.decode()
+    assert page.count("room") == 20
+    assert "[email]" in client_for(bob).get(f"{address}/pii_email/?raw=1").content.decode()
+    assert client_for(bob).get(f"{address}/nothing/").status_code == 404
 
 
 def test_several_fixes_make_one_version(report, actor):

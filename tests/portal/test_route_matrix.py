@@ -203,6 +203,7 @@ ROUTES: dict[str, Key] = {
     "datasets:doctor_start": VERSION,
     "datasets:doctor_cancel": VERSION,
     "datasets:doctor_fix": VERSION,
+    "datasets:doctor_finding": lambda world: {**VERSION(world), "code": "duplicate"},
     "datasets:schema": VERSION,
     "datasets:schema_edit": VERSION,
     "datasets:schema_rename": VERSION,

@@ -116,10 +116,10 @@ class _Clusters:
 
     def __init__(self, rows: RowsToDivide, plan: SplitPlan) -> None:
         first_of_row = together(len(rows.ids), rows.keys)
-        is_first = first_of_row == np.arange(len(rows.ids))
+        is_first = first_of_row == np.arange(len(rows.ids), dtype=np.int32)
         firsts = np.flatnonzero(is_first)
         self.of_row = (np.cumsum(is_first, dtype=np.int32) - 1)[first_of_row]
-        self.sizes = np.bincount(self.of_row, minlength=len(firsts))
+        self.sizes = np.bincount(self.of_row, minlength=len(firsts)).astype(np.int32)
         self.moments = _latest(rows, self.of_row, len(firsts)) if plan.by == "time" else None
         keys: list[npt.NDArray[Any]] = [_chance(rows.ids[firsts], plan.seed)]
         if self.moments is not None:
@@ -191,13 +191,15 @@ def _latest(rows: RowsToDivide, of_row: npt.NDArray[np.int32], count: int) -> In
 
 def _chance(ids: Integers, seed: int) -> npt.NDArray[np.uint64]:
     """Return a number by chance for every id, which depends on nothing but id and seed (SplitMix64)."""
-    with np.errstate(over="ignore"):
-        mixed = ids.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
-        for _round in range(2):
-            mixed += np.uint64(0x9E3779B97F4A7C15)
-            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            mixed ^= mixed >> np.uint64(31)
+    mixed = ids.astype(np.uint64)
+    mixed += np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
+    shifted = np.empty_like(mixed)
+    for _round in range(2):
+        mixed += np.uint64(0x9E3779B97F4A7C15)
+        for places, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+            np.right_shift(mixed, np.uint64(places), out=shifted)
+            mixed ^= shifted
+            mixed *= np.uint64(factor)
     return mixed
 
 

@@ -39,7 +39,7 @@ STAGING_SCHEMA: Final = SCHEMA.append(pa.field("digest", pa.binary(32), nullable
 # A page of rows costs the reading of one group, so groups are small.
 ROWS_PER_GROUP: Final = 4_096
 CHARACTERS_PER_GROUP: Final = 4_000_000
-ROWS_PER_BATCH: Final = 1_024
+ROWS_PER_BATCH: Final = 512
 
 # Arrow's own allocator keeps what was freed; the system's gives it back.
 pa.set_memory_pool(pa.system_memory_pool())
@@ -93,7 +93,8 @@ class RowWriter:
         self._hash = RowsHash()
         self._aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         self._columns: list[list[Any]] = [[] for _name in STAGING_SCHEMA.names]
-        self._characters = 0
+        self._batches: list[pa.RecordBatch] = []
+        self._converted = self._characters = 0
 
     def __enter__(self) -> RowWriter:
         self._file = self._aside.open("xb")
@@ -130,7 +131,9 @@ class RowWriter:
         digests.append(row.digest)
         self.rows += 1
         self._characters += len(row.prompt) + len(row.answer) + (len(earlier) if earlier else 0)
-        if len(ids) >= ROWS_PER_GROUP or self._characters > CHARACTERS_PER_GROUP:
+        if len(ids) >= ROWS_PER_BATCH:
+            self._convert()
+        if self._converted >= ROWS_PER_GROUP or self._characters > CHARACTERS_PER_GROUP:
             self._flush()
 
     def add_table(self, table: pa.Table) -> None:
@@ -145,16 +148,25 @@ class RowWriter:
         """Return what the file holds; call it after the block."""
         return WrittenRows(self.rows, self._hash.hexdigest(), self._size_bytes)
 
-    def _flush(self) -> None:
+    def _convert(self) -> None:
+        """Turn the texts at hand into Arrow's form; in small numbers they are still in the processor's cache."""
         if not self._columns[0]:
             return
         self._hash.add_digests(b"".join(self._columns[-1]))
         columns = zip(self._columns, self._schema, strict=False)
         arrays = [pa.array(values, field.type) for values, field in columns]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        self._converted += len(self._columns[0])
         for column in self._columns:
             column.clear()
-        self._characters = 0
+
+    def _flush(self) -> None:
+        """Write the rows at hand as a row group."""
+        self._convert()
+        if self._batches:
+            self._writer.write_table(pa.Table.from_batches(self._batches), row_group_size=CHARACTERS_PER_GROUP)
+        self._batches.clear()
+        self._converted = self._characters = 0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

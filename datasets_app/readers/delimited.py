@@ -96,7 +96,7 @@ class DelimitedReader:
         longest_harmless = self._limits.max_cell_bytes
         for raw in lines:
             if not row_lines:
-                if raw in BLANK_LINES:
+                if len(raw) <= 2 and raw in BLANK_LINES:
                     continue
                 self._start = lines.number
             row_lines.append(raw)

@@ -33,6 +33,10 @@ def parse_json(text: str, *, max_depth: int) -> object:
     Raises: JsonFault for invalid JSON, NaN, infinities, endless numbers, repeated keys, deep nesting, NUL and
     lone surrogates.
     """
+    if text.count("{") == 1 and "[" not in text and "\\" not in text:
+        value = _plain_object(text)
+        if value is not None:
+            return value
     try:
         value: object = _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -49,6 +53,17 @@ def parse_json(text: str, *, max_depth: int) -> object:
     if "\\u" in text and SUSPICIOUS_ESCAPE.search(text):
         _refuse_characters(json.dumps(value, ensure_ascii=False))
     return value
+
+
+def _plain_object(text: str) -> dict[str, object] | None:
+    """Return the object of a text without nesting and escapes, as most answers are; None if a closer look is needed."""
+    try:
+        value, end = _PLAIN_DECODER.scan_once(text, 0)
+    except (StopIteration, ValueError, RecursionError):
+        return None
+    # Every pair has a colon: as many keys as colons means that no key came twice.
+    is_whole = end == len(text) and isinstance(value, dict) and text.count(":") == len(value)
+    return value if is_whole else None
 
 
 def _finite(digits: str) -> float:
@@ -69,6 +84,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return members
 
 
+_PLAIN_DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_float=_finite, parse_constant=_no_constant)
 
 

@@ -24,7 +24,7 @@ def run(*, rows: Path | None, model_dir: Path, quick: bool = False, progress: Ca
 
     Raises: RuntimeError with the end of the child's output if it fails.
     """
-    with tempfile.TemporaryDirectory() as folder, _database() as address:
+    with tempfile.TemporaryDirectory() as folder, empty_database() as address:
         section = Path(folder) / "section.md"
         # A process of its own, so that settings, connections and caches are those of the big database alone.
         command = [sys.executable, "-m", "gpu_worker.benchmarks.pages_measure", str(section)]
@@ -43,7 +43,7 @@ def run(*, rows: Path | None, model_dir: Path, quick: bool = False, progress: Ca
 
 
 @contextmanager
-def _database() -> Iterator[str]:
+def empty_database() -> Iterator[str]:
     """Make an empty database beside the installation's and drop it afterwards; yield its address."""
     settings = connection.settings_dict
     drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(_NAME))

@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from portal.base_models import EMBEDDED_SLUG
 
-KINDS = ("training", "serving", "pages", "doctor")
+KINDS = ("training", "serving", "pages", "doctor", "imports")
 _HEAD = """# Benchmarks
 
 Written by `manage.py benchmark`; no figure is typed by hand. Ratios within one table are the sound part.

@@ -248,7 +248,7 @@ def _by_time(clusters: _Clusters, wanted: Mapping[str, int]) -> Parts:
     return chosen
 
 
-def _fill_empty(chosen: Parts, sizes: Integers, wanted: Mapping[str, int]) -> None:
+def _fill_empty(chosen: Parts, sizes: npt.NDArray[np.int32], wanted: Mapping[str, int]) -> None:
     """Give a part that went without the smallest cluster of the part with most clusters."""
     for name, target in wanted.items():
         part = SPLITS.index(name)

@@ -34,9 +34,9 @@ def parse_json(text: str, *, max_depth: int) -> object:
     lone surrogates.
     """
     if text.count("{") == 1 and "[" not in text and "\\" not in text:
-        value = _plain_object(text)
-        if value is not None:
-            return value
+        plain = _plain_object(text)
+        if plain is not None:
+            return plain
     try:
         value: object = _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -58,7 +58,7 @@ def parse_json(text: str, *, max_depth: int) -> object:
 def _plain_object(text: str) -> dict[str, object] | None:
     """Return the object of a text without nesting and escapes, as most answers are; None if a closer look is needed."""
     try:
-        value, end = _PLAIN_DECODER.scan_once(text, 0)
+        value, end = _scan_plain(text, 0)
     except (StopIteration, ValueError, RecursionError):
         return None
     # Every pair has a colon: as many keys as colons means that no key came twice.
@@ -85,6 +85,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 _PLAIN_DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
+_scan_plain: Final = _PLAIN_DECODER.scan_once  # type: ignore[attr-defined]
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_float=_finite, parse_constant=_no_constant)
 
 

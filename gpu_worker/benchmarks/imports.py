@@ -82,8 +82,8 @@ def _section(table: Path, measured: dict[str, list[dict[str, Any]]], pages: dict
         "## Imports",
         "",
         f"A table of {measured['tuneport'][0]['rows']:,} tickets, {size_mb:.0f} MB of CSV; each subject in a process "
-        f"of its own, in turn, {len(measured['tuneport'])} rounds. The least CPU time of the rounds is shown: others at "
-        "work on the machine only add to it.",
+        f"of its own, in turn, {len(measured['tuneport'])} rounds. The least CPU time of the rounds is shown: "
+        "others at work on the machine only add to it.",
         "",
         "| what | CPU, s | wall clock, s (least–most) | peak resident, MB |",
         "|---|---|---|---|",
@@ -96,7 +96,7 @@ def _section(table: Path, measured: dict[str, list[dict[str, Any]]], pages: dict
         )
     lines += [
         "",
-        f"The rows take {pages['stored_mb']:.0f} MB on disk. Pages of this version, at the server, without the network:",
+        f"The rows take {pages['stored_mb']:.0f} MB on disk. Pages of this version, at the server, without network:",
         "",
         "| page | median, ms | p95, ms |",
         "|---|---|---|",

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets_app import store
@@ -37,6 +37,7 @@ def plain(number, prompt="Hi", answer="there"):
 
 
 @given(rows=ROWS)
+@settings(deadline=None)
 def test_rows_come_back_as_they_were(rows, tmp_path_factory):
     path = tmp_path_factory.mktemp("store") / "train.parquet"
     written = store.write_rows(path, rows)
@@ -52,6 +53,7 @@ def test_rows_come_back_as_they_were(rows, tmp_path_factory):
 
 
 @given(rows=ROWS, start=st.integers(0, 25), length=st.integers(0, 25))
+@settings(deadline=None)
 def test_a_slice_is_that_of_the_list(rows, start, length, tmp_path_factory):
     path = tmp_path_factory.mktemp("store") / "train.parquet"
     store.ROWS_PER_GROUP, before = 3, store.ROWS_PER_GROUP  # several groups from few rows
@@ -64,6 +66,7 @@ def test_a_slice_is_that_of_the_list(rows, start, length, tmp_path_factory):
 
 
 @given(one=ROWS, other=ROWS)
+@settings(deadline=None)
 def test_hashes_are_equal_exactly_if_the_conversations_are(one, other):
     def hash_of(rows):
         known = store.RowsHash()

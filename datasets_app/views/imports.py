@@ -9,6 +9,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib import messages
+from django.forms import BoundField
 from django.http import HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
@@ -211,9 +212,16 @@ def _reading_fields(form: MappingForm, source: SourceFile) -> dict[str, Any]:
     return {
         "source": source,
         "fields": bound,
+        "read_as": [_chosen(one) for one in bound],
         "is_open": bool(candidates) or len(source.parts) > 1 or any(one.value() != one.initial for one in bound),
         "candidates": [(ENCODING_NAMES[one["encoding"]], one["preview"]) for one in candidates],
     }
+
+
+def _chosen(bound: BoundField) -> str:
+    """Return the words of what a choice is set to."""
+    choices = dict(bound.field.choices)  # type: ignore[attr-defined]
+    return str(choices.get(bound.value(), bound.value()))
 
 
 @team_view(role=Role.EDITOR)

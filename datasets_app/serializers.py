@@ -99,6 +99,8 @@ class VersionSerializer(serializers.ModelSerializer[DatasetVersion]):
             "dataset",
             "dataset_name",
             "number",
+            "parent",
+            "note",
             "status",
             "train_rows",
             "validation_rows",
@@ -131,9 +133,10 @@ class VersionDetailSerializer(VersionSerializer):
     mapping = serializers.DictField(read_only=True)
     options = serializers.DictField(read_only=True)
     fetch = FetchSerializer(read_only=True, allow_null=True)
+    changes = serializers.ListField(child=serializers.DictField(), read_only=True)
 
     class Meta(VersionSerializer.Meta):
-        fields = (*VersionSerializer.Meta.fields, "mapping", "options", "fetch", "sources", "report")
+        fields = (*VersionSerializer.Meta.fields, "mapping", "options", "fetch", "changes", "sources", "report")
         read_only_fields = fields
 
 
@@ -151,7 +154,8 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
 class RowSerializer(serializers.Serializer[CanonicalRow]):
     """One conversation; its last message is the answer to learn."""
 
-    row = serializers.IntegerField(help_text="Line of the source file on which the row begins.")
+    id = serializers.IntegerField(help_text="Names the row in all versions of the dataset.")
+    row = serializers.IntegerField(help_text="Line of the source file on which the row begins; 0 if it was added here.")
     messages = serializers.ListField(child=serializers.DictField(child=serializers.CharField()))
 
 

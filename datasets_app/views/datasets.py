@@ -12,7 +12,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
-from datasets_app import deletion, dependants
+from datasets_app import deletion, dependants, lineage
 from datasets_app.models import DatasetVersion
 from datasets_app.views.deleted import deleted_count, in_use
 from portal import search
@@ -50,7 +50,8 @@ def detail(request: TeamRequest, pk: UUID) -> HttpResponse:
     dataset = get_object_or_404(request.team.datasets.select_related("created_by"), pk=pk)
     versions = dataset.versions.select_related("created_by").defer("report").order_by("-number")
     ready = next((version for version in versions if version.status == Status.READY), None)
-    return render(request, "datasets/detail.html", {"dataset": dataset, "versions": versions, "ready": ready})
+    context = {"dataset": dataset, "versions": versions, "ready": ready, "lineage": lineage.picture(dataset)}
+    return render(request, "datasets/detail.html", context)
 
 
 @team_view(role=Role.EDITOR)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from datasets_app.answer_counts import WHOLE_ANSWER
 from datasets_app.doctor.balance import Labels
 from datasets_app.doctor.report import MAX_EXAMPLES, Example, Severity
 from datasets_app.doctor.schema import Schema, SchemaTally, closed_fields, deviations
@@ -19,8 +20,6 @@ from datasets_app.doctor.table import Batch, Findings, RowTable
 from datasets_app.fields import MAX_DEPTH, ValueTally, json_object, label_of
 from datasets_app.readers.jsonlines import JsonFault, parse_json
 
-# The field name of answers that are themselves a label.
-WHOLE_ANSWER: Final = ""
 JSON_SHARE: Final = 0.5
 MAX_LABEL_CHARACTERS: Final = 100
 MAX_REMEMBERED: Final = 50_000

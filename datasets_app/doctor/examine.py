@@ -22,10 +22,10 @@ from datasets_app.doctor.personal import PersonalData
 from datasets_app.doctor.report import Report
 from datasets_app.doctor.shingles import CommonPieces
 from datasets_app.doctor.table import BATCH_ROWS, Batch, Findings, RowTable
+from datasets_app.findings import FEW_ROWS
 from datasets_app.rows import CanonicalRow
 from datasets_app.store import SPLITS, count_rows, read_rows
 
-FEW_ROWS: Final = 50
 # How far the work is after the first and the second reading.
 LEARNED: Final = 0.15
 READ: Final = 0.8
@@ -73,7 +73,7 @@ class _Examination:
         self._progress(0.0)
         plan, sample = self._learn()
         check, personal, languages = AnswerCheck(plan), PersonalData(), Languages(len(table))
-        neighbours = Neighbours(CommonPieces(sample.texts), options.near_share)
+        neighbours = Neighbours(CommonPieces(sample.texts), options.near_share, rows=len(table))
         suspects = LabelErrors(len(table), options.seed)
         lengths = Lengths(self._tokenizer_folder) if self._tokenizer_folder else None
         looks: dict[str, Look] = {

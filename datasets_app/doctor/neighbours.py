@@ -71,12 +71,14 @@ class Neighbours:
     Rows that are equal but for case, blanks and numbers count as near duplicates too, however short they are.
     """
 
-    def __init__(self, common: CommonPieces, near_share: float = NEAR_SHARE) -> None:
+    def __init__(self, common: CommonPieces, near_share: float = NEAR_SHARE, *, rows: int = TEXTS_AT_ONCE) -> None:
+        """`rows`: how many are expected; more are allowed."""
         self._maker = SignatureMaker(common)
         self._near_share = near_share
-        self._signatures: list[Signatures] = []
-        self._usable: list[npt.NDArray[np.bool_]] = []
+        self._signatures = np.empty((rows, PERMUTATIONS), dtype=np.uint16)
+        self._usable = np.empty(rows, dtype=np.bool_)
         self._texts = array("q")
+        self._count = 0
 
     def add(self, rows: Iterable[CanonicalRow]) -> None:
         """Note the next rows."""
@@ -84,17 +86,15 @@ class Neighbours:
         self._texts.extend(map(hash, texts))
         for first in range(0, len(texts), TEXTS_AT_ONCE):
             signatures, usable = self._maker.make(texts[first : first + TEXTS_AT_ONCE])
-            self._signatures.append(signatures)
-            self._usable.append(usable)
+            self._keep(self._count, signatures, usable)
+            self._count += len(usable)
 
     def clusters(self) -> Positions:
         """Return for each row the position of the first row of its cluster, itself if it is like no other.
 
         Rows are in one cluster if a chain of near duplicates leads from one to the other.
         """
-        if not self._signatures:
-            return np.zeros(0, dtype=np.int64)
-        signatures, usable = np.concatenate(self._signatures), np.concatenate(self._usable)
+        signatures, usable = self._signatures[: self._count], self._usable[: self._count].copy()
         equal = np.array(self._texts, dtype=np.int64)
         forest = _Forest(first_alike(equal[None, :]))
         # One of each set of equal texts is enough to find what is like them.
@@ -102,6 +102,15 @@ class Neighbours:
         for bucket in _buckets(signatures, usable):
             self._join(bucket, signatures, forest)
         return forest.roots()
+
+    def _keep(self, first: int, signatures: Signatures, usable: npt.NDArray[np.bool_]) -> None:
+        end = first + len(usable)
+        if end > len(self._usable):
+            room = max(end, 2 * len(self._usable))
+            self._signatures = np.resize(self._signatures, (room, PERMUTATIONS))
+            self._usable = np.resize(self._usable, room)
+        self._signatures[first:end] = signatures
+        self._usable[first:end] = usable
 
     def _join(self, bucket: Positions, signatures: Signatures, forest: _Forest) -> None:
         """Join the rows of a bucket that are near duplicates."""

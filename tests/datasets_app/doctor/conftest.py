@@ -5,6 +5,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,14 +45,15 @@ def write_version(folder: Path, rows: Rows) -> dict[str, Path]:
     return paths
 
 
+def examined(folder: Path, rows: Rows, tokenizer_folder: Path | None = None, **options: object) -> Report:
+    """Return the report about rows, with the options given by name."""
+    return examine(folder, write_version(folder, rows), tokenizer_folder, Options(**options))
+
+
 @pytest.fixture
 def diagnose(tmp_path: Path) -> Callable[..., Report]:
-    """Return a function that examines rows, with the options given by name."""
-
-    def run(rows: Rows, tokenizer_folder: Path | None = None, **options: object) -> Report:
-        return examine(tmp_path, write_version(tmp_path, rows), tokenizer_folder, Options(**options))
-
-    return run
+    """Return a function that examines rows in the test's own folder."""
+    return partial(examined, tmp_path)
 
 
 def good_rows(count: int) -> list[tuple[str, str, str]]:

@@ -7,7 +7,7 @@ from django.utils.translation import gettext
 
 from datasets_app.doctor import sentences
 from datasets_app.doctor.report import read_ids
-from tests.datasets_app.doctor.conftest import good_rows
+from tests.datasets_app.doctor.conftest import examined, good_rows
 
 GOOD = good_rows(2000)
 PLANTED = [
@@ -27,9 +27,9 @@ PLANTED = [
 ]
 
 
-@pytest.fixture
-def report(diagnose):
-    return diagnose([*GOOD, *[planted[1:] for planted in PLANTED]])
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return examined(tmp_path_factory.mktemp("version"), [*GOOD, *[planted[1:] for planted in PLANTED]])
 
 
 @pytest.mark.parametrize(("number", "planted"), list(enumerate(PLANTED)), ids=[planted[0] for planted in PLANTED])

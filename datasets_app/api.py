@@ -40,6 +40,7 @@ READ_AND_WRITE = {
     "POST": Scope.DATASETS_WRITE,
     "DELETE": Scope.DATASETS_WRITE,
 }
+READING = ("encoding", "delimiter", "part")
 REFUSED = OpenApiResponse(description="The error object; `details` lists the faulty rows with line and column.")
 
 
@@ -201,7 +202,7 @@ def _ordered(sent: dict[str, Any]) -> dict[str, object]:
     return {
         "mapping": mapping.to_dict() if mapping else None,
         "options": ImportOptions.from_dict(sent.get("options") or {}).to_dict(),
-        "reading": {name: sent[name] for name in ("encoding", "delimiter") if name in sent},
+        "reading": {name: sent[name] for name in READING if name in sent},
     }
 
 
@@ -215,6 +216,5 @@ def _mapping(sent: dict[str, object] | None) -> Mapping | None:
 
 
 def _reading(sent: dict[str, Any]) -> Reading | None:
-    if "encoding" not in sent and "delimiter" not in sent:
-        return None
-    return Reading(sent.get("encoding", ""), sent.get("delimiter", ""))
+    chosen = {name: sent[name] for name in READING if name in sent}
+    return Reading(**chosen) if chosen else None

@@ -214,6 +214,9 @@ class VersionImportSerializer(serializers.Serializer[Any]):
     delimiter = serializers.ChoiceField(
         choices=[",", ";", "\t", "|"], required=False, help_text="Of all files; found out if left out."
     )
+    part = serializers.CharField(
+        max_length=255, required=False, help_text="The sheet or the file inside the training file; see `parts`."
+    )
 
     def validate_mapping(self, mapping: object) -> object:
         return _object(mapping)

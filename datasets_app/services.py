@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final, cast
 
 from django.db import IntegrityError, transaction
@@ -97,7 +98,7 @@ def begin_fetched(*, version: DatasetVersion, actor: Actor, begin: Mapping[str, 
     reading = Reading(**cast("dict[str, str]", begin.get("reading") or {}))
     stored = {Split(source.split): source for source in sources.in_order(version)}
     for source in stored.values():
-        sources.read_as(source, reading)
+        sources.read_as(source, _for_split(reading, source))
     ordered = begin.get("mapping")
     mapping = ColumnMapping.from_dict(ordered) if ordered else sources.guess(stored[Split.TRAIN])
     begin_import(
@@ -224,12 +225,17 @@ def import_files(
         stored = {Split(source.split): source for source in sources.in_order(version)}
         if reading:
             for source in stored.values():
-                sources.read_as(source, reading)
+                sources.read_as(source, _for_split(reading, source))
         mapping = mapping or sources.guess(stored[Split.TRAIN])
         version = begin_import(version=version, actor=actor, mapping=mapping, options=chosen)
         _refuse_faulty(stored, mapping, chosen)
         _require_storage(team, files, stored=True)
     return version
+
+
+def _for_split(reading: Reading, source: SourceFile) -> Reading:
+    """Return how one of several files is to be read where one reading was given for all: a part is of the first."""
+    return reading if source.split == Split.TRAIN else replace(reading, part="")
 
 
 def _refuse_faulty(stored: Mapping[Split, SourceFile], mapping: ColumnMapping, options: ImportOptions) -> None:

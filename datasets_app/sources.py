@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -25,7 +26,7 @@ from datasets_app.readers.containers import container_of
 from datasets_app.readers.containers.archives import split_of
 from datasets_app.unpacking import limits, unpack, unpacked_path
 from portal.display.numbers import filesize
-from portal.errors import InvalidInput, InvalidSource, PortalError, TooLarge
+from portal.errors import InvalidInput, InvalidSource, PortalError, TooLarge, Unavailable
 from portal.uploads import has_oversize_file
 
 
@@ -73,8 +74,10 @@ def folder_or_nothing(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True)
     try:
         yield folder
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise Unavailable(_("The disk is full. Ask an admin to make room, then try again.")) from error
         raise
 
 
@@ -134,14 +137,15 @@ def read_as(source: SourceFile, reading: Reading) -> None:
 
     Raises: InvalidSource if the file cannot be read that way.
     """
-    if reading.part and reading.part != source.part:
+    if source.container and reading.part and reading.part != source.part:
         source.part = reading.part
         _look_at(source)
         for other in source.parts:
             if other != source.part:
                 source.path_of(other).unlink(missing_ok=True)
-    source.encoding = reading.encoding or source.encoding
-    source.delimiter = reading.delimiter or source.delimiter
+    if source.is_text:
+        source.encoding = reading.encoding or source.encoding
+        source.delimiter = reading.delimiter or source.delimiter
     _learn_columns(source)
     source.save()
 
@@ -152,6 +156,8 @@ def open_source(source: SourceFile, reading: Reading | None = None) -> Table:
     Raises: FileRefused or WorkRefused if it cannot be read that way, or if its encoding has still to be chosen.
     """
     chosen = reading or Reading()
+    if not source.is_text:  # written by ourselves
+        chosen = Reading(part=chosen.part)
     encoding, delimiter = chosen.encoding or source.encoding, chosen.delimiter or source.delimiter
     path = unpacked_path(source, chosen.part) if source.container else source.path
     return open_table(path, limits=limits(), encoding=encoding or None, delimiter=delimiter or None)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import IO, Any, Final, cast
 from uuid import UUID
@@ -30,6 +31,7 @@ from portal.rls import team_scope
 VERSION: Final = "1.0.0"
 PART_TYPE: Final = "application/offset+octet-stream"
 LONGEST_METADATA: Final = 4096
+SILENCE_S: Final = 30
 
 Address = Callable[[UUID], str]
 
@@ -78,11 +80,26 @@ def head(request: HttpRequest, team: Team, actor: Actor, pk: UUID) -> HttpRespon
     return _answer(HTTPStatus.OK, _standing(upload, upload.received_bytes))
 
 
+@contextmanager
+def _impatient(request: HttpRequest) -> Iterator[None]:
+    """Give up on a sender who went away without a word: its part would keep the upload locked for hours."""
+    connection = request.META.get("gunicorn.socket")
+    if connection is None:
+        yield
+        return
+    connection.settimeout(SILENCE_S)
+    try:
+        yield
+    finally:
+        connection.settimeout(None)
+
+
 def patch(request: HttpRequest, team: Team, actor: Actor, pk: UUID) -> HttpResponse:
     """Take the next part of an upload; with the last one it is complete and hashed."""
     upload = _found(team, actor, pk)
     try:
-        offset = _take_part(request, upload)
+        with _impatient(request):
+            offset = _take_part(request, upload)
         with team_scope(team.pk):
             arrivals.prolong(upload)
         if offset == upload.size_bytes and not upload.is_complete:

@@ -229,3 +229,28 @@ def test_the_child_gets_a_whole_workbook_within_its_memory(tmp_path):
     assert found["container"] == "xlsx"
     lines = (tmp_path / "out").read_text().split("\n")
     assert json.loads(lines[5_000]) == {"prompt": "Row 4999", "response": "4999"}
+
+
+def test_a_program_chooses_the_sheet(api):
+    book = xlsx_bytes(tickets(4), More=[("q", "answer"), ("x", "y"), ("z", "w")])
+    sent = {"name": "Book", "file": upload(book, "book.xlsx"), "part": "More", "encoding": "cp1251"}
+    answer = api.post("/api/datasets/", sent)
+    assert answer.status_code == 201, answer.content
+    [source] = answer.json()["sources"]
+    assert (source["part"], source["parts"], source["columns"]) == ("More", ["Data", "More"], ["q", "answer"])
+    assert source["encoding"] == "utf-8"  # what we wrote ourselves is in no other encoding
+    sent = {"name": "None", "file": upload(book, "book.xlsx"), "part": "Less"}
+    answer = api.post("/api/datasets/", sent)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "part_missing")
+    assert api.post("/api/datasets/", {"name": "CSV", "file": upload(ONE), "part": "Less"}).status_code == 201
+
+
+def test_a_full_disk_is_said(api, team, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sources, "_copy", full)
+    answer = api.post("/api/datasets/", {"name": "T", "file": upload(ONE)})
+    assert answer.status_code == 503
+    assert "disk is full" in answer.json()["error"]["message"]
+    assert not list((team.folder / "datasets").glob("*"))

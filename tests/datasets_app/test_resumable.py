@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import resource
 import socket
 import time
 from datetime import timedelta
@@ -13,9 +14,10 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from datasets_app import arrivals, services, tasks
+from datasets_app import arrivals, services, tasks, tus
 from datasets_app.models import DatasetVersion, ResumableUpload, Split
 from portal import usage
+from portal.actors import Actor
 from portal.models import Quota, Role
 from portal.rls import all_teams, team_scope
 from tests.datasets_app.files import csv_bytes, tickets, upload
@@ -314,3 +316,46 @@ def test_a_file_just_over_the_limit_is_said_and_not_lost(pages, api, team, setti
             assert "larger than" in answer.content.decode()
             answer = api.post("/api/datasets/", {"name": f"Size {size}", "train_file": upload(content)})
             assert (answer.status_code, answer.json()["error"]["code"]) == (413, "file_too_large")
+
+
+def test_a_sender_who_went_away_does_not_keep_the_lock(rf, team, actor, api):
+    """The server's socket times out while a part comes, and only then."""
+    place = begin(api)["Location"]
+    ours, theirs = socket.socketpair()
+    request = rf.generic("PATCH", place, b"x", content_type=PART, headers={**TUS, "Upload-Offset": "0"})
+    with ours, theirs, theirs.makefile("rb") as stream:
+        ours.sendall(CONTENT[:100])
+        request.META["gunicorn.socket"] = theirs
+        request.META["CONTENT_LENGTH"] = str(len(CONTENT))
+        request._stream, request._read_started = stream, False
+        with team_scope(team.pk):
+            upload = team.resumableuploads.get()
+        begun = time.monotonic()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(tus, "SILENCE_S", 0.2)
+            answer = tus.patch(request, team, Actor(user=upload.created_by, token=None), upload.pk)
+        assert (answer.status_code, theirs.gettimeout()) == (400, None)
+    assert time.monotonic() - begun < 10
+    assert send(api, place, CONTENT, 0).status_code in (204, 409)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_memory_does_not_grow_with_a_part(live_server, api, token, team):
+    size, block = 192 << 20, b"prompt,response\n" * 65_536
+    place = begin(api, size=size)["Location"]
+    server = urlsplit(live_server.url)
+    lines = [
+        f"PATCH {place} HTTP/1.1", f"Host: {server.netloc}", f"Authorization: Bearer {token}", "Tus-Resumable: 1.0.0",
+        f"Content-Type: {PART}", "Upload-Offset: 0", f"Content-Length: {size}", "Connection: close", "", "",
+    ]  # fmt: skip
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with socket.create_connection((server.hostname, server.port)) as connection:
+        connection.sendall("\r\n".join(lines).encode())
+        for _ in range(size // len(block)):
+            connection.sendall(block)
+        assert b" 204 " in connection.recv(1000)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 48
+    digest = hashlib.sha256()
+    for _ in range(size // len(block)):
+        digest.update(block)
+    assert api.head(place, headers=TUS)["Upload-Sha256"] == digest.hexdigest()

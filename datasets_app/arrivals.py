@@ -208,7 +208,8 @@ def prune() -> int:
         late = list(ResumableUpload.unscoped.filter(expires_at__lte=now).select_related("team"))
         drafts = list(
             DatasetVersion.unscoped.filter(
-                status=DatasetVersion.Status.DRAFT, created_at__lte=now - DRAFTS_KEPT_FOR
+                status__in=(DatasetVersion.Status.FETCHING, DatasetVersion.Status.DRAFT),
+                created_at__lte=now - DRAFTS_KEPT_FOR,
             ).select_related("team", "dataset")
         )
     for upload in late:

@@ -41,8 +41,8 @@ def import_version(version_id: str) -> None:
 
 
 def fetch_version(version_id: str) -> None:
-    """Fetch the files of a version from elsewhere: it ends as a draft, or the fetch says why not."""
-    fetching.run(UUID(version_id))
+    """Start a process that fetches the files of a version from elsewhere: that may take longer than a task may."""
+    fetching.spawn(UUID(version_id))
 
 
 def examine_version(report_id: str) -> None:

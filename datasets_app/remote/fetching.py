@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -20,6 +24,36 @@ from portal.errors import PortalError
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_REPORTS: Final = 0.5
+
+
+# Kept so that ended ones are reaped when the next one is started.
+_started: list[subprocess.Popen[bytes]] = []
+
+
+def spawn(version_id: UUID) -> int | None:
+    """Start a process that outlives the queue's task and its time limit; return its id, None if nothing waits.
+
+    Whether it really gets the work is decided by its claim.
+    """
+    _started[:] = [known for known in _started if known.poll() is None]
+    if not lifecycle.is_waiting(version_id):
+        return None
+    log = Path(settings.DATA_DIR) / "logs" / "fetches.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if name != "Q_CLUSTER_NAME"}
+    environment["TUNEPORT_DATA_DIR"] = str(settings.DATA_DIR)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(Path(settings.BASE_DIR) / "manage.py"), "fetch", str(version_id)],
+            cwd=settings.BASE_DIR,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _started.append(process)
+    return process.pid
 
 
 def run(version_id: UUID) -> None:

@@ -78,6 +78,13 @@ def claim_fetch(version_id: UUID) -> FetchJob | None:
     return FetchJob(fetch.pk, version_id, fetch.team_id, claim, folder, dict(fetch.source))
 
 
+def is_waiting(version_id: UUID) -> bool:
+    """Tell whether a fetch waits for a worker."""
+    with all_teams("the queue knows only the id of a version"):
+        fetch = RemoteFetch.unscoped.filter(version=version_id).first()
+        return fetch is not None and _unclaimed(fetch.pk).exists()
+
+
 def _give_up(fetch: RemoteFetch, claim: UUID, sentence: str) -> None:
     if _unclaimed(fetch.pk).update(claim=claim):
         _fail(fetch.pk, claim, sentence, "gave_up")

@@ -14,10 +14,11 @@ from datasets_app.models import Dataset, DatasetVersion, RemoteFetch
 from datasets_app.remote.spec import SECRET_KINDS, read_source, shown_address
 from portal import audit, outbound
 from portal.actors import Actor
-from portal.errors import IllegalTransition, InvalidInput
+from portal.errors import IllegalTransition, InvalidInput, RateLimited
 from portal.models import Team
 from portal.queue import enqueue_on_commit
 
+MOST_AT_ONCE: Final = 4
 FETCH_TASK: Final = "datasets_app.tasks.fetch_version"
 
 
@@ -41,6 +42,7 @@ def start_fetch(
     for entry in ("url", "endpoint"):
         if chosen.get(entry):
             outbound.require_well_formed(chosen[entry])
+    _require_turn(team)
     version = services.new_version(
         team=team,
         actor=actor,
@@ -70,6 +72,17 @@ def fetch_again(*, version: DatasetVersion, actor: Actor) -> None:
     fetch.save()
     audit.record(version.team, actor, "dataset.fetch_started", version, kind=fetch.source["kind"])
     enqueue_on_commit(FETCH_TASK, str(version.pk))
+
+
+def _require_turn(team: Team) -> None:
+    """Keep one team from taking all the network. Raises: RateLimited."""
+    Team.objects.select_for_update(no_key=True).get(pk=team.pk)
+    waiting = team.remotefetchs.filter(
+        status__in=(RemoteFetch.Status.QUEUED, RemoteFetch.Status.RUNNING), version__deleted_at=None
+    )
+    if waiting.count() >= MOST_AT_ONCE:
+        message = _("%(count)d sources are being fetched for the team already. Wait until one of them is here.")
+        raise RateLimited(message % {"count": MOST_AT_ONCE}, code="too_many_fetches")
 
 
 def _require_secret(team: Team, source: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from django.test import Client
 
 from datasets_app import tasks
 from datasets_app.models import DatasetVersion, RemoteFetch
+from datasets_app.remote import fetching
 from datasets_app.remote.services import start_fetch
 from portal import secrets
 from portal.actors import Actor
@@ -45,7 +46,7 @@ def fetched(team: Team, actor: Actor) -> Callable[..., DatasetVersion]:
     def fetch(source: dict[str, str], name: str = "Tickets", **more: Any) -> DatasetVersion:
         with team_scope(team.pk):
             version = start_fetch(team=team, actor=actor, name=name, source=source, **more)
-        tasks.fetch_version(str(version.pk))
+        fetching.run(version.pk)
         if "begin" in more:
             tasks.import_version(str(version.pk))
         return fresh(version)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from django.utils import timezone
@@ -11,8 +13,8 @@ from hypothesis import strategies as st
 
 from datasets_app import tasks
 from datasets_app.models import Dataset, DatasetVersion, RemoteFetch
-from datasets_app.remote import lifecycle
-from datasets_app.remote.services import start_fetch
+from datasets_app.remote import fetching, lifecycle
+from datasets_app.remote.services import MOST_AT_ONCE, start_fetch
 from datasets_app.remote.spec import KINDS, read_source, shown_address
 from portal import secrets
 from portal.actors import Actor
@@ -22,6 +24,7 @@ from portal.rls import all_teams, team_scope
 from tests.datasets_app.files import csv_bytes, tickets
 from tests.datasets_app.remote.conftest import fetch_of, fresh, sources_of
 from tests.datasets_app.remote.loopback import Answer, serving
+from tests.processes import environment
 
 IMPORT = "/t/service-desk/datasets/import/"
 
@@ -56,7 +59,7 @@ def test_from_the_form_to_the_mapping(browser):
         assert "CANARY" not in waiting
         assert browser.get(f"{address}fetching/").status_code == 200
         assert browser.get(f"{address}mapping/").status_code == 200  # too early: shows how far it is
-        tasks.fetch_version(str(version.pk))
+        fetching.run(version.pk)
     done = browser.get(f"{address}fetching/")
     assert done.status_code == 286
     assert browser.get(address).headers["Location"] == f"{address}mapping/"
@@ -138,7 +141,7 @@ def test_the_api_fetches_and_imports(api, stranger_api):
         address = f"/api/dataset-versions/{made.json()['id']}/"
         assert made.json()["status"] == "fetching"
         assert made.json()["fetch"]["kind"] == "url"
-        tasks.fetch_version(made.json()["id"])
+        fetching.run(UUID(made.json()["id"]))
     tasks.import_version(made.json()["id"])
     done = api.get(address).json()
     assert (done["status"], done["fetch"]["status"]) == ("ready", "done")
@@ -151,7 +154,7 @@ def test_the_api_fetches_and_imports(api, stranger_api):
         content_type="application/json",
     )
     assert version.json()["number"] == 2
-    tasks.fetch_version(version.json()["id"])
+    fetching.run(UUID(version.json()["id"]))
     failed = api.get(f"/api/dataset-versions/{version.json()['id']}/").json()["fetch"]
     assert (failed["status"], failed["error_code"]) == ("failed", "source_unreachable")
 
@@ -195,7 +198,7 @@ def test_failed_ones_are_tried_again_or_discarded(browser, client_for, bob, fetc
     assert browser.post(f"{address}discard/").status_code == 302
     with all_teams("test"):
         assert not RemoteFetch.unscoped.filter(status=RemoteFetch.Status.QUEUED, version__deleted_at=None).exists()
-    tasks.fetch_version(str(version.pk))  # the message that is still on the queue
+    fetching.run(version.pk)  # the message that is still on the queue
 
 
 def test_a_fetch_is_stopped_by_discarding_its_version(team, actor, browser, monkeypatch):
@@ -207,7 +210,7 @@ def test_a_fetch_is_stopped_by_discarding_its_version(team, actor, browser, monk
     with serving(lambda *_: Answer(csv_bytes(tickets(30)))) as web:
         with team_scope(team.pk):
             version = start_fetch(team=team, actor=actor, name="T", source={"kind": "url", "url": f"{web.url}/t.csv"})
-        tasks.fetch_version(str(version.pk))
+        fetching.run(version.pk)
     assert not any(path.is_file() for path in (team.folder / "datasets").rglob("*"))
 
 
@@ -249,18 +252,46 @@ def test_a_worker_that_was_lost_changes_nothing(team, actor, settings):
     assert fetch_of(version).error_code == "gave_up"
 
 
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_the_queue_starts_a_process_of_its_own(team, actor, monkeypatch):
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TUNEPORT_EMBEDDED_PG", raising=False)
+    monkeypatch.setenv("TUNEPORT_OUTBOUND_ALLOW", "127.0.0.1")
+    with serving(lambda *_: Answer(csv_bytes(tickets(30)))) as web:
+        with team_scope(team.pk):
+            version = start_fetch(team=team, actor=actor, name="T", source={"kind": "url", "url": f"{web.url}/t.csv"})
+        pid = fetching.spawn(version.pk)
+        assert os.waitpid(pid, 0)[1] == 0
+    assert fresh(version).status == "draft"
+    assert tasks.fetch_version(str(version.pk)) is None  # a message that comes twice starts nothing
+    assert fetching.spawn(version.pk) is None
+
+
+def test_one_team_does_not_take_all_the_network(browser, api, team, actor):
+    source = {"kind": "url", "url": "https://example.org/t.csv"}
+    with team_scope(team.pk):
+        for number in range(MOST_AT_ONCE):
+            start_fetch(team=team, actor=actor, name=f"T{number}", source=source)
+    answer = api.post("/api/datasets/", {"name": "T", "source": source}, content_type="application/json")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_fetches")
+    page = browser.post(f"{IMPORT}url/", {"name": "T", "source_url": source["url"]})
+    assert "Wait until one of them is here" in page.content.decode()
+
+
 def test_who_lost_the_right_fetches_nothing(team, alice, actor):
     with team_scope(team.pk):
         version = start_fetch(team=team, actor=actor, name="T", source={"kind": "url", "url": "http://127.0.0.1:9/t"})
         team.memberships.filter(user=alice).update(role=Role.VIEWER)
-    tasks.fetch_version(str(version.pk))
+    fetching.run(version.pk)
     assert "may no longer change datasets" in fetch_of(version).error
 
 
 TEXT = st.text(max_size=30)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
 @given(
     st.one_of(
         st.none(),

@@ -19,16 +19,13 @@ from datasets_app.doctor.near import find_near
 from datasets_app.doctor.neighbours import Neighbours, Sample
 from datasets_app.doctor.options import Options
 from datasets_app.doctor.personal import PersonalData
-from datasets_app.doctor.report import Report
+from datasets_app.doctor.report import LEARNED, READ, Report
 from datasets_app.doctor.shingles import CommonPieces
 from datasets_app.doctor.table import BATCH_ROWS, Batch, Findings, RowTable
 from datasets_app.findings import FEW_ROWS
 from datasets_app.rows import CanonicalRow
 from datasets_app.store import SPLITS, count_rows, read_rows
 
-# How far the work is after the first and the second reading.
-LEARNED: Final = 0.15
-READ: Final = 0.8
 
 # Called with the share of the work that is done, from 0 to 1; may raise to stop the work.
 Progress = Callable[[float], None]

@@ -14,6 +14,9 @@ import numpy.typing as npt
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
 MAX_EXAMPLES: Final = 100
+# How far the work is after the first and the second reading.
+LEARNED: Final = 0.15
+READ: Final = 0.8
 
 Ids = npt.NDArray[np.int64]
 

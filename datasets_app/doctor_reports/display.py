@@ -12,13 +12,14 @@ from django.utils.translation import gettext_noop, ngettext
 
 from datasets_app import store
 from datasets_app.doctor import pii, sentences
-from datasets_app.doctor.report import Example, Finding, Report, read_ids
+from datasets_app.doctor.report import LEARNED, READ, Example, Finding, Report, read_ids
 from datasets_app.doctor_reports import figures, lifecycle
 from datasets_app.doctor_reports.excerpts import REVIEWED, Excerpt, read_excerpts, shown_examples
 from datasets_app.doctor_reports.fixes import Fix, fixes_of, kind_of
 from datasets_app.models import DatasetVersion, DoctorReport, PersonalDataDecision, Split
 from datasets_app.reports import OWN_SENTENCES
 from datasets_app.stored_rows import pretty_answer
+from portal.display.numbers import thousands
 
 TITLES_IN_SUMMARY: Final = 4
 
@@ -122,6 +123,17 @@ def summary(version: DatasetVersion) -> Summary:
     tone, verdict = verdict_of(report.findings)
     grave = [one for one in report.findings if one.severity != "info"]
     return Summary(verdict, tone, tuple(sentences.title(one, _) for one in grave[:TITLES_IN_SUMMARY]))
+
+
+def stage_in_words(report: DoctorReport | None, rows: int) -> str:
+    """Return what an examination that runs is at; empty for one that waits."""
+    if report is None or report.status != DoctorReport.Status.RUNNING:
+        return ""
+    if report.progress < 100 * LEARNED:
+        return _("Learning what is usual")
+    if report.progress < 100 * READ:
+        return ngettext("Looking at one row", "Looking at each of %(count)s rows", rows) % {"count": thousands(rows)}
+    return _("Comparing the rows")
 
 
 def stored_report(report: DoctorReport) -> Report | None:

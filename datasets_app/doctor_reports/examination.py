@@ -9,12 +9,14 @@ from typing import Any, Final
 from uuid import UUID
 
 from datasets_app.capped import WorkRefused, run_capped
-from datasets_app.doctor_reports import lifecycle, work
+from datasets_app.doctor_reports import lifecycle
 from datasets_app.doctor_reports.lifecycle import ClaimLost, Examination
 from datasets_app.readers import DataError
 
 logger = logging.getLogger(__name__)
 
+# By name: only the child needs the libraries that learn.
+WORK: Final = "datasets_app.doctor_reports.work:examine_rows"
 # Of address space: the libraries that count tokens and learn labels reserve far more than they use.
 MEMORY_BYTES: Final = 4 << 30
 CPU_SECONDS: Final = 3600
@@ -41,7 +43,7 @@ def _examine(job: Examination) -> None:
     try:
         job.work_folder.mkdir(parents=True)
         found = run_capped(
-            work.FUNCTION,
+            WORK,
             {
                 "folder": str(job.work_folder),
                 "rows_paths": {split: str(path) for split, path in job.rows_paths.items()},

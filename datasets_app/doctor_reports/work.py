@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from datasets_app.doctor.examine import examine
 from datasets_app.doctor.options import Options
 from datasets_app.doctor_reports.excerpts import write_excerpts
-
-FUNCTION: Final = "datasets_app.doctor_reports.work:examine_rows"
 
 
 def examine_rows(

@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from datasets_app import deletion, dependants, lineage
+from datasets_app.doctor_reports.display import summary as doctor_summary
 from datasets_app.models import DatasetVersion
 from datasets_app.views.deleted import deleted_count, in_use
 from portal import search
@@ -50,7 +51,13 @@ def detail(request: TeamRequest, pk: UUID) -> HttpResponse:
     dataset = get_object_or_404(request.team.datasets.select_related("created_by"), pk=pk)
     versions = dataset.versions.select_related("created_by").defer("report").order_by("-number")
     ready = next((version for version in versions if version.status == Status.READY), None)
-    context = {"dataset": dataset, "versions": versions, "ready": ready, "lineage": lineage.picture(dataset)}
+    context = {
+        "dataset": dataset,
+        "versions": versions,
+        "ready": ready,
+        "doctor": doctor_summary(ready) if ready else None,
+        "lineage": lineage.picture(dataset),
+    }
     return render(request, "datasets/detail.html", context)
 
 

@@ -46,6 +46,7 @@ def _context(request: TeamRequest, version: DatasetVersion, *, raw: bool) -> dic
     return {
         "version": version,
         "latest": latest,
+        "stage": display.stage_in_words(latest, version.total_rows),
         "failure": display.failure_in_words(latest) if latest and latest.status == Status.FAILED else "",
         "found": found,
         "shown": display.shown_report(version, found, raw=raw) if found else None,
@@ -62,7 +63,8 @@ def progress(request: TeamRequest, pk: UUID) -> HttpResponse:
     version = _version(request, pk)
     latest = version.doctor_reports.defer("report").first()
     status = 200 if latest is not None and latest.is_open else 286
-    return render(request, "datasets/doctor/_progress.html", {"version": version, "latest": latest}, status=status)
+    context = {"version": version, "latest": latest, "stage": display.stage_in_words(latest, version.total_rows)}
+    return render(request, "datasets/doctor/_progress.html", context, status=status)
 
 
 @team_view(role=Role.EDITOR)

@@ -19,7 +19,7 @@ from typing import Any
 from datasets_app.capped import run_capped
 from datasets_app.demo_tickets import DEMO_SYSTEM_PROMPT, generate
 from datasets_app.doctor.report import Report, read_ids
-from datasets_app.doctor_reports import examination, work
+from datasets_app.doctor_reports import examination
 from datasets_app.rows import CanonicalRow
 from datasets_app.store import write_rows
 
@@ -87,7 +87,7 @@ def measure(tickets: Sequence[Planted], model_dir: Path) -> Measured:
             write_rows(Path(paths[split]), _rows(tickets, split))
         before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         found = run_capped(
-            work.FUNCTION,
+            examination.WORK,
             {"folder": place, "rows_paths": paths, "tokenizer_folder": str(model_dir), "options": {}},
             memory_bytes=examination.MEMORY_BYTES,
             cpu_seconds=examination.CPU_SECONDS,

@@ -13,7 +13,7 @@ from datasets_app.capped import run_capped
 from datasets_app.conversion import Source, SourceRefused, convert
 from datasets_app.doctor.report import Report
 from datasets_app.doctor.text import as_markdown
-from datasets_app.doctor_reports import examination, work
+from datasets_app.doctor_reports import examination
 from datasets_app.mapping import guess_mapping
 from datasets_app.readers import DEFAULT_LIMITS, DataError, open_table
 from datasets_app.sources import SAMPLE_ROWS
@@ -86,7 +86,7 @@ def _import(files: dict[str, Path], folder: Path) -> int:
 def _examine(folder: Path, model: Path | None, options: dict[str, Any]) -> Report:
     paths = {path.stem: str(path) for path in folder.glob("*.parquet")}
     found = run_capped(
-        work.FUNCTION,
+        examination.WORK,
         {
             "folder": str(folder),
             "rows_paths": paths,

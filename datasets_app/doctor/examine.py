@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from datasets_app.doctor.answers import AnswerCheck, AnswerPlan, AnswerSurvey
 from datasets_app.doctor.balance import balance, find_imbalance
@@ -25,7 +25,6 @@ from datasets_app.doctor.table import BATCH_ROWS, Batch, Findings, RowTable
 from datasets_app.findings import FEW_ROWS
 from datasets_app.rows import CanonicalRow
 from datasets_app.store import SPLITS, count_rows, read_rows
-
 
 # Called with the share of the work that is done, from 0 to 1; may raise to stop the work.
 Progress = Callable[[float], None]

@@ -134,7 +134,7 @@ def read_source(
     Raises: FileRefused, MappingError.
     """
     outcome = Outcome()
-    maker = RowMaker(mapping, source.limits, facts.counts.parser if facts else None)
+    maker = RowMaker(mapping, source.limits, facts.counts.parser if facts is not None else None)
     for made in _made_rows(source, mapping, maker, progress):
         if isinstance(made, RowFault):
             outcome.fault_count += 1

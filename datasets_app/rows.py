@@ -210,7 +210,9 @@ class RowMaker:
             raise _Refused(
                 self._answer_column, "answer_too_long", found=len(answer), limit=limits.max_answer_characters
             )
-        asked = len(prompt) + len(system or "") + sum(len(message["content"]) for message in earlier or ())
+        asked = len(prompt) + len(system or "")
+        if earlier:
+            asked += sum(len(message["content"]) for message in earlier)
         if asked > limits.max_prompt_characters:
             raise _Refused(self._prompt_column, "prompt_too_long", found=asked, limit=limits.max_prompt_characters)
         digest = self._digest(system, prompt, answer, earlier)

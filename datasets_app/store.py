@@ -92,7 +92,7 @@ class RowWriter:
         self._size_bytes = 0
         self._hash = RowsHash()
         self._aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        self._columns: list[list[Any]] = [[] for _name in STAGING_SCHEMA.names]
+        self._waiting: list[tuple[int, FlatRow]] = []
         self._batches: list[pa.RecordBatch] = []
         self._converted = self._characters = 0
 
@@ -118,20 +118,12 @@ class RowWriter:
 
     def add_flat(self, number: int, row: FlatRow) -> None:
         """Append one row, with its id, as the columns that it is made of."""
-        earlier = _write_json(row.earlier) if row.earlier else None
-        ids, lines, systems, prompts, answers, turns, groups, times, digests = self._columns
-        ids.append(number)
-        lines.append(row.row)
-        systems.append(row.system)
-        prompts.append(row.prompt)
-        answers.append(row.answer)
-        turns.append(earlier)
-        groups.append(row.group)
-        times.append(row.at)
-        digests.append(row.digest)
+        self._waiting.append((number, row))
         self.rows += 1
-        self._characters += len(row.prompt) + len(row.answer) + (len(earlier) if earlier else 0)
-        if len(ids) >= ROWS_PER_BATCH:
+        self._characters += len(row.prompt) + len(row.answer)
+        if row.earlier:
+            self._characters += sum(len(message["content"]) for message in row.earlier)
+        if len(self._waiting) >= ROWS_PER_BATCH:
             self._convert()
         if self._converted >= ROWS_PER_GROUP or self._characters > CHARACTERS_PER_GROUP:
             self._flush()
@@ -150,15 +142,26 @@ class RowWriter:
 
     def _convert(self) -> None:
         """Turn the texts at hand into Arrow's form; in small numbers they are still in the processor's cache."""
-        if not self._columns[0]:
+        if not self._waiting:
             return
-        self._hash.add_digests(b"".join(self._columns[-1]))
-        columns = zip(self._columns, self._schema, strict=False)
-        arrays = [pa.array(values, field.type) for values, field in columns]
+        rows = [row for _number, row in self._waiting]
+        digests = [row.digest for row in rows]
+        self._hash.add_digests(b"".join(digests))
+        columns: list[list[Any]] = [
+            [number for number, _row in self._waiting],
+            [row.row for row in rows],
+            [row.system for row in rows],
+            [row.prompt for row in rows],
+            [row.answer for row in rows],
+            [_write_json(row.earlier) if row.earlier else None for row in rows],
+            [row.group for row in rows],
+            [row.at for row in rows],
+            digests,
+        ]
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, self._schema, strict=False)]
         self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
-        self._converted += len(self._columns[0])
-        for column in self._columns:
-            column.clear()
+        self._converted += len(rows)
+        self._waiting.clear()
 
     def _flush(self) -> None:
         """Write the rows at hand as a row group."""

@@ -11,7 +11,8 @@ import fcntl
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -212,13 +213,25 @@ def prune() -> int:
                 created_at__lte=now - DRAFTS_KEPT_FOR,
             ).select_related("team", "dataset")
         )
+        known = {str(pk) for pk in ResumableUpload.unscoped.values_list("pk", flat=True)}
+    orphans = _remove_orphans(known)
     for upload in late:
         with team_scope(upload.team_id):
             discard(upload=upload, actor=MACHINE)
     for draft in drafts:
         with team_scope(draft.team_id):
             _prune_draft(draft)
-    return len(late) + len(drafts)
+    return len(late) + len(drafts) + orphans
+
+
+def _remove_orphans(known: Container[str]) -> int:
+    """Remove files whose upload is gone: a process died between the end of its row and that of its file."""
+    removed = 0
+    for path in (settings.DATA_DIR / "teams").glob("*/uploads/*.bin"):
+        if path.stem not in known and time.time() - path.stat().st_mtime > KEPT_FOR.total_seconds():
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
 
 
 def _prune_draft(draft: DatasetVersion) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import resource
 import socket
 import time
 from datetime import timedelta
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 from django.test import Client
@@ -262,7 +264,13 @@ def test_the_clock_throws_away_what_nobody_wants_any_more(api, team, actor):
     assert api.head(old, headers=TUS).status_code == 404  # its time is up, the clock or not
     with team_scope(team.pk):
         folders = {draft.pk: draft.folder for draft in drafts}
-    assert tasks.prune() == 2
+    orphans = [team.folder / "uploads" / f"{uuid4()}.bin" for _ in range(2)]
+    for orphan in orphans:
+        orphan.touch()
+    os.utime(orphans[0], (0, 0))
+    assert tasks.prune() == 3
+    assert [orphan.exists() for orphan in orphans] == [False, True]  # the second may be about to get its row
+    orphans[1].unlink()
     assert api.head(new, headers=TUS).status_code == 200
     assert [path.stem for path in (team.folder / "uploads").iterdir()] == [pk_of(new)]
     assert not folders[drafts[0].pk].exists()
@@ -302,7 +310,8 @@ def test_a_connection_that_breaks_in_the_middle(live_server, api, token, team):
         assert team.resumableuploads.get().path.read_bytes() == content
 
 
-def test_a_file_just_over_the_limit_is_said_and_not_lost(pages, api, team, settings):
+def test_a_file_just_over_the_limit_is_said_and_not_lost(pages, api, team, settings, tmp_path):
+    settings.FILE_UPLOAD_TEMP_DIR = tmp_path
     settings.MAX_UPLOAD_BYTES = 1000
     browser, _url = pages
     address = f"/t/{team.slug}/datasets/import/"
@@ -316,6 +325,7 @@ def test_a_file_just_over_the_limit_is_said_and_not_lost(pages, api, team, setti
             assert "larger than" in answer.content.decode()
             answer = api.post("/api/datasets/", {"name": f"Size {size}", "train_file": upload(content)})
             assert (answer.status_code, answer.json()["error"]["code"]) == (413, "file_too_large")
+        assert not list(tmp_path.glob("*.upload*"))
 
 
 def test_a_sender_who_went_away_does_not_keep_the_lock(rf, team, actor, api):

@@ -164,7 +164,9 @@ def finish_report(job: Examination, found: Mapping[str, Any]) -> None:
         shutil.rmtree(job.folder, ignore_errors=True)
         job.work_folder.replace(job.folder)
         _end(job.report_id, job.claim, Status.READY, report=dict(found), progress=100)
-        note_inferred(DatasetVersion.unscoped.get(doctor_reports=job.report_id), found.get("schema"))
+        version = DatasetVersion.unscoped.filter(doctor_reports=job.report_id).first()
+        if version is not None:  # it may have been deleted meanwhile
+            note_inferred(version, found.get("schema"))
     logger.info("doctor report %s is ready: %d findings", job.report_id, len(found["findings"]))
 
 

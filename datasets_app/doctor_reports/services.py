@@ -53,7 +53,7 @@ def start_report(
 def _base_model(slug: str) -> BaseModel | None:
     if not slug:
         return lifecycle.smallest_base_model()
-    model = BaseModel.objects.filter(slug=slug, is_allowed=True).first()
+    model = BaseModel.objects.filter(slug=slug.replace("\0", ""), is_allowed=True).first()
     if model is None:
         raise InvalidInput(
             _("There is no allowed base model '%(slug)s'. Choose one of the list.") % {"slug": slug[:80]},

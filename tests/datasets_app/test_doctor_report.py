@@ -47,6 +47,17 @@ def test_the_task_keeps_report_and_side_files(report):
     assert [path.name for path in done.folder.parent.iterdir()] == [str(done.pk)]
 
 
+def test_a_version_that_is_deleted_meanwhile_does_not_stop_the_worker(report):
+    job = lifecycle.claim_report(report.pk)
+    assert job is not None
+    job.work_folder.mkdir(parents=True)
+    with team_scope(report.team_id):
+        type(report.version).with_deleted.filter(pk=report.version_id).update(deleted_at=timezone.now())
+    lifecycle.finish_report(job, {"findings": [], "schema": {"type": "object"}})
+    with team_scope(report.team_id):
+        assert DoctorReport.unscoped.get(pk=report.pk).status == Status.READY
+
+
 def test_a_message_that_comes_twice_changes_nothing(report):
     tasks.examine_version(str(report.pk))
     ended_at = reloaded(report).ended_at
@@ -111,6 +122,7 @@ def test_cancelling_stops_the_worker_and_makes_room(report, actor, team):
         ({"options": {"max_length": 1}}, "from 16 to"),
         ({"options": {"rare_below": True}}, "whole number"),
         ({"base_model": "gpt-9"}, "no allowed base model"),
+        ({"base_model": "\0"}, "no allowed base model"),
     ],
 )
 def test_what_cannot_be_is_refused(report, actor, team, given, words):

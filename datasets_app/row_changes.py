@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 
 from datasets_app.derive import derive_version
 from datasets_app.models import DatasetVersion, RowChange, Split
-from datasets_app.operations.base import Door
+from datasets_app.operations.base import MAX_ID, Door
 from datasets_app.operations.replace import Replace, rewritten
 from datasets_app.operations.texts import is_json_answer, read_text
 from datasets_app.row_search import Query, find
@@ -57,7 +57,7 @@ def waiting(version: DatasetVersion) -> Waiting:
 
 def rows_by_id(version: DatasetVersion, ids: Iterable[int]) -> dict[int, tuple[Split, CanonicalRow]]:
     """Return the rows of a ready version with these numbers, as far as there are such rows, with their splits."""
-    wanted = frozenset(ids)
+    wanted = frozenset(one for one in ids if 0 < one < MAX_ID)
     found = find(present_paths(version), Query(ids=wanted), count=len(wanted), seconds=60)
     return {row.id: (split, row) for split, row in found.rows}
 

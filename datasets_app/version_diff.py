@@ -6,7 +6,6 @@ Versions never change, so what was compared once is kept for a while. Memory: so
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -113,18 +112,19 @@ def _entries(paths: Mapping[Split, Path], *, by_id: bool) -> Iterator[tuple[int,
             for number, system, prompt, answer, earlier in zip(
                 *(batch.column(name).to_pylist() for name in columns), strict=True
             ):
-                asked = f"{system}\0{earlier}\0{prompt}"
+                asked = (system, earlier, prompt)
                 key = number
                 if not by_id:
                     key = _short(asked)
                     # The same question again: the second is matched with the second of the other version.
                     seen[key] = again = seen.get(key, -1) + 1
-                    key = _short(f"{again}\0{asked}") if again else key
-                yield key, number, place, _short(f"{asked}\0{answer}")
+                    key = _short((again, asked)) if again else key
+                yield key, number, place, _short((asked, answer))
 
 
-def _short(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+def _short(value: object) -> int:
+    """Return 64 bits of a hash that holds within this process, as does what is kept of a comparison."""
+    return hash(value) & 0xFFFFFFFFFFFFFFFF
 
 
 def settings_changes(old: DatasetVersion, new: DatasetVersion) -> list[tuple[str, object, object]]:

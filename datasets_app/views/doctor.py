@@ -117,7 +117,7 @@ def finding(request: TeamRequest, pk: UUID, code: str) -> HttpResponse:
     raw = "raw" in request.GET and request.role.includes(Role.EDITOR)
     page = Paginator(display.FoundRows(version, found, one, raw=raw), ROWS_PER_PAGE).get_page(request.GET.get("page"))
     audit.read(request.team, Actor.of(request), "doctor.read", version, finding=code, raw=raw)
-    context = {"version": version, "title": sentences.title(one, _), "page": page, "raw": raw}
+    context = {"version": version, "title": sentences.title(one, _), "code": code, "page": page, "raw": raw}
     return render(request, "datasets/doctor/finding.html", context)
 
 

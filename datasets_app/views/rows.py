@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -17,6 +19,8 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST, require_safe
 
 from datasets_app import answer_form, row_changes
+from datasets_app.doctor.report import read_ids
+from datasets_app.doctor_reports.lifecycle import newest_report
 from datasets_app.models import DatasetVersion, RowChange, Split
 from datasets_app.preview import as_seen
 from datasets_app.row_search import Place, Query, find
@@ -33,6 +37,8 @@ ROWS_PER_PAGE = 20
 SEEN_PER_PAGE = 5
 CHANGES_PER_PAGE = 20
 MAX_IDS = 1_000
+# Parameters of the page of rows to which one returns.
+_KEPT = ("q", "field", "split", "ids", "finding", "page", "after")
 Status = DatasetVersion.Status
 
 
@@ -45,11 +51,15 @@ def rows_context(request: TeamRequest, found: DatasetVersion) -> dict[str, Any]:
     asked = request.GET.get("split")
     chosen = next((one for one in splits if one.value == asked), None)
     query = asked_query(request.GET, search.typed(request))
+    finding = request.GET.get("finding", "")
+    if (ids := _ids_of_finding(found, finding)) is not None:
+        query = replace(query, ids=ids)
     split = chosen or (splits[0] if splits else Split.TRAIN)
     shared = {
         "splits": [(one, found.row_count(one)) for one in splits],
         "split": split,
         "query": query,
+        "finding": finding if ids is not None else "",
         "closed_fields": _closed_fields(found),
         "chosen_value": _chosen_value(query),
         "waiting": row_changes.waiting(found),
@@ -97,6 +107,15 @@ def asked_query(given: QueryDict, text: str) -> Query:
     return Query(text=text, field=field, value=value, ids=frozenset(map(int, numbers[:MAX_IDS])) if ids else None)
 
 
+def _ids_of_finding(found: DatasetVersion, code: str) -> frozenset[int] | None:
+    """Return the rows that a finding of the newest doctor's report names, or None if there is no such finding."""
+    report = newest_report(found) if re.fullmatch(r"[a-z_]{1,60}", code) else None
+    try:
+        return frozenset(read_ids(report.folder, code).tolist()) if report else None
+    except OSError:
+        return None
+
+
 def _closed_fields(found: DatasetVersion) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return the closed fields with (what the address says, the label) of each value."""
     return [
@@ -111,7 +130,7 @@ def _chosen_value(query: Query) -> str:
 
 
 def _with(given: QueryDict, **changed: str) -> str:
-    kept = {name: given[name] for name in ("q", "field", "split", "ids") if given.get(name)}
+    kept = {name: given[name] for name in ("q", "field", "split", "ids", "finding") if given.get(name)}
     return "?" + urlencode({**kept, **{name: value for name, value in changed.items() if value}}) + "#rows"
 
 
@@ -279,7 +298,7 @@ def change_rows(request: TeamRequest, pk: UUID) -> HttpResponse:
 def _back(request: TeamRequest, found: DatasetVersion) -> HttpResponseRedirect:
     """Return to the page of rows that was sent from; only its own parameters are taken from the form."""
     query = QueryDict(request.POST.get("back", "")[:2000])
-    kept = {name: query[name] for name in ("q", "field", "split", "ids", "page", "after") if query.get(name)}
+    kept = {name: query[name] for name in _KEPT if query.get(name)}
     address = reverse("datasets:version", args=[request.team.slug, found.pk])
     return redirect(f"{address}?{urlencode(kept)}#rows")
 

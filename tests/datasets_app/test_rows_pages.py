@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 
+import numpy as np
 import pytest
 
 from datasets_app import tasks
@@ -168,3 +169,24 @@ def test_rows_that_are_not_there(browser, base):
     assert browser.get(f"{base}rows/99/").status_code == 404
     assert browser.post(f"{base}rows/99/change/", {"do": "exclude"}).status_code == 404
     assert browser.get(f"{base}rows/99999999999999999999999/").status_code == 404
+
+
+def test_rows_of_a_finding(browser, base, ready_version):
+    from datasets_app.doctor.report import Report, write_ids
+    from datasets_app.models import DoctorReport
+
+    with all_teams("test"):
+        report = DoctorReport.unscoped.filter(version=ready_version).first() or ready_version.doctor_reports.create(
+            team=ready_version.team
+        )
+        DoctorReport.unscoped.filter(pk=report.pk).update(
+            status=DoctorReport.Status.READY, report=Report(rows={"train": 20}).to_dict()
+        )
+    report.folder.mkdir(parents=True, exist_ok=True)
+    write_ids(report.folder, "conflicts", np.array([3, 22]))
+    found = text_of(browser.get(base, {"finding": "conflicts"}))
+    assert "Ticket 2:" in found
+    assert "Ticket 21:" in found
+    assert "Ticket 1:" not in found
+    for nonsense in ("nothing", "../conflicts", ""):
+        assert "Ticket 1:" in text_of(browser.get(base, {"finding": nonsense}))

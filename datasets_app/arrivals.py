@@ -40,6 +40,7 @@ BLOCK_BYTES: Final = 1 << 16
 # From the last part on.
 KEPT_FOR: Final = timedelta(hours=24)
 DRAFTS_KEPT_FOR: Final = timedelta(days=7)
+UNMAPPED: Final = (DatasetVersion.Status.FETCHING, DatasetVersion.Status.DRAFT)
 MAX_UNFINISHED: Final = 50
 MACHINE: Final = Actor.system("upload")
 
@@ -208,20 +209,17 @@ def prune() -> int:
         now = timezone.now()
         late = list(ResumableUpload.unscoped.filter(expires_at__lte=now).select_related("team"))
         drafts = list(
-            DatasetVersion.unscoped.filter(
-                status__in=(DatasetVersion.Status.FETCHING, DatasetVersion.Status.DRAFT),
-                created_at__lte=now - DRAFTS_KEPT_FOR,
-            ).select_related("team", "dataset")
+            DatasetVersion.unscoped.filter(status__in=UNMAPPED, created_at__lte=now - DRAFTS_KEPT_FOR).select_related(
+                "team", "dataset"
+            )
         )
         known = {str(pk) for pk in ResumableUpload.unscoped.values_list("pk", flat=True)}
     orphans = _remove_orphans(known)
     for upload in late:
         with team_scope(upload.team_id):
             discard(upload=upload, actor=MACHINE)
-    for draft in drafts:
-        with team_scope(draft.team_id):
-            _prune_draft(draft)
-    return len(late) + len(drafts) + orphans
+    pruned = sum(_prune_draft(draft) for draft in drafts)
+    return len(late) + pruned + orphans
 
 
 def _remove_orphans(known: Container[str]) -> int:
@@ -234,8 +232,10 @@ def _remove_orphans(known: Container[str]) -> int:
     return removed
 
 
-def _prune_draft(draft: DatasetVersion) -> None:
-    deletion.discard_version(version=draft, actor=MACHINE)
+def _prune_draft(draft: DatasetVersion) -> bool:
+    """Discard a draft, unless somebody has mapped it since it was looked up."""
+    with team_scope(draft.team_id):
+        return deletion.discard_version(version=draft, actor=MACHINE, only=UNMAPPED)
 
 
 def checksum_of(header: str) -> bytes:

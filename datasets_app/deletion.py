@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -41,13 +41,19 @@ def gone_at(deleted_at: datetime) -> datetime:
 
 
 @transaction.atomic
-def discard_version(*, version: DatasetVersion, actor: Actor) -> None:
-    """Delete a version, and its dataset if it was the only one; a running import stops.
+def discard_version(*, version: DatasetVersion, actor: Actor, only: Container[str] = tuple(Status)) -> bool:
+    """Delete a version, and its dataset if it was the only one; a running import stops. Return whether it was there.
 
-    A ready version waits in the list of deleted things; any other one is gone at once.
-    Raises: IllegalTransition if runs were trained on it, with them in `details`.
+    A ready version waits in the list of deleted things; any other one is gone at once. One whose state is not one of
+    `only` by now stays. Raises: IllegalTransition if runs were trained on it, with them in `details`.
     """
     dataset = _locked(version.team, version.dataset_id)
+    # The caller may have read it long ago; meanwhile its import may have ended.
+    found = version.team.datasetversions.select_for_update(of=("self",)).select_related("team", "dataset")
+    current = found.filter(pk=version.pk).first()
+    if current is None or current.status not in only:
+        return False
+    version = current
     _refuse_in_use(
         version.team, [version], _("This version is used by runs (%(users)s). Delete those experiments first.")
     )
@@ -58,6 +64,7 @@ def discard_version(*, version: DatasetVersion, actor: Actor) -> None:
         _remove(version)
     if dataset is not None and not dataset.versions.exists():
         _delete_empty(dataset, actor)
+    return True
 
 
 def _delete_empty(dataset: Dataset, actor: Actor) -> None:
@@ -74,8 +81,9 @@ def delete_dataset(*, dataset: Dataset, actor: Actor) -> None:
 
     Raises: IllegalTransition if runs were trained on it, with them in `details`.
     """
-    _locked(dataset.team, dataset.pk)
-    versions = list(dataset.versions.select_related("team"))
+    if _locked(dataset.team, dataset.pk) is None:
+        return
+    versions = list(dataset.versions.select_for_update(of=("self",)).select_related("team"))
     _refuse_in_use(
         dataset.team, versions, _("This dataset is used by runs (%(users)s). Delete those experiments first.")
     )

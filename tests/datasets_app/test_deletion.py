@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from datasets_app import deletion, tasks
+from datasets_app import arrivals, deletion, tasks
 from datasets_app.models import Dataset, DatasetVersion
 from portal import usage
 from portal.errors import IllegalTransition, InvalidInput
@@ -157,3 +157,24 @@ def test_a_deleted_import_stops_and_goes_on_when_it_is_back(team, ready_version,
         deletion.restore_dataset(dataset=ready_version.dataset, actor=actor)
     tasks.import_version(str(made.pk))
     assert fresh(made).status == DatasetVersion.Status.READY
+
+
+def test_what_became_ready_meanwhile_is_hidden_not_removed(
+    team, ready_version, actor, django_capture_on_commit_callbacks
+):
+    stale = fresh(ready_version)
+    stale.status = DatasetVersion.Status.IMPORTING  # as the page had read it before the import ended
+    with team_scope(team.pk), django_capture_on_commit_callbacks(execute=True):
+        deletion.discard_version(version=stale, actor=actor)
+    assert ready_version.rows_path("train").exists()
+    with team_scope(team.pk):
+        kept = team.datasetversions(manager="with_deleted").get()
+        assert kept.deleted_at is not None
+        assert not deletion.discard_version(version=stale, actor=actor)
+
+
+def test_a_draft_that_became_ready_meanwhile_is_not_pruned(team, ready_version):
+    stale = fresh(ready_version)
+    stale.status = DatasetVersion.Status.DRAFT
+    assert not arrivals._prune_draft(stale)
+    assert fresh(ready_version).deleted_at is None

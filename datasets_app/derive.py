@@ -19,7 +19,7 @@ from portal import audit, quotas, usage
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput
 from portal.models import Quota
-from portal.queue import enqueue_on_commit
+from portal.queue import LONG_S, enqueue_on_commit
 
 MAX_NOTE = 300
 
@@ -54,7 +54,7 @@ def derive_version(
         created_by=actor.user,
     )
     audit.record(version.team, actor, "dataset.version_derived", derived, parent=str(version.pk), changes=len(changes))
-    enqueue_on_commit(IMPORT_TASK, str(derived.pk))
+    enqueue_on_commit(IMPORT_TASK, str(derived.pk), timeout_s=LONG_S)
     return derived
 
 

@@ -29,7 +29,7 @@ from datasets_app.sources import in_order
 from portal import audit
 from portal.access import may_still_edit
 from portal.actors import Actor
-from portal.queue import enqueue_on_commit
+from portal.queue import LONG_S, enqueue_on_commit
 from portal.rls import all_teams, team_scope
 
 logger = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ def requeue_stalled_imports() -> int:
         # Noting the time keeps the next sweep from queueing the same message again while this one waits.
         DatasetVersion.unscoped.filter(pk__in=lost).update(heartbeat_at=timezone.now(), claim=None)
         for pk in lost:
-            enqueue_on_commit(IMPORT_TASK, str(pk))
+            enqueue_on_commit(IMPORT_TASK, str(pk), timeout_s=LONG_S)
     if lost:
         logger.warning("%d stalled imports queued again", len(lost))
     return len(lost)

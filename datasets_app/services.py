@@ -28,7 +28,7 @@ from portal import audit, quotas, usage
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, InvalidSource
 from portal.models import Quota, Team
-from portal.queue import enqueue_on_commit
+from portal.queue import LONG_S, enqueue_on_commit
 
 # As many faulty rows as an answer names; the count of all of them is in its first sentence.
 MAX_DETAILS: Final = 100
@@ -176,7 +176,7 @@ def begin_import(
     version.heartbeat_at = timezone.now()
     version.save()
     audit.record(version.team, actor, "dataset.import_started", version, skip_faulty=chosen.skip_faulty)
-    enqueue_on_commit(IMPORT_TASK, str(version.pk))
+    enqueue_on_commit(IMPORT_TASK, str(version.pk), timeout_s=LONG_S)
     return version
 
 

@@ -23,7 +23,7 @@ from datasets_app.models import DatasetVersion, DoctorReport, Split
 from portal import audit
 from portal.actors import Actor
 from portal.models import BaseModel
-from portal.queue import enqueue_on_commit
+from portal.queue import LONG_S, enqueue_on_commit
 from portal.rls import all_teams, team_scope
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def open_report(
         heartbeat_at=timezone.now(),
     )
     audit.record(version.team, actor, "doctor.started", version)
-    enqueue_on_commit(TASK, str(report.pk))
+    enqueue_on_commit(TASK, str(report.pk), timeout_s=LONG_S)
     return report
 
 
@@ -208,7 +208,7 @@ def requeue_stalled_reports() -> int:
         # Noting the time keeps the next sweep from queueing the same message again while this one waits.
         DoctorReport.unscoped.filter(pk__in=lost).update(heartbeat_at=timezone.now(), claim=None)
         for pk in lost:
-            enqueue_on_commit(TASK, str(pk))
+            enqueue_on_commit(TASK, str(pk), timeout_s=LONG_S)
     if lost:
         logger.warning("%d stalled doctor reports queued again", len(lost))
     return len(lost)

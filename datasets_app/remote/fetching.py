@@ -77,13 +77,7 @@ def run(version_id: UUID) -> None:
             beat=_Reporter(job),
             room=lambda size: lifecycle.require_room(job, size),
         )
-        shutil.rmtree(job.folder, ignore_errors=True)
-        job.folder.mkdir()
-        try:
-            lifecycle.finish_fetch(job, gathered)
-        except BaseException:
-            shutil.rmtree(job.folder, ignore_errors=True)
-            raise
+        lifecycle.finish_fetch(job, gathered)
     except ClaimLost:
         logger.info("fetching the files of dataset version %s was taken away", version_id)
     except PortalError as error:

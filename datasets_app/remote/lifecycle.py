@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -137,7 +139,7 @@ def finish_fetch(job: FetchJob, gathered: Mapping[Split, Gathered]) -> None:
 
     Raises: ClaimLost; PortalError if a file is no table, or there is no room for it.
     """
-    with team_scope(job.team_id), transaction.atomic():
+    with ExitStack() as stack, team_scope(job.team_id), transaction.atomic():
         fetch = _claimed(job).select_for_update().select_related("team").first()
         if fetch is None:
             raise ClaimLost
@@ -145,6 +147,9 @@ def finish_fetch(job: FetchJob, gathered: Mapping[Split, Gathered]) -> None:
         version = versions.filter(pk=job.version_id).first()
         if version is None:  # discarded, but kept for a while
             raise ClaimLost
+        # Only now: the folder belongs to whoever holds the claim, and may be that of a fetch that has ended.
+        shutil.rmtree(job.folder, ignore_errors=True)
+        stack.enter_context(sources.folder_or_nothing(job.folder))
         sources.store_all(version, {split: one.file for split, one in gathered.items()})
         for source in version.sources.all():
             source.origin = gathered.get(Split(source.split), gathered[Split.TRAIN]).origin

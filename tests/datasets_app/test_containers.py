@@ -206,6 +206,9 @@ ONE = csv_bytes(tickets(3))
         (b'[{"prompt": "a", "response": "b"}, {"prompt": ]', "json_array_broken"),
         (b'[{"prompt": "\xff"}]', "json_not_utf8"),
         (b"[" * 100_000, "json_array_broken"),
+        (b'[{"prompt": "a", "response": "b"}]\n[{"prompt": "c", "response": "d"}]', "json_array_broken"),
+        (b'[{"prompt": "a", "response": "b"} {"prompt": "c", "response": "d"}]', "json_array_broken"),
+        (b'[{"prompt": "a", "response": "b"}] and more', "json_array_broken"),
         (b"[]", "empty_file"),
     ],
 )  # fmt: skip

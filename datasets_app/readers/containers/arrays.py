@@ -14,7 +14,7 @@ from datasets_app.readers.faults import FileRefused
 from datasets_app.readers.limits import Limits
 
 BLOCK_BYTES: Final = 1 << 20
-BETWEEN: Final = re.compile(r"[\s,]*")
+BETWEEN: Final = re.compile(r"[ \t\r\n]*")
 OPENING: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*[{\[\]]")
 
 
@@ -39,27 +39,42 @@ def _items(path: Path, limits: Limits) -> Iterator[str]:
     """Yield the text of each item; the strict reader of JSON lines judges it later."""
     blocks = _blocks(path)
     text = next(blocks, "").lstrip().removeprefix("[")
-    number = 0
+    position = number = 0
+    needs_comma = False
     while True:
-        text = text[_end_of(BETWEEN.match(text)) :]
-        if text.startswith("]"):
+        between = BETWEEN.match(text, position)
+        position = between.end() if between else position
+        if text.startswith("]", position):
+            if text[position + 1 :].strip() or any(block.strip() for block in blocks):
+                raise FileRefused("json_array_broken", item=number + 1)
             return
-        end = _end_of_item(text)
+        start = _behind_comma(text, position) if needs_comma else position
+        end = _end_of_item(text, start)
         if end is not None:
             number += 1
-            yield text[:end]
-            text = text[end:]
+            yield text[start:end]
+            position, needs_comma = end, True
             continue
+        # Cut only here: a cut for each item would copy the whole block for each.
+        text, position = text[position:], 0
         block = next(blocks, None)
         if block is None or len(text) > limits.max_row_bytes:
             raise FileRefused("json_array_broken", item=number + 1)
         text += block
 
 
-def _end_of_item(text: str) -> int | None:
-    """Return where the item at the beginning ends, or None if it goes on behind the text, or never ends."""
+def _behind_comma(text: str, position: int) -> int:
+    """Return where the next item begins, or the end of the text if no comma stands before it."""
+    if not text.startswith(",", position):
+        return len(text)
+    between = BETWEEN.match(text, position + 1)
+    return between.end() if between else position + 1
+
+
+def _end_of_item(text: str, start: int) -> int | None:
+    """Return where the item at `start` ends, or None if it goes on behind the text, or never ends."""
     try:
-        _value, end = _DECODER.raw_decode(text)
+        _value, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
         return None
     # A number at the very end may have more digits in the next block.
@@ -67,10 +82,6 @@ def _end_of_item(text: str) -> int | None:
 
 
 _DECODER: Final = json.JSONDecoder(parse_int=float)
-
-
-def _end_of(match: re.Match[str] | None) -> int:
-    return match.end() if match else 0
 
 
 def _blocks(path: Path) -> Iterator[str]:

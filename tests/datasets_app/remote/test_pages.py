@@ -214,6 +214,29 @@ def test_a_fetch_is_stopped_by_discarding_its_version(team, actor, browser, monk
     assert not any(path.is_file() for path in (team.folder / "datasets").rglob("*"))
 
 
+def test_a_worker_that_was_given_up_leaves_the_files_of_its_successor_alone(team, actor, monkeypatch):
+    gather, is_second = fetching.gather, []
+
+    def slow(*arguments, **more):
+        gathered = gather(*arguments, **more)
+        if not is_second:
+            is_second.append(True)
+            with all_teams("test"):
+                RemoteFetch.unscoped.update(heartbeat_at=timezone.now() - timedelta(days=1))
+            assert lifecycle.requeue_stalled_fetches() == 1
+            fetching.run(version.pk)
+        return gathered
+
+    monkeypatch.setattr(fetching, "gather", slow)
+    with serving(lambda *_: Answer(csv_bytes(tickets(30)))) as web:
+        with team_scope(team.pk):
+            version = start_fetch(team=team, actor=actor, name="T", source={"kind": "url", "url": f"{web.url}/t.csv"})
+        fetching.run(version.pk)
+    assert fresh(version).status == "draft"
+    with team_scope(team.pk):
+        assert version.sources.get().path.read_bytes() == csv_bytes(tickets(30))
+
+
 def test_what_there_is_no_room_for_is_not_fetched(team, fetched, monkeypatch):
     from portal import quotas
     from portal.errors import QuotaExceeded

@@ -210,9 +210,9 @@ class DatasetRestore(TeamAPIView):
     )
     def post(self, request: Request, pk: UUID) -> Response:
         """Restore a deleted dataset with the versions that went with it, if need be under another name."""
+        gone = get_object_or_404(self.team.datasets(manager="with_deleted"), pk=pk)
         form = RestoreSerializer(data=request.data)
         form.is_valid(raise_exception=True)
-        gone = get_object_or_404(self.team.datasets(manager="with_deleted"), pk=pk)
         dataset = deletion.restore_dataset(dataset=gone, actor=self.actor, name=form.validated_data["name"])
         return Response(DatasetSerializer(dataset).data)
 

@@ -127,8 +127,8 @@ def render(measured: Measured, *, rows: int, characters: int) -> str:
         *(f"| {words} | {seconds.get(part, 0.0):.1f} |" for part, words in PARTS.items()),
         f"| **all, with the start of the child** | **{measured.wall_s:.1f}** |",
         "",
-        f"**{measured.thread_s:.0f} s** of processor time in the thread that everything waits for: about the wall time of an "
-        f"idle machine with two cores; {measured.cpu_s:.0f} s in all threads. "
+        f"**{measured.thread_s:.0f} s** of processor time in the thread that everything waits for: about the wall "
+        f"time of an idle machine with two cores; {measured.cpu_s:.0f} s in all threads. "
         f"Resident at most {measured.peak_bytes / 1e6:,.0f} MB.",
         "",
         f"Found of what was planted: {recall}; of the {RANKED} most suspected labels, {measured.precision:.0%} are "

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from datasets_app.fields import json_object, label_of
+from datasets_app.fields import json_object, label_of, load_json, value_of
 
 ABSENT: Final = ""
 
@@ -73,15 +73,7 @@ def written(answer: str, fields: Sequence[Mapping[str, Any]], sent: Mapping[str,
 def _value(one: Input, typed: str) -> object:
     if one.is_json:
         try:
-            return json.loads(typed)
+            return load_json(typed)
         except ValueError:
             raise ValueError(one.field) from None
     return value_of(typed) if one.choices else typed
-
-
-def value_of(label: str) -> object:
-    """Return the JSON value that `fields.label_of` gave a label."""
-    try:
-        return json.loads(label)
-    except ValueError:
-        return label

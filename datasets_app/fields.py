@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from datasets_app.readers.jsonlines import JsonFault, parse_json
+from datasets_app.readers.jsonlines import JsonFault, parse_json, refuse_depth
 
 MAX_DEPTH: Final = 64
 MAX_CLOSED_VALUES: Final = 100
@@ -56,7 +56,7 @@ def label_of(value: object) -> str:
     if value[:1] not in JSON_BEGINNINGS:
         return value
     try:
-        json.loads(value)
+        load_json(value)
     except ValueError:
         return value
     return json.dumps(value, ensure_ascii=False)
@@ -65,9 +65,20 @@ def label_of(value: object) -> str:
 def value_of(label: str) -> object:
     """Return the JSON value that `label_of` named."""
     try:
-        return json.loads(label)
+        return load_json(label)
     except ValueError:
         return label
+
+
+def load_json(text: str) -> object:
+    """Return the value of a JSON text of anybody's. Raises: ValueError, for one that is nested too deeply, too."""
+    try:
+        value: object = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        refuse_depth(value, MAX_DEPTH)
+    return value
 
 
 def infer_fields(answers: Iterable[str]) -> tuple[Field, ...]:

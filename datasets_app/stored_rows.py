@@ -11,6 +11,7 @@ from typing import overload
 from django.utils.translation import gettext as _
 
 from datasets_app import store
+from datasets_app.fields import load_json
 from datasets_app.models import DatasetVersion, Split
 from datasets_app.rows import CanonicalRow
 from portal.errors import Unavailable
@@ -99,8 +100,10 @@ def pretty_answer(answer: str) -> list[tuple[str, str]]:
     if not answer.startswith("{"):
         return []
     try:
-        members = json.loads(answer)
+        members = load_json(answer)
     except ValueError:
+        return []
+    if not isinstance(members, dict):
         return []
     return [(name, _shown(value)) for name, value in members.items()]
 

@@ -49,7 +49,7 @@ def parse_json(text: str, *, max_depth: int) -> object:
         # Python refuses to convert integers of more than 4,300 digits.
         raise JsonFault("json_number") from None
     if text.count("[") + text.count("{") > max_depth:
-        _refuse_depth(value, max_depth)
+        refuse_depth(value, max_depth)
     if "\\u" in text and SUSPICIOUS_ESCAPE.search(text):
         _refuse_characters(json.dumps(value, ensure_ascii=False))
     return value
@@ -89,7 +89,8 @@ _scan_plain: Final = _PLAIN_DECODER.scan_once  # type: ignore[attr-defined]
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_float=_finite, parse_constant=_no_constant)
 
 
-def _refuse_depth(value: object, max_depth: int) -> None:
+def refuse_depth(value: object, max_depth: int) -> None:
+    """Raise JsonFault for a value that is nested deeper."""
     level = [value]
     for _ in range(max_depth + 1):
         inner: list[object] = []

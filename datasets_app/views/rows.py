@@ -21,6 +21,7 @@ from django.views.decorators.http import require_POST, require_safe
 from datasets_app import answer_form, row_changes
 from datasets_app.doctor.report import read_ids
 from datasets_app.doctor_reports.lifecycle import newest_report
+from datasets_app.fields import load_json
 from datasets_app.models import DatasetVersion, RowChange, Split
 from datasets_app.preview import as_seen
 from datasets_app.row_search import Place, Query, find
@@ -97,7 +98,7 @@ def asked_query(given: QueryDict, text: str) -> Query:
     """Return what the address asks for; what cannot be understood is left out."""
     field, value = "", ""
     try:
-        pair = json.loads(given.get("field", "") or "[]")
+        pair = load_json(given.get("field", "") or "[]")
         if isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair):
             field, value = pair
     except ValueError:

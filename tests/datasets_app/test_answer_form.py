@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from django.http import QueryDict
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets_app.answer_form import inputs, value_of, written
-from datasets_app.fields import label_of
+from datasets_app.answer_form import inputs, written
+from datasets_app.fields import label_of, value_of
+from datasets_app.stored_rows import pretty_answer
 from datasets_app.text_diff import pieces
+from datasets_app.views.rows import asked_query
 
 FIELDS = [
     {"name": "service", "closed": True, "values": ["VPN", "Mail", "null", '"null"', "3"]},
@@ -25,6 +28,7 @@ def sent_as(answer: str) -> dict[str, str]:
 
 
 @given(st.dictionaries(ALPHABET, scalars | st.lists(scalars, max_size=3), max_size=4))
+@settings(deadline=None)
 def test_an_untouched_form_changes_nothing(members):
     answer = json.dumps(members, ensure_ascii=False, indent=1)
     assert written(answer, FIELDS, sent_as(answer)) == answer
@@ -82,3 +86,12 @@ def test_pieces_are_words():
         ("same", " is down"),
     ]
     assert len(pieces("a " * 5000, "b " * 5000)) == 2
+
+
+def test_text_that_is_nested_too_deeply_stays_text():
+    deep = "[" * 100_000
+    assert (label_of(deep), value_of(deep)) == (deep, deep)
+    assert pretty_answer('{"a":' * 100_000) == []
+    with pytest.raises(ValueError, match="note"):
+        written('{"note": 1}', FIELDS, {"field-0": deep})
+    assert asked_query(QueryDict("field=" + deep), "").field == ""

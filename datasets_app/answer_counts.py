@@ -15,6 +15,7 @@ from datasets_app.readers.jsonlines import JsonFault
 from datasets_app.rows import KNOWN_CHARACTERS, MAX_KNOWN, JsonAnswers
 
 Integers = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int16]
 
 # The name of the one field of answers that are plain text.
 WHOLE_ANSWER: Final = ""
@@ -24,6 +25,8 @@ OPEN: Final = -1
 MAX_VALUES: Final = 10 * MAX_CLOSED_VALUES
 # Different combinations of values that are told apart; bounds the memory.
 MAX_KINDS: Final = 100_000
+# Keys that are told apart; answers that are keyed by a number or a name have a new one in every row.
+MAX_COLUMNS: Final = 1_000
 
 
 class _Column:
@@ -86,6 +89,8 @@ class AnswerCounts:
         for name, value in self._members(answer).items():
             column = columns.get(name)
             if column is None:
+                if len(columns) >= MAX_COLUMNS and name != WHOLE_ANSWER:
+                    continue  # open, as keys that hardly ever repeat are
                 column = columns[name] = _Column(len(columns))
             values = column.values
             code = OPEN if values is None else values.get(value) if type(value) is str else None
@@ -111,9 +116,9 @@ class AnswerCounts:
         return np.frombuffer(self._rows, dtype=np.int32)
 
     @cached_property
-    def _codes(self) -> Integers:
+    def _codes(self) -> Codes:
         """The value of every column (second axis) in every kind (first axis)."""
-        codes = np.full((len(self._kinds), len(self._columns)), MISSING, dtype=np.int64)
+        codes = np.full((len(self._kinds), len(self._columns)), MISSING, dtype=np.int16)
         for key, kind in self._kinds.items():
             for place, code in key:
                 codes[kind, place] = code

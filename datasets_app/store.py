@@ -39,6 +39,7 @@ STAGING_SCHEMA: Final = SCHEMA.append(pa.field("digest", pa.binary(32), nullable
 # A page of rows costs the reading of one group, so groups are small.
 ROWS_PER_GROUP: Final = 4_096
 CHARACTERS_PER_GROUP: Final = 4_000_000
+BYTES_PER_GROUP: Final = 2 * CHARACTERS_PER_GROUP
 ROWS_PER_BATCH: Final = 512
 
 # Arrow's own allocator keeps what was freed; the system's gives it back.
@@ -120,7 +121,7 @@ class RowWriter:
         """Append one row, with its id, as the columns that it is made of."""
         self._waiting.append((number, row))
         self.rows += 1
-        self._characters += len(row.prompt) + len(row.answer)
+        self._characters += len(row.prompt) + len(row.answer) + len(row.system or "")
         if row.earlier:
             self._characters += sum(len(message["content"]) for message in row.earlier)
         if len(self._waiting) >= ROWS_PER_BATCH:
@@ -131,7 +132,9 @@ class RowWriter:
     def add_table(self, table: pa.Table) -> None:
         """Append rows of a staging file."""
         self._flush()
-        for batch in table.combine_chunks().to_batches(max_chunksize=ROWS_PER_GROUP):
+        groups = max(1, table.nbytes // BYTES_PER_GROUP)
+        rows = max(1, min(ROWS_PER_GROUP, table.num_rows // groups))
+        for batch in table.combine_chunks().to_batches(max_chunksize=rows):
             self._hash.add_digests(_digests_of(batch))
             self._writer.write_batch(batch.select(self._schema.names))
             self.rows += batch.num_rows
@@ -241,7 +244,8 @@ def divided_rows(staged: Path, parts: Any) -> Iterator[tuple[int, pa.Table]]:
             for part in here.unique().to_pylist():
                 tables = waiting.setdefault(part, [])
                 tables.append(group.filter(pa.compute.equal(here, part)))
-                if sum(table.num_rows for table in tables) >= ROWS_PER_GROUP:
+                is_long = sum(table.num_rows for table in tables) >= ROWS_PER_GROUP
+                if is_long or sum(table.nbytes for table in tables) >= BYTES_PER_GROUP:
                     yield part, pa.concat_tables(waiting.pop(part))
     for part, tables in waiting.items():
         yield part, pa.concat_tables(tables)

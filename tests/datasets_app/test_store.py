@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,6 +101,30 @@ def test_large_files_have_groups_and_are_found_by_id(tmp_path):
     assert store.read_slice(path, 9_999, 20_000) == [plain(10_000, "Ticket 10000")]
     assert [row.id for row in store.read_ids(path, [9_000, 5, 5, 77_777])] == [5, 9_000]
     assert store.read_ids(path, []) == []
+
+
+def test_groups_are_small_in_bytes_too(tmp_path, monkeypatch):
+    def groups_of(path):
+        metadata = pq.ParquetFile(path).metadata
+        return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+
+    monkeypatch.setattr(store, "CHARACTERS_PER_GROUP", 50_000)
+    monkeypatch.setattr(store, "BYTES_PER_GROUP", 100_000)
+    staged, path = tmp_path / "staged.parquet", tmp_path / "train.parquet"
+    with store.RowWriter(staged, staging=True) as out:
+        for number in range(600):
+            row = plain(number)
+            system = {"role": "system", "content": f"{number:06}" * 200}
+            out.add(replace(row, messages=(system, *row.messages)))
+    assert max(groups_of(staged)) < 60
+    with store.RowWriter(path) as out:
+        for _part, table in store.divided_rows(staged, np.zeros(600, dtype=np.int8)):
+            out.add_table(table)
+    assert max(groups_of(path)) < 100
+    assert list(store.read_rows(path)) == list(store.read_rows(staged))
+    with store.RowWriter(path) as out:
+        out.add_table(pq.read_table(staged))
+    assert max(groups_of(path)) < 100
 
 
 def test_nothing_is_left_of_a_file_that_could_not_be_finished(tmp_path):

@@ -49,6 +49,7 @@ def derive_version(
         note=clean_note(note),
         mapping=version.mapping,
         options=version.options,
+        size_bytes=version.size_bytes,  # counted while it waits
         status=DatasetVersion.Status.IMPORTING,
         heartbeat_at=timezone.now(),
         created_by=actor.user,

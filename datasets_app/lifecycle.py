@@ -184,7 +184,7 @@ def fail_import(job: ImportJob, report: Mapping[str, object]) -> None:
 
 def _fail(version_id: UUID, claim: UUID, report: Mapping[str, object]) -> None:
     mine = DatasetVersion.unscoped.filter(pk=version_id, claim=claim, status=DatasetVersion.Status.IMPORTING)
-    if not mine.update(status=DatasetVersion.Status.FAILED, report=dict(report), claim=None):
+    if not mine.update(status=DatasetVersion.Status.FAILED, report=dict(report), claim=None, size_bytes=0):
         return
     version = DatasetVersion.unscoped.select_related("team", "dataset").get(pk=version_id)
     audit.record(version.team, MACHINE, "dataset.version_failed", version, outcome="failed")

@@ -9,6 +9,7 @@ import pytest
 from datasets_app import reports, services, store, tasks
 from datasets_app.derive import derive_version
 from datasets_app.models import DatasetVersion, Split
+from portal import usage
 from portal.errors import IllegalTransition, InvalidInput, QuotaExceeded
 from portal.models import AuditEvent, Quota
 from portal.rls import all_teams, team_scope
@@ -131,7 +132,7 @@ def test_a_change_that_does_not_fit_fails_with_a_sentence(ready_version, actor):
         ({"op": "exclude", "ids": list(range(1, 21))}, "No training row is left"),
     ):
         made = derive(ready_version, actor, change)
-        assert made.status == Status.FAILED
+        assert (made.status, made.size_bytes) == (Status.FAILED, 0)
         assert words in reports.error_in_words(made.report)
         assert not list(made.folder.glob("*"))
 
@@ -166,6 +167,16 @@ def test_a_full_storage_refuses(ready_version, actor, team):
         team.teamlimits.create(kind=Quota.STORAGE_BYTES, value=1)
     with team_scope(team.pk), pytest.raises(QuotaExceeded):
         derive_version(version=ready_version, actor=actor, changes=[{"op": "exclude", "ids": [1]}])
+
+
+def test_what_waits_to_be_made_is_counted(ready_version, actor, team):
+    change = {"op": "exclude", "ids": [1]}
+    with team_scope(team.pk):
+        limit = usage.storage_bytes(team) + ready_version.size_bytes * 3 // 2
+        team.teamlimits.create(kind=Quota.STORAGE_BYTES, value=limit)
+        derive_version(version=ready_version, actor=actor, changes=[change])
+        with pytest.raises(QuotaExceeded):
+            derive_version(version=ready_version, actor=actor, changes=[change])
 
 
 def test_a_worker_that_died_is_followed_by_another(ready_version, actor):

@@ -22,6 +22,7 @@ from django.utils.translation import gettext as _
 
 from datasets_app import dependants
 from datasets_app.models import Dataset, DatasetVersion
+from datasets_app.names import clean_name
 from portal import audit
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput
@@ -99,8 +100,9 @@ def delete_dataset(*, dataset: Dataset, actor: Actor) -> None:
 def restore_dataset(*, dataset: Dataset, actor: Actor, name: str = "") -> Dataset:
     """Bring a deleted dataset back with the versions that went with it, if need be under another name.
 
-    Raises: InvalidInput if a living dataset has the name.
+    Raises: InvalidInput for a bad name, or if a living dataset has it.
     """
+    name = clean_name(name) if name.strip() else ""
     dataset = dataset.team.datasets(manager="with_deleted").select_for_update().get(pk=dataset.pk)
     if dataset.deleted_at is None:
         return dataset
@@ -108,7 +110,7 @@ def restore_dataset(*, dataset: Dataset, actor: Actor, name: str = "") -> Datase
     together = versions.filter(deleted_at=dataset.deleted_at)
     chosen = together if together.exists() else versions.filter(deleted_at__isnull=False)
     chosen.update(deleted_at=None, deleted_by=None)
-    dataset.name = " ".join(name.split())[:120] or dataset.name
+    dataset.name = name or dataset.name
     dataset.deleted_at = dataset.deleted_by = None
     try:
         with transaction.atomic():

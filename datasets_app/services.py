@@ -19,6 +19,7 @@ from datasets_app.lifecycle import IMPORT_TASK
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.mapping import MappingError
 from datasets_app.models import Dataset, DatasetVersion, ResumableUpload, SourceFile, Split
+from datasets_app.names import clean_name
 from datasets_app.options import ImportOptions
 from datasets_app.readers import FileRefused
 from datasets_app.reports import fault_in_words
@@ -126,7 +127,7 @@ def _new_dataset(team: Team, actor: Actor, name: str, description: str) -> Datas
     try:
         with transaction.atomic():
             return team.datasets.create(
-                name=_clean_name(name), description=description.replace("\0", "").strip()[:2000], created_by=actor.user
+                name=clean_name(name), description=description.replace("\0", "").strip()[:2000], created_by=actor.user
             )
     except IntegrityError:
         raise InvalidInput(
@@ -135,13 +136,6 @@ def _new_dataset(team: Team, actor: Actor, name: str, description: str) -> Datas
             param="name",
             code="name_taken",
         ) from None
-
-
-def _clean_name(name: str) -> str:
-    cleaned = " ".join(name.split())
-    if not cleaned or len(cleaned) > 120 or not cleaned.isprintable():
-        raise InvalidInput(_("Give the dataset a name of 1 to 120 characters."), param="name", code="invalid_name")
-    return cleaned
 
 
 def _next_number(dataset: Dataset) -> int:
@@ -168,8 +162,11 @@ def begin_import(
     if version.status not in (Status.DRAFT, Status.FAILED) or version.is_derived:
         raise IllegalTransition(_("This version is being imported or is ready already."), code="already_imported")
     chosen = options if isinstance(options, ImportOptions) else ImportOptions.from_dict(options or {})
-    for source in sources.in_order(version):
+    stored = sources.in_order(version)
+    before = sum(source.unpacked_bytes for source in stored)
+    for source in stored:
         _prepare(source, mapping, (readings or {}).get(Split(source.split)))
+    _require_more(version.team, sum(source.unpacked_bytes for source in stored) - before)
     version.mapping, version.options = mapping.to_dict(), chosen.to_dict()
     version.status, version.report, version.claim, version.attempts = Status.IMPORTING, {}, None, 0
     version.rows_done = version.bytes_done = 0
@@ -178,6 +175,12 @@ def begin_import(
     audit.record(version.team, actor, "dataset.import_started", version, skip_faulty=chosen.skip_faulty)
     enqueue_on_commit(IMPORT_TASK, str(version.pk), timeout_s=LONG_S)
     return version
+
+
+def _require_more(team: Team, more: int) -> None:
+    """Make sure that the storage has room for what other parts take more than those before. Raises: QuotaExceeded."""
+    if more > 0:
+        quotas.require_room(team, Quota.STORAGE_BYTES, lambda: usage.storage_bytes(team) - more, adding=more)
 
 
 def _prepare(source: SourceFile, mapping: ColumnMapping, reading: Reading | None) -> None:

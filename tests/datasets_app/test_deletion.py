@@ -54,6 +54,8 @@ def test_the_name_is_free_and_a_taken_one_asks_for_another(team, ready_version, 
     refused = browser.post(url, {"name": "Tickets"})
     assert refused.status_code == 400
     assert "another dataset named “Tickets”" in text_of(refused)
+    for name in ("a\0b", "x" * 121):
+        assert "1 to 120 characters" in text_of(browser.post(url, {"name": name}))
     assert browser.post(url, {"name": "Old tickets"}).status_code == 302
     with team_scope(team.pk):
         assert sorted(team.datasets.values_list("name", flat=True)) == ["Old tickets", "Tickets"]

@@ -9,11 +9,13 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Final, TypeAlias
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
+from django.db import transaction
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
@@ -24,7 +26,7 @@ from datasets_app.models import DatasetVersion, ResumableUpload, SourceFile, Spl
 from datasets_app.readers import DataError, Detection, FileRefused, Table, detect, open_table
 from datasets_app.readers.containers import container_of
 from datasets_app.readers.containers.archives import split_of
-from datasets_app.unpacking import limits, unpack, unpacked_path
+from datasets_app.unpacking import keep_only, limits, unpack, unpacked_path
 from portal.display.numbers import filesize
 from portal.errors import InvalidInput, InvalidSource, PortalError, TooLarge, Unavailable
 from portal.uploads import has_oversize_file
@@ -140,9 +142,8 @@ def read_as(source: SourceFile, reading: Reading) -> None:
     if source.container and reading.part and reading.part != source.part:
         source.part = reading.part
         _look_at(source)
-        for other in source.parts:
-            if other != source.part:
-                source.path_of(other).unlink(missing_ok=True)
+        # Whoever is refused after all keeps the part that was chosen before.
+        transaction.on_commit(partial(keep_only, source, {source.part}))
     if source.is_text:
         source.encoding = reading.encoding or source.encoding
         source.delimiter = reading.delimiter or source.delimiter

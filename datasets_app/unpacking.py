@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Container
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
@@ -35,7 +37,15 @@ def unpacked_path(source: SourceFile, part: str = "") -> Path:
         look = SourceFile(pk=source.pk, version=source.version, within=source.within, name=source.name)
         look.parts, look.part = source.parts, part or source.part
         unpack(look)
+        keep_only(source, {source.part, look.part})
     return path
+
+
+def keep_only(source: SourceFile, kept: Container[str]) -> None:
+    """Take away the text of other parts: it is not counted, and unpacked again when somebody asks for it."""
+    for part in source.parts:
+        if part not in kept:
+            source.path_of(part).unlink(missing_ok=True)
 
 
 def unpack(source: SourceFile) -> None:
@@ -43,7 +53,8 @@ def unpack(source: SourceFile) -> None:
 
     Raises: FileRefused, WorkRefused.
     """
-    aside = source.version.folder / f"source-{source.pk}.unpacking"
+    # Two may look at the same sheet at once.
+    aside = source.version.folder / f"source-{source.pk}.{secrets.token_hex(4)}.unpacking"
     arguments = {"path": str(source.upload_path), "out": str(aside), "part": source.part, "limits": asdict(limits())}
     try:
         found = run_capped(

@@ -70,6 +70,9 @@ FILE_SENTENCES: dict[str, str] = {
     "archive_unsafe": gettext_noop(
         "The archive holds a link or a name that points outside of it. Pack the plain files and upload it again."
     ),
+    "archive_long_name": gettext_noop(
+        "A name in the archive has more than %(limit)d characters, folders included. Shorten it and pack again."
+    ),
     "archive_encrypted": gettext_noop("The archive is encrypted. Pack it without a password and upload it again."),
     "archive_method": gettext_noop(
         "The archive is packed by a method that cannot be read here. Pack it as an ordinary ZIP (Deflate)."

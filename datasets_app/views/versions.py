@@ -106,13 +106,13 @@ def progress_context(version: DatasetVersion) -> dict[str, Any]:
         waiting = version.claim is None
         done = None if waiting else min(version.rows_done, rows)
         return {"version": version, "is_waiting": waiting, "is_writing": True, "bytes_total": rows, "bytes_done": done}
-    size_bytes = sum(source.size_bytes for source in version.sources.all())
+    text_bytes = sum(source.text_bytes for source in version.sources.all())
     return {
         "version": version,
         "is_waiting": version.claim is None,
-        "is_writing": version.bytes_done >= size_bytes > 0,
-        "bytes_total": size_bytes,
-        "bytes_done": min(version.bytes_done, size_bytes) if version.claim else None,
+        "is_writing": version.bytes_done >= text_bytes > 0,
+        "bytes_total": text_bytes,
+        "bytes_done": min(version.bytes_done, text_bytes) if version.claim else None,
     }
 
 

@@ -12,12 +12,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from datasets_app import services, sources, tasks
+from datasets_app import services, sources, tasks, unpacking
 from datasets_app.capped import run_capped
 from datasets_app.models import DatasetVersion, Split
 from datasets_app.readers.containers.cells import as_cell
+from datasets_app.views.versions import progress_context
 from portal import usage
-from portal.errors import InvalidSource
+from portal.errors import InvalidSource, QuotaExceeded
+from portal.models import Quota
 from portal.rls import team_scope
 from tests.datasets_app.containers import array_bytes, gzip_bytes, parquet_bytes, xlsx_bytes, zip_of
 from tests.datasets_app.files import csv_bytes, jsonl_bytes, tickets, upload
@@ -130,7 +132,7 @@ def test_typed_cells_of_both_formats_read_alike(team, actor):
     assert list(found[0][0].values()) == ["a", "true", "5", "0.5", "2026-01-02"]
 
 
-def test_the_first_sheet_with_rows_is_taken_and_the_others_are_offered(team, actor):
+def test_the_first_sheet_with_rows_is_taken_and_the_others_are_offered(team, actor, django_capture_on_commit_callbacks):
     book = xlsx_bytes([], header=(), Notes=[("Only a header",)], Rows=[NAMES, ("a", "b")], More=[NAMES, ("c", "d")])
     source, rows = columns_of(team, actor, book)
     assert (source.part, source.parts) == ("Rows", ["Data", "Notes", "Rows", "More"])
@@ -140,9 +142,51 @@ def test_the_first_sheet_with_rows_is_taken_and_the_others_are_offered(team, act
             one.values["prompt"] for one in sources.open_source(source, sources.Reading(part="More")).records()
         ] == ["c"]
         assert source.part == "Rows"  # a look changes nothing
-        sources.read_as(source, sources.Reading(part="More"))
+        with django_capture_on_commit_callbacks(execute=True):
+            sources.read_as(source, sources.Reading(part="More"))
         assert sources.open_source(source).sample(1)[0].values["prompt"] == "c"
         assert sorted(path.suffix for path in source.version.folder.iterdir()) == [".bin", ".txt"]
+
+
+def test_sheets_that_were_looked_at_take_no_place_for_long(team, actor):
+    small, large = [NAMES, ("a", "b")], [NAMES, *tickets(60)]
+    source, _rows = columns_of(team, actor, xlsx_bytes([("c", "d")], One=small, Two=small, Large=large))
+    for part in ("One", "Two", "One"):
+        sources.open_source(source, sources.Reading(part=part))
+    assert {path.name for path in source.version.folder.glob("*.txt")} == {
+        source.path_of(part).name for part in ("Data", "One")
+    }
+    with team_scope(team.pk):
+        team.teamlimits.create(kind=Quota.STORAGE_BYTES, value=usage.storage_bytes(team) + 100)
+        begin = {"version": source.version, "actor": actor, "mapping": sources.guess(source)}
+        with pytest.raises(QuotaExceeded):
+            services.begin_import(**begin, readings={Split.TRAIN: sources.Reading(part="Large")})
+        assert source.path.exists()
+        services.begin_import(**begin, readings={Split.TRAIN: sources.Reading(part="Two")})
+
+
+def test_two_looks_at_once_do_not_meet(team, actor, monkeypatch):
+    source, _rows = columns_of(team, actor, xlsx_bytes([("c", "d")]))
+    places, run = [], unpacking.run_capped
+
+    def noted(path, arguments, **more):
+        places.append(arguments["out"])
+        return run(path, arguments, **more)
+
+    monkeypatch.setattr(unpacking, "run_capped", noted)
+    unpacking.unpack(source)
+    unpacking.unpack(source)
+    assert len(set(places)) == 2
+    assert len(list(source.version.folder.iterdir())) == 2
+
+
+def test_progress_is_measured_in_unpacked_bytes(team, actor):
+    source, _rows = columns_of(team, actor, gzip_bytes(csv_bytes(tickets(500))))
+    assert source.unpacked_bytes > source.size_bytes
+    source.version.bytes_done = source.size_bytes + 1
+    with team_scope(team.pk):
+        shown = progress_context(source.version)
+    assert (shown["bytes_total"], shown["is_writing"]) == (source.unpacked_bytes, False)
 
 
 @pytest.mark.parametrize("make", [zip_of, lambda parts: xlsx_bytes([], header=(), **parts)], ids=["zip", "xlsx"])
@@ -191,6 +235,7 @@ ONE = csv_bytes(tickets(3))
         (zip_of({"tickets.csv": b"%PDF-1.7 not a table"}), "not_a_table"),
         (zip_of({"word/document.xml": b"<x/>"}), "not_a_table"),
         (zip_of({f"{n}.csv": b"" for n in range(1001)}), "archive_entries"),
+        (zip_of({"x" * 252 + ".csv": ONE}), "archive_long_name"),
         (zip_of({"tickets.csv": ONE})[:-30], "container_damaged"),
         (zip_of({"tickets.csv": ONE}, method=14), "archive_method"),
         (gzip_bytes(ONE)[:-12], "container_damaged"),

@@ -23,6 +23,8 @@ Entry: TypeAlias = zipfile.ZipInfo
 BLOCK_BYTES: Final = 1 << 18
 MAX_ENTRIES: Final = 1_000
 MAX_LIST_BYTES: Final = 4 * MIB
+# Of a member with its folders; as long as the column `SourceFile.part`.
+MAX_NAME: Final = 255
 TABLE_NAME: Final = re.compile(r"\.(csv|tsv|tab|txt|jsonl|ndjson|json|xlsx|parquet|pq)\Z", re.IGNORECASE)
 NOT_TABLES: Final = re.compile(r"(^|/)(__MACOSX/|\.|readme|licen[cs]e|dataset_infos?\.json)", re.IGNORECASE)
 SPLIT_WORDS: Final = {
@@ -111,6 +113,8 @@ def tables_in(entries: Sequence[Entry]) -> list[Entry]:
     ]
     if not tables:
         raise FileRefused("archive_no_table")
+    if any(len(entry.filename) > MAX_NAME for entry in tables):
+        raise FileRefused("archive_long_name", limit=MAX_NAME)
     return tables
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import python_calamine
 
-from datasets_app.readers.containers.archives import Entry, chosen_of
+from datasets_app.readers.containers.archives import MAX_NAME, Entry, chosen_of
 from datasets_app.readers.containers.cells import as_cell
 from datasets_app.readers.containers.lines_out import LinesOut, Unpacked, is_bomb
 from datasets_app.readers.faults import FileRefused
@@ -67,6 +67,8 @@ def _unpack(
     names = [name for name in workbook.sheet_names if kinds[name] == python_calamine.SheetTypeEnum.WorkSheet]
     if not names:
         raise FileRefused("workbook_empty")
+    if any(len(name) > MAX_NAME for name in names):  # no program writes more than 31 characters
+        raise FileRefused("container_damaged")
     wanted = chosen_of(names, part)
     # A person's own choice is taken even if it is empty; otherwise the first sheet with rows serves.
     tried = [wanted] if part else [wanted, *(name for name in names if name != wanted)]

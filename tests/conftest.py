@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PASSWORD = "correct horse battery staple"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file's tests in one process, and all journeys, which share an installation; these begin, being longest."""
     for item in items:

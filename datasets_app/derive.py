@@ -15,6 +15,7 @@ from datasets_app import store
 from datasets_app.lifecycle import IMPORT_TASK
 from datasets_app.models import Dataset, DatasetVersion, Split
 from datasets_app.operations.add import Add
+from datasets_app.operations.resplit import Resplit
 from portal import audit, quotas, usage
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput
@@ -48,7 +49,7 @@ def derive_version(
         changes=known.to_json(operations),
         note=clean_note(note),
         mapping=version.mapping,
-        options=version.options,
+        options=_options(version, operations),
         size_bytes=version.size_bytes,  # counted while it waits
         status=DatasetVersion.Status.IMPORTING,
         heartbeat_at=timezone.now(),
@@ -57,6 +58,15 @@ def derive_version(
     audit.record(version.team, actor, "dataset.version_derived", derived, parent=str(version.pk), changes=len(changes))
     enqueue_on_commit(IMPORT_TASK, str(derived.pk), timeout_s=LONG_S)
     return derived
+
+
+def _options(version: DatasetVersion, operations: Sequence[known.Operation]) -> dict[str, Any]:
+    """Return how the rows of the new version are divided: as those of its parent, unless they are divided anew."""
+    options = dict(version.options)
+    for operation in operations:
+        if isinstance(operation, Resplit):
+            options |= {name: value for name, value in operation.options.to_dict().items() if name != "skip_faulty"}
+    return options
 
 
 def next_number(dataset: Dataset) -> int:

@@ -22,6 +22,8 @@ MIN_SPELLING: Final = 3
 MAX_LABELS: Final = 1_000
 MAX_NAMED: Final = 20
 MAX_SHOWN: Final = 100
+# A longer label is no label; fixes refuse it (`operations.values`).
+MAX_KEPT: Final = 1_000
 DROP: Final = ("exclude_found",)
 
 
@@ -63,30 +65,32 @@ class Labels:
 
 def balance(table: RowTable, labels: Labels) -> dict[str, Any]:
     """Return {field: {"labels": [...], split: [counts]}} of the splits that have rows, frequent labels first."""
-    shown = {}
+    counted = {}
     for field in labels.fields:
         counts = labels.counts(field, table)
         names = labels.names(field)
         order = sorted(range(len(names)), key=lambda n: (-counts[:, n].sum(), names[n]))
         per_split = {split: counts[SPLITS.index(split), order].tolist() for split in table.counts}
-        shown[field] = {"labels": [_shown(names[n]) for n in order], **per_split}
-    return shown
+        counted[field] = {"labels": [kept(names[n]) for n in order], **per_split}
+    return counted
 
 
 def find_imbalance(table: RowTable, labels: Labels, findings: Findings, *, rare_below: int) -> None:
     """Report labels that are rare, misspelt, never measured or nearly always the same."""
     rare, misspelt = _Rows(table), _Rows(table)
+    renames: list[dict[str, str]] = []
     for field in labels.fields:
         names, codes, counts = labels.names(field), labels.codes(field), labels.counts(field, table)
         slips = dict(_misspellings(names, counts.sum(axis=0)))
         for code, right in slips.items():
-            params = {"label": _shown(names[code]), "meant": _shown(names[right])}
+            params = {"label": kept(names[code]), "meant": kept(names[right])}
+            renames.append({"field": field, **params})
             misspelt.add(np.flatnonzero(codes == code), field, params)
         for code in np.flatnonzero((counts[0] > 0) & (counts[0] < rare_below)).tolist():
             if code not in slips:
-                few: dict[str, Any] = {"label": _shown(names[code]), "rows": int(counts[0, code])}
+                few: dict[str, Any] = {"label": shown(names[code]), "rows": int(counts[0, code])}
                 rare.add(np.flatnonzero((codes == code) & (table.splits == 0)), field, few)
-    misspelt.report(findings, "misspelt_label", "error")
+    misspelt.report(findings, "misspelt_label", "error", params={"renames": renames})
     rare.report(findings, "rare_label", "warning", params={"limit": rare_below})
     _note_fields(table, labels, findings, rare_below)
 
@@ -99,10 +103,10 @@ def _note_fields(table: RowTable, labels: Labels, findings: Findings, rare_below
         trained = counts[0]
         if counts[1:].sum():
             missing = np.flatnonzero((trained >= rare_below) & (counts[1:].sum(axis=0) == 0))
-            unmeasured += [{"field": field, "label": _shown(names[n])} for n in missing.tolist()]
+            unmeasured += [{"field": field, "label": shown(names[n])} for n in missing.tolist()]
         if trained.sum() and trained.max() > DOMINANT_SHARE * trained.sum():
             share = round(100 * float(trained.max() / trained.sum()), 1)
-            dominant.append({"field": field, "label": _shown(names[int(trained.argmax())]), "percent": share})
+            dominant.append({"field": field, "label": shown(names[int(trained.argmax())]), "percent": share})
     if unmeasured:
         findings.note("unmeasured_label", "info", len(unmeasured), {"labels": unmeasured[:MAX_NAMED]})
     if dominant:
@@ -168,5 +172,11 @@ def _one_slip_apart(one: str, other: str) -> bool:
     return swapped or rest[1:] == other_rest[1:] or rest[1:] == other_rest or rest == other_rest[1:]
 
 
-def _shown(label: str) -> str:
+def kept(label: str) -> str:
+    """Return a label as reports keep it, so that fixes can write it; one that is far too long is cut and marked."""
+    return label if len(label) <= MAX_KEPT else f"{label[:MAX_KEPT]}…"
+
+
+def shown(label: str) -> str:
+    """Return a label as people see it."""
     return label if len(label) <= MAX_SHOWN else f"{label[:MAX_SHOWN]}…"

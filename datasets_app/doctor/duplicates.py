@@ -13,6 +13,9 @@ from datasets_app.doctor.groups import first_alike, groups_of
 from datasets_app.doctor.report import Example, Severity
 from datasets_app.doctor.table import Findings, Positions, RowTable
 
+# The side file of the rows that contradict an answer that most of the others give; the rest are ties.
+UNUSUAL: Final = "conflict_unusual"
+NO_ANSWER: Final = -1
 DROP: Final = ("exclude_found",)
 DROP_OR_SPLIT: Final = ("exclude_found", "resplit")
 
@@ -87,6 +90,7 @@ def report_conflicts(
     """Report the rows of each group whose answer is not that of most; all of them if there is no such answer."""
     codes = {field: labels.codes(field) for field in labels.fields}
     examples: dict[int, Example] = {}
+    tied: set[int] = set()
     per_field: Counter[str] = Counter()
     for group in groups:
         usual = _usual_answer(table.answers[group])
@@ -96,15 +100,20 @@ def report_conflicts(
             per_field.update(fields)
             params = {**table.place(other), "fields": fields, **_answers(labels, codes, fields, row, other)}
             examples[row] = table.example(row, fields[0] if fields else "", params)
+            if usual == NO_ANSWER:
+                tied.add(row)
     shown = (examples[row] for row in sorted(examples))
-    findings.add(code, severity, list(examples), params={"fields": dict(per_field)}, examples=shown, fixes=DROP)
+    params = {"fields": dict(per_field), "tied": len(tied)}
+    findings.add(code, severity, list(examples), params=params, examples=shown, fixes=DROP)
+    if code == "conflict":
+        findings.keep_ids(UNUSUAL, sorted(examples.keys() - tied))
 
 
 def _usual_answer(answers: Positions) -> int:
-    """Return the answer that most rows give, -1 if there is none (hashes are not negative)."""
+    """Return the answer that most rows give, `NO_ANSWER` if there is none (hashes are not negative)."""
     values, counts = np.unique(answers, return_counts=True)
     most = values[counts == counts.max()]
-    return int(most[0]) if len(most) == 1 else -1
+    return int(most[0]) if len(most) == 1 else NO_ANSWER
 
 
 def _answers(labels: Labels, codes: Mapping[str, Codes], fields: Sequence[str], row: int, other: int) -> dict[str, str]:

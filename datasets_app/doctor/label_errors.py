@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from datasets_app.doctor.balance import MAX_SHOWN, Codes, Labels
+from datasets_app.doctor.balance import Codes, Labels, kept
 from datasets_app.doctor.report import Example
 from datasets_app.doctor.table import Batch, Findings, Positions, RowTable
 
@@ -110,8 +110,8 @@ def _examples(table: RowTable, labels: Labels, suspects: Sequence[_Suspects]) ->
     for own, position, field, given, preferred in sorted(ranked):
         names = labels.names(field)
         params = {
-            "label": names[given][:MAX_SHOWN],
-            "suggested": names[preferred][:MAX_SHOWN],
+            "label": kept(names[given]),
+            "suggested": kept(names[preferred]),
             "percent": round(100 * own, 1),
         }
         yield table.example(position, field, params)

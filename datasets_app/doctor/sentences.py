@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from django.utils.translation import gettext_noop as _
 
+from datasets_app.doctor.balance import shown
 from datasets_app.doctor.report import Example, Finding
 
 Translate = Callable[[str], str]
+# Params of examples that are labels: kept as they are, so that fixes can write them.
+LABELS: Final = ("label", "meant", "suggested")
 
 
 @dataclass(frozen=True)
@@ -228,7 +231,7 @@ def advice(finding: Finding, gettext: Translate) -> str:
 
 def detail(finding: Finding, example: Example, gettext: Translate) -> str:
     """Return what there is to say about one row of a finding, or nothing."""
-    params: Mapping[str, Any] = example.params
+    params = {name: shown(value) if name in LABELS else value for name, value in example.params.items()}
     text = SENTENCES[finding.code].detail
     return gettext(text) % params if text else ""
 

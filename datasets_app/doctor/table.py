@@ -144,6 +144,10 @@ class Findings:
             Finding(code, severity, len(places), params or {}, tuple(_first(shown, MAX_EXAMPLES)), tuple(fixes))
         )
 
+    def keep_ids(self, name: str, positions: Sequence[int]) -> None:
+        """Keep the ids of some of a finding's rows in a side file of their own, for fixes."""
+        write_ids(self._folder, name, self._table.ids[np.asarray(positions, dtype=np.int64)])
+
     def note(self, code: str, severity: Severity, count: int, params: Mapping[str, Any] | None = None) -> None:
         """Add a finding that is about the dataset and not about certain rows."""
         self._found.append(Finding(code, severity, count, params or {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from datasets_app.doctor import sentences
+from datasets_app.doctor.balance import shown
 from datasets_app.doctor.report import Report
 from datasets_app.doctor.sentences import Translate
 
@@ -59,7 +60,7 @@ def _balance(report: Report) -> Iterator[str]:
         yield "|---" * (1 + len(splits)) + "|"
         labels = table["labels"]
         for number, label in enumerate(labels[:SHOWN_LABELS]):
-            yield f"| {label} | {' | '.join(f'{table[split][number]:,}' for split in splits)} |"
+            yield f"| {shown(label)} | {' | '.join(f'{table[split][number]:,}' for split in splits)} |"
         if len(labels) > SHOWN_LABELS:
             rest = [sum(table[split][SHOWN_LABELS:]) for split in splits]
             yield f"| {len(labels) - SHOWN_LABELS} more | {' | '.join(f'{count:,}' for count in rest)} |"

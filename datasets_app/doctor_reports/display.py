@@ -12,6 +12,7 @@ from django.utils.translation import gettext_noop, ngettext
 
 from datasets_app import store
 from datasets_app.doctor import pii, sentences
+from datasets_app.doctor.balance import shown
 from datasets_app.doctor.report import LEARNED, READ, Example, Finding, Report, read_ids
 from datasets_app.doctor_reports import figures, lifecycle
 from datasets_app.doctor_reports.excerpts import REVIEWED, Excerpt, read_excerpts, shown_examples
@@ -242,7 +243,7 @@ class _Shower:
                 (name, pieces(value, raw=self._raw), name == example.field) for name, value in pretty_answer(answer)
             ),
             detail=sentences.detail(finding, example, _) if example.params else "",
-            suggested=str(example.params.get("suggested", "")),
+            suggested=shown(str(example.params.get("suggested", ""))),
         )
 
 

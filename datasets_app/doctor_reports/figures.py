@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from django.utils.translation import gettext as _
 
+from datasets_app.doctor.balance import shown
 from datasets_app.doctor.report import Report
 from datasets_app.models import Split
 from portal.display.numbers import percent, thousands
@@ -55,7 +56,7 @@ def _balance(field: str, counted: Mapping[str, Any]) -> Balance:
         trained = counted[Split.TRAIN.value][place] if Split.TRAIN in splits else 0
         bars.append(
             {
-                "label": label,
+                "label": shown(label),
                 "value": trained / (totals.get(Split.TRAIN) or 1),
                 "compared": held / held_total if held_total else None,
                 "note": " · ".join(thousands(counted[split.value][place]) for split in splits),

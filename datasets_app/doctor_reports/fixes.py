@@ -14,8 +14,10 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from datasets_app.doctor import pii
-from datasets_app.doctor.balance import MAX_SHOWN
+from datasets_app.doctor.balance import MAX_KEPT
+from datasets_app.doctor.duplicates import UNUSUAL
 from datasets_app.doctor.report import Finding, Report
+from datasets_app.models import Split
 from datasets_app.operations import READERS
 from datasets_app.options import MAX_HELD_OUT_SHARE
 from portal.errors import InvalidInput
@@ -64,7 +66,7 @@ def _names(finding: Finding) -> Iterator[str]:
     if kind_of(finding.code):
         yield from ("mask", "drop", "keep")
         return
-    if finding.code == "misspelt_label":
+    if finding.code == "misspelt_label" and renames(finding):
         yield "rename"
     if finding.code == "key_order":
         yield "order"
@@ -72,10 +74,11 @@ def _names(finding: Finding) -> Iterator[str]:
         yield "resplit"
     if "exclude_found" not in finding.fixes:
         return
-    if finding.code in ("leak", "near_leak"):
+    if finding.code in ("leak", "near_leak") and _is_in_training(finding):
         yield "exclude_training"
     elif finding.code == "conflict":
-        yield "keep_usual"
+        if finding.params.get("tied", 0) < finding.count:
+            yield "keep_usual"
     else:
         yield EXCLUDE
     if finding.code == "leak":
@@ -84,8 +87,15 @@ def _names(finding: Finding) -> Iterator[str]:
         yield "exclude_all"
 
 
-def changes_for(report: Report, report_id: object, chosen: Mapping[str, str], *, seed: int = 1) -> list[Change]:
-    """Return the operations of the chosen fixes, by finding; `seed` is for dividing the rows anew.
+def _is_in_training(finding: Finding) -> bool:
+    """Tell whether training rows are among those of a leak; they come first among the examples."""
+    return any(one.split == Split.TRAIN for one in finding.examples)
+
+
+def changes_for(
+    report: Report, report_id: object, chosen: Mapping[str, str], *, options: Mapping[str, Any] | None = None
+) -> list[Change]:
+    """Return the operations of the chosen fixes, by finding; `options` say how the version was divided.
 
     Raises: InvalidInput for what is not offered.
     """
@@ -98,7 +108,9 @@ def changes_for(report: Report, report_id: object, chosen: Mapping[str, str], *,
                 param=f"fixes.{code[:40]}",
                 code="unknown_fix",
             )
-        changes += [_resplit(report, seed)] if name == "resplit" else _changes(finding, name, str(report_id), report)
+        changes += (
+            [_resplit(report, options or {})] if name == "resplit" else _changes(finding, name, str(report_id), report)
+        )
     return _in_order(changes)
 
 
@@ -112,22 +124,31 @@ def _changes(finding: Finding, name: str, report_id: str, report: Report) -> lis
     found: Change = {"report": report_id, "code": finding.code}
     if name in ("exclude_all", "exclude_held_out"):
         return [{"op": "exclude_alike", **found, "keep_found": name == "exclude_held_out"}]
+    if name == "exclude_training":
+        found["split"] = Split.TRAIN.value
+    if name == "keep_usual" and "tied" in finding.params:
+        found["code"] = UNUSUAL
     return [{"op": "exclude_found", **found}]
 
 
-def _resplit(report: Report, seed: int) -> Change:
-    """Return the change that divides the rows anew, in about the shares that they have now."""
+def _resplit(report: Report, options: Mapping[str, Any]) -> Change:
+    """Return the change that divides the rows anew as before, in about the shares that they have now."""
     total = sum(report.rows.values()) or 1
     shares = {f"{split}_share": round(report.rows.get(split, 0) / total, 3) for split in ("validation", "test")}
     if sum(shares.values()) > MAX_HELD_OUT_SHARE:
         shares = {}
-    return {"op": "resplit", "options": {**shares, "seed": seed, "keep_together": "near"}}
+    kept = {name: options[name] for name in ("seed", "split_by", "stratify") if name in options}
+    return {"op": "resplit", "options": {**kept, **shares, "keep_together": "near"}}
 
 
 def renames(finding: Finding) -> list[Change]:
     """Return the renaming of each misspelt label of a finding, once."""
-    pairs = {(one.field, one.params["label"]): one.params["meant"] for one in finding.examples}
-    return [{"op": "rename_value", "field": field, "from": label, "to": to} for (field, label), to in pairs.items()]
+    asked = finding.params.get("renames", [])
+    return [
+        {"op": "rename_value", "field": one["field"], "from": one["label"], "to": one["meant"]}
+        for one in asked
+        if max(len(one["label"]), len(one["meant"])) <= MAX_KEPT
+    ]
 
 
 def _in_order(changes: Sequence[Change]) -> list[Change]:
@@ -161,7 +182,7 @@ def verdict_changes(finding: Finding, verdicts: Mapping[int, str]) -> list[Chang
             )
     excluded = sorted(row_id for row_id, verdict in verdicts.items() if verdict == "exclude")
     accepted = [one for one in suspects.values() if verdicts.get(one.id) == "accept"]
-    if any(len(one.params["suggested"]) >= MAX_SHOWN for one in accepted):
+    if any(len(one.params["suggested"]) > MAX_KEPT for one in accepted):
         raise InvalidInput(
             _("A suggested label is too long to be taken over here. Edit the row itself."), param="labels"
         )

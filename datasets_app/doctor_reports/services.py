@@ -118,7 +118,7 @@ def apply_fixes(
     if report.status != DoctorReport.Status.READY:
         raise IllegalTransition(_("Only a report that is ready offers fixes."), code="not_ready")
     found = Report.from_dict(report.report)
-    changes = fixes.changes_for(found, report.pk, chosen, seed=int(report.version.options.get("seed", 1)))
+    changes = fixes.changes_for(found, report.pk, chosen, options=report.version.options)
     suspects = found.finding(LABEL_ERRORS)
     if suspects is not None and verdicts:
         changes = fixes.verdict_changes(suspects, verdicts) + changes

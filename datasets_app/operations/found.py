@@ -16,33 +16,40 @@ from django.utils.translation import gettext as _
 
 from datasets_app.doctor.report import read_ids
 from datasets_app.doctor.table import normalised, question_of, short_hash
+from datasets_app.models import Split
 from datasets_app.operations.base import ChangeRefused, Context, Door, Operation, PlacedRow, Rows
 from datasets_app.rows import CanonicalRow
+from datasets_app.store import SPLITS
 
 CODE: Final = re.compile(r"[a-z][a-z_]{0,39}")
 
 
 @dataclass(frozen=True)
 class ExcludeFound(Operation):
-    """Leave out all rows of a finding; those that an earlier change left out already are no matter."""
+    """Leave out all rows of a finding, or those of one split; what an earlier change left out is no matter."""
 
     name = "exclude_found"
     report: UUID
     code: str
+    split: Split | None = None
 
     def to_dict(self) -> dict[str, object]:
-        """Return the report and the finding."""
-        return {"report": str(self.report), "code": self.code}
+        """Return the report, the finding, and the split if there is one."""
+        of_split = {"split": self.split.value} if self.split else {}
+        return {"report": str(self.report), "code": self.code, **of_split}
 
     def apply(self, rows: Rows, context: Context) -> Iterator[PlacedRow]:
         """Yield the other rows."""
         ids = found_ids(context, self.report, self.code)
-        return (placed for placed in rows if placed.row.id not in ids)
+        return (placed for placed in rows if placed.row.id not in ids or self.split not in (None, placed.split))
 
 
 @dataclass(frozen=True)
 class ExcludeAlike(Operation):
-    """Leave out all rows that ask the same as a row of a finding; `keep_found` spares the found rows themselves."""
+    """Leave out all rows that ask the same as a row of a finding.
+
+    With `keep_found` those found rows of each question stay that stand in its first split: training before the others.
+    """
 
     name = "exclude_alike"
     report: UUID
@@ -56,9 +63,15 @@ class ExcludeAlike(Operation):
     def apply(self, rows: Rows, context: Context) -> Iterator[PlacedRow]:
         """Yield the other rows."""
         ids = found_ids(context, self.report, self.code)
-        questions = {_question(placed.row) for placed in rows if placed.row.id in ids}
+        first: dict[int, int] = {}  # by question
         for placed in rows:
-            if (self.keep_found and placed.row.id in ids) or _question(placed.row) not in questions:
+            if placed.row.id in ids:
+                question, place = _question(placed.row), SPLITS.index(placed.split)
+                first[question] = min(place, first.get(question, place))
+        for placed in rows:
+            kept = first.get(_question(placed.row))
+            is_found = self.keep_found and placed.row.id in ids
+            if kept is None or (is_found and SPLITS.index(placed.split) == kept):
                 yield placed
 
 
@@ -76,7 +89,7 @@ def _question(row: CanonicalRow) -> int:
 
 def read_found(door: Door) -> ExcludeFound:
     """Return the operation from its JSON form."""
-    return ExcludeFound(_report(door), _code(door))
+    return ExcludeFound(_report(door), _code(door), door.split() if door.has("split") else None)
 
 
 def read_alike(door: Door) -> ExcludeAlike:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from datasets_app.fields import json_object, label_of, load_json, value_of
+from datasets_app.fields import MAX_DEPTH, json_object, label_of, value_of
+from datasets_app.readers.jsonlines import parse_json
 
 ABSENT: Final = ""
 
@@ -59,8 +60,8 @@ def written(answer: str, fields: Sequence[Mapping[str, Any]], sent: Mapping[str,
     members = dict(json_object(answer) or {})
     is_changed = False
     for one in inputs(answer, fields):
-        typed = sent.get(one.name, one.label).replace("\r\n", "\n")
-        if typed == one.label:
+        typed = sent.get(one.name, one.label).replace("\r\n", "\n").replace("\r", "\n")
+        if typed == one.label.replace("\r\n", "\n").replace("\r", "\n"):
             continue
         is_changed = True
         if typed == ABSENT and (one.choices or one.is_json):
@@ -73,7 +74,7 @@ def written(answer: str, fields: Sequence[Mapping[str, Any]], sent: Mapping[str,
 def _value(one: Input, typed: str) -> object:
     if one.is_json:
         try:
-            return load_json(typed)
+            return parse_json(typed, max_depth=MAX_DEPTH)
         except ValueError:
             raise ValueError(one.field) from None
     return value_of(typed) if one.choices else typed

@@ -63,11 +63,23 @@ def label_of(value: object) -> str:
 
 
 def value_of(label: str) -> object:
-    """Return the JSON value that `label_of` named."""
+    """Return the JSON value that `label_of` named; what JSON does not know, such as NaN, is a text."""
     try:
-        return load_json(label)
-    except ValueError:
+        return parse_json(label, max_depth=MAX_DEPTH)
+    except JsonFault:
         return label
+
+
+def renamed_value(old: object, label: str) -> object:
+    """Return what a value becomes when it gets another label: a text stays one, even as "404", or becomes null."""
+    new = value_of(label)
+    return label if isinstance(old, str) and new is not None and not isinstance(new, str) else new
+
+
+def answer_of(label: str) -> str:
+    """Return the answer that consists of a label alone."""
+    value = value_of(label)
+    return value if isinstance(value, str) else label
 
 
 def load_json(text: str) -> object:

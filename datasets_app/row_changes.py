@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 
 from datasets_app.derive import derive_version
 from datasets_app.models import DatasetVersion, RowChange, Split
+from datasets_app.operations import MAX_CHANGES
 from datasets_app.operations.base import MAX_ID, Door
 from datasets_app.operations.replace import Replace, rewritten
 from datasets_app.operations.texts import is_json_answer, read_text
@@ -26,7 +27,8 @@ from portal import audit
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, NotFound
 
-MAX_WAITING: Final = 10_000
+# One more is for the excluded rows, and one for each split to which rows move.
+MAX_WAITING: Final = MAX_CHANGES - 1 - len(Split)
 MAX_AT_ONCE: Final = 1_000
 TEXTS: Final = ("prompt", "answer", "system")
 

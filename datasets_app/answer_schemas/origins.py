@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets_app.fields import label_of, value_of
+from datasets_app.fields import label_of, renamed_value
 from datasets_app.models import AnswerSchema, DatasetVersion
 
 Origin = AnswerSchema.Origin
@@ -46,7 +46,10 @@ def renamed(schema: Mapping[str, Any], changes: Sequence[Mapping[str, Any]]) -> 
     for change in changes:
         field = change.get("field")
         if change.get("op") == "rename_value" and "enum" in properties.get(field, {}):
-            labels = [label_of(value) for value in properties[field]["enum"]]
-            after = dict.fromkeys(change["to"] if label == change["from"] else label for label in labels)
-            properties[field] = {**properties[field], "enum": [value_of(label) for label in after]}
+            values = [
+                renamed_value(value, change["to"]) if label_of(value) == change["from"] else value
+                for value in properties[field]["enum"]
+            ]
+            after = {label_of(value): value for value in values}
+            properties[field] = {**properties[field], "enum": list(after.values())}
     return {**schema, "properties": properties}

@@ -11,7 +11,8 @@ from django.utils.translation import gettext as _
 from datasets_app.answer_schemas.words import checked_schema
 from datasets_app.derive import derive_version
 from datasets_app.doctor_reports import lifecycle as reports
-from datasets_app.models import AnswerSchema, DatasetVersion
+from datasets_app.doctor_reports.services import cancel_report
+from datasets_app.models import AnswerSchema, DatasetVersion, DoctorReport
 from portal import audit
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput
@@ -42,6 +43,9 @@ def edit_schema(*, version: DatasetVersion, actor: Actor, schema: object, based_
         version=version, number=last + 1, origin=Origin.EDITED, schema=checked, created_by=actor.user
     )
     audit.record(version.team, actor, "schema.edited", version, revision=revision.number)
+    # One that is open checks the rows against the schema before.
+    for outdated in version.doctor_reports.select_for_update().filter(status__in=DoctorReport.OPEN):
+        cancel_report(report=outdated, actor=actor)
     reports.examine_again(version, actor)
     return revision
 

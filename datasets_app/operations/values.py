@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from django.utils.translation import gettext as _
 
-from datasets_app.fields import json_object, label_of, value_of
+from datasets_app.fields import answer_of, json_object, label_of, renamed_value, value_of
 from datasets_app.operations.base import Context, Door, Operation, PlacedRow, Rows, Stage
 from datasets_app.rows import CanonicalRow
 
@@ -69,10 +69,10 @@ def rename_all(operations: Sequence[RenameValue], rows: Rows, context: Context) 
 def _renamed(row: CanonicalRow, wanted: Mapping[str, Mapping[str, str]]) -> CanonicalRow:
     answer = row.answer
     if (whole := wanted.get("", {}).get(label_of(answer))) is not None:
-        return with_answer(row, str(value_of(whole)))
+        return with_answer(row, answer_of(whole))
     members = json_object(answer)
     changed = {
-        name: value_of(wanted[name][label_of(value)])
+        name: renamed_value(value, wanted[name][label_of(value)])
         for name, value in (members or {}).items()
         if label_of(value) in wanted.get(name, {})
     }
@@ -111,7 +111,7 @@ class SetValues(Operation):
 
 def _with_labels(row: CanonicalRow, labels: Mapping[str, str]) -> CanonicalRow:
     if "" in labels:
-        return with_answer(row, str(value_of(labels[""])))
+        return with_answer(row, answer_of(labels[""]))
     members = json_object(row.answer)
     if members is None:
         return row
@@ -194,7 +194,7 @@ def _label(door: Door, name: str) -> str:
 
 def _new_label(door: Door, name: str) -> str:
     label = _label(door, name)
-    if not door.text("field") and not str(value_of(label)).strip():
+    if not door.text("field") and not answer_of(label).strip():
         raise door.refusal(name, _("'%(name)s' must not be empty.") % {"name": name}, "empty_text")
     return label
 

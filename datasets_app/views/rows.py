@@ -201,10 +201,32 @@ def _asked_change(sent: QueryDict, found: DatasetVersion, row_id: int) -> dict[s
     if do == "undo":
         split, _row = row_changes.row_of(found, row_id)
         return {"prompt": None, "answer": None, "system": None, "is_excluded": False, "split": split.value}
-    texts = {name: str(sent[name]).replace("\r\n", "\n") for name in ("prompt", "answer", "system") if name in sent}
+    texts = _texts(sent, found, row_id)
     if sent.get("as") == "fields":
         texts["answer"] = _answer_of_fields(sent, found, row_id)
     return texts | ({"split": sent["split"]} if sent.get("split") else {})
+
+
+def _texts(sent: QueryDict, found: DatasetVersion, row_id: int) -> dict[str, str]:
+    """Return the texts that were sent; one that differs from that of the row in its line ends only is that one.
+
+    Browsers write all line ends of a text area alike.
+    """
+    names = [name for name in row_changes.TEXTS if name in sent]
+    if not names:
+        return {}
+    _split, original = row_changes.row_of(found, row_id)
+    now = row_changes.as_changed(original, found.row_changes.filter(row_id=row_id).first())
+    texts = {}
+    for name in names:
+        typed = _with_plain_ends(str(sent[name]))
+        known = (row_changes.text_of(row, name) for row in (now, original))
+        texts[name] = next((text for text in known if _with_plain_ends(text) == typed), typed)
+    return texts
+
+
+def _with_plain_ends(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _answer_of_fields(sent: QueryDict, found: DatasetVersion, row_id: int) -> str:

@@ -60,6 +60,17 @@ def test_an_edit_is_a_new_revision_and_the_doctor_checks_against_it(version, act
             revisions.edit_schema(version=version, actor=actor, schema=INFERRED, based_on=1)
 
 
+def test_an_edit_replaces_the_examination_that_is_open(version, actor, team):
+    with team_scope(team.pk):
+        revisions.edit_schema(version=version, actor=actor, schema=edited(description="One"), based_on=1)
+        before = version.doctor_reports.get(status=DoctorReport.Status.QUEUED)
+        made = revisions.edit_schema(version=version, actor=actor, schema=edited(description="Two"), based_on=2)
+        after = version.doctor_reports.get(status=DoctorReport.Status.QUEUED)
+        before.refresh_from_db()
+    assert before.status == DoctorReport.Status.CANCELLED
+    assert after.options["schema"] == made.schema
+
+
 def test_renamed_labels_are_merged_in_rows_and_in_the_inherited_schema(version, actor, team):
     with team_scope(team.pk):
         revisions.edit_schema(version=version, actor=actor, schema=INFERRED, based_on=1)

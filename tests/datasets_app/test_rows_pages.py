@@ -12,7 +12,7 @@ from datasets_app import tasks
 from datasets_app.models import DatasetVersion
 from portal.models import AuditEvent, Role
 from portal.rls import all_teams, team_scope
-from tests.datasets_app.test_derive import fresh, rows_of
+from tests.datasets_app.test_derive import derive, fresh, rows_of
 from tests.datasets_app.test_pages import text_of
 
 
@@ -101,6 +101,14 @@ def test_a_row_is_changed_as_text(browser, base, ready_version):
     assert waiting(ready_version)[2] == (
         {"prompt": "Ticket", "answer": '{"x": 1}', "system": "Be brief."}, False, "test",
     )  # fmt: skip
+
+
+def test_line_ends_that_the_browser_changed_are_no_change(browser, base, ready_version, actor):
+    made = derive(ready_version, actor, {"op": "replace", "id": 2, "prompt": "One\r\ntwo\nthree"})
+    page = base.replace(str(ready_version.pk), str(made.pk))
+    sent = {"seen": "none", "as": "raw", "prompt": "One\r\ntwo\r\nthree", "split": "test"}
+    browser.post(f"{page}rows/2/change/", sent)
+    assert waiting(made) == {2: ({}, False, "test")}
 
 
 def test_what_is_refused_is_shown_with_what_was_typed(browser, base, ready_version):

@@ -6,11 +6,13 @@ import json
 
 import pytest
 
+from datasets_app.answer_schemas.origins import renamed
 from datasets_app.doctor.report import Example, Finding
 from datasets_app.doctor_reports.fixes import verdict_changes
-from datasets_app.models import Split
+from datasets_app.models import RowChange, Split
 from datasets_app.operations import apply_all, read_changes
 from datasets_app.operations.base import PlacedRow, Rows
+from datasets_app.row_changes import MAX_WAITING, _operations
 from datasets_app.rows import CanonicalRow
 from portal.errors import InvalidInput
 
@@ -69,6 +71,35 @@ def test_labels_are_renamed_everywhere_in_the_style_of_each_answer():
 def test_values_keep_their_json_type():
     assert json.loads(after({"op": "rename_value", "field": "n", "from": "1", "to": "null"})[1])["n"] is None
     assert json.loads(after({"op": "rename_value", "field": "n", "from": "1", "to": '"1"'})[1])["n"] == "1"
+
+
+@pytest.mark.parametrize("label", ["NaN", "Infinity", "-Infinity", "1e999", "404", "true"])
+def test_a_text_stays_a_text_whatever_it_is_renamed_to(label):
+    assert (
+        json.loads(after({"op": "rename_value", "field": "service", "from": "VPN", "to": label})[1])["service"] == label
+    )
+    assert after({"op": "rename_value", "field": "", "from": "VPN", "to": label})[4] == label
+    schema = {"properties": {"service": {"enum": ["VPN", "Mail"]}}}
+    [one] = read_changes([{"op": "rename_value", "field": "service", "from": "VPN", "to": label}])
+    changed = renamed(schema, [{"op": one.name, **one.to_dict()}])
+    assert changed["properties"]["service"]["enum"] == [label, "Mail"]
+
+
+@pytest.mark.parametrize("label", ["NaN", "-Infinity", "1e999"])
+def test_what_json_does_not_know_is_never_written(label):
+    number = after({"op": "rename_value", "field": "n", "from": "1", "to": label})[1]
+    accepted = after({"op": "set_values", "values": [{"id": 1, "field": "n", "label": label}]})[1]
+    assert json.loads(number)["n"] == json.loads(accepted)["n"] == label
+
+
+def test_as_many_changes_as_may_wait_can_be_saved():
+    waiting = [RowChange(row_id=n, texts={"prompt": "New"}) for n in range(1, MAX_WAITING - 2)]
+    waiting += [RowChange(row_id=20_000, is_excluded=True), RowChange(row_id=20_001, texts={"answer": "x"})]
+    waiting += [RowChange(row_id=20_002, texts={"answer": "x"})]
+    for change, split in zip(waiting, Split, strict=False):
+        change.moved_to = split.value
+    assert len(waiting) == MAX_WAITING
+    assert len(read_changes(_operations(waiting))) > MAX_WAITING
 
 
 @pytest.mark.parametrize(

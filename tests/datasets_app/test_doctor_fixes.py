@@ -103,6 +103,9 @@ def test_leaks_leave_training_or_the_held_out_rows(report, actor):
 def test_a_new_split_keeps_alike_rows_together(report, actor):
     after = fixed(report, actor, leak="resplit", duplicate="exclude")
     assert [change["op"] for change in after.version.changes] == ["exclude_found", "resplit"]
+    divided = after.version.changes[1]["options"]
+    assert divided["validation_share"] != report.version.options["validation_share"]
+    assert {name: after.version.options[name] for name in divided} == divided
     assert "leak" not in counts(after)
     assert after.version.validation_rows > 0
 

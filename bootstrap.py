@@ -48,8 +48,8 @@ CHECKS: tuple[tuple[str, list[str]], ...] = (
     ("migrations", ["manage.py", "makemigrations", "--check", "--dry-run"]),
     ("tests", ["-m", "pytest"]),
 )
-# All tests share the processors among processes; a few chosen ones begin sooner in one.
-SIDE_BY_SIDE = ["-n", "logical", "--dist", "loadgroup"]
+# All tests share the processors among processes, file by file; a few chosen ones begin sooner in one.
+SIDE_BY_SIDE = ["-n", "logical", "--dist", "loadfile"]
 FAST = ["-m", "not slow and not browser"]
 
 

@@ -28,15 +28,6 @@ if TYPE_CHECKING:
 PASSWORD = "correct horse battery staple"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, and all journeys, which share an installation; these begin, being longest."""
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group("journeys" if folder == "journeys" else item.nodeid.partition("::")[0]))
-    items.sort(key=lambda item: item.path.parent.name != "journeys")
-
-
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings() -> None:
     """Give each process of a run its own database, and let several people share a server: PYTEST_DB names them."""

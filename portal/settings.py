@@ -326,6 +326,7 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "DatasetVersionStatus": "datasets_app.models.DatasetVersion.Status",
         "RunStatus": "experiments.models.Run.Status",
+        "Split": "datasets_app.models.Split",
     },
     "AUTHENTICATION_WHITELIST": ["portal.authentication.ApiTokenAuthentication"],
 }

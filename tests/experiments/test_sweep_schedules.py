@@ -19,6 +19,7 @@ def test_schedules_are_made_once_and_call_functions_that_exist():
     made = Schedule.objects.order_by("name").values_list("name", "minutes")
     assert list(made) == [
         ("dispatch", 1),
+        ("prune-datasets", 60),
         ("prune-queue-results", 60),
         ("prune-sessions", 60),
         ("sweep", 1),

@@ -173,8 +173,8 @@ class VersionRows(TeamAPIView):
 
 
 def _datasets(team: Team) -> QuerySet[Dataset]:
-    # A report may name a thousand faulty rows; only the version's own address shows it.
-    versions = team.datasetversions.select_related("dataset").defer("report")
+    # A report may name a thousand faulty rows, and changes hold as many; only the version's own address shows them.
+    versions = team.datasetversions.select_related("dataset").defer("report", "changes")
     return team.datasets.prefetch_related(Prefetch("versions", versions))
 
 

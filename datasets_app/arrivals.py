@@ -159,10 +159,10 @@ def _blocks(stream: IO[bytes], at_most: int) -> Iterator[bytes]:
         yield block
 
 
-def prolong(upload: ResumableUpload) -> None:
-    """Let an upload live on: a part of it came. Call it in the team's row scope."""
+def prolong(upload: ResumableUpload) -> bool:
+    """Let an upload live on: a part of it came. Return whether it is still there. Call it in the team's row scope."""
     upload.expires_at = timezone.now() + KEPT_FOR
-    ResumableUpload.unscoped.filter(pk=upload.pk).update(expires_at=upload.expires_at)
+    return bool(ResumableUpload.unscoped.filter(pk=upload.pk).update(expires_at=upload.expires_at))
 
 
 def digest_of(upload: ResumableUpload) -> str:

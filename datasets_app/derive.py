@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 
 from datasets_app import operations as known
 from datasets_app import store
-from datasets_app.lifecycle import IMPORT_TASK
+from datasets_app.lifecycle import IMPORTS
 from datasets_app.models import Dataset, DatasetVersion, Split
 from datasets_app.operations.add import Add
 from datasets_app.operations.resplit import Resplit
@@ -20,7 +20,6 @@ from portal import audit, quotas, usage
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput
 from portal.models import Quota
-from portal.queue import LONG_S, enqueue_on_commit
 
 MAX_NOTE = 300
 
@@ -56,7 +55,7 @@ def derive_version(
         created_by=actor.user,
     )
     audit.record(version.team, actor, "dataset.version_derived", derived, parent=str(version.pk), changes=len(changes))
-    enqueue_on_commit(IMPORT_TASK, str(derived.pk), timeout_s=LONG_S)
+    IMPORTS.enqueue(derived.pk)
     return derived
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
+from datasets_app.claims import ClaimLost, Claims, remove_leftovers
 from datasets_app.conversion import Conversion, Source
 from datasets_app.derivation import Derivation
 from datasets_app.doctor_reports.lifecycle import open_first_report
@@ -29,20 +30,23 @@ from datasets_app.sources import in_order
 from portal import audit
 from portal.access import may_still_edit
 from portal.actors import Actor
-from portal.queue import LONG_S, enqueue_on_commit
+from portal.queue import LONG_S
 from portal.rls import all_teams, team_scope
 
 logger = logging.getLogger(__name__)
 
-IMPORT_TASK: Final = "datasets_app.tasks.import_version"
 # A worker reports about twice a second; one that is silent for so long is gone.
 STALLED_AFTER: Final = timedelta(seconds=60)
+IMPORTS: Final = Claims(
+    DatasetVersion,
+    open=(DatasetVersion.Status.IMPORTING,),
+    task="datasets_app.tasks.import_version",
+    stalled_after=STALLED_AFTER,
+    called="imports",
+    timeout_s=LONG_S,
+)
 MAX_ATTEMPTS: Final = 3
 MACHINE: Final = Actor.system("import")
-
-
-class ClaimLost(Exception):
-    """The version was discarded, or another worker has taken over: stop and write nothing."""
 
 
 @dataclass(frozen=True)
@@ -76,29 +80,21 @@ def claim_import(version_id: UUID) -> ImportJob | None:
     claim = uuid.uuid4()
     with team_scope(version.team_id):
         if not may_still_edit(version.team, version.created_by):
-            if _unclaimed(version_id).update(claim=claim):
+            if IMPORTS.unclaimed(version_id).update(claim=claim):
                 _fail(version_id, claim, {"error": {"code": "importer_lost_access"}})
             return None
         claimed = (
-            _unclaimed(version_id)
+            IMPORTS.unclaimed(version_id)
             .filter(attempts__lt=MAX_ATTEMPTS)
             .update(claim=claim, attempts=F("attempts") + 1, heartbeat_at=timezone.now(), rows_done=0, bytes_done=0)
         )
         if claimed:
+            remove_leftovers(version.folder)
             return _job(version, claim)
-        if _unclaimed(version_id).update(claim=claim):
+        if IMPORTS.unclaimed(version_id).update(claim=claim):
+            remove_leftovers(version.folder)
             _fail(version_id, claim, {"error": {"code": "gave_up", "attempts": MAX_ATTEMPTS}})
     return None
-
-
-def _unclaimed(version_id: UUID) -> QuerySet[DatasetVersion]:
-    return DatasetVersion.unscoped.filter(
-        Q(claim__isnull=True) | _is_silent(), pk=version_id, status=DatasetVersion.Status.IMPORTING
-    )
-
-
-def _is_silent() -> Q:
-    return Q(heartbeat_at__isnull=True) | Q(heartbeat_at__lt=timezone.now() - STALLED_AFTER)
 
 
 def _job(version: DatasetVersion, claim: UUID) -> ImportJob:
@@ -203,19 +199,7 @@ def _claimed(job: ImportJob) -> QuerySet[DatasetVersion]:
 
 def requeue_stalled_imports() -> int:
     """Queue imports again whose message or worker was lost; return how many. Call it about once a minute."""
-    with all_teams("the sweep looks after every team's imports"):
-        lost = list(
-            DatasetVersion.unscoped.filter(_is_silent(), status=DatasetVersion.Status.IMPORTING)
-            .select_for_update(skip_locked=True)
-            .values_list("pk", flat=True)
-        )
-        # Noting the time keeps the next sweep from queueing the same message again while this one waits.
-        DatasetVersion.unscoped.filter(pk__in=lost).update(heartbeat_at=timezone.now(), claim=None)
-        for pk in lost:
-            enqueue_on_commit(IMPORT_TASK, str(pk), timeout_s=LONG_S)
-    if lost:
-        logger.warning("%d stalled imports queued again", len(lost))
-    return len(lost)
+    return IMPORTS.requeue_stalled()
 
 
 def remove_work(job: ImportJob) -> None:

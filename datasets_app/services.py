@@ -15,7 +15,7 @@ from django.utils.translation import ngettext
 from datasets_app import conversion, sources
 from datasets_app.conversion import FaultyRows, Source, SourceRefused
 from datasets_app.derive import next_number
-from datasets_app.lifecycle import IMPORT_TASK
+from datasets_app.lifecycle import IMPORTS
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.mapping import MappingError
 from datasets_app.models import Dataset, DatasetVersion, ResumableUpload, SourceFile, Split
@@ -29,7 +29,6 @@ from portal import audit, quotas, usage
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, InvalidSource
 from portal.models import Quota, Team
-from portal.queue import LONG_S, enqueue_on_commit
 
 # As many faulty rows as an answer names; the count of all of them is in its first sentence.
 MAX_DETAILS: Final = 100
@@ -173,7 +172,7 @@ def begin_import(
     version.heartbeat_at = timezone.now()
     version.save()
     audit.record(version.team, actor, "dataset.import_started", version, skip_faulty=chosen.skip_faulty)
-    enqueue_on_commit(IMPORT_TASK, str(version.pk), timeout_s=LONG_S)
+    IMPORTS.enqueue(version.pk)
     return version
 
 

@@ -9,11 +9,12 @@ from typing import Final
 from uuid import UUID
 
 from datasets_app import arrivals, deletion, lifecycle
+from datasets_app.claims import ClaimLost
 from datasets_app.conversion import Conversion, FaultyRows, SourceRefused, convert
 from datasets_app.derivation import derive
 from datasets_app.doctor_reports import examination
 from datasets_app.doctor_reports.lifecycle import requeue_stalled_reports
-from datasets_app.lifecycle import ClaimLost, ImportJob
+from datasets_app.lifecycle import ImportJob
 from datasets_app.operations import ChangeRefused
 from datasets_app.remote import fetching
 from datasets_app.remote.lifecycle import requeue_stalled_fetches

@@ -101,13 +101,16 @@ def patch(request: HttpRequest, team: Team, actor: Actor, pk: UUID) -> HttpRespo
         with _impatient(request):
             offset = _take_part(request, upload)
         with team_scope(team.pk):
-            arrivals.prolong(upload)
+            if not arrivals.prolong(upload):
+                raise Http404
         if offset == upload.size_bytes and not upload.is_complete:
             _complete(upload, team, actor)
     except PortalError as error:
         return _refusal(error)
     except UnreadablePostError:  # nobody listens any more; what came is kept
         return _answer(HTTPStatus.BAD_REQUEST, {})
+    except FileNotFoundError:  # thrown away meanwhile
+        raise Http404 from None
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

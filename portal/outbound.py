@@ -36,6 +36,8 @@ READ_TIMEOUT_S: Final = 30.0
 NUMERIC_LABEL: Final = re.compile(r"^(0x[0-9a-f]*|[0-9]+)$", re.IGNORECASE)
 # Ranges whose addresses carry another address inside, which the range itself does not tell.
 CARRIERS: Final = tuple(map(ip_network, ("::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")))
+# Set aside by IANA for protocols and documents; Python before 3.13 takes parts of them for public ones.
+SET_ASIDE: Final = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "5f00::/16")))
 
 
 class OutboundRefused(PortalError):
@@ -197,7 +199,7 @@ def _addresses(host: str, port: int) -> list[Address]:
 
 
 def _is_public(address: Address) -> bool:
-    if any(address in network for network in CARRIERS if network.version == address.version):
+    if _is_in(address, CARRIERS) or _is_in(address, SET_ASIDE):
         return False
     if isinstance(address, IPv6Address) and address.is_site_local:
         return False
@@ -206,8 +208,11 @@ def _is_public(address: Address) -> bool:
 
 def _is_never_meant(address: Address) -> bool:
     """Clouds hand out credentials on link-local addresses; listing a host's name does not open those."""
-    carried = any(address in network for network in CARRIERS if network.version == address.version)
-    return carried or address.is_link_local or address.is_multicast or address.is_unspecified
+    return _is_in(address, CARRIERS) or address.is_link_local or address.is_multicast or address.is_unspecified
+
+
+def _is_in(address: Address, networks: tuple[Network, ...]) -> bool:
+    return any(address in network for network in networks if network.version == address.version)
 
 
 def _refused(reason: str) -> OutboundRefused:

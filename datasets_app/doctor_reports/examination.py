@@ -9,8 +9,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from datasets_app.capped import WorkRefused, run_capped
+from datasets_app.claims import ClaimLost
 from datasets_app.doctor_reports import lifecycle
-from datasets_app.doctor_reports.lifecycle import ClaimLost, Examination
+from datasets_app.doctor_reports.lifecycle import Examination
 from datasets_app.readers import DataError
 
 logger = logging.getLogger(__name__)

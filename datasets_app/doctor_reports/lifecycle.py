@@ -15,29 +15,33 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from datasets_app.answer_schemas.origins import confirmed_schema, inherit, note_inferred
+from datasets_app.claims import ClaimLost, Claims, remove_leftovers
 from datasets_app.models import DatasetVersion, DoctorReport, Split
 from portal import audit
 from portal.actors import Actor
 from portal.models import BaseModel
-from portal.queue import LONG_S, enqueue_on_commit
+from portal.queue import LONG_S
 from portal.rls import all_teams, team_scope
 
 logger = logging.getLogger(__name__)
 
-TASK: Final = "datasets_app.tasks.examine_version"
 # The longest part without a word is the search for label errors.
 STALLED_AFTER: Final = timedelta(minutes=10)
 MAX_ATTEMPTS: Final = 3
 MACHINE: Final = Actor.system("doctor")
 Status = DoctorReport.Status
-
-
-class ClaimLost(Exception):
-    """The report was cancelled, its version discarded, or another worker has taken over: stop and write nothing."""
+REPORTS: Final = Claims(
+    DoctorReport,
+    open=DoctorReport.OPEN,
+    task="datasets_app.tasks.examine_version",
+    stalled_after=STALLED_AFTER,
+    called="doctor reports",
+    timeout_s=LONG_S,
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def open_report(
         heartbeat_at=timezone.now(),
     )
     audit.record(version.team, actor, "doctor.started", version)
-    enqueue_on_commit(TASK, str(report.pk), timeout_s=LONG_S)
+    REPORTS.enqueue(report.pk)
     return report
 
 
@@ -105,7 +109,7 @@ def claim_report(report_id: UUID) -> Examination | None:
     claim = uuid.uuid4()
     with team_scope(team_id):
         claimed = (
-            _unclaimed(report_id)
+            REPORTS.unclaimed(report_id)
             .filter(attempts__lt=MAX_ATTEMPTS)
             .update(
                 claim=claim,
@@ -116,22 +120,14 @@ def claim_report(report_id: UUID) -> Examination | None:
             )
         )
         if claimed:
-            return _examination(report_id, claim)
-        if _unclaimed(report_id).update(claim=claim):
+            job = _examination(report_id, claim)
+            remove_leftovers(job.folder.parent)
+            return job
+        if REPORTS.unclaimed(report_id).update(claim=claim):
             _end(
                 report_id, claim, Status.FAILED, error={"code": "doctor_gave_up", "params": {"attempts": MAX_ATTEMPTS}}
             )
     return None
-
-
-def _unclaimed(report_id: UUID) -> QuerySet[DoctorReport]:
-    return DoctorReport.unscoped.filter(
-        Q(claim__isnull=True) | _is_silent(), pk=report_id, status__in=DoctorReport.OPEN
-    )
-
-
-def _is_silent() -> Q:
-    return Q(heartbeat_at__isnull=True) | Q(heartbeat_at__lt=timezone.now() - STALLED_AFTER)
 
 
 def _examination(report_id: UUID, claim: UUID) -> Examination:
@@ -199,19 +195,7 @@ def _claimed(job: Examination) -> QuerySet[DoctorReport]:
 
 def requeue_stalled_reports() -> int:
     """Queue reports again whose message or worker was lost; return how many. Call it about once a minute."""
-    with all_teams("the sweep looks after every team's reports"):
-        lost = list(
-            DoctorReport.unscoped.filter(_is_silent(), status__in=DoctorReport.OPEN)
-            .select_for_update(skip_locked=True)
-            .values_list("pk", flat=True)
-        )
-        # Noting the time keeps the next sweep from queueing the same message again while this one waits.
-        DoctorReport.unscoped.filter(pk__in=lost).update(heartbeat_at=timezone.now(), claim=None)
-        for pk in lost:
-            enqueue_on_commit(TASK, str(pk), timeout_s=LONG_S)
-    if lost:
-        logger.warning("%d stalled doctor reports queued again", len(lost))
-    return len(lost)
+    return REPORTS.requeue_stalled()
 
 
 def remove_work(job: Examination) -> None:

@@ -16,9 +16,10 @@ from uuid import UUID
 from django.conf import settings
 from django.utils.translation import gettext as _
 
+from datasets_app.claims import ClaimLost
 from datasets_app.remote import lifecycle
 from datasets_app.remote.gather import gather
-from datasets_app.remote.lifecycle import ClaimLost, FetchJob
+from datasets_app.remote.lifecycle import FetchJob
 from portal.errors import PortalError
 
 logger = logging.getLogger(__name__)

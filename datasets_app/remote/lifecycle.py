@@ -8,40 +8,33 @@ import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from datasets_app import services, sources
+from datasets_app.claims import ClaimLost
 from datasets_app.models import DatasetVersion, RemoteFetch, Split
 from datasets_app.remote.gather import Gathered
-from datasets_app.remote.services import FETCH_TASK
+from datasets_app.remote.services import FETCHES
 from datasets_app.remote.spec import without_query
 from portal import audit, quotas, secrets, usage
 from portal.access import may_still_edit
 from portal.actors import Actor
 from portal.errors import PortalError
 from portal.models import Quota
-from portal.queue import enqueue_on_commit
 from portal.rls import all_teams, team_scope
 
 logger = logging.getLogger(__name__)
 
-# A worker reports at least as often as bytes come; the other side may be silent for 30 seconds.
-STALLED_AFTER: Final = timedelta(seconds=150)
 MAX_ATTEMPTS: Final = 3
 MACHINE: Final = Actor.system("fetch")
 Status = RemoteFetch.Status
-
-
-class ClaimLost(Exception):
-    """The version was discarded, or another worker has taken over: stop and write nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,7 @@ def claim_fetch(version_id: UUID) -> FetchJob | None:
         return None
     claim = uuid.uuid4()
     with team_scope(fetch.team_id):
-        open_one = _unclaimed(fetch.pk)
+        open_one = FETCHES.unclaimed(fetch.pk)
         if not may_still_edit(fetch.version.team, fetch.created_by):
             _give_up(fetch, claim, _("The person who started this may no longer change datasets of the team."))
             return None
@@ -84,21 +77,12 @@ def is_waiting(version_id: UUID) -> bool:
     """Tell whether a fetch waits for a worker."""
     with all_teams("the queue knows only the id of a version"):
         fetch = RemoteFetch.unscoped.filter(version=version_id).first()
-        return fetch is not None and _unclaimed(fetch.pk).exists()
+        return fetch is not None and FETCHES.unclaimed(fetch.pk).exists()
 
 
 def _give_up(fetch: RemoteFetch, claim: UUID, sentence: str) -> None:
-    if _unclaimed(fetch.pk).update(claim=claim):
+    if FETCHES.unclaimed(fetch.pk).update(claim=claim):
         _fail(fetch.pk, claim, sentence, "gave_up")
-
-
-def _unclaimed(fetch_id: UUID) -> QuerySet[RemoteFetch]:
-    free = Q(claim__isnull=True) | _is_silent()
-    return RemoteFetch.unscoped.filter(free, pk=fetch_id, status__in=(Status.QUEUED, Status.RUNNING))
-
-
-def _is_silent() -> Q:
-    return Q(heartbeat_at__isnull=True) | Q(heartbeat_at__lt=timezone.now() - STALLED_AFTER)
 
 
 def _claimed(job: FetchJob) -> QuerySet[RemoteFetch]:
@@ -189,14 +173,4 @@ def _fail(fetch_id: UUID, claim: UUID, sentence: str, code: str) -> None:
 
 def requeue_stalled_fetches() -> int:
     """Queue fetches again whose message or worker was lost; return how many. Call it about once a minute."""
-    with all_teams("the sweep looks after every team's fetches"):
-        lost: list[Any] = list(
-            RemoteFetch.unscoped.filter(_is_silent(), status__in=(Status.QUEUED, Status.RUNNING))
-            .select_for_update(skip_locked=True)
-            .values_list("pk", "version_id")
-        )
-        again = RemoteFetch.unscoped.filter(pk__in=[pk for pk, _version in lost])
-        again.update(heartbeat_at=timezone.now(), claim=None, status=Status.QUEUED)
-        for _pk, version_id in lost:
-            enqueue_on_commit(FETCH_TASK, str(version_id))
-    return len(lost)
+    return FETCHES.requeue_stalled(status=Status.QUEUED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Final
 
 from django.db import transaction
@@ -10,16 +11,24 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from datasets_app import services
+from datasets_app.claims import Claims
 from datasets_app.models import Dataset, DatasetVersion, RemoteFetch
 from datasets_app.remote.spec import SECRET_KINDS, read_source, shown_address
 from portal import audit, outbound
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, RateLimited
 from portal.models import Team
-from portal.queue import enqueue_on_commit
 
 MOST_AT_ONCE: Final = 4
-FETCH_TASK: Final = "datasets_app.tasks.fetch_version"
+# A worker reports at least as often as bytes come; the other side may be silent for 30 seconds.
+FETCHES: Final = Claims(
+    RemoteFetch,
+    open=(RemoteFetch.Status.QUEUED, RemoteFetch.Status.RUNNING),
+    task="datasets_app.tasks.fetch_version",
+    stalled_after=timedelta(seconds=150),
+    called="fetches",
+    key="version_id",
+)
 
 
 @transaction.atomic
@@ -56,7 +65,7 @@ def start_fetch(
         heartbeat_at=timezone.now(),
     )  # fmt: skip
     audit.record(team, actor, "dataset.fetch_started", version, kind=chosen["kind"], address=shown_address(chosen))
-    enqueue_on_commit(FETCH_TASK, str(version.pk))
+    FETCHES.enqueue(version.pk)
     return version
 
 
@@ -71,7 +80,7 @@ def fetch_again(*, version: DatasetVersion, actor: Actor) -> None:
     fetch.created_by = actor.user
     fetch.save()
     audit.record(version.team, actor, "dataset.fetch_started", version, kind=fetch.source["kind"])
-    enqueue_on_commit(FETCH_TASK, str(version.pk))
+    FETCHES.enqueue(version.pk)
 
 
 def _require_turn(team: Team) -> None:

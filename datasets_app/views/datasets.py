@@ -29,8 +29,8 @@ Status = DatasetVersion.Status
 def index(request: TeamRequest) -> HttpResponse:
     """List datasets, the newest first, with a search by name."""
     query = search.typed(request)
-    # A report may name a thousand faulty rows, which no list shows.
-    versions = Prefetch("versions", request.team.datasetversions.defer("report"))
+    # A report may name a thousand faulty rows, and changes hold as many rows, which no list shows.
+    versions = Prefetch("versions", request.team.datasetversions.defer("report", "changes"))
     found = request.team.datasets.order_by("-created_at", "pk").prefetch_related(versions)
     if query:
         found = found.filter(name__icontains=query)
@@ -49,7 +49,7 @@ def _newest_and_ready(versions: list[DatasetVersion]) -> tuple[DatasetVersion | 
 def detail(request: TeamRequest, pk: UUID) -> HttpResponse:
     """Show a dataset with its versions."""
     dataset = get_object_or_404(request.team.datasets.select_related("created_by"), pk=pk)
-    versions = dataset.versions.select_related("created_by").defer("report").order_by("-number")
+    versions = dataset.versions.select_related("created_by").defer("report", "changes").order_by("-number")
     ready = next((version for version in versions if version.status == Status.READY), None)
     context = {
         "dataset": dataset,

@@ -8,6 +8,7 @@ import pytest
 from django.utils import timezone
 
 from datasets_app import tasks
+from datasets_app.claims import ClaimLost
 from datasets_app.doctor_reports import lifecycle, services
 from datasets_app.models import DoctorReport
 from portal.errors import IllegalTransition, InvalidInput
@@ -86,7 +87,7 @@ def test_a_worker_that_fell_silent_is_replaced_and_writes_nothing_any_more(repor
     assert lifecycle.requeue_stalled_reports() == 0
     second = lifecycle.claim_report(report.pk)
     assert second is not None
-    with pytest.raises(lifecycle.ClaimLost):
+    with pytest.raises(ClaimLost):
         lifecycle.report_progress(first, 0.5)
     lifecycle.report_progress(second, 0.5)
     assert reloaded(report).progress == 50
@@ -110,7 +111,7 @@ def test_cancelling_stops_the_worker_and_makes_room(report, actor, team):
         with pytest.raises(IllegalTransition, match="over already"):
             services.cancel_report(report=reloaded(report), actor=actor)
         again = services.start_report(version=reloaded(report).version, actor=actor, options={"max_length": 64})
-    with pytest.raises(lifecycle.ClaimLost):
+    with pytest.raises(ClaimLost):
         lifecycle.report_progress(job, 0.5)
     assert (reloaded(report).status, again.options) == (Status.CANCELLED, {"max_length": 64})
 

@@ -328,6 +328,24 @@ def test_a_file_just_over_the_limit_is_said_and_not_lost(pages, api, team, setti
         assert not list(tmp_path.glob("*.upload*"))
 
 
+@pytest.mark.parametrize("gone", ["before it is written", "while it is written"])
+def test_a_part_of_an_upload_that_is_thrown_away_meanwhile(api, team, actor, monkeypatch, gone):
+    place = begin(api)["Location"]
+    append = arrivals.append
+
+    def late(found: ResumableUpload, *args, **kwargs):
+        written = append(found, *args, **kwargs) if gone == "while it is written" else None
+        with team_scope(team.pk):
+            arrivals.discard(upload=found, actor=actor)
+        found.path.unlink(missing_ok=True)  # at the commit, which tests do not reach
+        return append(found, *args, **kwargs) if written is None else written
+
+    monkeypatch.setattr(arrivals, "append", late)
+    assert send(api, place, CONTENT, 0).status_code == 404
+    with team_scope(team.pk):
+        assert not ResumableUpload.unscoped.exists()
+
+
 def test_a_sender_who_went_away_does_not_keep_the_lock(rf, team, actor, api):
     """The server's socket times out while a part comes, and only then."""
     place = begin(api)["Location"]

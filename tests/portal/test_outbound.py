@@ -61,6 +61,7 @@ REFUSED = [
     "https://192.168.1.1/", "https://100.64.0.1/", "https://169.254.1.1/", "https://169.254.169.254/latest/meta-data/",
     "https://[fe80::1]/", "https://[fe80::1%25eth0]/", "https://[fd00:ec2::254]/", "https://[fc00::1]/",
     "https://224.0.0.1/", "https://[ff02::1]/", "https://240.0.0.1/", "https://255.255.255.255/",
+    "https://192.0.0.9/", "https://192.88.99.2/", "https://[3fff::1]/", "https://[5f00::1]/",
     "https://192.0.2.1/", "https://198.18.0.1/", "https://[2001:db8::1]/", "https://[fec0::1]/",
     # addresses inside of others: mapped, compatible, NAT64, 6to4, Teredo
     "https://[::ffff:127.0.0.1]/", "https://[::ffff:7f00:1]/", "https://[::ffff:93.184.216.34]/",

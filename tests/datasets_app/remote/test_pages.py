@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datasets_app import tasks
+from datasets_app.claims import ClaimLost
 from datasets_app.models import Dataset, DatasetVersion, RemoteFetch
 from datasets_app.remote import fetching, lifecycle
 from datasets_app.remote.services import MOST_AT_ONCE, start_fetch
@@ -265,7 +266,7 @@ def test_a_worker_that_was_lost_changes_nothing(team, actor, settings):
     assert lifecycle.requeue_stalled_fetches() == 1
     second = lifecycle.claim_fetch(version.pk)
     assert second is not None
-    with pytest.raises(lifecycle.ClaimLost):
+    with pytest.raises(ClaimLost):
         lifecycle.report_progress(first, 1, 2)
     lifecycle.report_progress(second, 1, 2)
     for _ in range(3):

@@ -70,7 +70,8 @@ class RunForm(TeamForm):
 
     def __init__(self, *args: Any, team: Team, experiment: Experiment | None = None, **kwargs: Any) -> None:
         super().__init__(*args, team=team, **kwargs)
-        versions = team.datasetversions.filter(status=DatasetVersion.Status.READY)
+        # Reports and changes hold rows by the thousand; a list to choose from needs none.
+        versions = team.datasetversions.filter(status=DatasetVersion.Status.READY).defer("report", "changes")
         self.fields["dataset_version"].queryset = versions.select_related("dataset").order_by(  # type: ignore[attr-defined]
             "dataset__name", "-number"
         )

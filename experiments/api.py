@@ -47,7 +47,7 @@ class _Paged(TeamAPIView):
 
 def _runs(view: TeamAPIView) -> QuerySet[Run]:
     runs = view.team.runs.select_related("experiment", "base_model", "adapter", "dataset_version")
-    return runs.order_by("-queued_at")
+    return runs.defer("dataset_version__report", "dataset_version__changes").order_by("-queued_at")
 
 
 class BaseModels(_Paged):

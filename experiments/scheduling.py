@@ -206,7 +206,9 @@ def _queue_of_all_teams() -> list[_Queued]:
         cursor.execute(_PLACES)
         rows = cursor.fetchall()
     related = ("experiment", "base_model", "created_by", "dataset_version", "team")
-    runs = Run.unscoped.select_related(*related).in_bulk([row[0] for row in rows])
+    # Of the rows to learn from, only their number counts here; report and changes hold them by the thousand.
+    known = Run.unscoped.select_related(*related).defer("dataset_version__report", "dataset_version__changes")
+    runs = known.in_bulk([row[0] for row in rows])
     # One that is not there was deleted in this moment.
     return [_Queued(runs[pk], *facts) for pk, *facts in rows if pk in runs]
 

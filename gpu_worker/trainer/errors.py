@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-FailureCode = Literal["out_of_memory", "nan_loss", "disk_full", "bad_data", "bad_base_model", "internal"]
+FailureCode = Literal[
+    "out_of_memory", "nan_loss", "disk_full", "bad_data", "bad_base_model", "bad_settings", "internal"
+]
 
 EXIT_FINISHED = 0
 EXIT_FAILED = 1

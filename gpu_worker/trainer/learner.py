@@ -45,12 +45,13 @@ def make_learner(spec: TrainSpec, *, longest_row: int) -> Learner:
     """Return the fastest learner that computes exactly what was ordered; its `why` gives the reason.
 
     `longest_row`: tokens of the longest row, since some models attend differently beyond a certain length.
-    Raises: TrainingError (bad_base_model).
+    Raises: TrainingError (bad_base_model, bad_settings).
     """
-    from gpu_worker.trainer.fast.support import reason_against
+    from gpu_worker.trainer.fast.support import reason_against, require_eight_bit
 
     device = choose_device()
     against = reason_against(spec, device=device, longest_row=longest_row)
+    require_eight_bit(spec, device=device, against=against)
     # Each way imports what it needs: transformers and peft alone take five seconds, which the fast way does without.
     if against is None:
         from gpu_worker.trainer.fast.learner import FastLearner

@@ -1,6 +1,6 @@
 """LoRA training of llama-shaped decoders on CPUs, with forward and backward pass written by hand.
 
-Exact: same loss and gradient as transformers + peft in float32 (a test compares them). Faster because it leaves out
+Exact in float32: same loss and gradient as transformers + peft (a test compares them). Faster because it leaves out
 work that cannot change the result:
 
 * rows are packed one after the other, so no product is spent on padding;
@@ -12,6 +12,7 @@ It also needs neither transformers nor peft, whose import alone takes five secon
 
     support.py   which models and settings qualify     weights.py    frozen weights from safetensors
     packing.py   rows as one packed micro-batch        kernels.py    norm, rotation, gate: forward and backward
-    projection.py frozen product + LoRA                attention.py  attention over shared prefix and own words
+    products.py  frozen products, exact or in 8 bits   projection.py with LoRA beside them
+    attention.py attention over shared prefix and own words
     head.py      loss on answer tokens                 decoder.py    all layers      learner.py  what the loop sees
 """

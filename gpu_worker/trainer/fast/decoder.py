@@ -12,6 +12,7 @@ from gpu_worker.trainer.fast.attention import SavedAttention, attend, attend_bac
 from gpu_worker.trainer.fast.head import VocabularyHead
 from gpu_worker.trainer.fast.kernels import gated, gated_again, gated_backward, rms_norm, rms_norm_backward, rotate
 from gpu_worker.trainer.fast.packing import PackedBatch
+from gpu_worker.trainer.fast.products import Activations
 from gpu_worker.trainer.fast.projection import AdaptedProjection
 from gpu_worker.trainer.fast.support import DecoderShape
 
@@ -117,16 +118,16 @@ class FastDecoder:
         """Return the layer's output, (T, d), or (L, d) in the last layer, where only predictions are read."""
         epsilon = self._shape.norm_epsilon
         normed, inverse = rms_norm(hidden, layer.attention_norm, epsilon)
-        qkv, low_qkv = layer.qkv.forward(normed)
+        qkv, low_qkv = layer.qkv.forward(Activations(normed))
         mixed, attention = self._attend(qkv, batch, angles)
         residual = hidden
         if layer is self._layers[-1]:
             mixed, residual = mixed.index_select(0, batch.predicting), hidden.index_select(0, batch.predicting)
-        middle, low_output = layer.output.forward(mixed)
+        middle, low_output = layer.output.forward(Activations(mixed))
         middle += residual
         middle_normed, middle_inverse = rms_norm(middle, layer.mlp_norm, epsilon)
-        gate_up, low_gate_up = layer.gate_up.forward(middle_normed)
-        out, low_down = layer.down.forward(gated(gate_up))
+        gate_up, low_gate_up = layer.gate_up.forward(Activations(middle_normed))
+        out, low_down = layer.down.forward(Activations(gated(gate_up)))
         out += middle
         return out, SavedLayer(
             hidden=hidden,
@@ -149,20 +150,20 @@ class FastDecoder:
     ) -> Tensor:
         """Add the layer's adapter gradients and return the gradient by its input, (T, d)."""
         activated, opened = gated_again(saved.gate_up)
-        d_gated = layer.down.backward(d_out, activated, saved.low_down)
+        d_gated = layer.down.backward(Activations(d_out), activated, saved.low_down)
         d_gate_up = gated_backward(d_gated, saved.gate_up, opened)
-        d_normed = layer.gate_up.backward(d_gate_up, saved.middle_normed, saved.low_gate_up)
+        d_normed = layer.gate_up.backward(Activations(d_gate_up), saved.middle_normed, saved.low_gate_up)
         d_middle = rms_norm_backward(
             d_normed, saved.middle, saved.middle_inverse, saved.middle_normed, layer.mlp_norm
         ).add_(d_out)
-        d_mixed = layer.output.backward(d_middle, saved.mixed, saved.low_output)
+        d_mixed = layer.output.backward(Activations(d_middle), saved.mixed, saved.low_output)
         if layer is self._layers[-1]:
             d_mixed, d_middle = self._to_all_tokens(d_mixed, batch), self._to_all_tokens(d_middle, batch)
         d_qkv = self._attend_backward(d_mixed, saved.attention, batch, angles)
         if layer is self._layers[0]:  # below lie only frozen embeddings
             layer.qkv.add_gradients(d_qkv, saved.normed, saved.low_qkv)
             return d_middle
-        d_normed = layer.qkv.backward(d_qkv, saved.normed, saved.low_qkv)
+        d_normed = layer.qkv.backward(Activations(d_qkv), saved.normed, saved.low_qkv)
         return rms_norm_backward(d_normed, saved.hidden, saved.inverse, saved.normed, layer.attention_norm).add_(
             d_middle
         )

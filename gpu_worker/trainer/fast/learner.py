@@ -1,6 +1,6 @@
 """The hand-written path as the training loop sees it: load, pack, accumulate, export."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from gpu_worker.trainer.adapter import PREFIX, lora_config
 from gpu_worker.trainer.fast.decoder import FastDecoder, Layer
 from gpu_worker.trainer.fast.packing import HeadLayout, pack
+from gpu_worker.trainer.fast.products import EightBitProduct, ExactProduct, FrozenProduct
 from gpu_worker.trainer.fast.projection import AdaptedProjection, AdapterPart, StackedAdapter
 from gpu_worker.trainer.fast.support import decoder_shape, read_config
 from gpu_worker.trainer.fast.weights import GROUPS, DecoderWeights, FrozenProjection, LayerWeights, load_weights
@@ -25,15 +26,16 @@ TARGETS = {
 
 
 class FastLearner:
-    """A llama-shaped decoder with LoRA, on CPU in float32."""
+    """A llama-shaped decoder with LoRA, on CPU in float32, or in 8-bit arithmetic where weights are frozen."""
 
     path: Literal["fast", "general"] = "fast"
-    why = "a llama-shaped base model in 32 bit on a CPU"
     device = "cpu"
 
     def __init__(self, spec: TrainSpec) -> None:
         """Load the base model and attach a fresh adapter. Raises: TrainingError (bad_base_model)."""
         self._spec = spec
+        self._eight_bit = spec.hyperparameters.precision == "int8"
+        self.why = f"a llama-shaped base model in {'8-bit arithmetic' if self._eight_bit else '32 bit'} on a CPU"
         shape = decoder_shape(read_config(spec.base_model.path))
         try:
             weights = load_weights(spec.base_model.path, layers=shape.layers, tied_head=shape.tied_head)
@@ -48,10 +50,18 @@ class FastLearner:
         self._decoder = FastDecoder(
             shape=shape,
             embedding=weights.embedding,
-            layers=[_layer(frozen, adapters) for frozen in weights.layers],
+            layers=self._layers(weights, adapters),
             final_norm=weights.final_norm,
             head=weights.head,
         )
+
+    def _layers(self, weights: DecoderWeights, adapters: "_Adapters") -> list[Layer]:
+        product = EightBitProduct if self._eight_bit else ExactProduct
+        layers = []
+        # Taken out one by one, so that in 8-bit arithmetic the float32 weights are freed as they are packed.
+        while weights.layers:
+            layers.append(_layer(weights.layers.pop(0), adapters, product))
+        return layers
 
     def accumulate(self, rows: Sequence[EncodedRow], scale: float) -> float:
         """Add the gradient of scale · loss to `parameters.gradients` and return the summed loss."""
@@ -134,12 +144,15 @@ def _spanning(views: list[torch.Tensor]) -> torch.Tensor:
     return views[0].as_strided((rows, columns), (columns, 1))
 
 
-def _layer(frozen: LayerWeights, adapters: _Adapters) -> Layer:
+def _layer(frozen: LayerWeights, adapters: _Adapters, product: Callable[[FrozenProjection], FrozenProduct]) -> Layer:
+    def adapted(stack: FrozenProjection) -> AdaptedProjection:
+        return AdaptedProjection(product(stack), adapters.of(stack))
+
     return Layer(
         attention_norm=frozen.attention_norm,
         mlp_norm=frozen.mlp_norm,
-        qkv=AdaptedProjection(frozen.qkv, adapters.of(frozen.qkv)),
-        output=AdaptedProjection(frozen.output, adapters.of(frozen.output)),
-        gate_up=AdaptedProjection(frozen.gate_up, adapters.of(frozen.gate_up)),
-        down=AdaptedProjection(frozen.down, adapters.of(frozen.down)),
+        qkv=adapted(frozen.qkv),
+        output=adapted(frozen.output),
+        gate_up=adapted(frozen.gate_up),
+        down=adapted(frozen.down),
     )

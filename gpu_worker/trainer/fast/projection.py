@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpu_worker.trainer.fast.weights import FrozenProjection
+from gpu_worker.trainer.fast.products import Activations, FrozenProduct
 
 
 @dataclass(frozen=True)
@@ -33,23 +33,22 @@ class StackedAdapter:
 
 
 class AdaptedProjection:
-    """y = x Wᵀ + b + s · (x Aᵀ) Bᵀ, where W and b are frozen and each projection of the stack has its own A and B.
+    """y = x Wᵀ + b + s · (x Aᵀ) Bᵀ, W and b frozen (see products.py), A and B of each projection its own.
 
     Shapes: x (T, inputs); y (T, Σ outputs). Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
 
-    def __init__(self, frozen: FrozenProjection, adapter: StackedAdapter | None) -> None:
+    def __init__(self, frozen: FrozenProduct, adapter: StackedAdapter | None) -> None:
         """`adapter` is None where no projection of the stack is adapted."""
-        self._weight = frozen.weight
-        self._bias = frozen.bias
+        self._frozen = frozen
         self._adapter = adapter
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Activations) -> tuple[Tensor, Tensor | None]:
         """Return y and the low-rank activations s · x Aᵀ (T, Σr), which the backward pass wants back."""
-        y = torch.mm(x, self._weight.t()) if self._bias is None else torch.addmm(self._bias, x, self._weight.t())
+        y = self._frozen.forward(x)
         if self._adapter is None:
             return y, None
-        low = torch.mm(x, self._adapter.down.t()).mul_(self._adapter.scale)
+        low = torch.mm(x.exact, self._adapter.down.t()).mul_(self._adapter.scale)
         for part in self._adapter.parts:
             y[:, part.columns].addmm_(low[:, part.ranks], part.up)
         return y, low
@@ -70,10 +69,10 @@ class AdaptedProjection:
         self._adapter.down_gradient.addmm_(d_low.t(), x)
         return d_low
 
-    def backward(self, d_y: Tensor, x: Tensor, low: Tensor | None) -> Tensor:
+    def backward(self, d_y: Activations, x: Tensor, low: Tensor | None) -> Tensor:
         """Add the adapters' gradients and return d_x = d_y W + d_low A, (T, inputs)."""
-        d_low = self.add_gradients(d_y, x, low)
-        d_x = torch.mm(d_y, self._weight)
+        d_low = self.add_gradients(d_y.exact, x, low)
+        d_x = self._frozen.backward(d_y)
         if self._adapter is not None and d_low is not None:
             d_x.addmm_(d_low, self._adapter.down)
         return d_x

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.fast.weights import layer_tensor_names, tensor_files
 from gpu_worker.trainer.spec import TrainSpec
 
@@ -33,6 +36,25 @@ def reason_against(spec: TrainSpec, *, device: str, longest_row: int) -> str | N
         or _reason_in_model(config, longest_row)
         or _reason_in_files(spec.base_model.path, config)
     )
+
+
+def require_eight_bit(spec: TrainSpec, *, device: str, against: str | None) -> None:
+    """Refuse 8-bit arithmetic where it cannot be had; `against` is what `reason_against` said.
+
+    Raises: TrainingError (bad_settings) saying what to choose instead.
+    """
+    if spec.hyperparameters.precision != "int8":
+        return
+    if device != "cpu":
+        reason = "it is for CPUs and this run has a GPU. Choose the number format Automatic and compress to 8 bit"
+    elif not torch.cpu._is_vnni_supported():
+        # Without VNNI the same kernels add pairs of products in 16 bits, which overflow: wrong, not just slow.
+        reason = "this machine's processor has no VNNI instructions. Choose 32 bit"
+    elif against is not None:
+        reason = f"{against}. Choose 32 bit, or change that"
+    else:
+        return
+    raise TrainingError("bad_settings", f"8-bit arithmetic cannot be used: {reason}.")
 
 
 def read_config(model_dir: Path) -> dict[str, Any]:

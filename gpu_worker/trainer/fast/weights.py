@@ -50,7 +50,7 @@ class DecoderWeights:
     """All frozen weights; `embedding` and `head` (vocabulary, hidden) are one tensor in models that tie them."""
 
     embedding: Tensor
-    layers: tuple[LayerWeights, ...]
+    layers: list[LayerWeights]
     final_norm: Tensor
     head: Tensor
 
@@ -85,7 +85,7 @@ def load_weights(model_dir: Path, *, layers: int, tied_head: bool) -> DecoderWei
         embedding = reader.read("model.embed_tokens.weight")
         return DecoderWeights(
             embedding=embedding,
-            layers=tuple(_read_layer(reader, f"model.layers.{layer}") for layer in range(layers)),
+            layers=[_read_layer(reader, f"model.layers.{layer}") for layer in range(layers)],
             final_norm=reader.read("model.norm.weight"),
             head=embedding if tied_head else reader.read("lm_head.weight"),
         )

@@ -32,7 +32,8 @@ def spec(tmp_path, base_model):
 def test_llama_shapes_on_a_cpu_are_taken(spec):
     assert reason_against(spec(), device="cpu", longest_row=100) is None
     learner = make_learner(spec(), longest_row=100)
-    assert (learner.path, learner.why) == ("fast", FastLearner.why)
+    assert isinstance(learner, FastLearner)
+    assert learner.path == "fast"
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def _no_bool(value: object) -> object:
 Integer = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, BeforeValidator(_no_bool)]
 
+PROBLEM = _("Kind of problem")
 LENGTH, LEARNING, LORA = _("Training length"), _("Learning"), _("LoRA adapter")
 TEXT, HARDWARE, CHECKS = _("Text length"), _("Precision and memory"), _("Checks and checkpoints")
 
@@ -60,6 +61,21 @@ class Hyperparameters(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    problem_type: Literal["chat", "classification", "regression", "preference", "pretraining"] = _field(
+        "chat", group=PROBLEM, advanced=False, label=_("Kind of problem"),
+        choices={
+            "chat": _("Answers: text or JSON"),
+            "classification": _("Labels: one name out of a fixed list"),
+            "regression": _("Numbers: one number per row"),
+            "preference": _("Preferences: a better and a worse answer"),
+            "pretraining": _("Plain text: learn the language of documents"),
+        },
+        help=_(
+            "What the model learns from a row. Labels and numbers are answered as text, never as anything else. "
+            "Preferences need a column with the worse answer. Plain text learns every word and needs no answers."
+        ),
+    )  # fmt: skip
 
     epochs: Number = _field(
         3.0, limits=(0.01, 100), group=LENGTH, advanced=False, label=_("Epochs"),

@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 from datasets_app.fields import Field
 from datasets_app.models import DatasetVersion, Split
 from experiments.models import Adapter, EvaluatedRow, Evaluation, Run
+from experiments.problem_file import PROBLEM_FILE
 from experiments.scoring import AnsweredRow, row_score, score_answers
 from experiments.storable import storable_json, storable_text
 from portal.errors import PortalError
@@ -67,7 +68,7 @@ def place_adapter(run: Run, source: Path) -> PlacedAdapter:
     aside = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    for name in ADAPTER_FILES:
+    for name in _present(source):
         shutil.copyfile(source / name, aside / name)
         _sync(aside / name)
     _sync(aside)
@@ -77,7 +78,12 @@ def place_adapter(run: Run, source: Path) -> PlacedAdapter:
     weights = target / ADAPTER_FILES[1]
     with weights.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return PlacedAdapter(adapter.pk, sha256, sum((target / name).stat().st_size for name in ADAPTER_FILES))
+    return PlacedAdapter(adapter.pk, sha256, sum((target / name).stat().st_size for name in _present(target)))
+
+
+def _present(folder: Path) -> tuple[str, ...]:
+    """Return the files of an adapter: one that answers labels or numbers says so in a third."""
+    return (*ADAPTER_FILES, PROBLEM_FILE) if (folder / PROBLEM_FILE).is_file() else ADAPTER_FILES
 
 
 def _sync(path: Path) -> None:

@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from datasets_app.models import DatasetVersion
 from experiments.hyperparameters import RECIPES, Hyperparameters, config_hash, recipe_hyperparameters
 from experiments.models import Experiment, Priority, Run
+from experiments.problem_fit import require_fit
 from portal import audit, quotas
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, NotFound
@@ -98,6 +99,7 @@ def submit_run(
     if hyperparameters is None:
         recipe = recipe or DEFAULT_RECIPE
         hyperparameters = recipe_hyperparameters(recipe, dataset_version.train_rows)
+    require_fit(dataset_version, hyperparameters)
     run = Run(
         team_id=experiment.team_id,
         experiment=experiment,

@@ -18,12 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from experiments.problem_file import PROBLEM_FILE, Problem, read_problem
 from gpu_worker.engine.errors import BadAdapter
 from gpu_worker.engine.model_shape import ModelShape
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-HARMLESS_FILES = frozenset({CONFIG_FILE, WEIGHTS_FILE, "README.md"})
+HARMLESS_FILES = frozenset({CONFIG_FILE, WEIGHTS_FILE, PROBLEM_FILE, "README.md"})
 MAX_CONFIG_BYTES = 256 * 1024
 MAX_HEADER_BYTES = 4 * 2**20
 MAX_WEIGHT = 1e4
@@ -63,6 +64,8 @@ class AdapterFolder:
 
     path: Path
     config: LoraConfig
+    problem: Problem | None = None
+    """What it answers, where that is not just any text."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,11 @@ def open_adapter(path: Path, *, max_rank: int) -> AdapterFolder:
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (path / name).is_file():
             raise BadAdapter(f"The adapter folder has no {name}.")
-    return AdapterFolder(path, _read_config(path / CONFIG_FILE, max_rank=max_rank))
+    try:
+        problem = read_problem(path)
+    except ValueError as error:
+        raise BadAdapter(f"The adapter cannot be served: {error}.") from error
+    return AdapterFolder(path, _read_config(path / CONFIG_FILE, max_rank=max_rank), problem)
 
 
 def _read_config(path: Path, *, max_rank: int) -> LoraConfig:

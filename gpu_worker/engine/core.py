@@ -16,6 +16,7 @@ from gpu_worker.engine.block_pool import BlockPool
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.errors import BadAdapter, BadRequest, ModelNotFound, Overloaded
 from gpu_worker.engine.grammar import GrammarBroken
+from gpu_worker.engine.likelihood import Likelihoods
 from gpu_worker.engine.runner import Runner, StepRow
 from gpu_worker.engine.sampling import TokenLogprob, sample_token, token_logprob
 from gpu_worker.engine.scheduler import Scheduler
@@ -109,7 +110,8 @@ class EngineCore:
             raise BadAdapter(f"An adapter named {name!r} is loaded already.", code="adapter_exists")
         if len(self._adapters) + len(self._leaving) >= self._config.max_adapters:
             raise BadAdapter("Too many adapters are loaded; unload one first.", code="adapter_room_full")
-        adapter = AdapterRef(next(self._uids), name)
+        problem = loaded.folder.problem
+        adapter = AdapterRef(next(self._uids), name, problem.grammar if problem else "")
         self._runner.add_adapter(adapter, loaded)
         self._adapters[name] = adapter
         if self._config.draft_tokens:
@@ -133,6 +135,10 @@ class EngineCore:
             self._memories.pop(uid, None)
             self._runner.remove_adapter(self._leaving.pop(uid))
             logger.info("adapter %d unloaded", uid)
+
+    def likelihoods(self) -> Likelihoods:
+        """Return a scorer of given texts; use it only while no sequence runs or waits."""
+        return Likelihoods(self._runner, self._pool)
 
     # --- sequences --------------------------------------------------------------------------------------------
 

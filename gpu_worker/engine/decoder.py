@@ -94,6 +94,12 @@ class DecoderRunner:
     def release(self, sequence_id: str) -> None:
         """Nothing is kept per sequence: the cache blocks belong to the scheduler."""
 
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy the content of a cache block."""
+        for cache in self._cache:
+            blocks = cache.view(-1, BLOCK_SIZE, cache.shape[1])
+            blocks[target] = blocks[source]
+
     def scrub(self, blocks: Sequence[int]) -> None:
         """Zero cache blocks that may hold infinities, which masking alone would not keep from a later owner."""
         for cache in self._cache:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,21 +91,29 @@ class GrammarCompiler:
             raise _unsupported(f"it is larger than {MAX_SCHEMA_BYTES} bytes")
         if "x-guidance" in schema:
             raise _unsupported("the key x-guidance is not part of JSON Schema")
-        key = hashlib.sha256(text.encode()).hexdigest()
+        return self._kept(text, self._from_schema)
+
+    def compile_lark(self, grammar: str) -> Grammar:
+        """Return the grammar of a text in Lark's notation; only our own programs write those."""
+        return self._kept(grammar, LLMatcher.grammar_from_lark)
+
+    def _kept(self, source: str, translate: Callable[[str], str]) -> Grammar:
+        key = hashlib.sha256(source.encode()).hexdigest()
         with self._lock:
-            grammar = self._known.pop(key, None) or self._compile(text)
+            grammar = self._known.pop(key, None) or self._compile(translate(source))
             self._known[key] = grammar
             if len(self._known) > MAX_CACHED:
                 self._known.popitem(last=False)
         return grammar
 
-    def _compile(self, schema: str) -> Grammar:
-        tokenizer = self._loaded_tokenizer()
+    def _from_schema(self, schema: str) -> str:
         try:
-            text = LLMatcher.grammar_from_json_schema(schema, overrides=_LAYOUT)  # type: ignore[arg-type]
+            return LLMatcher.grammar_from_json_schema(schema, overrides=_LAYOUT)  # type: ignore[arg-type]
         except ValueError as error:
             raise _unsupported(str(error)) from error
-        matcher = LLMatcher(tokenizer, text, log_level=0)
+
+    def _compile(self, text: str) -> Grammar:
+        matcher = LLMatcher(self._loaded_tokenizer(), text, log_level=0)
         if matcher.is_error():
             raise _unsupported(matcher.get_error())
         return Grammar(matcher, self._vocabulary)

@@ -62,6 +62,10 @@ class Runner(Protocol):
         """Forget what is kept for a sequence that has ended."""
         ...
 
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy the content of a cache block, where the runner keeps its cache in blocks."""
+        ...
+
     def scrub(self, blocks: Sequence[int]) -> None:
         """Overwrite cache blocks whose content must not reach another sequence."""
         ...

@@ -24,10 +24,14 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True)
 class AdapterRef:
-    """A loaded adapter. `uid` is never used twice in a process, a name may be; caches use the uid."""
+    """A loaded adapter. `uid` is never used twice in a process, a name may be; caches use the uid.
+
+    `grammar`: what its answers follow unless a request says otherwise, in Lark; empty for free text.
+    """
 
     uid: int
     name: str
+    grammar: str = ""
 
 
 @dataclass

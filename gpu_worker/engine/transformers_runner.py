@@ -90,6 +90,9 @@ class TransformersRunner:
         """Drop the cache of an ended sequence."""
         self._caches.pop(sequence_id, None)
 
+    def copy_block(self, source: int, target: int) -> None:
+        """Nothing to do: the cache is kept by sequence, not in blocks."""
+
     def scrub(self, blocks: Sequence[int]) -> None:
         """Nothing to do: no two sequences ever share a cache."""
 

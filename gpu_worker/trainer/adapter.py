@@ -8,6 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from experiments.problem_file import PROBLEM_FILE, Problem
 from gpu_worker.trainer.storage import publish_folder
 
 PREFIX = "base_model.model."  # PEFT's wrapper, part of every tensor's name in its files
@@ -18,8 +19,12 @@ def saved_name(parameter_name: str) -> str:
     return parameter_name.replace(".default.", ".")
 
 
-def write_adapter(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object]) -> None:
+def write_adapter(
+    folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object], problem: Problem | None = None
+) -> None:
     """Write `adapter_model.safetensors` and `adapter_config.json` in one durable step.
+
+    `problem`: what it answers, where that is not just any text.
 
     Raises: TrainingError (disk_full).
     """
@@ -28,6 +33,8 @@ def write_adapter(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[s
         save_file(dict(tensors), str(aside / "adapter_model.safetensors"), metadata={"format": "pt"})
         content = json.dumps(config, indent=2, sort_keys=True, default=str)
         (aside / "adapter_config.json").write_text(content + "\n", encoding="utf-8")
+        if problem is not None:
+            (aside / PROBLEM_FILE).write_text(problem.to_json(), encoding="utf-8")
 
     publish_folder(folder, write)
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from datasets_app.rendering import ChatRenderer, RenderingError
-from gpu_worker.trainer import checkpoints
+from gpu_worker.trainer import checkpoints, problems
 from gpu_worker.trainer.adapter import write_adapter
 from gpu_worker.trainer.errors import EXIT_FINISHED, EXIT_STOPPED, StopRequested, TrainingError
 from gpu_worker.trainer.events import Events
@@ -86,6 +86,7 @@ class _Run:
         self._learner = learner
         self._train = train
         self._identity = checkpoints.identity(spec, job.folder)
+        self._problem = problems.describe(job.folder.train_rows, spec.hyperparameters)
         self._saved_step: int | None = None
         self.loop = TrainingLoop(
             learner=learner,
@@ -163,7 +164,7 @@ class _Run:
     def _write_adapter(self) -> None:
         """Write the best adapter if that is kept, else the present one."""
         tensors = self.loop.best or self._learner.parameters.export(self._learner.parameters.values)
-        write_adapter(self._job.folder.adapter, tensors, self._learner.adapter_config())
+        write_adapter(self._job.folder.adapter, tensors, self._learner.adapter_config(), self._problem)
 
     def _write_report(self, outcome: str) -> dict[str, object]:
         """Write `report.json` and return it. Losses are per label token, in nats; seconds count all attempts."""

@@ -53,7 +53,7 @@ def encode_file(
     cutter = _Cutter(renderer, hyperparameters)
     rows: list[EncodedRow] = []
     truncated = skipped = 0
-    for number, messages in _read(path):
+    for number, messages in read_messages(path):
         if at_most is not None and len(rows) == at_most:
             break
         try:
@@ -78,8 +78,8 @@ def common_prefix_length(sequences: Sequence[tuple[int, ...]]) -> int:
     return sum(1 for _ in same)
 
 
-def _read(path: Path) -> Iterator[tuple[int, list[dict[str, str]]]]:
-    """Yield (row number for people, messages) for each line."""
+def read_messages(path: Path) -> Iterator[tuple[int, list[dict[str, str]]]]:
+    """Yield (row number for people, messages) for each line. Raises: TrainingError (bad_data)."""
     try:
         with path.open(encoding="utf-8") as file:
             for line_number, line in enumerate(file, start=1):

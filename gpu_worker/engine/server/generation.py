@@ -107,7 +107,7 @@ class Generator:
         """Queue every choice of every prompt. Raises: BadRequest, ModelNotFound, ContextTooLong, Overloaded."""
         event_loop = asyncio.get_running_loop()
         adapter = await self._find_adapter(adapter_name)
-        grammar = None if order.schema is None else await asyncio.to_thread(self._grammars.compile, order.schema)
+        grammar = await self._grammar(order, adapter)
         sequences = [
             self._sequence(order, prompt, choice, adapter, grammar)
             for prompt in prompts
@@ -144,6 +144,14 @@ class Generator:
             return core.find_adapter(name)
 
         return await asyncio.wrap_future(self._loop.call(order))
+
+    async def _grammar(self, order: GenerationOrder, adapter: AdapterRef | None) -> Grammar | None:
+        """Return what the answer has to follow: the request's schema, else what the adapter was taught to answer."""
+        if order.schema is not None:
+            return await asyncio.to_thread(self._grammars.compile, order.schema)
+        if adapter is not None and adapter.grammar:
+            return await asyncio.to_thread(self._grammars.compile_lark, adapter.grammar)
+        return None
 
     def _sequence(
         self,

@@ -1,6 +1,8 @@
 """The engine's wire contract, against a real child process."""
 
 import json
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import httpx
 import pytest
 
 from datasets_app.rendering import ChatRenderer
+from experiments.problem_file import PROBLEM_FILE, Problem
 from tests.gpu_worker.engine.engine_process import NAME, EngineProcess, running_engine
 from tests.gpu_worker.engine.reference import Reference
 
@@ -304,3 +307,35 @@ def test_metrics_count_what_happened(engine: EngineProcess) -> None:
     assert engine.metric("engine_generated_tokens_total") > before
     assert engine.metric("engine_adapters_loaded") == 3
     assert engine.metric("engine_sequences_running") == 0
+
+
+def test_an_adapter_for_labels_answers_with_exactly_one_of_its_names(
+    engine: EngineProcess, adapter_dirs: dict[str, Path], tmp_path: Path
+) -> None:
+    labels = ("Card", "Card lost", "Kündigung", 'Say "hi"', "a\\b")
+    folder = tmp_path / "labels"
+    shutil.copytree(adapter_dirs["north"], folder)
+    (folder / PROBLEM_FILE).write_text(Problem("classification", labels=labels).to_json())
+    assert engine.post("/v1/load_lora_adapter", lora_name="labels", lora_path=str(folder)).status_code == 200
+    for number in range(6):
+        asked = engine.chat(f"Ticket {number}", "labels", temperature=1.5, seed=number, max_tokens=40)
+        assert asked.json()["choices"][0]["message"]["content"] in labels
+    schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": [1, 2]}}}
+    asked = engine.chat("Ticket", "labels", response_format=schema).json()
+    assert asked["choices"][0]["message"]["content"] in ("1", "2")  # who asks for a schema gets it
+
+
+def test_an_adapter_for_numbers_answers_with_a_number(
+    engine: EngineProcess, adapter_dirs: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "numbers"
+    shutil.copytree(adapter_dirs["south"], folder)
+    (folder / PROBLEM_FILE).write_text(Problem("regression", decimals=2, negative=True).to_json())
+    assert engine.post("/v1/load_lora_adapter", lora_name="numbers", lora_path=str(folder)).status_code == 200
+    for number in range(4):
+        asked = engine.chat(f"Ticket {number}", "numbers", temperature=1.0, seed=number, max_tokens=60)
+        assert re.fullmatch(r"-?[0-9]{1,12}(\.[0-9]{1,2})?", asked.json()["choices"][0]["message"]["content"])
+    (folder / PROBLEM_FILE).write_text("{}")
+    refused = engine.post("/v1/load_lora_adapter", lora_name="broken", lora_path=str(folder))
+    assert refused.status_code == 400
+    assert PROBLEM_FILE in error_of(refused)["message"]

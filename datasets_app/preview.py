@@ -31,10 +31,11 @@ SHOWN_CHARACTERS: Final = 4_000
 class SeenRow:
     """One row as the model sees it; `answer` is the part that it learns to write.
 
-    Both are cut into tokens; without a base model each is one piece, and the counts are None.
+    Both are cut into tokens; without a base model each is one piece, and the counts are None. `line` is None where
+    the row's place in its file is not known.
     """
 
-    line: int
+    line: int | None
     prompt: tuple[Piece, ...]
     answer: tuple[Piece, ...]
     prompt_tokens: int | None = None

@@ -7,7 +7,7 @@ import uuid
 
 from django.db import connection
 
-from experiments.models import RunEvent
+from experiments.models import FirstBatch, RunEvent
 from experiments.run_events import Digest
 
 
@@ -17,6 +17,9 @@ def write_digest(run_id: uuid.UUID, team_id: uuid.UUID, news: Digest) -> None:
         _merge_facts(run_id, news)
     if news.points:
         _upsert_points(run_id, team_id, news)
+    if news.first_batch:
+        kept = FirstBatch(team_id=team_id, run_id=run_id, rows=news.first_batch)
+        FirstBatch.unscoped.bulk_create([kept], ignore_conflicts=True)  # an attempt from the beginning tells it again
     RunEvent.unscoped.bulk_create(
         RunEvent(team_id=team_id, run_id=run_id, at=line.at, level=line.level, kind=line.kind, message=line.message)
         for line in news.lines

@@ -163,6 +163,19 @@ class MetricPoint(TeamOwned):
         return f"step {self.step}"
 
 
+class FirstBatch(TeamOwned):
+    """The first rows that a run learned from, as tokens: what was given, and what loss was taken on."""
+
+    run = models.OneToOneField(Run, on_delete=models.CASCADE, related_name="first_batch")
+    rows = models.JSONField(help_text="gpu_worker.trainer.first_batch: pieces [text, tokens], and counts")
+
+    class Meta(TeamOwned.Meta):
+        pass
+
+    def __str__(self) -> str:
+        return f"first batch of {self.run}"
+
+
 class RunEvent(TeamOwned):
     """A line of a run's log: phases, checkpoints, warnings, and what the trainer said. Never a row's text."""
 

@@ -19,9 +19,13 @@ from experiments.storable import storable_number, storable_text
 
 LONGEST_MESSAGE = 2_000
 MOST_FACTS = 40
+MOST_SHOWN_ROWS = 8
+MOST_SHOWN_PIECES = 600
+LONGEST_PIECE = 200
 LARGEST_INTEGER = 2**31 - 1  # what a PositiveIntegerField holds
 METRICS = (
     "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_bytes", "validation_loss",
+    "padding_share", "cpu_share", "gpu_share",
 )  # fmt: skip
 # Events whose fields are kept as they are, in Run.facts under the event's name.
 FACTS = ("started", "finished", "stopped", "evaluation_progress", "evaluated")
@@ -49,6 +53,7 @@ class Digest:
     measured_at: dict[int, datetime] = field(default_factory=dict)
     lines: list[Line] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    first_batch: list[dict[str, Any]] | None = None
     phase: str | None = None
     step: int | None = None
     total_steps: int | None = None
@@ -133,7 +138,33 @@ def _log(result: Digest, event: Event) -> None:
     _say(result, event, "log", _text(event.get("message")), level=level if level in LEVELS else "info")
 
 
-_READERS = {"metric": _metric, "started": _started, "phase": _phase, "checkpoint": _checkpoint, "log": _log}
+def _first_batch(result: Digest, event: Event) -> None:
+    rows = event.get("rows")
+    shown = [_shown_row(row) for row in rows[:MOST_SHOWN_ROWS] if isinstance(row, dict)] if type(rows) is list else []
+    result.first_batch = shown or None
+
+
+def _shown_row(row: Event) -> dict[str, Any]:
+    """Return a row of the first batch with nothing but pieces of text and counts."""
+    counts = {name: _count(row.get(name)) or 0 for name in ("given_tokens", "learned_tokens")}
+    pieces = {name: _pieces(row.get(name)) for name in ("given", "learned")}
+    return {**pieces, **counts, "is_cut": row.get("is_cut") is True}
+
+
+def _pieces(value: object) -> list[list[Any]]:
+    found = value[:MOST_SHOWN_PIECES] if isinstance(value, list) else []
+    pairs = (piece for piece in found if isinstance(piece, list) and len(piece) == 2)
+    return [[_text(text)[:LONGEST_PIECE], _count(tokens) or 0] for text, tokens in pairs]
+
+
+_READERS = {
+    "metric": _metric,
+    "started": _started,
+    "phase": _phase,
+    "checkpoint": _checkpoint,
+    "log": _log,
+    "first_batch": _first_batch,
+}
 
 
 def _say(result: Digest, event: Event, kind: str, message: str, *, level: str = "info") -> None:

@@ -16,6 +16,7 @@ urlpatterns = [
     path("t/<slug:team>/queue/", runs.queue, name="queue"),
     path("t/<slug:team>/runs/<uuid:pk>/", runs.run, name="run"),
     path("t/<slug:team>/runs/<uuid:pk>/status/", runs.run_status, name="run_status"),
+    path("t/<slug:team>/runs/<uuid:pk>/rows/", runs.run_rows, name="run_rows"),
     path("t/<slug:team>/runs/<uuid:pk>/metrics/", runs.metrics, name="metrics"),
     path("t/<slug:team>/runs/<uuid:pk>/log/", runs.log, name="log"),
     path("t/<slug:team>/runs/<uuid:pk>/quality/", quality.report, name="quality"),

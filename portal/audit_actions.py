@@ -93,6 +93,7 @@ ACTIONS: Mapping[str, str | Promise] = {
     "run.failed": _("Run failed"),
     "run.requeued": _("Run back in the queue"),
     "run.succeeded": _("Run succeeded"),
+    "run.rows_read": _("Rows that a run learns from read"),
     "run.answers_read": _("A run's held-out rows and answers read"),
     "run.predictions_downloaded": _("A run's predictions downloaded"),
     "adapter.downloaded": _("Adapter downloaded"),

@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST
 
-from experiments import scheduling, services
+from experiments import insights, scheduling, services
 from experiments.hyperparameters import Hyperparameters, form_fields, to_yaml
 from experiments.models import Priority, Run
 from portal import archives, audit
@@ -38,7 +38,14 @@ def run_of(request: TeamRequest, pk: uuid.UUID) -> Run:
 def run(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Show a run as it learns."""
     found = run_of(request, pk)
-    return render(request, "experiments/run.html", {**_live(found), "lines": list(_log(found, 0))})
+    context = {
+        **_live(found),
+        **_shown_rows(request, found),
+        "lines": list(_log(found, 0)),
+        "table": insights.figures_table(found),
+        "quality_metrics": insights.measured_quality(found),
+    }
+    return render(request, "experiments/run.html", context)
 
 
 @team_view()
@@ -52,13 +59,35 @@ def run_status(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     return response
 
 
+@team_view()
+def run_rows(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Answer the rows that the run learns from, asked for until they are there: 286 stops the asking."""
+    found = run_of(request, pk)
+    context = _shown_rows(request, found)
+    status = _STOP_POLLING if context["learned_rows"] or found.is_terminal else 200
+    return render(request, "experiments/_learned_rows.html", {**context, "run": found}, status=status)
+
+
+def _shown_rows(request: TeamRequest, found: Run) -> dict[str, Any]:
+    rows = insights.learned_rows(found)
+    if rows:
+        audit.read(request.team, Actor.of(request), "run.rows_read", found)
+    return {"learned_rows": rows}
+
+
 def _live(found: Run) -> dict[str, Any]:
     latest = found.metrics.order_by("-step")[:50]
     values: dict[str, Any] = {}
     for point in reversed(latest):
         values |= {name: value for name, value in point.values.items() if value is not None}
     waiting = scheduling.waiting_place(found) if found.status == Run.Status.QUEUED else None
-    return {"run": found, "latest": values, "waiting": waiting, "adapter": getattr(found, "adapter", None)}
+    return {
+        "run": found,
+        "latest": values,
+        "waiting": waiting,
+        "adapter": getattr(found, "adapter", None),
+        "reading": insights.hint_for(found),
+    }
 
 
 @team_view()

@@ -12,6 +12,7 @@ from gpu_worker.trainer import checkpoints, problems
 from gpu_worker.trainer.adapter import write_adapter
 from gpu_worker.trainer.errors import EXIT_FINISHED, EXIT_STOPPED, StopRequested, TrainingError
 from gpu_worker.trainer.events import Events
+from gpu_worker.trainer.first_batch import MOST_ROWS, describe_rows
 from gpu_worker.trainer.learner import Learner, make_learner, unusable_base_model
 from gpu_worker.trainer.limits import peak_memory_bytes
 from gpu_worker.trainer.loop import Rows, TrainingLoop
@@ -58,6 +59,8 @@ class Job:
         run = _Run(self, spec, learner, train, validation)
         resumed_from = run.resume() if spec.resume else None
         run.announce(resumed_from)
+        if resumed_from is None:
+            run.show_first_batch()
         return run
 
     def _encode(self, spec: TrainSpec) -> tuple[EncodedRows, EncodedRows]:
@@ -130,6 +133,12 @@ class _Run:
             resumed_from_step=resumed_from,
             truncated_rows=self._train.truncated,
         )
+
+    def show_first_batch(self) -> None:
+        """Tell token by token what the first step learns from; the page shows it, no log does."""
+        rows = [self._train.rows[row] for row in self.loop.plan.batch(0)[:MOST_ROWS]]
+        renderer = ChatRenderer.load(self._spec.base_model.path)
+        self._job.events.emit("first_batch", rows=describe_rows(rows, renderer))
 
     def save_checkpoint(self) -> None:
         """Save the present state, unless it is saved already."""

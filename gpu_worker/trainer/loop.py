@@ -14,6 +14,7 @@ from gpu_worker.trainer.errors import StopRequested, TrainingError
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.learner import Learner, is_out_of_memory
 from gpu_worker.trainer.limits import memory_bytes
+from gpu_worker.trainer.machine_load import MachineLoad
 from gpu_worker.trainer.parameters import AdamW
 from gpu_worker.trainer.plan import TrainingPlan, micro_batches
 from gpu_worker.trainer.rows import EncodedRow
@@ -60,6 +61,8 @@ class TrainingLoop:
         self._micro_batch_size = hyperparameters.micro_batch_size
         self._speeds: list[tuple[float, int]] = []  # (seconds, tokens) of the last steps
         self._validation_seconds = 0.0
+        self._computed_tokens = 0  # of the last step, padding included
+        self._load = MachineLoad(learner.device)
 
     def run(self) -> None:
         """Train until the plan, the time or the patience is used up.
@@ -110,10 +113,17 @@ class TrainingLoop:
 
     def _accumulate(self, batch: list[int], scale: float) -> float:
         loss_sum = 0.0
+        self._computed_tokens = 0
         for part in micro_batches(batch, self._lengths, self._micro_batch_size):
             self._stop.check()
+            self._computed_tokens += self._tokens_computed_for(part)
             loss_sum += self.learner.accumulate([self._rows.train[row] for row in part], scale)
         return loss_sum
+
+    def _tokens_computed_for(self, part: list[int]) -> int:
+        """Return how many tokens a micro-batch costs: the general way pads all its rows to the longest."""
+        lengths = [self._lengths[row] for row in part]
+        return len(part) * max(lengths) if self.learner.path == "general" else sum(lengths)
 
     def _forget_batch(self, random_state: dict[str, Tensor]) -> None:
         """Undo a half-done batch, so that doing it again gives the same dropout."""
@@ -215,6 +225,8 @@ class TrainingLoop:
             tokens_per_s=round(tokens / seconds, 1),
             eta_s=round(self._seconds_left(), 1),
             memory_bytes=memory_bytes(self.learner.device),
+            padding_share=round(1 - tokens / self._computed_tokens, 4),
+            **self._load.since_last_asked(),
         )
 
     def _place(self) -> dict[str, float]:

@@ -145,6 +145,7 @@ ROUTES: dict[str, Key] = {
     "experiments:queue": NOTHING,
     "experiments:run": RUN,
     "experiments:run_status": RUN,
+    "experiments:run_rows": RUN,
     "experiments:metrics": RUN,
     "experiments:log": RUN,
     "experiments:quality": RUN,

@@ -8,13 +8,18 @@ const HEIGHT = 260;
 const COLOURS = 6;
 const MOST_ROWS = 60;
 
+function named(pairs, scale) {
+  return (pairs ? pairs.split(",") : []).map((pair) => [...pair.trim().split("="), scale]);
+}
+
 function lines(card) {
-  const metrics = card.dataset.metrics.split(",").map((pair) => pair.trim().split("="));
+  const metrics = [...named(card.dataset.metrics, "y"), ...named(card.dataset.right, "share")];
   const sources = card.dataset.sources ? JSON.parse(card.dataset.sources) : [{ url: card.dataset.chart }];
   return sources.flatMap((source) =>
-    metrics.map(([metric, name]) => ({
+    metrics.map(([metric, name, scale]) => ({
       feed: feedOf(source.url),
       metric,
+      scale,
       label: [source.label, (sources.length < 2 || metrics.length > 1) && (name || metric)].filter(Boolean).join(" · "),
     })),
   );
@@ -168,10 +173,11 @@ class Chart {
       padding: [8, 12, 0, 0],
       legend: { show: false },
       cursor: { y: false, focus: { prox: 24 }, ...(sync && { sync: { key: sync } }) },
-      scales: { x: { time: false }, y: "log" in this.card.dataset ? { distr: 3 } : {} },
+      scales: { x: { time: false }, y: "log" in this.card.dataset ? { distr: 3 } : {}, share: { range: [0, 1] } },
       axes: [
         { ...axis, grid: { show: false }, ticks: grid, size: 32 },
         { ...axis, grid, ticks: { show: false }, gap: 6, size: wideEnough, values: (_plot, ticks) => ticks.map(shortest) },
+        ...(this.lines.some(({ scale }) => scale === "share") ? [this.shares(axis)] : []),
       ],
       series: [{}, ...this.lines.flatMap((_line, index) => this.pair(index))],
       hooks: {
@@ -182,15 +188,21 @@ class Chart {
     };
   }
 
+  /** The axis at the right, for shares: 0 to 100 %. */
+  shares(axis) {
+    return { ...axis, scale: "share", side: 1, grid: { show: false }, ticks: { show: false }, gap: 6, size: 52, values: (_plot, ticks) => ticks.map((tick) => `${Math.round(tick * 100)} %`) };
+  }
+
   /** The measured points (pale under a smoothed course) and the smoothed course of one line. */
   pair(index) {
     const name = `series-${(index % COLOURS) + 1}`;
     const colour = () => colourOf(this.card, name);
     const pale = () => colour().replace(/^rgb\((.+)\)$/, this.smoothed[index] ? "rgba($1, 0.28)" : "rgb($1)");
+    const { scale } = this.lines[index];
     const dots = { show: () => this.sparse[index], size: 7, stroke: colour, fill: colour };
     return [
-      { stroke: pale, width: 1.75, spanGaps: true, points: dots },
-      { stroke: colour, width: 2.25, spanGaps: true, points: { show: false } },
+      { stroke: pale, scale, width: 1.75, spanGaps: true, points: dots },
+      { stroke: colour, scale, width: 2.25, spanGaps: true, points: { show: false } },
     ];
   }
 }

@@ -1,0 +1,81 @@
+"""What the page of a run explains besides its raw figures: a hint, the rows it learns from, figures as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.utils.translation import gettext as _
+
+from datasets_app.preview import SeenRow
+from datasets_app.rendering import Piece
+from experiments.hints import Hint, read_curves, smoothed
+from experiments.models import FirstBatch, Run
+
+_TABLE_ROWS = 40
+# Shares that the trainer may measure beside the validation loss, drawn on the right axis of the same picture.
+_QUALITY = ("validation_exact_match", "validation_accuracy", "validation_json_valid", "validation_score")
+
+
+def hint_for(run: Run) -> Hint | None:
+    """Return what the curves of a run show so far; None before it has begun to learn."""
+    points = list(run.metrics.order_by("step").values_list("step", "values__loss", "values__validation_loss"))
+    losses = [(step, loss) for step, loss, _validation in points if loss is not None]
+    if not losses:
+        return None
+    validation = [(step, loss) for step, _loss, loss in points if loss is not None]
+    return read_curves(losses, validation, total_steps=run.total_steps, has_ended=run.is_terminal)
+
+
+def learned_rows(run: Run) -> list[SeenRow]:
+    """Return the rows of the first batch as the page shows tokens; empty until the trainer has told them."""
+    kept: FirstBatch | None = getattr(run, "first_batch", None)
+    return [_seen(row) for row in kept.rows] if kept else []
+
+
+def _seen(row: dict[str, Any]) -> SeenRow:
+    given, learned = (tuple(Piece(text, tokens) for text, tokens in row.get(part, ())) for part in ("given", "learned"))
+    counts = row.get("given_tokens", 0), row.get("learned_tokens", 0)
+    return SeenRow(None, given, learned, *counts, is_cut=bool(row.get("is_cut")))
+
+
+@dataclass(frozen=True)
+class FiguresRow:
+    """One line of the plain table: a step and what was measured there; None where nothing was."""
+
+    step: int
+    loss: float | None
+    smoothed: float | None
+    validation_loss: float | None
+    learning_rate: float | None
+    tokens_per_s: float | None
+
+
+def figures_table(run: Run) -> list[FiguresRow]:
+    """Return the course of a run thinned out to a readable table; every validation check is kept, as far as it fits."""
+    points = list(run.metrics.order_by("step").values_list("step", "values"))
+    known = [(step, values["loss"]) for step, values in points if values.get("loss") is not None]
+    course = dict(zip([step for step, _loss in known], smoothed([loss for _step, loss in known]), strict=True))
+    stride = max(1, len(points) // _TABLE_ROWS)
+    kept = [
+        (step, values)
+        for at, (step, values) in enumerate(points)
+        if at % stride == 0 or at == len(points) - 1 or values.get("validation_loss") is not None
+    ]
+    names = ("validation_loss", "learning_rate", "tokens_per_s")
+    return [
+        FiguresRow(step, values.get("loss"), course.get(step), *(values.get(name) for name in names))
+        for step, values in kept[-3 * _TABLE_ROWS :]
+    ]
+
+
+def measured_quality(run: Run) -> str:
+    """Return which shares were measured at validation checks, as the chart wants them: "name=Label,name=Label"."""
+    labels = {
+        "validation_exact_match": _("Exact match"),
+        "validation_accuracy": _("Accuracy"),
+        "validation_json_valid": _("Valid JSON"),
+        "validation_score": _("Score"),
+    }
+    present = [name for name in _QUALITY if run.metrics.filter(**{f"values__{name}__isnull": False}).exists()]
+    return ",".join(f"{name}={labels[name]}" for name in present)

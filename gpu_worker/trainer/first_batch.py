@@ -1,0 +1,53 @@
+"""What the model learns from, token by token: the rows of the first batch as people can check them."""
+
+from collections.abc import Sequence
+
+from datasets_app.rendering import ChatRenderer
+from gpu_worker.trainer.rows import EncodedRow
+
+MOST_ROWS = 8
+# For the page, not for training: the beginning and the end of longer stretches tell enough.
+SHOWN_TOKENS = 240
+_HALF_A_CHARACTER = "\ufffd"
+
+
+def describe_rows(rows: Sequence[EncodedRow], renderer: ChatRenderer) -> list[dict[str, object]]:
+    """Return the first rows of a batch as `given` and `learned` pieces, [text, tokens] each, with their full counts.
+
+    `learned_tokens` counts exactly the labels that loss is taken on, `given_tokens` all other tokens; where a stretch
+    is too long for a page its middle is one piece "…", and `is_cut` says so.
+    """
+    return [_describe(row, renderer) for row in rows[:MOST_ROWS]]
+
+
+def _describe(row: EncodedRow, renderer: ChatRenderer) -> dict[str, object]:
+    given, learned = row.token_ids[: row.prompt_length], row.token_ids[row.prompt_length :]
+    return {
+        "given": _pieces(given, renderer),
+        "learned": _pieces(learned, renderer),
+        "given_tokens": len(given),
+        "learned_tokens": row.label_tokens,
+        "is_cut": max(len(given), len(learned)) > SHOWN_TOKENS,
+    }
+
+
+def _pieces(ids: Sequence[int], renderer: ChatRenderer) -> list[list[str | int]]:
+    if len(ids) <= SHOWN_TOKENS:
+        return _texts(ids, renderer)
+    half = SHOWN_TOKENS // 2
+    return [*_texts(ids[:half], renderer), ["…", len(ids) - 2 * half], *_texts(ids[-half:], renderer)]
+
+
+def _texts(ids: Sequence[int], renderer: ChatRenderer) -> list[list[str | int]]:
+    """Return what each token stands for; tokens that make up one character together are one piece."""
+    pieces: list[list[str | int]] = []
+    start = 0
+    for end in range(1, len(ids) + 1):
+        # Some tokenizers drop the space in front of what they decode first, so each piece is read behind another one.
+        before = renderer.decode(ids[max(0, start - 1) : start], skip_special=False)
+        text = renderer.decode(ids[max(0, start - 1) : end], skip_special=False)[len(before) :]
+        if text.endswith(_HALF_A_CHARACTER) and end < len(ids):
+            continue
+        pieces.append([text, end - start])
+        start = end
+    return pieces

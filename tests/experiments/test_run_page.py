@@ -1,0 +1,110 @@
+"""The run page explains itself: what it learns from, what its curves mean, and the same without JavaScript."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from experiments import lifecycle
+from experiments.models import FirstBatch, Run, RunEvent
+from portal.models import AuditEvent
+from portal.rls import all_teams, team_scope
+from tests.experiments.runs import change, make_version, put_to_work, submit
+
+pytestmark = pytest.mark.django_db
+
+ROW = {
+    "given": [["Route: ", 1], ["VPN\x00", 2]],
+    "learned": [["{}", 1], ["<|im_end|>", 1]],
+    "given_tokens": 3,
+    "learned_tokens": 2,
+    "is_cut": False,
+}
+
+
+@pytest.fixture
+def run(team, actor, base_model, node) -> Run:
+    return submit(team, actor, make_version(team), base_model)
+
+
+@pytest.fixture
+def lease(run, node):
+    return put_to_work(run, node)
+
+
+@pytest.fixture
+def browser(client_for, alice):
+    return client_for(alice)
+
+
+def page_of(run: Run, part: str = "") -> str:
+    return f"/t/service-desk/runs/{run.pk}/{part}"
+
+
+def steps(count: int, **values: object) -> list[dict[str, object]]:
+    return [
+        {"event": "metric", "step": step, "total_steps": count, "loss": 2.5 / step**0.5, **values}
+        for step in range(1, count + 1)
+    ]
+
+
+def test_the_first_rows_are_shown_token_by_token_and_reading_them_is_written_down(run, lease, browser, team):
+    asked = browser.get(page_of(run, "rows/"))
+    assert (asked.status_code, "appear here" in asked.content.decode()) == (200, True)
+    lifecycle.record_events(lease, [{"event": "first_batch", "rows": [ROW]}])
+    shown = browser.get(page_of(run, "rows/"))
+    assert shown.status_code == 286  # htmx stops asking
+    page = browser.get(page_of(run)).content.decode()
+    for text in (shown.content.decode(), page):
+        assert '<span title="2 tokens">VPN</span>' in text
+        assert "3 given + 2 learned tokens" in text
+        assert '<mark class="learned"><span>{}</span><span>&lt;|im_end|&gt;</span></mark>' in text
+    with team_scope(team.pk):
+        assert AuditEvent.objects.filter(team_id=team.pk, action="run.rows_read").exists()
+
+
+def test_rows_are_no_part_of_the_log_and_are_kept_once(run, lease, api):
+    other = {**ROW, "given": [["Something else", 1]]}
+    lifecycle.record_events(lease, [{"event": "first_batch", "rows": [ROW]}])
+    lifecycle.record_events(lease, [{"event": "first_batch", "rows": [other]}])
+    with all_teams("test"):
+        assert FirstBatch.unscoped.get(run=run).rows[0]["given_tokens"] == 3
+        assert not RunEvent.unscoped.filter(run=run, message__contains="VPN").exists()
+    assert "VPN" not in json.dumps(api.get(f"/api/runs/{run.pk}/events/").json())
+
+
+@pytest.mark.parametrize(
+    "rows", [None, 7, "x", [], [7], [{"given": 7}], [{"given": [["a"]], "learned": [[None, "x"]]}]]
+)
+def test_nonsense_of_a_broken_trainer_breaks_no_page(run, lease, browser, rows):
+    lifecycle.record_events(lease, [{"event": "first_batch", "rows": rows}])
+    assert browser.get(page_of(run)).status_code == 200
+
+
+def test_the_curves_are_put_into_words(run, lease, browser):
+    assert "Too early" not in browser.get(page_of(run)).content.decode()
+    lifecycle.record_events(lease, steps(3))
+    assert "Too early to tell" in browser.get(page_of(run, "status/")).content.decode()
+    lifecycle.record_events(lease, steps(60))
+    text = browser.get(page_of(run, "status/")).content.decode()
+    assert "Learning well" in text
+    assert "Let it finish" in text
+
+
+def test_figures_have_units(run, lease, browser):
+    more = {"memory_bytes": 1.5e9, "cpu_share": 0.93, "padding_share": 0.034, "gpu_share": 0.5, "grad_norm": 1.25}
+    lifecycle.record_events(lease, steps(2, **more))
+    text = browser.get(page_of(run, "status/")).content.decode()
+    for figure in ("1.5\xa0GB", "93%", "3.4%", "50%"):
+        assert figure in text
+
+
+def test_without_javascript_there_is_a_table_with_every_validation_check(run, lease, browser):
+    lifecycle.record_events(lease, [*steps(400), {"event": "metric", "step": 123, "validation_loss": 0.987}])
+    change(run, status="succeeded", lease_token=None)
+    page = browser.get(page_of(run)).content.decode()
+    table = next(part for part in page.split("<noscript>") if "Figures by step" in part).split("</noscript>")[0]
+    assert "0.9870" in table
+    assert "Smoothed" in table
+    assert 40 <= table.count("<tr>") <= 60

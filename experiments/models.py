@@ -246,6 +246,7 @@ class EvaluatedRow(TeamOwned):
     expected = models.TextField()
     untuned = models.TextField()
     tuned = models.TextField()
+    others = models.JSONField(default=dict, help_text="answers of simple baselines and of other ways to ask, by name")
     untuned_score = models.FloatField()
     tuned_score = models.FloatField()
     is_exact = models.BooleanField()

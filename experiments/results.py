@@ -18,9 +18,12 @@ from datasets_app.fields import Field
 from datasets_app.models import DatasetVersion, Split
 from experiments.models import Adapter, EvaluatedRow, Evaluation, Run
 from experiments.problem_file import PROBLEM_FILE
-from experiments.scoring import AnsweredRow, row_score, score_answers
+from experiments.scoring import BASELINES, AnsweredRow, row_score, score_answers
 from experiments.storable import storable_json, storable_text
 from portal.errors import PortalError
+
+# Who may have answered besides the tuned and the untuned model: other ways to ask the tuned one, and baselines.
+OTHERS = ("constrained", "scored", *BASELINES)
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -128,8 +131,7 @@ def judge(predictions: Path, split: Split, version: DatasetVersion) -> Judged:
     """
     found = list(_predictions(predictions))
     answered = (
-        AnsweredRow(row=item["row"], expected=item["expected"], tuned=item["tuned"], untuned=item.get("untuned"))
-        for item in found
+        AnsweredRow(item["row"], item["expected"], item["tuned"], item.get("untuned"), _others(item)) for item in found
     )
     report = score_answers(answered, fields=_known_fields(version))
     storable: Any = storable_json(report.to_dict())  # models may answer with anything, and reports quote answers
@@ -153,12 +155,23 @@ def _predictions(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
+def _others(item: dict[str, Any]) -> dict[str, str]:
+    """Return the answers of those besides the tuned and the untuned model."""
+    return {name: item[name] for name in OTHERS if name in item}
+
+
 def _evaluated(item: dict[str, Any]) -> EvaluatedRow:
     untuned, tuned = row_score(item["expected"], item.get("untuned")), row_score(item["expected"], item["tuned"])
     names = ("prompt", "expected", "untuned", "tuned")
     texts = {name: storable_text(str(item.get(name) or "")) for name in names}
+    others = {name: storable_text(text) for name, text in _others(item).items()}
     return EvaluatedRow(
-        row=item["row"], **texts, untuned_score=untuned.score, tuned_score=tuned.score, is_exact=tuned.exact
+        row=item["row"],
+        **texts,
+        others=others,
+        untuned_score=untuned.score,
+        tuned_score=tuned.score,
+        is_exact=tuned.exact,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,19 +10,46 @@ from django.utils.translation import gettext as _
 
 from portal.display import numbers
 
+# Everybody who may have answered, in the order in which they are shown.
+SUBJECTS = ("tuned", "constrained", "scored", "untuned", "tfidf", "majority")
+
 
 @dataclass(frozen=True)
 class VerdictText:
-    """What tuning brought: a tone for the notice, a title, and a sentence with the numbers."""
+    """What tuning brought: a tone for the notice, a title, and sentences with the numbers."""
 
     tone: str
     title: str
     sentence: str
 
 
-def verdict_of(verdict: dict[str, Any]) -> VerdictText:
-    """Return the words for a report's `verdict` (experiments.scoring.Verdict as a dict)."""
+def subject_label(name: str) -> str:
+    """Return what people call one of those who answered."""
+    return {
+        "tuned": _("Tuned, answering freely"),
+        "constrained": _("Tuned, bound to the schema"),
+        "scored": _("Tuned, choosing among allowed values"),
+        "untuned": _("Untuned model"),
+        "tfidf": _("TF-IDF with logistic regression"),
+        "majority": _("Most frequent answer"),
+    }.get(name, name)
+
+
+def verdict_of(verdict: Mapping[str, Any]) -> VerdictText:
+    """Return the words for a report's `verdict` (experiments.scoring.Verdict as a dict).
+
+    The first sentence says whether the model beats the simple baseline, if one was asked.
+    """
+    against = verdict.get("against_baseline") or []
     tone, title = _headline(str(verdict["code"]))
+    sentences = _beside_the_untuned(verdict)
+    if against:
+        tone, title = _headline_beside_baseline(against) or (tone, title)
+        sentences = [*_beside_the_baseline(against), *sentences]
+    return VerdictText(tone, title, " ".join(sentences))
+
+
+def _beside_the_untuned(verdict: Mapping[str, Any]) -> list[str]:
     shares = ("tuned", "untuned", "tuned_low", "tuned_high", "weakest_accuracy")
     shown = {name: numbers.percent(verdict[name]) for name in shares if verdict.get(name) is not None}
     facts = {**verdict, **shown}
@@ -34,7 +62,7 @@ def verdict_of(verdict: dict[str, Any]) -> VerdictText:
     parts.append(_("With this many rows the true share lies between %(tuned_low)s and %(tuned_high)s."))
     if verdict.get("weakest_field"):
         parts.append(_("Weakest field: %(weakest_field)s, right in %(weakest_accuracy)s of the rows."))
-    return VerdictText(tone, title, " ".join(part % facts for part in parts))
+    return [part % facts for part in parts]
 
 
 def _headline(code: str) -> tuple[str, str]:
@@ -44,3 +72,55 @@ def _headline(code: str) -> tuple[str, str]:
         "no_clear_difference": ("warning", _("No clear difference from the untuned model")),
         "too_few_rows": ("info", _("Too few rows to be sure")),
     }.get(code, ("info", _("How the tuned model answers")))
+
+
+# --- beside the simple baseline ----------------------------------------------------------------------------------
+
+
+def _headline_beside_baseline(against: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    codes = {one["code"] for one in against}
+    if "beats" in codes:
+        return "success", _("Beats the simple baseline")
+    if "too_few_rows" in codes:
+        return None
+    if "no_clear_difference" in codes:
+        return "warning", _("Not clearly better than the simple baseline")
+    return "danger", _("Does not beat the simple baseline")
+
+
+def _beside_the_baseline(against: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the sentence on how the model answers by itself, then one on each other way that comes out otherwise."""
+    first, *others = against
+    words = {
+        "beats": _("The tuned model beats the simple baseline (%(baseline)s): %(reached)s against %(simple)s."),
+        "does_not_beat": _(
+            "The tuned model does not beat the simple baseline (%(baseline)s): %(reached)s against %(simple)s."
+        ),
+        "no_clear_difference": _(
+            "Whether the tuned model beats the simple baseline (%(baseline)s) is not clear: %(reached)s against "
+            "%(simple)s, the difference lies between %(low)s and %(high)s."
+        ),
+        "too_few_rows": _(
+            "The rows are too few to say whether the tuned model beats the simple baseline (%(baseline)s): %(reached)s "
+            "against %(simple)s."
+        ),
+    }
+    other_words = {
+        "beats": _("Asked another way (%(way)s), it beats it: %(reached)s."),
+        "does_not_beat": _("Asked another way (%(way)s), it does not beat it: %(reached)s."),
+        "no_clear_difference": _("Asked another way (%(way)s), the difference is not clear: %(reached)s."),
+    }
+    sentences = [words[first["code"]] % _facts(first)]
+    sentences += [other_words[one["code"]] % _facts(one) for one in others if one["code"] != first["code"]]
+    return sentences
+
+
+def _facts(one: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "way": subject_label(one["way"]),
+        "baseline": subject_label(one["baseline"]),
+        "reached": numbers.percent(one["reached"]),
+        "simple": numbers.percent(one["baseline_reached"]),
+        "low": numbers.points(one["low"]),
+        "high": numbers.points(one["high"]),
+    }

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -17,12 +18,16 @@ MISSING: Final = object()
 
 @dataclass(frozen=True)
 class AnsweredRow:
-    """A held-out row with what each model answered; None where a model was not asked."""
+    """A held-out row with what each model answered; None where a model was not asked.
+
+    `others` holds the answers of further subjects by name: simple baselines, and other ways to ask the tuned model.
+    """
 
     row: int
     expected: str
     tuned: str | None
     untuned: str | None = None
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

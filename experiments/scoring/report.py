@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from datasets_app.fields import Field, infer_fields
+from experiments.scoring.against import BASELINES, FEW_ROWS, AgainstBaseline, against_baseline
 from experiments.scoring.answers import AnsweredRow, row_score
 from experiments.scoring.intervals import bootstrap_interval
 from experiments.scoring.subjects import SubjectScores, score_subject
 
-# Below this number of rows nothing is called clear.
-FEW_ROWS: Final = 20
+# How the tuned model can be asked: freely, bound to the schema, or only which of the allowed values it is.
+WAYS: Final = ("tuned", "constrained", "scored")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class ComparedField:
     tuned_f1: float | None
     untuned_f1: float | None
     majority_accuracy: float | None
+    others: dict[str, float]
+    """Accuracy of every further subject."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +62,22 @@ class Verdict:
     difference_high: float | None
     weakest_field: str | None
     weakest_accuracy: float | None
+    against_baseline: tuple[AgainstBaseline, ...]
 
 
 @dataclass(frozen=True)
 class QualityReport:
-    """All figures of one evaluation. `kind` is json, text or mixed: what the expected answers are."""
+    """All figures of one evaluation. `kind` is json, text or mixed: what the expected answers are.
+
+    `others` has the figures of simple baselines and of other ways to ask the tuned model, without their confusions.
+    """
 
     rows: int
     kind: str
     fields: tuple[ComparedField, ...]
     tuned: SubjectScores
     untuned: SubjectScores | None
+    others: dict[str, SubjectScores]
     difference: Difference | None
     verdict: Verdict
 
@@ -86,7 +94,8 @@ def score_answers(
     """Return the quality report of the answered rows.
 
     `fields` says which fields there are and which are closed, for example from the training rows; without it they
-    are inferred from the expected answers. Figures for the untuned model are given if it answered every row.
+    are inferred from the expected answers. Figures for the untuned model, and for each of the others, are given if
+    it answered every row.
     Raises: ValueError without rows, or if the tuned model did not answer one of them.
     """
     answered = list(rows)
@@ -101,15 +110,26 @@ def score_answers(
     if len(untuned_answers) == len(answered):
         untuned = score_subject(expected, untuned_answers, known, seed=seed)
         difference = _difference(expected, tuned_answers, untuned_answers, seed=seed)
+    answers = _answers_of_others(answered)
+    others = {name: score_subject(expected, texts, known, seed=seed).brief() for name, texts in answers.items()}
+    ways = {"tuned": tuned_answers} | {name: texts for name, texts in answers.items() if name in WAYS}
+    simple = {name: texts for name, texts in answers.items() if name in BASELINES}
     return QualityReport(
         rows=len(answered),
         kind=_kind(expected),
-        fields=_compared(tuned, untuned),
+        fields=_compared(tuned, untuned, others),
         tuned=tuned,
         untuned=untuned,
+        others=others,
         difference=difference,
-        verdict=_verdict(tuned, untuned, difference),
+        verdict=_verdict(tuned, untuned, difference, against_baseline(expected, ways, simple, seed=seed)),
     )
+
+
+def _answers_of_others(rows: Sequence[AnsweredRow]) -> dict[str, list[str]]:
+    """Return the answers of every further subject that answered all rows, by its name."""
+    names = [name for name in rows[0].others if all(name in row.others for row in rows)]
+    return {name: [row.others[name] for row in rows] for name in names}
 
 
 def _kind(expected: Sequence[str]) -> str:
@@ -127,7 +147,10 @@ def _difference(expected: Sequence[str], tuned: Sequence[str], untuned: Sequence
     return Difference(interval.mean, interval.low, interval.high, gains.count(1.0), gains.count(-1.0))
 
 
-def _compared(tuned: SubjectScores, untuned: SubjectScores | None) -> tuple[ComparedField, ...]:
+def _compared(
+    tuned: SubjectScores, untuned: SubjectScores | None, others: dict[str, SubjectScores]
+) -> tuple[ComparedField, ...]:
+    accuracies = {name: {field.name: field.accuracy for field in scores.fields} for name, scores in others.items()}
     before = {field.name: field for field in untuned.fields} if untuned else {}
     return tuple(
         ComparedField(
@@ -138,12 +161,18 @@ def _compared(tuned: SubjectScores, untuned: SubjectScores | None) -> tuple[Comp
             tuned_f1=field.f1,
             untuned_f1=before[field.name].f1 if before else None,
             majority_accuracy=field.majority_accuracy,
+            others={name: known[field.name] for name, known in accuracies.items()},
         )
         for field in tuned.fields
     )
 
 
-def _verdict(tuned: SubjectScores, untuned: SubjectScores | None, difference: Difference | None) -> Verdict:
+def _verdict(
+    tuned: SubjectScores,
+    untuned: SubjectScores | None,
+    difference: Difference | None,
+    against: tuple[AgainstBaseline, ...],
+) -> Verdict:
     weakest = min(tuned.fields, key=lambda field: field.accuracy, default=None)
     return Verdict(
         code=_verdict_code(tuned.rows, difference),
@@ -157,6 +186,7 @@ def _verdict(tuned: SubjectScores, untuned: SubjectScores | None, difference: Di
         difference_high=difference.high if difference else None,
         weakest_field=weakest.name if weakest else None,
         weakest_accuracy=weakest.accuracy if weakest else None,
+        against_baseline=against,
     )
 
 

@@ -1,7 +1,7 @@
 """The figures of one model over all held-out rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datasets_app.fields import Field, label_of
 from experiments.scoring.answers import MISSING, parsed_json, row_score
@@ -48,6 +48,11 @@ class SubjectScores:
     token_f1: float | None
     score: float
     fields: tuple[FieldScores, ...]
+
+    def brief(self) -> "SubjectScores":
+        """Return the same figures without what is shown of the tuned model only: classes and confusions."""
+        fields = tuple(replace(field, classes=None, confusion=None) for field in self.fields)
+        return replace(self, fields=fields)
 
 
 def score_subject(

@@ -11,7 +11,8 @@ from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 
 from experiments.models import EvaluatedRow, Evaluation
-from experiments.verdicts import verdict_of
+from experiments.results import OTHERS
+from experiments.verdicts import SUBJECTS, subject_label, verdict_of
 from experiments.views.runs import run_of
 from portal import audit
 from portal.access import TeamRequest, team_view
@@ -33,17 +34,44 @@ def report(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     if evaluation is not None:
         order = request.GET.get("rows", "worst")
         order = order if order in _ORDERS else "worst"
-        page = Paginator(_shown(evaluation, request).order_by(*_ORDERS[order]), _PER_PAGE)
+        pages = Paginator(_shown(evaluation, request).order_by(*_ORDERS[order]), _PER_PAGE)
+        page = pages.get_page(request.GET.get("page"))
         context |= {
             "report": evaluation.report,
             "verdict": verdict_of(evaluation.report["verdict"]),
             "field_bars": _field_bars(evaluation.report),
+            "subjects": _subjects(evaluation.report),
+            "field_table": _field_table(evaluation.report),
             "tables": [_table(field) for field in evaluation.report["tuned"]["fields"] if field["confusion"]],
-            "page": page.get_page(request.GET.get("page")),
+            "page": page,
+            "shown_rows": [(answer, _others(answer)) for answer in page],
             "order": order,
         }
         audit.read(request.team, Actor.of(request), "run.answers_read", run)
     return render(request, "experiments/quality.html", context)
+
+
+def _others(answer: EvaluatedRow) -> list[tuple[str, str]]:
+    """Return who else answered the row, and what."""
+    return [(subject_label(name), answer.others[name]) for name in SUBJECTS if name in answer.others]
+
+
+def _subjects(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return everybody who answered with their figures: the ways to ask the tuned model, the untuned one, baselines."""
+    known = {"tuned": figures["tuned"], **figures.get("others", {}), "untuned": figures["untuned"]}
+    return [
+        {"name": name, "label": subject_label(name), "figures": known[name]} for name in SUBJECTS if known.get(name)
+    ]
+
+
+def _field_table(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return for each field how often each of `_subjects` is right."""
+    rows = []
+    for field in figures["fields"]:
+        known = {"tuned": field["tuned_accuracy"], "untuned": field["untuned_accuracy"], **field.get("others", {})}
+        cells = [{"label": one["label"], "accuracy": known[one["name"]]} for one in _subjects(figures)]
+        rows.append({"field": field, "cells": cells})
+    return rows
 
 
 def _field_bars(figures: dict[str, Any]) -> list[dict[str, Any]]:
@@ -80,6 +108,18 @@ def predictions(request: TeamRequest, pk: uuid.UUID) -> StreamingHttpResponse:
             raise Http404
         rows = list(evaluation.answers.order_by("row"))
         audit.read(request.team, Actor.of(request), "run.predictions_downloaded", evaluation.run, rows=len(rows))
-    header = ["row", "prompt", "expected", "untuned", "tuned", "exact"]
-    cells = ([row.row, row.prompt, row.expected, row.untuned, row.tuned, row.is_exact] for row in rows)
+    others = [name for name in OTHERS if rows and name in rows[0].others]
+    header = ["row", "prompt", "expected", "untuned", "tuned", "exact", *others]
+    cells = (
+        [
+            row.row,
+            row.prompt,
+            row.expected,
+            row.untuned,
+            row.tuned,
+            row.is_exact,
+            *(row.others[name] for name in others),
+        ]
+        for row in rows
+    )
     return csv_response(f"predictions-{pk}.csv", header, cells)

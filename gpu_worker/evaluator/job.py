@@ -16,11 +16,14 @@ from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.errors import EngineError
 from gpu_worker.engine.sampling import SamplingParams
 from gpu_worker.engine.sequence import AdapterRef, Sequence
+from gpu_worker.evaluator.baselines import MAJORITY, TFIDF, answer_simply, question_of, read_messages
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.stop import StopFlag
 
 TUNED, UNTUNED = "tuned", "untuned"
+# Written beside the two wherever there are answers.
+OTHERS = (MAJORITY, TFIDF)
 _PROGRESS_EVERY_S = 0.5
 # An answer more than twice as long as the longest right one is wrong in any case: no time is spent on its rest.
 _LONGEST_FACTOR, _LONGEST_MARGIN = 2, 16
@@ -28,10 +31,14 @@ _LONGEST_FACTOR, _LONGEST_MARGIN = 2, 16
 
 @dataclass(frozen=True)
 class HeldOutRow:
-    """One row to be answered: its line in the source file, the prompt's tokens and the right answer."""
+    """One row to be answered: its line in the source file, the prompt's tokens and the right answer.
+
+    `prompt` is the last thing the user says, `question` all that is said before the answer.
+    """
 
     row: int
     prompt: str
+    question: str
     expected: str
     prompt_ids: tuple[int, ...]
     answer_tokens: int
@@ -69,7 +76,8 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     answers = asked.answers
     for row in rows if known else []:
         answers[UNTUNED, row.row] = known[row.row]
-    _write(job_dir / "evaluation", rows, answers)
+    simple = _ask_baselines(job_dir / "data" / "train.jsonl", rows, events, stop)
+    _write(job_dir / "evaluation", rows, answers | simple)
     events.emit("evaluated", rows=len(rows), seconds=round(time.monotonic() - started, 1))
 
 
@@ -95,6 +103,7 @@ def _read_row(content: dict[str, Any], renderer: ChatRenderer) -> HeldOutRow:
     return HeldOutRow(
         row=content["row"],
         prompt=prompts[-1] if prompts else "",
+        question=question_of(messages),
         expected=messages[-1]["content"],
         prompt_ids=rendered.token_ids[: rendered.prompt_length],
         answer_tokens=len(rendered.token_ids) - rendered.prompt_length,
@@ -125,6 +134,21 @@ def _known_answers(path: Path, rows: Rows[HeldOutRow]) -> dict[int, Answer]:
     ]:
         return {}
     return {item["row"]: Answer(item["untuned"], item["untuned_finish"]) for item in found}
+
+
+def _ask_baselines(path: Path, rows: Rows[HeldOutRow], events: Events, stop: StopFlag) -> dict[tuple[str, int], Answer]:
+    """Return what the simple baselines answer, or nothing if they cannot learn: a report without them is still one."""
+    try:
+        found = answer_simply(read_messages(path), [row.question for row in rows], check=stop.check)
+    except (ValueError, LookupError, TypeError, MemoryError) as error:
+        events.log(f"There is no simple baseline to compare with: {type(error).__name__}.", level="warning")
+        return {}
+    by_name = {MAJORITY: found.majority, TFIDF: found.tfidf}
+    return {
+        (subject, row.row): Answer(text, "stop")
+        for subject, texts in by_name.items()
+        for row, text in zip(rows, texts, strict=True)
+    }
 
 
 class Questions:
@@ -198,6 +222,7 @@ def _write(folder: Path, rows: Rows[HeldOutRow], answers: dict[tuple[str, int], 
                 "untuned_finish": untuned.finish,
                 "tuned_finish": tuned.finish,
             }
+            item |= {subject: answers[subject, row.row].text for subject in OTHERS if (subject, row.row) in answers}
             file.write(json.dumps(item, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())

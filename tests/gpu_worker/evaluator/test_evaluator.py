@@ -32,6 +32,9 @@ def job(tmp_path: Path, model: Path) -> Path:
             question = {"role": "user", "content": f"Ticket {row}: printer"}
             answer = {"role": "assistant", "content": json.dumps({"queue": row % 3})}
             file.write(json.dumps({"row": row, "messages": [question, answer]}) + "\n")
+    answer = {"role": "assistant", "content": '{"queue": 1}'}
+    learned = [{"row": row, "messages": [{"role": "user", "content": f"Old {row}"}, answer]} for row in (20, 21)]
+    (tmp_path / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in learned))
     spec = {"base_model": {"path": str(model)}, "evaluation": {"rows": 5, "max_new_tokens": 10, "seed": 1}}
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     write_adapter(model, tmp_path / "adapter")
@@ -96,6 +99,7 @@ def test_both_models_answer_the_same_rows_as_transformers_would(job, model):
         assert item["untuned"] == generated(model, None, item["prompt"], 10)
         assert item["tuned"] == generated(model, job / "adapter", item["prompt"], 10)
         assert item["expected"] == json.dumps({"queue": item["row"] % 3})
+        assert (item["majority"], item["tfidf"]) == ('{"queue": 1}', '{"queue": 1}')
     progress = [event for event in events if event["event"] == "evaluation_progress"]
     assert {(event["subject"], event["done"]) for event in progress[-2:]} == {("tuned", 5), ("untuned", 5)}
 

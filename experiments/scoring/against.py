@@ -1,0 +1,91 @@
+"""The model beside the simple baseline: is it worth having?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from experiments.scoring.answers import row_score
+from experiments.scoring.intervals import bootstrap_interval
+
+MAJORITY: Final = "majority"
+TFIDF: Final = "tfidf"
+BASELINES: Final = (TFIDF, MAJORITY)
+# Below this number of rows nothing is called clear.
+FEW_ROWS: Final = 20
+
+
+@dataclass(frozen=True)
+class AgainstBaseline:
+    """One way of asking the tuned model beside the better one of the simple baselines, on the same rows.
+
+    `measure` is exact_match, or score where answers are free text, of which nobody expects the very words.
+    `difference` is way minus baseline with its 95 % interval. `code` is beats, does_not_beat, no_clear_difference or
+    too_few_rows.
+    """
+
+    way: str
+    baseline: str
+    measure: str
+    reached: float
+    baseline_reached: float
+    difference: float
+    low: float
+    high: float
+    code: str
+
+
+def against_baseline(
+    expected: Sequence[str],
+    ways: Mapping[str, Sequence[str]],
+    baselines: Mapping[str, Sequence[str]],
+    *,
+    seed: int,
+) -> tuple[AgainstBaseline, ...]:
+    """Compare every way of asking with the baseline that is right most often, rows in pairs; nothing without one."""
+    measure = _measure(expected)
+    reached = {name: _values(expected, answers, measure) for name, answers in baselines.items()}
+    if not reached:
+        return ()
+    best = max(reached, key=lambda name: sum(reached[name]))
+    return tuple(
+        _compared(way, best, measure, _values(expected, answers, measure), reached[best], seed)
+        for way, answers in ways.items()
+    )
+
+
+def _measure(expected: Sequence[str]) -> str:
+    """Return how answers are counted: exactly, unless most of them are texts that occur once."""
+    texts = [text for text in expected if row_score(text, text).valid_json is None]
+    is_free = 2 * len(texts) > len(expected) and 2 * len(set(texts)) > len(texts)
+    return "score" if is_free else "exact_match"
+
+
+def _values(expected: Sequence[str], answers: Sequence[str], measure: str) -> list[float]:
+    scores = [row_score(wanted, given) for wanted, given in zip(expected, answers, strict=True)]
+    return [score.score if measure == "score" else float(score.exact) for score in scores]
+
+
+def _compared(
+    way: str, baseline: str, measure: str, values: Sequence[float], simple: Sequence[float], seed: int
+) -> AgainstBaseline:
+    gains = [mine - theirs for mine, theirs in zip(values, simple, strict=True)]
+    interval = bootstrap_interval(gains, least=-1.0, most=1.0, seed=seed)
+    return AgainstBaseline(
+        way=way,
+        baseline=baseline,
+        measure=measure,
+        reached=sum(values) / len(values),
+        baseline_reached=sum(simple) / len(simple),
+        difference=interval.mean,
+        low=interval.low,
+        high=interval.high,
+        code=_code(len(values), interval.low, interval.high),
+    )
+
+
+def _code(rows: int, low: float, high: float) -> str:
+    if rows < FEW_ROWS:
+        return "too_few_rows"
+    if low > 0:
+        return "beats"
+    return "does_not_beat" if high < 0 else "no_clear_difference"

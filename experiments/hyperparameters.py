@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from annotated_types import Ge, Le
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 
 def _(text: str) -> str:
@@ -34,6 +34,9 @@ Number = Annotated[float, BeforeValidator(_no_bool)]
 PROBLEM = _("Kind of problem")
 LENGTH, LEARNING, LORA = _("Training length"), _("Learning"), _("LoRA adapter")
 TEXT, HARDWARE, CHECKS = _("Text length"), _("Precision and memory"), _("Checks and checkpoints")
+
+BASE_MODEL_STARTS = ("pissa", "olora")  # starts that move a part of the base model into the adapter
+MOST_SERVED_RANK = 64  # of one adapter, in our engines
 
 
 def _field(
@@ -93,10 +96,12 @@ class Hyperparameters(BaseModel):
         0, limits=(0, 100), group=LENGTH, label=_("Early stopping patience"), unit=_("checks"),
         help=_("Stop when the validation loss has not improved in this many checks. 0: never stop early."),
     )  # fmt: skip
-    keep_weights: Literal["last", "best"] = _field(
+    keep_weights: Literal["last", "best", "every"] = _field(
         "last", group=LENGTH, label=_("Weights to keep"),
-        choices={"last": _("Last step"), "best": _("Lowest validation loss")},
-        help=_("Which state of the adapter becomes the result of the run."),
+        choices={
+            "last": _("Last step"), "best": _("Lowest validation loss"), "every": _("Last step, and every checkpoint"),
+        },
+        help=_("Which state becomes the result. Every: the run's folder keeps those of all checkpoints too."),
     )  # fmt: skip
 
     learning_rate: Number = _field(
@@ -141,26 +146,64 @@ class Hyperparameters(BaseModel):
         42, limits=(0, 2**31 - 1), group=LEARNING, label=_("Random seed"),
         help=_("The same seed gives the same order of rows and the same starting adapter."),
     )  # fmt: skip
+    training_kind: Literal["lora", "full"] = _field(
+        "lora", group=LEARNING, label=_("What is trained"),
+        choices={"lora": _("An adapter (LoRA)"), "full": _("All linear layers (small models)")},
+        help=_("All layers: many times the memory; the learned difference is then kept as an adapter of rank 64."),
+    )  # fmt: skip
+    frozen_layers: Integer = _field(
+        0, limits=(0, 200), group=LEARNING, label=_("Lower layers left alone"), unit=_("layers"),
+        help=_("So many layers at the model's beginning are not trained: faster, less memory, learns less."),
+    )  # fmt: skip
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = _field(
+        "adamw", group=LEARNING, label=_("Optimizer"),
+        choices={
+            "adamw": _("AdamW"), "adamw_8bit": _("AdamW with 8-bit memory"),
+            "paged_adamw_8bit": _("AdamW with 8-bit memory, paged (GPUs only)"),
+        },
+        help=_("8-bit memory takes a quarter of the space. Paged moves it out of a GPU that is full."),
+    )  # fmt: skip
+    neftune_alpha: Number = _field(
+        0.0, limits=(0, 100), group=LEARNING, label=_("Noise on the input (NEFTune)"),
+        help=_("Random noise on the embeddings while training; 5 is usual and helps free text. 0: none."),
+    )  # fmt: skip
 
     lora_r: Integer = _field(
-        16, limits=(1, 256), group=LORA, advanced=False, label=_("Rank"),
+        16, limits=(1, 256), group=LORA, advanced=False, label=_("Rank"), shown_if=("training_kind", ("lora",)),
         help=_("Size of the adapter. A higher rank can learn more and needs more memory."),
     )  # fmt: skip
     lora_alpha: Number = _field(
-        32.0, limits=(0.01, 1024), group=LORA, label=_("Alpha"),
+        32.0, limits=(0.01, 1024), group=LORA, label=_("Alpha"), shown_if=("training_kind", ("lora",)),
         help=_("Strength of the adapter; it is scaled by alpha divided by rank. Twice the rank is usual."),
     )  # fmt: skip
     lora_dropout: Number = _field(
-        0.0, limits=(0, 0.9), group=LORA, label=_("Dropout"),
+        0.0, limits=(0, 0.9), group=LORA, label=_("Dropout"), shown_if=("training_kind", ("lora",)),
         help=_("Share of the adapter's input left out at random; helps against overfitting and slows training."),
     )  # fmt: skip
-    lora_targets: Literal["all-linear", "attention", "query-value"] = _field(
-        "all-linear", group=LORA, label=_("Adapted layers"),
+    lora_targets: Literal["all-linear", "attention", "query-value", "mlp"] = _field(
+        "all-linear", group=LORA, label=_("Adapted layers"), shown_if=("training_kind", ("lora",)),
         choices={
             "all-linear": _("All linear layers"), "attention": _("Attention only"),
-            "query-value": _("Query and value only"),
+            "query-value": _("Query and value only"), "mlp": _("Feed-forward (MLP) only"),
         },
         help=_("Which weights of the base model get an adapter. More layers learn more and train slower."),
+    )  # fmt: skip
+    dora: bool = _field(
+        False, group=LORA, label=_("DoRA"), shown_if=("training_kind", ("lora",)),
+        help=_("Learns length and direction of the weights apart. Slower; such adapters cannot be deployed here."),
+    )  # fmt: skip
+    rslora: bool = _field(
+        False, group=LORA, label=_("Rank-stabilised scale (rsLoRA)"), shown_if=("training_kind", ("lora",)),
+        help=_("Scales the adapter by alpha divided by the root of the rank, which suits high ranks."),
+    )  # fmt: skip
+    lora_init: Literal["default", "gaussian", "pissa", "olora"] = _field(
+        "default", group=LORA, label=_("Start of the adapter"), shown_if=("training_kind", ("lora",)),
+        choices={
+            "default": _("Usual (uniform)"), "gaussian": _("Normally distributed"),
+            "pissa": _("Main directions of the base model (PiSSA)"),
+            "olora": _("Orthogonal, from the base model (OLoRA)"),
+        },
+        help=_("A start from the base model often learns faster; the result then has twice the rank."),
     )  # fmt: skip
 
     max_length: Integer = _field(
@@ -219,6 +262,37 @@ class Hyperparameters(BaseModel):
         128, limits=(1, 4096), group=CHECKS, label=_("Longest answer"), unit=_("tokens"),
         help=_("Where an answer is cut off in the quality report."),
     )  # fmt: skip
+    temperature: Number = _field(
+        0.0, limits=(0, 2), group=CHECKS, label=_("Temperature of answers"),
+        help=_("How freely both models answer in the quality report. 0: always the likeliest word."),
+    )  # fmt: skip
+    top_p: Number = _field(
+        1.0, limits=(0.01, 1), group=CHECKS, label=_("Nucleus of answers (top p)"), unit=_("share"),
+        help=_("With a temperature above 0: only the likeliest words that together have this probability."),
+    )  # fmt: skip
+
+    @field_validator("lora_init")
+    @classmethod
+    def _start_from_the_base_model_fits(cls, start: str, info: ValidationInfo) -> str:
+        """Refuse a start from the base model where the result could not be written as a plain adapter."""
+        if start in BASE_MODEL_STARTS and info.data.get("training_kind") == "lora":
+            if info.data.get("dora"):
+                raise ValueError("This start cannot be combined with DoRA. Switch one of them off")
+            if info.data.get("lora_r", 0) > MOST_SERVED_RANK // 2:
+                raise ValueError(f"This start doubles the rank, so the rank may be at most {MOST_SERVED_RANK // 2}")
+        return start
+
+    @field_validator("quantization")
+    @classmethod
+    def _compression_fits(cls, kind: str, info: ValidationInfo) -> str:
+        """Refuse compressed weights where they would have to change."""
+        if kind != "none" and info.data.get("training_kind") == "full":
+            raise ValueError(
+                "All layers can be trained only without compression. Train an adapter, or compress nothing"
+            )
+        if kind != "none" and info.data.get("lora_init") in BASE_MODEL_STARTS:
+            raise ValueError("A start from the base model needs the uncompressed one. Choose another start")
+        return kind
 
     def steps_per_epoch(self, rows: int) -> int:
         """Return how many optimizer steps read `rows` rows once."""

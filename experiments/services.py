@@ -18,7 +18,7 @@ from experiments.problem_fit import require_fit
 from portal import audit, quotas
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, NotFound
-from portal.models import BaseModel, Quota, Team
+from portal.models import BaseModel, Node, Quota, Team
 from portal.queue import enqueue_on_commit
 
 DEFAULT_RECIPE = "balanced"
@@ -100,6 +100,7 @@ def submit_run(
         recipe = recipe or DEFAULT_RECIPE
         hyperparameters = recipe_hyperparameters(recipe, dataset_version.train_rows)
     require_fit(dataset_version, hyperparameters)
+    _require_possible(hyperparameters, deploy_as)
     run = Run(
         team_id=experiment.team_id,
         experiment=experiment,
@@ -134,6 +135,23 @@ def _require_usable(experiment: Experiment, version: DatasetVersion, base_model:
             % {"model": base_model.slug},
             param="base_model",
             code="model_not_allowed",
+        )
+
+
+def _require_possible(chosen: Hyperparameters, deploy_as: str) -> None:
+    """Refuse what is known to fail later: on the nodes that there are, or when it is to be deployed."""
+    if chosen.optimizer.startswith("paged"):
+        devices = Node.objects.live().values_list("device", flat=True)
+        if devices and all(device.startswith("CPU") for device in devices):
+            raise InvalidInput(
+                _("The paged optimizer needs a GPU, and no node has one. Choose AdamW, or AdamW with 8-bit memory."),
+                param="optimizer",
+                code="bad_settings",
+            )
+    if deploy_as and chosen.dora and chosen.training_kind == "lora":
+        raise InvalidInput(
+            _("Adapters with DoRA cannot be deployed here. Switch DoRA off, or leave the deployment's name empty."),
+            param="deploy_as",
         )
 
 

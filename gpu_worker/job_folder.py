@@ -176,9 +176,11 @@ def write_spec(folder: JobFolder, run: Run) -> None:
     _write_whole(folder.spec, json.dumps(content, indent=2))
 
 
-def _evaluation_spec(run: Run) -> dict[str, int]:
+def _evaluation_spec(run: Run) -> dict[str, float]:
     chosen = run.hyperparameters
-    return {
+    # Greedy answers are not mentioned, so that those of runs from before this choice are found again.
+    freely = {name: float(chosen[name]) for name in ("temperature", "top_p") if chosen.get("temperature")}
+    return freely | {
         "rows": int(chosen["evaluation_rows"]),
         "max_new_tokens": int(chosen["max_new_tokens"]),
         "seed": _EVALUATION_SEED,

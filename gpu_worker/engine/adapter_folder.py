@@ -40,8 +40,7 @@ _REFUSED_OPTIONS = (
     "megatron_config", "corda_config", "eva_config", "arrow_config",
 )  # fmt: skip
 _UNFUSED_OPTIONS = (
-    "use_dora", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
-    "lora_bias", "use_qalora",
+    "use_dora", "fan_in_fan_out", "layers_pattern", "rank_pattern", "alpha_pattern", "lora_bias", "use_qalora",
 )  # fmt: skip
 """Options under which an update is more than the same-rank product that the fast decoder computes."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets_app.rendering import ChatRenderer, RenderingError
-from gpu_worker.engine.build import build_core
+from gpu_worker.engine.build import RunnerKind, build_core
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.errors import EngineError
@@ -66,10 +66,12 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     rows = choose_rows(job_dir / "data" / "heldout.jsonl", renderer, count=wanted["rows"], seed=wanted["seed"])
     known = _known_answers(job_dir / "evaluation" / "untuned-cache.jsonl", rows)
     limit = answer_limit(rows, int(wanted["max_new_tokens"]))
-    core = build_core(model_dir, renderer, EngineConfig(max_waiting=2 * len(rows)))
+    config = EngineConfig(max_waiting=2 * len(rows))
+    core = build_core(model_dir, renderer, config, kind=runner_for(job_dir / "adapter"))
     tuned = _load_adapter(core, job_dir / "adapter")
     questions: dict[str, list[HeldOutRow]] = {TUNED: rows, UNTUNED: [] if known else rows}
-    asked = Questions(core, renderer, limit)
+    params = SamplingParams(limit, wanted.get("temperature", 0.0), wanted.get("top_p", 1.0), seed=int(wanted["seed"]))
+    asked = Questions(core, renderer, params)
     asked.put(TUNED, questions[TUNED], tuned)
     asked.put(UNTUNED, questions[UNTUNED], None)
     asked.run(events, stop)
@@ -108,6 +110,15 @@ def _read_row(content: dict[str, Any], renderer: ChatRenderer) -> HeldOutRow:
         prompt_ids=rendered.token_ids[: rendered.prompt_length],
         answer_tokens=len(rendered.token_ids) - rendered.prompt_length,
     )
+
+
+def runner_for(adapter: Path) -> RunnerKind:
+    """Return which runner answers: adapters that are more than a low-rank product need PEFT's own arithmetic."""
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "auto"  # loading it says what is wrong
+    return "transformers" if config.get("use_dora") else "auto"
 
 
 def answer_limit(rows: Rows[HeldOutRow], most: int) -> int:
@@ -154,11 +165,11 @@ def _ask_baselines(path: Path, rows: Rows[HeldOutRow], events: Events, stop: Sto
 class Questions:
     """Rows put to both models at once; the engine works on as many as fit in one batch."""
 
-    def __init__(self, core: EngineCore, renderer: ChatRenderer, limit: int) -> None:
+    def __init__(self, core: EngineCore, renderer: ChatRenderer, params: SamplingParams) -> None:
         self.answers: dict[tuple[str, int], Answer] = {}
         self._core = core
         self._renderer = renderer
-        self._params = SamplingParams(max_tokens=limit)
+        self._params = params
         self._open: dict[str, tuple[str, int]] = {}
         self._texts: dict[str, list[str]] = {}
         self._totals: dict[str, int] = {}

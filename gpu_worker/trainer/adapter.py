@@ -1,6 +1,7 @@
 """The result of a run: a folder that PEFT, and whoever reads PEFT's format, can load."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from experiments.hyperparameters import Hyperparameters
 from experiments.problem_file import PROBLEM_FILE, Problem
 from gpu_worker.trainer.storage import publish_folder
 
@@ -16,6 +18,8 @@ PREFIX = "base_model.model."  # PEFT's wrapper, part of every tensor's name in i
 
 def saved_name(parameter_name: str) -> str:
     """Return the name that PEFT's files use for a parameter of a PEFT model (without the adapter's own name)."""
+    if parameter_name.endswith(".lora_magnitude_vector.default.weight"):  # DoRA's, saved without "weight"
+        return parameter_name.removesuffix(".default.weight")
     return parameter_name.replace(".default.", ".")
 
 
@@ -44,8 +48,16 @@ def peft_alpha(alpha: float) -> Any:
     return int(alpha) if alpha == int(alpha) else alpha
 
 
+def lora_scale(chosen: Hyperparameters) -> float:
+    """Return by how much an adapter's product is multiplied.
+
+    Rank-stabilised: Kalajdzievski 2023, arXiv:2312.03732.
+    """
+    return chosen.lora_alpha / (math.sqrt(chosen.lora_r) if chosen.rslora else chosen.lora_r)
+
+
 def lora_config(
-    *, base_model: str, rank: int, alpha: float, dropout: float, target_modules: list[str]
+    *, base_model: str, rank: int, alpha: float, dropout: float, target_modules: list[str], rslora: bool = False
 ) -> dict[str, object]:
     """Return the part of PEFT's LoRA configuration that is not default, for adapters made without peft."""
     return {
@@ -55,6 +67,7 @@ def lora_config(
         "r": rank,
         "lora_alpha": peft_alpha(alpha),
         "lora_dropout": dropout,
+        "use_rslora": rslora,
         "target_modules": sorted(target_modules),
         "bias": "none",
         "inference_mode": True,

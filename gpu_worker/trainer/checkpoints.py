@@ -16,15 +16,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gpu_worker.trainer.parameters import AdamW, AdapterParameters
+from gpu_worker.trainer.optimizers import Optimizer
+from gpu_worker.trainer.parameters import AdapterParameters
 from gpu_worker.trainer.spec import JobFolder, TrainSpec
 from gpu_worker.trainer.storage import publish_folder, require_space, sha256_of
 
 CHECKPOINT_FORMAT = 1
 KEPT = 2  # the newest, and one before it in case the newest turns out damaged
+_GROUPS = ("adapter", "best", "random")  # every other group is the optimizer's
 MANIFEST, STATE, PROGRESS = "manifest.json", "state.safetensors", "progress.json"
 # May be changed between stop and resume, since the same batches and learning rates follow.
-_FREE_TO_CHANGE = {"max_minutes", "micro_batch_size", "checkpoint_every_steps", "evaluation_rows", "max_new_tokens"}
+_FREE_TO_CHANGE = {
+    "max_minutes",
+    "micro_batch_size",
+    "checkpoint_every_steps",
+    "evaluation_rows",
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+}
 
 
 class CheckpointError(Exception):
@@ -50,12 +60,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint holds, in memory. `best`: the adapter with the lowest validation loss, if that is kept."""
+    """What a checkpoint holds, in memory. `best`: the adapter with the lowest validation loss, if that is kept.
+
+    `optimizer`: what the optimizer remembers, by names that begin with groups of its own ("mean/", "square/" …).
+    """
 
     progress: Progress
     adapter: dict[str, Tensor]
-    mean: dict[str, Tensor]
-    square: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
     best: dict[str, Tensor]
     random: dict[str, Tensor]
 
@@ -72,24 +84,23 @@ def identity(spec: TrainSpec, job: JobFolder) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def capture(progress: Progress, parameters: AdapterParameters, optimizer: AdamW, best: Mapping[str, Tensor]) -> State:
+def capture(
+    progress: Progress, parameters: AdapterParameters, optimizer: Optimizer, best: Mapping[str, Tensor]
+) -> State:
     """Copy the present state of a run."""
     return State(
         progress=progress,
         adapter=parameters.export(parameters.values),
-        mean=parameters.export(optimizer.mean),
-        square=parameters.export(optimizer.square),
+        optimizer=optimizer.state(),
         best=dict(best),
         random=random_state(),
     )
 
 
-def restore(state: State, parameters: AdapterParameters, optimizer: AdamW) -> None:
+def restore(state: State, parameters: AdapterParameters, optimizer: Optimizer) -> None:
     """Put a saved state back in place."""
     parameters.load(parameters.values, state.adapter)
-    parameters.load(optimizer.mean, state.mean)
-    parameters.load(optimizer.square, state.square)
-    optimizer.updates = state.progress.step
+    optimizer.load_state(state.optimizer, updates=state.progress.step)
     set_random_state(state.random)
 
 
@@ -158,8 +169,9 @@ def load(path: Path, *, belongs_to: str) -> State:
         raise CheckpointError(f"it cannot be read ({type(error).__name__})") from error
     if progress.step != manifest["step"]:
         raise CheckpointError("its parts are of different steps")
-    groups = {name: _group(tensors, name) for name in ("adapter", "mean", "square", "best", "random")}
-    return State(progress=progress, **groups)
+    groups = {name: _group(tensors, name) for name in _GROUPS}
+    optimizer = {name: tensor for name, tensor in tensors.items() if name.partition("/")[0] not in _GROUPS}
+    return State(progress=progress, optimizer=optimizer, **groups)
 
 
 def _verified_manifest(path: Path, belongs_to: str) -> dict[str, Any]:
@@ -179,14 +191,9 @@ def _verified_manifest(path: Path, belongs_to: str) -> dict[str, Any]:
 
 
 def _flat(state: State) -> dict[str, Tensor]:
-    groups = {
-        "adapter": state.adapter,
-        "mean": state.mean,
-        "square": state.square,
-        "best": state.best,
-        "random": state.random,
-    }
-    return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+    groups = {"adapter": state.adapter, "best": state.best, "random": state.random}
+    flat = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+    return flat | state.optimizer
 
 
 def _group(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:

@@ -12,8 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gpu_worker.trainer.adapter import peft_alpha, saved_name
-from gpu_worker.trainer.learner import unusable_base_model
+from gpu_worker.trainer.adapter import saved_name
+from gpu_worker.trainer.attach import (
+    FactoredOutcome,
+    MovedOutcome,
+    PlainOutcome,
+    free_linear_layers,
+    with_adapter,
+)
+from gpu_worker.trainer.learner import Outcome, unusable_base_model
+from gpu_worker.trainer.noise import InputNoise
 from gpu_worker.trainer.parameters import AdapterParameters, Slot
 from gpu_worker.trainer.rows import EncodedRow
 from gpu_worker.trainer.spec import TrainSpec
@@ -29,15 +37,17 @@ class GeneralLearner:
         self.why = why
         self.device = device
         self._bf16 = uses_bf16(spec, device)
-        self._model = _with_adapter(_load_base(spec, device=device, bf16=self._bf16), spec)
-        self._causal_lm = self._model.get_base_model()
+        base = _load_base(spec, device=device, bf16=self._bf16)
+        self._model, self._causal_lm = _made_trainable(base, spec)
         self.parameters = _adopt_parameters(self._model, device)
-        self.parameters.initialise(spec.hyperparameters.seed)
+        self.outcome: Outcome = _outcome(self._model, self.parameters, spec)
+        self._noise = InputNoise(self._causal_lm, spec.hyperparameters.neftune_alpha)
         self._head_alone = _head_alone_gives_logits(self._causal_lm, device)
 
     def accumulate(self, rows: Sequence[EncodedRow], scale: float) -> float:
         """Add the gradient of scale · loss to `parameters.gradients` and return the summed loss."""
         self._model.train()
+        self._noise.lengths = [len(row.token_ids) for row in rows]
         loss = self._loss(rows)
         (loss * scale).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
@@ -47,15 +57,6 @@ class GeneralLearner:
         self._model.eval()
         with torch.no_grad():
             return float(self._loss(rows))
-
-    def adapter_config(self) -> dict[str, object]:
-        """Return the content of PEFT's `adapter_config.json`."""
-        config = self._model.peft_config["default"]
-        config.inference_mode = True
-        content: dict[str, object] = config.to_dict()
-        # PEFT sometimes lists whole paths; other engines expect the layers' own names.
-        content["target_modules"] = sorted({path.rsplit(".", 1)[-1] for path in config.target_modules})
-        return content
 
     def _loss(self, rows: Sequence[EncodedRow]) -> Tensor:
         token_ids, predicting, labels = (tensor.to(self.device) for tensor in _padded(rows))
@@ -146,52 +147,33 @@ def _quantization(kind: str, *, bf16: bool) -> Any:
     )
 
 
-def _with_adapter(model: Any, spec: TrainSpec) -> Any:
-    """Return the model with PEFT's LoRA layers in float32 on the chosen linear layers."""
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+def _made_trainable(base: Any, spec: TrainSpec) -> tuple[Any, Any]:
+    """Return the model to train and, inside of it, the causal language model."""
+    if spec.hyperparameters.training_kind == "full":
+        free_linear_layers(base, spec.hyperparameters)
+        return base, base
+    model = with_adapter(base, spec)
+    return model, model.get_base_model()
 
+
+def _outcome(model: Any, parameters: AdapterParameters, spec: TrainSpec) -> Outcome:
+    """Give fresh adapters their start, and return how the result is kept."""
     chosen = spec.hyperparameters
-    checkpointing = chosen.gradient_checkpointing
-    if chosen.quantization != "none":
-        prepare: Any = prepare_model_for_kbit_training
-        model = prepare(model, use_gradient_checkpointing=checkpointing)
-    elif checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-    config = LoraConfig(
-        r=chosen.lora_r,
-        lora_alpha=peft_alpha(chosen.lora_alpha),
-        lora_dropout=chosen.lora_dropout,
-        target_modules=_targets(model, chosen.lora_targets),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    adapted = get_peft_model(model, config)
-    # PEFT fills in the folder it was loaded from; a path of this machine means nothing to whoever gets the adapter.
-    adapted.peft_config["default"].base_model_name_or_path = spec.base_model.slug
-    return adapted
-
-
-def _targets(model: Any, choice: str) -> list[str] | str:
-    """Return which layers get an adapter, in PEFT's terms: names of linear layers, or all of them but the head."""
-    if choice == "all-linear":
-        return "all-linear"
-    names = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    inside = {name.rsplit(".", 1)[-1] for name in names if "attn" in name or "attention" in name}
-    if choice == "query-value":
-        # Families that compute query, key and value in one layer have no narrower choice than that layer.
-        inside = {name for name in inside if name in ("q_proj", "v_proj", "query", "value") or "qkv" in name} or inside
-    if not inside:
-        raise unusable_base_model("its attention layers have unknown names; choose all linear layers")
-    return sorted(inside)
+    if chosen.training_kind == "full":
+        return FactoredOutcome(parameters.export(parameters.values), spec.base_model.slug)
+    if chosen.lora_init == "pissa" or chosen.lora_init == "olora":
+        return MovedOutcome(model, parameters.export(parameters.values), chosen)
+    parameters.initialise(chosen.seed, chosen.lora_init)
+    return PlainOutcome(model)
 
 
 def _adopt_parameters(model: Any, device: str) -> AdapterParameters:
-    """Move PEFT's trainable tensors into one flat buffer, of which they become views."""
+    """Move the trainable tensors into one flat buffer, of which they become views."""
     trainable = {saved_name(name): tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     parameters = AdapterParameters([Slot(name, tuple(t.shape)) for name, t in trainable.items()], device=device)
     values, gradients = parameters.views(parameters.values), parameters.views(parameters.gradients)
     for name, tensor in trainable.items():
+        values[name].copy_(tensor.data)
         tensor.data = values[name]
         tensor.grad = gradients[name]  # autograd adds into an existing gradient in place
     return parameters

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from torch import Tensor
+
 from datasets_app.rendering import ChatRenderer, RenderingError
 from gpu_worker.trainer import checkpoints, problems
 from gpu_worker.trainer.adapter import write_adapter
@@ -148,6 +150,8 @@ class _Run:
         state = checkpoints.capture(progress, self._learner.parameters, self.loop.optimizer, self.loop.best)
         path = checkpoints.save(self._job.folder.checkpoints, state, belongs_to=self._identity)
         self._saved_step = progress.step
+        if self._spec.hyperparameters.keep_weights == "every":
+            self._write_outcome(self._job.folder.kept / f"step-{progress.step}", state.adapter)
         self._job.events.emit("checkpoint", step=progress.step, path=self._relative(path))
 
     def save_stopped(self) -> int:
@@ -172,8 +176,13 @@ class _Run:
 
     def _write_adapter(self) -> None:
         """Write the best adapter if that is kept, else the present one."""
-        tensors = self.loop.best or self._learner.parameters.export(self._learner.parameters.values)
-        write_adapter(self._job.folder.adapter, tensors, self._learner.adapter_config(), self._problem)
+        trained = self.loop.best or self._learner.parameters.export(self._learner.parameters.values)
+        self._write_outcome(self._job.folder.adapter, trained)
+        if remark := self._learner.outcome.remark():
+            self._job.events.log(remark)
+
+    def _write_outcome(self, folder: Path, trained: dict[str, Tensor]) -> None:
+        write_adapter(folder, self._learner.outcome.tensors(trained), self._learner.outcome.config(), self._problem)
 
     def _write_report(self, outcome: str) -> dict[str, object]:
         """Write `report.json` and return it. Losses are per label token, in nats; seconds count all attempts."""

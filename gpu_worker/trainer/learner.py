@@ -1,12 +1,30 @@
 """What a way of learning must offer to the loop, and the choice between the two ways there are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
+
+from torch import Tensor
 
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.parameters import AdapterParameters
 from gpu_worker.trainer.rows import EncodedRow
 from gpu_worker.trainer.spec import TrainSpec
+
+
+class Outcome(Protocol):
+    """Turns trained tensors into the adapter that is kept, a plain LoRA adapter in PEFT's format."""
+
+    def tensors(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of `adapter_model.safetensors`."""
+        ...
+
+    def config(self) -> dict[str, object]:
+        """Return the content of `adapter_config.json`."""
+        ...
+
+    def remark(self) -> str:
+        """Return what people should know about how it was kept, or nothing."""
+        ...
 
 
 class Learner(Protocol):
@@ -17,6 +35,7 @@ class Learner(Protocol):
     """
 
     parameters: AdapterParameters
+    outcome: Outcome
     path: Literal["fast", "general"]
     why: str
     device: str
@@ -27,10 +46,6 @@ class Learner(Protocol):
 
     def loss_sum(self, rows: Sequence[EncodedRow]) -> float:
         """Return the summed loss without dropout and without gradient."""
-        ...
-
-    def adapter_config(self) -> dict[str, object]:
-        """Return the content of PEFT's `adapter_config.json`."""
         ...
 
 

@@ -15,7 +15,7 @@ from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.learner import Learner, is_out_of_memory
 from gpu_worker.trainer.limits import memory_bytes
 from gpu_worker.trainer.machine_load import MachineLoad
-from gpu_worker.trainer.parameters import AdamW
+from gpu_worker.trainer.optimizers import make_optimizer
 from gpu_worker.trainer.plan import TrainingPlan, micro_batches
 from gpu_worker.trainer.rows import EncodedRow
 from gpu_worker.trainer.stop import StopFlag
@@ -49,7 +49,7 @@ class TrainingLoop:
         self.learner = learner
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
-        self.optimizer = AdamW(learner.parameters, weight_decay=hyperparameters.weight_decay)
+        self.optimizer = make_optimizer(learner.parameters, hyperparameters, device=learner.device)
         self._rows = rows
         self._hyperparameters = hyperparameters
         self._events = events

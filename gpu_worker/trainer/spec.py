@@ -60,6 +60,11 @@ class JobFolder:
         return self.root / "adapter"
 
     @property
+    def kept(self) -> Path:
+        """Folder of `step-<n>` PEFT folders, one for each checkpoint, where every one is kept."""
+        return self.root / "kept"
+
+    @property
     def report(self) -> Path:
         """What happened, in figures."""
         return self.root / "report.json"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from experiments.hyperparameters import (
+    BASE_MODEL_STARTS,
     RECIPES,
     Hyperparameters,
     config_hash,
@@ -35,7 +36,19 @@ def _values(field):
     return numbers if field.required else st.none() | numbers
 
 
-settings = st.fixed_dictionaries({}, optional={field.name: _values(field) for field in FIELDS})
+def _agree(values) -> bool:
+    """Whether no two values contradict each other."""
+    chosen = {field.name: field.default for field in FIELDS} | values
+    from_base = chosen["lora_init"] in BASE_MODEL_STARTS
+    is_full = chosen["training_kind"] == "full"
+    compressed = chosen["quantization"] != "none"
+    return not (
+        (from_base and not is_full and (chosen["dora"] or chosen["lora_r"] > 32))
+        or (compressed and (is_full or from_base))
+    )
+
+
+settings = st.fixed_dictionaries({}, optional={field.name: _values(field) for field in FIELDS}).filter(_agree)
 
 
 def refused_fields(**values) -> set[str]:
@@ -69,6 +82,19 @@ def test_unknown_choices_are_refused_by_name(field):
 
 def test_unknown_fields_are_refused_by_name():
     assert refused_fields(learning_rat=0.1, epochs=-1) == {"learning_rat", "epochs"}
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"lora_init": "pissa", "dora": True}, "lora_init"),
+        ({"lora_init": "olora", "lora_r": 33}, "lora_init"),
+        ({"lora_init": "pissa", "quantization": "nf4"}, "quantization"),
+        ({"training_kind": "full", "quantization": "int8"}, "quantization"),
+    ],
+)
+def test_contradictions_are_refused_by_name(values, field):
+    assert refused_fields(**values) == {field}
 
 
 def test_kinds_follow_the_declared_types():

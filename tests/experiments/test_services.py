@@ -86,6 +86,25 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(team, actor, version, b
         assert not Run.unscoped.exists()
 
 
+def test_what_no_node_can_do_is_refused_before_it_waits(team, actor, version, base_model, node):
+    paged = Hyperparameters(optimizer="paged_adamw_8bit")
+    node.device = "CPU · 2 × Processor"
+    node.save()
+    with pytest.raises(InvalidInput, match="no node has one") as caught:
+        start(team, actor, version, base_model, hyperparameters=paged)
+    assert caught.value.param == "optimizer"
+    node.device = "1 × NVIDIA L4"
+    node.save()
+    assert start(team, actor, version, base_model, hyperparameters=paged).status == "queued"
+
+
+def test_what_cannot_be_served_is_not_promised_a_deployment(team, actor, version, base_model):
+    with pytest.raises(InvalidInput, match="cannot be deployed") as caught:
+        start(team, actor, version, base_model, hyperparameters=Hyperparameters(dora=True), deploy_as="triage")
+    assert caught.value.param == "deploy_as"
+    assert start(team, actor, version, base_model, hyperparameters=Hyperparameters(dora=True)).status == "queued"
+
+
 def test_a_name_is_used_once_in_a_team(team, other_team, actor, version, base_model):
     start(team, actor, version, base_model)
     with pytest.raises(InvalidInput, match="already an experiment named"):

@@ -1,19 +1,19 @@
 """The hand-written path as the training loop sees it: load, pack, accumulate, export."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
 from safetensors import SafetensorError
 
-from gpu_worker.trainer.adapter import PREFIX, lora_config
+from gpu_worker.trainer.adapter import PREFIX, lora_config, lora_scale
 from gpu_worker.trainer.fast.decoder import FastDecoder, Layer
 from gpu_worker.trainer.fast.packing import HeadLayout, pack
 from gpu_worker.trainer.fast.products import EightBitProduct, ExactProduct, FrozenProduct
 from gpu_worker.trainer.fast.projection import AdaptedProjection, AdapterPart, StackedAdapter
 from gpu_worker.trainer.fast.support import decoder_shape, read_config
 from gpu_worker.trainer.fast.weights import GROUPS, DecoderWeights, FrozenProjection, LayerWeights, load_weights
-from gpu_worker.trainer.learner import unusable_base_model
+from gpu_worker.trainer.learner import Outcome, unusable_base_model
 from gpu_worker.trainer.parameters import AdapterParameters, Slot
 from gpu_worker.trainer.rows import EncodedRow
 from gpu_worker.trainer.spec import TrainSpec
@@ -22,6 +22,7 @@ TARGETS = {
     "all-linear": tuple(module for group in GROUPS.values() for module in group),
     "attention": (*GROUPS["qkv"], *GROUPS["output"]),
     "query-value": ("self_attn.q_proj", "self_attn.v_proj"),
+    "mlp": (*GROUPS["gate_up"], *GROUPS["down"]),
 }
 
 
@@ -33,7 +34,6 @@ class FastLearner:
 
     def __init__(self, spec: TrainSpec) -> None:
         """Load the base model and attach a fresh adapter. Raises: TrainingError (bad_base_model)."""
-        self._spec = spec
         self._eight_bit = spec.hyperparameters.precision == "int8"
         self.why = f"a llama-shaped base model in {'8-bit arithmetic' if self._eight_bit else '32 bit'} on a CPU"
         shape = decoder_shape(read_config(spec.base_model.path))
@@ -45,8 +45,10 @@ class FastLearner:
         self._targets = TARGETS[spec.hyperparameters.lora_targets]
         rank = spec.hyperparameters.lora_r
         self.parameters = AdapterParameters(_slots(weights, self._targets, rank))
-        self.parameters.initialise(spec.hyperparameters.seed)
-        adapters = _Adapters(self.parameters, rank, spec.hyperparameters.lora_alpha / rank)
+        chosen = spec.hyperparameters
+        self.parameters.initialise(chosen.seed, "gaussian" if chosen.lora_init == "gaussian" else "default")
+        self.outcome: Outcome = FastOutcome(spec, self._targets)
+        adapters = _Adapters(self.parameters, rank, lora_scale(chosen))
         self._decoder = FastDecoder(
             shape=shape,
             embedding=weights.embedding,
@@ -71,7 +73,20 @@ class FastLearner:
         """Return the summed loss without gradient."""
         return self._decoder.loss(pack(rows, self._layout))
 
-    def adapter_config(self) -> dict[str, object]:
+
+class FastOutcome:
+    """The trained tensors are the adapter; its settings are written without peft."""
+
+    def __init__(self, spec: TrainSpec, targets: Sequence[str]) -> None:
+        """`targets`: paths of the adapted projections inside a layer."""
+        self._spec = spec
+        self._targets = targets
+
+    def tensors(self, trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return them as they are."""
+        return dict(trained)
+
+    def config(self) -> dict[str, object]:
         """Return the content of PEFT's `adapter_config.json`."""
         chosen = self._spec.hyperparameters
         return lora_config(
@@ -80,7 +95,12 @@ class FastLearner:
             alpha=chosen.lora_alpha,
             dropout=chosen.lora_dropout,
             target_modules=[module.rsplit(".", 1)[-1] for module in self._targets],
+            rslora=chosen.rslora,
         )
+
+    def remark(self) -> str:
+        """Nothing special."""
+        return ""
 
 
 def _down_name(module: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from experiments.hyperparameters import BASE_MODEL_STARTS
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.fast.weights import layer_tensor_names, tensor_files
 from gpu_worker.trainer.spec import TrainSpec
@@ -95,6 +96,16 @@ def _reason_in_order(spec: TrainSpec, device: str) -> str | None:
         return "LoRA dropout is above 0"
     if chosen.gradient_checkpointing:
         return "gradient checkpointing is chosen"
+    if chosen.training_kind == "full":
+        return "all layers are trained"
+    if chosen.dora:
+        return "DoRA is chosen"
+    if chosen.lora_init in BASE_MODEL_STARTS:
+        return "the adapter starts from the base model"
+    if chosen.frozen_layers:
+        return "lower layers are left alone"
+    if chosen.neftune_alpha > 0:
+        return "noise on the input is chosen"
     return None
 
 

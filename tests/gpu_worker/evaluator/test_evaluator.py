@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpu_worker.evaluator.job import answer_limit, choose_rows
+from gpu_worker.evaluator.job import answer_limit, choose_rows, evaluate
+from gpu_worker.trainer.events import Events
+from gpu_worker.trainer.stop import StopFlag
 from tests.tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -41,13 +45,13 @@ def job(tmp_path: Path, model: Path) -> Path:
     return tmp_path
 
 
-def write_adapter(model: Path, folder: Path) -> None:
+def write_adapter(model: Path, folder: Path, **options: object) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(3)
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    config = LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", init_lora_weights=False)
+    config = LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", init_lora_weights=False, **options)
     get_peft_model(base, config).save_pretrained(folder)
 
 
@@ -102,6 +106,26 @@ def test_both_models_answer_the_same_rows_as_transformers_would(job, model):
         assert (item["majority"], item["tfidf"]) == ('{"queue": 1}', '{"queue": 1}')
     progress = [event for event in events if event["event"] == "evaluation_progress"]
     assert {(event["subject"], event["done"]) for event in progress[-2:]} == {("tuned", 5), ("untuned", 5)}
+
+
+def evaluate_here(job: Path, **wanted: object) -> list[dict]:
+    spec = json.loads((job / "spec.json").read_text())
+    (job / "spec.json").write_text(json.dumps(spec | {"evaluation": spec["evaluation"] | wanted}))
+    evaluate(job, Events(io.StringIO()), StopFlag())
+    return answers_of(job)
+
+
+def test_adapters_that_only_peft_computes_are_measured_too(job, model):
+    shutil.rmtree(job / "adapter")
+    write_adapter(model, job / "adapter", use_dora=True)
+    found = evaluate_here(job, rows=2)
+    assert [item["tuned"] for item in found] == [generated(model, job / "adapter", f["prompt"], 10) for f in found]
+
+
+def test_answers_are_as_free_as_asked_for_and_the_same_again(job):
+    greedy, free, again = evaluate_here(job), *(evaluate_here(job, temperature=1.5, top_p=0.9) for _ in range(2))
+    assert free != greedy
+    assert free == again
 
 
 def test_answers_of_an_earlier_run_are_reused_only_for_the_same_rows(job):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from gpu_worker.trainer.parameters import AdamW, AdapterParameters, Slot
+from gpu_worker.trainer.optimizers import AdamW
+from gpu_worker.trainer.parameters import AdapterParameters, Slot
 
 SLOTS = [
     Slot("m.q_proj.lora_A.weight", (4, 6)),

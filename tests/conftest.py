@@ -20,6 +20,7 @@ from portal.actors import Actor
 from portal.models import BaseModel, Node, Role, Scope, Team, User
 from portal.rls import team_scope
 from tests.browser import chromium, open_page  # noqa: F401 — fixtures for every browser test
+from tests.in_process import work_in_process  # noqa: F401
 
 if TYPE_CHECKING:
     from datasets_app.models import DatasetVersion

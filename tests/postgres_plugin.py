@@ -9,3 +9,5 @@ import os
 from portal import embedded_postgres
 
 embedded_postgres.provide(os.environ)
+# Nobody misses a test's last commits after a crash of the server; waiting for the disk at each of them costs minutes.
+os.environ.setdefault("PGOPTIONS", "-c synchronous_commit=off")

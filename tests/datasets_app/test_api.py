@@ -34,6 +34,7 @@ def nothing_is_left(settings) -> bool:
     return rows == 0 and files == []
 
 
+@pytest.mark.capped_child
 def test_import_then_read_the_rows(api, team):
     created = post(api, train_file=csv_upload(tickets(60)), test_file=csv_upload(tickets(64)[60:], "test.csv"))
     assert created.status_code == 201

@@ -15,6 +15,8 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
 
 class IdentityProvider:
     """Signs whoever asks in as `claims`; `lies` replace or (None) remove claims of the ID token."""
@@ -31,14 +33,14 @@ class IdentityProvider:
         self.lies: dict[str, Any] = {}
         self.userinfo: dict[str, Any] = {}
         self.algorithm = "RS256"
-        self.key = self.published_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self.key = self.published_key = KEY
         self.is_down = False
         self.signed_out: list[dict[str, str]] = []
         self._codes: dict[str, dict[str, str]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.issuer = self.url
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
         self._server.shutdown()

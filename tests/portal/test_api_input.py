@@ -11,16 +11,11 @@ from django.test.utils import CaptureQueriesContext
 from portal.models import Role
 from portal.rls import all_teams, team_scope
 from tests.portal.test_route_matrix import API, address
-from tests.world import World, make_world
+from tests.stage import *  # noqa: F403
 
 pytestmark = pytest.mark.slow
 
 READS = [name for name in API if name not in ("openai:chat", "openai:completions")]
-
-
-@pytest.fixture
-def world(team, base_model, ready_version, token) -> World:
-    return make_world(team, base_model, ready_version)
 
 
 @pytest.mark.django_db

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.portal.test_route_matrix import API, OWN, PAGES, PLATFORM, PUBLIC, address
-from tests.world import World, make_world
+from tests.stage import *  # noqa: F403
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 FEW = settings(
-    max_examples=5,
+    max_examples=3,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -54,11 +54,6 @@ def unharmed(ask) -> None:
             raise _Undo
     except _Undo:
         pass
-
-
-@pytest.fixture
-def world(team, base_model, ready_version, token) -> World:
-    return make_world(team, base_model, ready_version)
 
 
 @pytest.mark.django_db

@@ -225,7 +225,7 @@ class Answering(http.server.BaseHTTPRequestHandler):
 def server(settings) -> Iterator[str]:
     Answering.asked = []
     serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering)
-    thread = threading.Thread(target=serving.serve_forever, daemon=True)
+    thread = threading.Thread(target=serving.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     settings.OUTBOUND_ALLOW = [f"files.intern:{serving.server_port}"]
     yield f"http://files.intern:{serving.server_port}"

@@ -12,6 +12,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from portal.access import policy_of
 from portal.models import Role
 from portal.rls import all_teams
+from tests.stage import *  # noqa: F403
 from tests.world import World
 
 pytestmark = pytest.mark.slow

@@ -65,7 +65,7 @@ def serving(answering: Any) -> Iterator[Serving]:
     asked: list[tuple[str, dict[str, str]]] = []
     handler = type("Handler", (Loopback,), {"answering": staticmethod(answering), "asked": asked})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield Serving(f"http://127.0.0.1:{server.server_port}", asked)
     finally:

@@ -241,6 +241,13 @@ class Hyperparameters(BaseModel):
         False, group=HARDWARE, label=_("Gradient checkpointing"),
         help=_("Computes parts of the model twice instead of remembering them: less memory, about a fifth slower."),
     )  # fmt: skip
+    compile_kernels: bool = _field(
+        False, group=HARDWARE, label=_("Compiled kernels"),
+        help=_(
+            "Compiles the small operations between the large products for this machine's processor: faster, same "
+            "result. Takes a few seconds once per machine; without a C++ compiler the run goes on without."
+        ),
+    )  # fmt: skip
 
     evaluations_per_epoch: Number = _field(
         2.0, limits=(0, 100), group=CHECKS, label=_("Validation checks per epoch"),

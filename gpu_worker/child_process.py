@@ -25,13 +25,17 @@ _GPUS = Path("/proc/driver/nvidia/gpus")
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where a child runs: in which folder it works, what it inherits, which share of the machine it gets."""
+    """Where a child runs: in which folder it works, what it inherits, which share of the machine it gets.
+
+    `cache`: where it keeps what it compiled for this machine; no rows, no weights. None: it keeps nothing.
+    """
 
     job: Path
     project: Path
     slot: int
     slots: int
     lock: int
+    cache: Path | None = None
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         """Return the child's whole environment."""
@@ -41,6 +45,7 @@ class Surroundings:
         return {
             **chosen,
             **visible_gpu(self.slot, chosen.get("CUDA_VISIBLE_DEVICES")),
+            **({"TUNEPORT_CACHE": str(self.cache)} if self.cache else {}),
             "HOME": private,  # so that no library finds a person's credentials
             "TMPDIR": private,
             "PYTHONUNBUFFERED": "1",

@@ -110,7 +110,12 @@ class Watch:
         """Start a child and stay with it to its end, or to ours. Raises: LeaseLost, DatabaseGone, the child gone."""
         self._outcome = {}
         surroundings = Surroundings(
-            job=self.folder.root, project=Path(settings.BASE_DIR), slot=self.slot, slots=self.slots, lock=lock
+            job=self.folder.root,
+            project=Path(settings.BASE_DIR),
+            slot=self.slot,
+            slots=self.slots,
+            lock=lock,
+            cache=Path(settings.DATA_DIR) / "cache",
         )
         child = ChildProcess(command, surroundings, output=self.folder.events, log=self.folder.root / log)
         try:

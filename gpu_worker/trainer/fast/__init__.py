@@ -14,5 +14,6 @@ It also needs neither transformers nor peft, whose import alone takes five secon
     packing.py   rows as one packed micro-batch        kernels.py    norm, rotation, gate: forward and backward
     products.py  frozen products, exact or in 8 bits   projection.py with LoRA beside them
     attention.py attention over shared prefix and own words
+    native.py, kernels.cpp  the same kernels compiled, one pass each
     head.py      loss on answer tokens                 decoder.py    all layers      learner.py  what the loop sees
 """

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gpu_worker.trainer.fast.kernels import Kernels
 from gpu_worker.trainer.fast.packing import AttentionBlock
 
 # Up to so many keys, keeping the attention weights for the backward pass is faster than making them again. Beyond,
@@ -48,7 +49,12 @@ def attend(rotated: Tensor, stacked: Tensor, block: AttentionBlock) -> tuple[Ten
 
 
 def attend_backward(
-    d_out: Tensor, saved: SavedAttention, block: AttentionBlock, d_rotated: Tensor, d_stacked: Tensor
+    d_out: Tensor,
+    saved: SavedAttention,
+    block: AttentionBlock,
+    d_rotated: Tensor,
+    d_stacked: Tensor,
+    kernels: Kernels,
 ) -> None:
     """Write the gradients of the tokens the block owns, and add those of the prefix it looks at.
 
@@ -60,7 +66,7 @@ def attend_backward(
     # places of padding stay zero, so padding sends no gradient to anyone
     folded = torch.zeros(saved.queries.shape).view(-1, size).index_copy_(0, block.owned_queries, d_out.view(-1, size))
     mix_backward = _mix_backward if saved.weights is not None else _mix_flash_backward
-    d_queries, d_keys, d_values = mix_backward(folded.view(saved.queries.shape), saved, block.mask)
+    d_queries, d_keys, d_values = mix_backward(folded.view(saved.queries.shape), saved, block.mask, kernels)
     owned = d_queries.view(-1, size).index_select(0, block.owned_queries)
     d_rotated[block.first : block.end, :heads] = owned.view(-1, heads, size)
     _return_to_tokens(d_keys, block, d_rotated[:, heads:])
@@ -83,7 +89,9 @@ def _mix(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[T
     return torch.bmm(weights, values), SavedAttention(queries, keys, values, weights, None, None)
 
 
-def _mix_backward(d_out: Tensor, saved: SavedAttention, _mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _mix_backward(
+    d_out: Tensor, saved: SavedAttention, _mask: Tensor, kernels: Kernels
+) -> tuple[Tensor, Tensor, Tensor]:
     """With W the weights and S the scores: d_V = Wᵀ d_O; d_W = d_O Vᵀ; d_S = W∘(d_W − rowsum(W∘d_W)).
 
     Then d_Q = d_S K / √m and d_K = d_Sᵀ Q / √m.
@@ -92,8 +100,7 @@ def _mix_backward(d_out: Tensor, saved: SavedAttention, _mask: Tensor) -> tuple[
     assert weights is not None
     d_values = torch.bmm(weights.transpose(1, 2), d_out)
     d_weights = torch.bmm(d_out, saved.values.transpose(1, 2))
-    d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, torch.float32)
-    d_scores.mul_(saved.queries.shape[2] ** -0.5)
+    d_scores = kernels.softmax_backward(d_weights, weights, saved.queries.shape[2] ** -0.5)
     return torch.bmm(d_scores, saved.keys), torch.bmm(d_scores.transpose(1, 2), saved.queries), d_values
 
 
@@ -105,7 +112,9 @@ def _mix_flash(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> t
     return out.contiguous(), SavedAttention(queries, keys, values, None, out, log_sums)
 
 
-def _mix_flash_backward(d_out: Tensor, saved: SavedAttention, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _mix_flash_backward(
+    d_out: Tensor, saved: SavedAttention, mask: Tensor, _kernels: Kernels
+) -> tuple[Tensor, Tensor, Tensor]:
     d_queries, d_keys, d_values = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
         d_out[:, None],
         saved.queries[:, None],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpu_worker.trainer.fast.attention import SavedAttention, attend, attend_backward
 from gpu_worker.trainer.fast.head import VocabularyHead
-from gpu_worker.trainer.fast.kernels import gated, gated_again, gated_backward, rms_norm, rms_norm_backward, rotate
+from gpu_worker.trainer.fast.kernels import Kernels
 from gpu_worker.trainer.fast.packing import PackedBatch
 from gpu_worker.trainer.fast.products import Activations
 from gpu_worker.trainer.fast.projection import AdaptedProjection
@@ -64,9 +64,17 @@ class FastDecoder:
     """The decoder with its adapters; `loss` measures, `accumulate` learns."""
 
     def __init__(
-        self, *, shape: DecoderShape, embedding: Tensor, layers: list[Layer], final_norm: Tensor, head: Tensor
+        self,
+        *,
+        shape: DecoderShape,
+        embedding: Tensor,
+        layers: list[Layer],
+        final_norm: Tensor,
+        head: Tensor,
+        kernels: Kernels,
     ) -> None:
         self._shape = shape
+        self._kernels = kernels
         self._embedding = embedding
         self._layers = layers
         self._final_norm = final_norm
@@ -80,8 +88,8 @@ class FastDecoder:
             hidden, angles = self._embed(batch), self._angles(batch)
             for layer in self._layers:
                 hidden, _saved = self._layer_forward(layer, hidden, batch, angles)
-            normed, _inverse = rms_norm(hidden, self._final_norm, self._shape.norm_epsilon)
-            return self._head.loss(normed, batch.labels)
+            normed, _inverse = self._kernels.rms_norm(hidden, self._final_norm, self._shape.norm_epsilon)
+            return self._head.loss(normed.exact, batch.labels)
 
     def accumulate(self, batch: PackedBatch, scale: float) -> float:
         """Add the gradient of scale · loss to the adapters' gradients and return the summed loss."""
@@ -104,74 +112,72 @@ class FastDecoder:
         angles = batch.positions[:, None, None] * self._frequencies
         return Angles(cosine=angles.cos(), sine=angles.sin())
 
-    def _head_backward(self, hidden: Tensor, batch: PackedBatch, scale: float) -> tuple[float, Tensor]:
+    def _head_backward(self, hidden: Tensor, batch: PackedBatch, scale: float) -> tuple[float, Activations]:
         """Return the summed loss and d_hidden (L, d) of scale · loss."""
-        normed, inverse = rms_norm(hidden, self._final_norm, self._shape.norm_epsilon)
-        d_normed = torch.empty_like(normed)
-        loss = self._head.loss(normed, batch.labels, d_normed)
+        normed, inverse = self._kernels.rms_norm(hidden, self._final_norm, self._shape.norm_epsilon)
+        d_normed = torch.empty_like(normed.exact)
+        loss = self._head.loss(normed.exact, batch.labels, d_normed)
         d_normed.mul_(scale)
-        return loss, rms_norm_backward(d_normed, hidden, inverse, normed, self._final_norm)
+        return loss, self._kernels.rms_norm_backward(d_normed, hidden, inverse, normed.exact, self._final_norm, None)
 
     def _layer_forward(
         self, layer: Layer, hidden: Tensor, batch: PackedBatch, angles: Angles
     ) -> tuple[Tensor, SavedLayer]:
         """Return the layer's output, (T, d), or (L, d) in the last layer, where only predictions are read."""
-        epsilon = self._shape.norm_epsilon
-        normed, inverse = rms_norm(hidden, layer.attention_norm, epsilon)
-        qkv, low_qkv = layer.qkv.forward(Activations(normed))
+        epsilon, kernels = self._shape.norm_epsilon, self._kernels
+        normed, inverse = kernels.rms_norm(hidden, layer.attention_norm, epsilon)
+        qkv, low_qkv = layer.qkv.forward(normed)
         mixed, attention = self._attend(qkv, batch, angles)
         residual = hidden
         if layer is self._layers[-1]:
             mixed, residual = mixed.index_select(0, batch.predicting), hidden.index_select(0, batch.predicting)
-        middle, low_output = layer.output.forward(Activations(mixed))
-        middle += residual
-        middle_normed, middle_inverse = rms_norm(middle, layer.mlp_norm, epsilon)
-        gate_up, low_gate_up = layer.gate_up.forward(Activations(middle_normed))
-        out, low_down = layer.down.forward(Activations(gated(gate_up)))
-        out += middle
+        middle, low_output = layer.output.forward(kernels.activations(mixed), residual)
+        middle_normed, middle_inverse = kernels.rms_norm(middle, layer.mlp_norm, epsilon)
+        gate_up, low_gate_up = layer.gate_up.forward(middle_normed)
+        out, low_down = layer.down.forward(kernels.gated(gate_up), middle)
         return out, SavedLayer(
             hidden=hidden,
             inverse=inverse,
-            normed=normed,
+            normed=normed.exact,
             low_qkv=low_qkv,
             attention=attention,
             mixed=mixed,
             low_output=low_output,
             middle=middle,
             middle_inverse=middle_inverse,
-            middle_normed=middle_normed,
+            middle_normed=middle_normed.exact,
             gate_up=gate_up,
             low_gate_up=low_gate_up,
             low_down=low_down,
         )
 
     def _layer_backward(
-        self, layer: Layer, d_out: Tensor, saved: SavedLayer, batch: PackedBatch, angles: Angles
-    ) -> Tensor:
+        self, layer: Layer, d_out: Activations, saved: SavedLayer, batch: PackedBatch, angles: Angles
+    ) -> Activations:
         """Add the layer's adapter gradients and return the gradient by its input, (T, d)."""
-        activated, opened = gated_again(saved.gate_up)
-        d_gated = layer.down.backward(Activations(d_out), activated, saved.low_down)
-        d_gate_up = gated_backward(d_gated, saved.gate_up, opened)
-        d_normed = layer.gate_up.backward(Activations(d_gate_up), saved.middle_normed, saved.low_gate_up)
-        d_middle = rms_norm_backward(
-            d_normed, saved.middle, saved.middle_inverse, saved.middle_normed, layer.mlp_norm
-        ).add_(d_out)
-        d_mixed = layer.output.backward(Activations(d_middle), saved.mixed, saved.low_output)
+        kernels = self._kernels
+        d_gated = layer.down.backward(d_out, kernels.gated(saved.gate_up, again=True).exact, saved.low_down)
+        d_gate_up = kernels.gated_backward(d_gated, saved.gate_up)
+        d_normed = layer.gate_up.backward(d_gate_up, saved.middle_normed, saved.low_gate_up)
+        d_middle = kernels.rms_norm_backward(
+            d_normed, saved.middle, saved.middle_inverse, saved.middle_normed, layer.mlp_norm, d_out.exact
+        )
+        d_mixed, d_residual = layer.output.backward(d_middle, saved.mixed, saved.low_output), d_middle.exact
         if layer is self._layers[-1]:
-            d_mixed, d_middle = self._to_all_tokens(d_mixed, batch), self._to_all_tokens(d_middle, batch)
+            d_mixed, d_residual = self._to_all_tokens(d_mixed, batch), self._to_all_tokens(d_residual, batch)
         d_qkv = self._attend_backward(d_mixed, saved.attention, batch, angles)
         if layer is self._layers[0]:  # below lie only frozen embeddings
             layer.qkv.add_gradients(d_qkv, saved.normed, saved.low_qkv)
-            return d_middle
-        d_normed = layer.qkv.backward(Activations(d_qkv), saved.normed, saved.low_qkv)
-        return rms_norm_backward(d_normed, saved.hidden, saved.inverse, saved.normed, layer.attention_norm).add_(
-            d_middle
+            return Activations(d_residual)
+        d_normed = layer.qkv.backward(kernels.activations(d_qkv), saved.normed, saved.low_qkv)
+        return kernels.rms_norm_backward(
+            d_normed, saved.hidden, saved.inverse, saved.normed, layer.attention_norm, d_residual
         )
 
     def _attend(self, qkv: Tensor, batch: PackedBatch, angles: Angles) -> tuple[Tensor, list[SavedAttention]]:
         """Return attention's output (T, H·m) from stacked queries, keys and values (T, (H + 2K)·m)."""
         heads, rotating = self._heads(qkv)
-        rotated = rotate(heads[:, :rotating], angles.cosine, angles.sine)
+        rotated = self._kernels.rotate(heads[:, :rotating], angles.cosine, angles.sine)
         mixed = torch.empty(len(qkv), self._shape.heads * self._shape.head_size)
         saved = []
         for block in batch.blocks:
@@ -188,8 +194,8 @@ class FastDecoder:
         d_heads, rotating = self._heads(d_qkv)
         d_rotated = torch.empty(len(d_mixed), rotating, shape.head_size)
         for block, kept in zip(batch.blocks, saved, strict=True):
-            attend_backward(d_mixed[block.first : block.end], kept, block, d_rotated, d_heads)
-        d_heads[:, :rotating] = rotate(d_rotated, angles.cosine, -angles.sine)
+            attend_backward(d_mixed[block.first : block.end], kept, block, d_rotated, d_heads, self._kernels)
+        self._kernels.rotate(d_rotated, angles.cosine, angles.sine, d_heads[:, :rotating], back=True)
         return d_qkv
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, int]:

@@ -1,67 +1,110 @@
-"""Element-wise parts of a decoder layer, forward and backward, on packed tokens.
+"""What stands between the products of a decoder layer, forward and backward, on packed tokens.
 
+`Kernels` is plain torch, one operation after the other; `native.py` has the same in one compiled pass each.
 Shapes: T packed tokens, d hidden size, n width of the feed-forward layer. `d_x` is the gradient of the loss by x.
 """
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-
-def rms_norm(hidden: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Return x = h / rms(h) · w, and r = 1 / rms(h), where rms(h) = √(mean(h²) + ε) per token.
-
-    Shapes: hidden, x (T, d); weight (d,); r (T, 1). Source: Zhang and Sennrich 2019, arXiv:1910.07467.
-    """
-    norm = torch.linalg.vector_norm(hidden, dim=1, keepdim=True)
-    inverse = (norm.square_().div_(hidden.shape[1]).add_(epsilon)).rsqrt_()
-    return (hidden * inverse).mul_(weight), inverse
+from gpu_worker.trainer.fast.products import Activations, Product
 
 
-def rms_norm_backward(d_normed: Tensor, hidden: Tensor, inverse: Tensor, normed: Tensor, weight: Tensor) -> Tensor:
-    """Return d_h = r · w∘d_x − h · r² · mean(d_x∘x): the second term is what the change of rms(h) does.
+@dataclass(frozen=True)
+class LowRank:
+    """The low-rank part of some columns of a product: low[:, ranks] · up, where up is (r, columns)."""
 
-    Shapes: d_normed, hidden, normed, result (T, d); inverse (T, 1); weight (d,).
-    """
-    pull = (d_normed * normed).mean(dim=1, keepdim=True).mul_(inverse).mul_(inverse)
-    return (d_normed * weight).mul_(inverse).addcmul_(hidden, pull, value=-1)
-
-
-def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate each pair (a, b) of a head's two halves by its token's angle: (a·cos − b·sin, b·cos + a·sin).
-
-    The backward pass is the rotation by the opposite angle: call it with −sine.
-    Shapes: heads, result (T, heads, 2·m); cosine, sine (T, 1, m). Source: Su et al. 2021, arXiv:2104.09864.
-    """
-    first, second = heads.chunk(2, dim=-1)
-    rotated = torch.empty(heads.shape)
-    half = cosine.shape[-1]
-    torch.mul(first, cosine, out=rotated[..., :half]).addcmul_(second, sine, value=-1)
-    torch.mul(second, cosine, out=rotated[..., half:]).addcmul_(first, sine)
-    return rotated
+    columns: slice
+    ranks: slice
+    up: Tensor
 
 
-def gated(gate_up: Tensor) -> Tensor:
-    """Return silu(gate)∘up from gate and up side by side. Shapes: gate_up (T, 2n); result (T, n).
-
-    Source: Shazeer 2020, arXiv:2002.05202.
-    """
-    gate, up = gate_up.chunk(2, dim=1)
-    return functional.silu(gate).mul_(up)
+# (the frozen product, low-rank activations (T, Σr) or None, what to add (T, columns) or None) → the whole result
+Finish = Callable[[Product, Tensor | None, Tensor | None], Tensor]
 
 
-def gated_again(gate_up: Tensor) -> tuple[Tensor, Tensor]:
-    """Return silu(gate)∘up and silu(gate), for the backward pass, which needs both. Shapes: (T, n) each."""
-    gate, up = gate_up.chunk(2, dim=1)
-    opened = functional.silu(gate)
-    return opened * up, opened
+class Kernels:
+    """Operation by operation, anywhere; the arithmetic of reference."""
 
+    def activations(self, x: Tensor) -> Activations:
+        """Return x (T, n) in the form that a product reads; not every way of computing has to add to it."""
+        return Activations(x)
 
-def gated_backward(d_out: Tensor, gate_up: Tensor, opened: Tensor) -> Tensor:
-    """Return d_gate = d∘up∘silu′(gate) beside d_up = d∘silu(gate). Shapes: d_out, opened (T, n); result (T, 2n)."""
-    gate, up = gate_up.chunk(2, dim=1)
-    result = torch.empty_like(gate_up)
-    d_gate, d_up = result.chunk(2, dim=1)
-    torch.mul(d_out, opened, out=d_up)
-    torch.ops.aten.silu_backward.grad_input(d_out * up, gate, grad_input=d_gate)
-    return result
+    def finisher(self, parts: Sequence[LowRank], columns: int) -> Finish:
+        """Return a function that makes product + low-rank parts + residual out of a frozen product, in place."""
+
+        def finish(product: Product, low: Tensor | None, residual: Tensor | None) -> Tensor:
+            y = product.values if product.scales is None else product.values.mul_(product.scales)
+            if low is not None:
+                for part in parts:
+                    y[:, part.columns].addmm_(low[:, part.ranks], part.up)
+            return y if residual is None else y.add_(residual)
+
+        return finish
+
+    def rms_norm(self, hidden: Tensor, weight: Tensor, epsilon: float) -> tuple[Activations, Tensor]:
+        """Return x = h / rms(h) · w, and r = 1 / rms(h), where rms(h) = √(mean(h²) + ε) per token.
+
+        Shapes: hidden, x (T, d); weight (d,); r (T, 1). Source: Zhang and Sennrich 2019, arXiv:1910.07467.
+        """
+        norm = torch.linalg.vector_norm(hidden, dim=1, keepdim=True)
+        inverse = (norm.square_().div_(hidden.shape[1]).add_(epsilon)).rsqrt_()
+        return Activations((hidden * inverse).mul_(weight)), inverse
+
+    def rms_norm_backward(
+        self,
+        d_normed: Tensor,
+        hidden: Tensor,
+        inverse: Tensor,
+        normed: Tensor,
+        weight: Tensor,
+        residual: Tensor | None,
+    ) -> Activations:
+        """Return d_h = r · w∘d_x − h · r² · mean(d_x∘x) + residual: the second term is what the change of rms(h) does.
+
+        Shapes: d_normed, hidden, normed, residual, result (T, d); inverse (T, 1); weight (d,).
+        """
+        pull = (d_normed * normed).mean(dim=1, keepdim=True).mul_(inverse).mul_(inverse)
+        d_hidden = (d_normed * weight).mul_(inverse).addcmul_(hidden, pull, value=-1)
+        return Activations(d_hidden if residual is None else d_hidden.add_(residual))
+
+    def rotate(
+        self, heads: Tensor, cosine: Tensor, sine: Tensor, out: Tensor | None = None, *, back: bool = False
+    ) -> Tensor:
+        """Rotate each pair (a, b) of a head's two halves by its token's angle: (a·cos − b·sin, b·cos + a·sin).
+
+        `back`: by the opposite angle, which is the backward pass. Shapes: heads, result, out (T, heads, 2·m), whose
+        rows may lie apart; cosine, sine (T, 1, m). Source: Su et al. 2021, arXiv:2104.09864.
+        """
+        first, second = heads.chunk(2, dim=-1)
+        rotated = torch.empty(heads.shape) if out is None else out
+        half, sign = cosine.shape[-1], -1 if back else 1
+        torch.mul(first, cosine, out=rotated[..., :half]).addcmul_(second, sine, value=-sign)
+        torch.mul(second, cosine, out=rotated[..., half:]).addcmul_(first, sine, value=sign)
+        return rotated
+
+    def gated(self, gate_up: Tensor, *, again: bool = False) -> Activations:
+        """Return silu(gate)∘up from gate and up side by side. Shapes: gate_up (T, 2n); result (T, n).
+
+        `again`: made once more for an adapter's gradient only. Source: Shazeer 2020, arXiv:2002.05202.
+        """
+        gate, up = gate_up.chunk(2, dim=1)
+        return Activations(functional.silu(gate).mul_(up))
+
+    def gated_backward(self, d_out: Tensor, gate_up: Tensor) -> Activations:
+        """Return d_gate = d∘up∘silu′(gate) beside d_up = d∘silu(gate). Shapes: d_out (T, n); result (T, 2n)."""
+        gate, up = gate_up.chunk(2, dim=1)
+        result = torch.empty_like(gate_up)
+        d_gate, d_up = result.chunk(2, dim=1)
+        torch.mul(d_out, functional.silu(gate), out=d_up)
+        torch.ops.aten.silu_backward.grad_input(d_out * up, gate, grad_input=d_gate)
+        return Activations(result)
+
+    def softmax_backward(self, d_weights: Tensor, weights: Tensor, factor: float) -> Tensor:
+        """Return factor · W∘(d_W − rowsum(W∘d_W)), the gradient of the scores. Shapes: all (…, queries, keys)."""
+        d_scores: Tensor = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, torch.float32)
+        return d_scores.mul_(factor)

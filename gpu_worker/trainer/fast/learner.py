@@ -8,6 +8,8 @@ from safetensors import SafetensorError
 
 from gpu_worker.trainer.adapter import PREFIX, lora_config, lora_scale
 from gpu_worker.trainer.fast.decoder import FastDecoder, Layer
+from gpu_worker.trainer.fast.kernels import Kernels
+from gpu_worker.trainer.fast.native import NativeKernels, NativeUnavailable
 from gpu_worker.trainer.fast.packing import HeadLayout, pack
 from gpu_worker.trainer.fast.products import EightBitProduct, ExactProduct, FrozenProduct
 from gpu_worker.trainer.fast.projection import AdaptedProjection, AdapterPart, StackedAdapter
@@ -35,7 +37,9 @@ class FastLearner:
     def __init__(self, spec: TrainSpec) -> None:
         """Load the base model and attach a fresh adapter. Raises: TrainingError (bad_base_model)."""
         self._eight_bit = spec.hyperparameters.precision == "int8"
-        self.why = f"a llama-shaped base model in {'8-bit arithmetic' if self._eight_bit else '32 bit'} on a CPU"
+        kernels, compiled = _kernels(spec)
+        arithmetic = "8-bit arithmetic" if self._eight_bit else "32 bit"
+        self.why = f"a llama-shaped base model in {arithmetic} on a CPU{compiled}"
         shape = decoder_shape(read_config(spec.base_model.path))
         try:
             weights = load_weights(spec.base_model.path, layers=shape.layers, tied_head=shape.tied_head)
@@ -52,17 +56,18 @@ class FastLearner:
         self._decoder = FastDecoder(
             shape=shape,
             embedding=weights.embedding,
-            layers=self._layers(weights, adapters),
+            layers=self._layers(weights, adapters, kernels),
             final_norm=weights.final_norm,
             head=weights.head,
+            kernels=kernels,
         )
 
-    def _layers(self, weights: DecoderWeights, adapters: "_Adapters") -> list[Layer]:
+    def _layers(self, weights: DecoderWeights, adapters: "_Adapters", kernels: Kernels) -> list[Layer]:
         product = EightBitProduct if self._eight_bit else ExactProduct
         layers = []
         # Taken out one by one, so that in 8-bit arithmetic the float32 weights are freed as they are packed.
         while weights.layers:
-            layers.append(_layer(weights.layers.pop(0), adapters, product))
+            layers.append(_layer(weights.layers.pop(0), adapters, product, kernels))
         return layers
 
     def accumulate(self, rows: Sequence[EncodedRow], scale: float) -> float:
@@ -101,6 +106,16 @@ class FastOutcome:
     def remark(self) -> str:
         """Nothing special."""
         return ""
+
+
+def _kernels(spec: TrainSpec) -> tuple[Kernels, str]:
+    """Return the kernels that were asked for, or those that work everywhere, and words about it."""
+    if not spec.hyperparameters.compile_kernels:
+        return Kernels(), ""
+    try:
+        return NativeKernels(eight_bit=spec.hyperparameters.precision == "int8"), ", with compiled kernels"
+    except NativeUnavailable as error:
+        return Kernels(), f", without compiled kernels: {error}"
 
 
 def _down_name(module: str) -> str:
@@ -164,9 +179,14 @@ def _spanning(views: list[torch.Tensor]) -> torch.Tensor:
     return views[0].as_strided((rows, columns), (columns, 1))
 
 
-def _layer(frozen: LayerWeights, adapters: _Adapters, product: Callable[[FrozenProjection], FrozenProduct]) -> Layer:
+def _layer(
+    frozen: LayerWeights,
+    adapters: _Adapters,
+    product: Callable[[FrozenProjection], FrozenProduct],
+    kernels: Kernels,
+) -> Layer:
     def adapted(stack: FrozenProjection) -> AdaptedProjection:
-        return AdaptedProjection(product(stack), adapters.of(stack))
+        return AdaptedProjection(product(stack), adapters.of(stack), kernels)
 
     return Layer(
         attention_norm=frozen.attention_norm,

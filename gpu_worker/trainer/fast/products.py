@@ -35,14 +35,25 @@ class Activations:
     quantised: Quantised | None = None
 
 
-class FrozenProduct(Protocol):
-    """A product with weights that are not trained."""
+@dataclass(frozen=True)
+class Product:
+    """A result whose rows still want to be multiplied by `scales` (T, 1), if there are any."""
 
-    def forward(self, x: Activations) -> Tensor:
+    values: Tensor
+    scales: Tensor | None = None
+
+
+class FrozenProduct(Protocol):
+    """A product with weights that are not trained; `inputs` and `outputs` are its sizes."""
+
+    inputs: int
+    outputs: int
+
+    def forward(self, x: Activations) -> Product:
         """Return x Wᵀ + b, (T, outputs)."""
         ...
 
-    def backward(self, d_y: Activations) -> Tensor:
+    def backward(self, d_y: Activations) -> Product:
         """Return d_y W, (T, inputs)."""
         ...
 
@@ -51,18 +62,19 @@ class ExactProduct:
     """In float32."""
 
     def __init__(self, frozen: FrozenProjection) -> None:
+        self.outputs, self.inputs = frozen.weight.shape
         self._weight = frozen.weight
         self._bias = frozen.bias
 
-    def forward(self, x: Activations) -> Tensor:
+    def forward(self, x: Activations) -> Product:
         """Return x Wᵀ + b, (T, outputs)."""
         if self._bias is None:
-            return torch.mm(x.exact, self._weight.t())
-        return torch.addmm(self._bias, x.exact, self._weight.t())
+            return Product(torch.mm(x.exact, self._weight.t()))
+        return Product(torch.addmm(self._bias, x.exact, self._weight.t()))
 
-    def backward(self, d_y: Activations) -> Tensor:
+    def backward(self, d_y: Activations) -> Product:
         """Return d_y W, (T, inputs)."""
-        return torch.mm(d_y.exact, self._weight)
+        return Product(torch.mm(d_y.exact, self._weight))
 
 
 class EightBitProduct:
@@ -74,16 +86,19 @@ class EightBitProduct:
     """
 
     def __init__(self, frozen: FrozenProjection) -> None:
+        self.outputs, self.inputs = frozen.weight.shape
         self._forward = _PackedWeight.of(frozen.weight)
         self._backward = _PackedWeight.of(frozen.weight.t().contiguous())
         self._bias = frozen.bias
 
-    def forward(self, x: Activations) -> Tensor:
+    def forward(self, x: Activations) -> Product:
         """Return x Wᵀ + b, (T, outputs)."""
         y = self._forward.times(x.quantised or quantise(x.exact))
-        return y if self._bias is None else y.add_(self._bias)
+        if self._bias is None or y.scales is None:
+            return y
+        return Product(y.values.mul_(y.scales).add_(self._bias))
 
-    def backward(self, d_y: Activations) -> Tensor:
+    def backward(self, d_y: Activations) -> Product:
         """Return d_y W, (T, inputs)."""
         return self._backward.times(d_y.quantised or quantise(d_y.exact))
 
@@ -109,10 +124,10 @@ class _PackedWeight:
         packed = torch.ops.onednn.qlinear_prepack(rounded, None)
         return cls(packed, scales, torch.zeros(len(weight), dtype=torch.int32))
 
-    def times(self, x: Quantised) -> Tensor:
-        """Return x Wᵀ (T, rows of the weight) in float32."""
+    def times(self, x: Quantised) -> Product:
+        """Return x Wᵀ (T, rows of the weight) in float32, its rows not yet scaled."""
         y: Tensor = torch.ops.onednn.qlinear_pointwise(
             x.values, 1.0, ZERO_POINT, self.packed, self.scales, self.zero_points,
             None, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
-        return y.mul_(x.scales)
+        return Product(y, x.scales)

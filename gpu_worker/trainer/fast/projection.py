@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gpu_worker.trainer.fast.kernels import Kernels, LowRank
 from gpu_worker.trainer.fast.products import Activations, FrozenProduct
 
 
@@ -38,20 +39,21 @@ class AdaptedProjection:
     Shapes: x (T, inputs); y (T, Σ outputs). Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
 
-    def __init__(self, frozen: FrozenProduct, adapter: StackedAdapter | None) -> None:
+    def __init__(self, frozen: FrozenProduct, adapter: StackedAdapter | None, kernels: Kernels) -> None:
         """`adapter` is None where no projection of the stack is adapted."""
         self._frozen = frozen
         self._adapter = adapter
+        parts = adapter.parts if adapter else ()
+        self._finish = kernels.finisher([LowRank(part.columns, part.ranks, part.up) for part in parts], frozen.outputs)
+        down = [LowRank(slice(0, frozen.inputs), slice(0, len(adapter.down)), adapter.down)] if adapter else []
+        self._finish_backward = kernels.finisher(down, frozen.inputs)
 
-    def forward(self, x: Activations) -> tuple[Tensor, Tensor | None]:
-        """Return y and the low-rank activations s · x Aᵀ (T, Σr), which the backward pass wants back."""
-        y = self._frozen.forward(x)
-        if self._adapter is None:
-            return y, None
-        low = torch.mm(x.exact, self._adapter.down.t()).mul_(self._adapter.scale)
-        for part in self._adapter.parts:
-            y[:, part.columns].addmm_(low[:, part.ranks], part.up)
-        return y, low
+    def forward(self, x: Activations, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return y + residual and the low-rank activations s · x Aᵀ (T, Σr), which the backward pass wants back."""
+        low = None
+        if self._adapter is not None:
+            low = torch.mm(x.exact, self._adapter.down.t()).mul_(self._adapter.scale)
+        return self._finish(self._frozen.forward(x), low, residual), low
 
     def add_gradients(self, d_y: Tensor, x: Tensor, low: Tensor | None) -> Tensor | None:
         """Add the adapters' gradients and return the gradient by s-scaled x Aᵀ, (T, Σr).
@@ -72,7 +74,4 @@ class AdaptedProjection:
     def backward(self, d_y: Activations, x: Tensor, low: Tensor | None) -> Tensor:
         """Add the adapters' gradients and return d_x = d_y W + d_low A, (T, inputs)."""
         d_low = self.add_gradients(d_y.exact, x, low)
-        d_x = self._frozen.backward(d_y)
-        if self._adapter is not None and d_low is not None:
-            d_x.addmm_(d_low, self._adapter.down)
-        return d_x
+        return self._finish_backward(self._frozen.backward(d_y), d_low, None)

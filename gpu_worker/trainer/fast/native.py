@@ -1,0 +1,243 @@
+"""The kernels of `kernels.cpp`: compiled once per machine, kept, and called with the addresses of tensors.
+
+Compiling takes three seconds with g++ and happens at the first run on a machine; later runs load the file in a
+millisecond. torch.compile could make the same kernels, but loads its compiler for six seconds at every start.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gpu_worker.trainer.fast.kernels import Finish, Kernels, LowRank
+from gpu_worker.trainer.fast.products import Activations, Product, Quantised
+
+CACHE_VARIABLE = "TUNEPORT_CACHE"  # a folder that only we can write to; without it every start compiles anew
+SOURCE = Path(__file__).with_name("kernels.cpp")
+COMPILE_LIMIT_S = 120
+# Sums and maxima may be reordered, as vector instructions do. A NaN still spreads to the loss, where it is noticed.
+FLAGS = (
+    "-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math",
+    "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math", "-ffinite-math-only",
+)  # fmt: skip
+X86_FLAGS = ("-mprefer-vector-width=512",)
+
+
+class NativeUnavailable(Exception):
+    """There are no compiled kernels on this machine; the text says why."""
+
+
+class NativeKernels(Kernels):
+    """One pass over the rows for each kernel, and in 8-bit arithmetic the rounding in the same pass."""
+
+    def __init__(self, *, eight_bit: bool) -> None:
+        """Compile or load. Raises: NativeUnavailable."""
+        self._library = _load()
+        self._eight_bit = eight_bit
+
+    def activations(self, x: Tensor) -> Activations:
+        """Return x (T, n), in 8-bit arithmetic rounded as well."""
+        eight = self._room(x)
+        if eight is not None:
+            self._library.quantise(_address(x), *x.shape, *_addresses(eight))
+        return Activations(x, eight)
+
+    def finisher(self, parts: Sequence[LowRank], columns: int) -> Finish:
+        """Return a function that makes product + low-rank parts + residual out of a frozen product, in place."""
+        with_low, without_low = _spans(parts, columns), _spans((), columns)
+
+        def finish(product: Product, low: Tensor | None, residual: Tensor | None) -> Tensor:
+            y = product.values
+            if product.scales is None and low is None and residual is None:
+                return y
+            spans = without_low if low is None else with_low
+            ranks = 0 if low is None else low.shape[1]
+            self._library.finish(
+                _address(y), _address(product.scales), _address(residual), _address(low), ranks, *y.shape,
+                spans, len(spans),
+            )  # fmt: skip
+            return y
+
+        return finish
+
+    def rms_norm(self, hidden: Tensor, weight: Tensor, epsilon: float) -> tuple[Activations, Tensor]:
+        """Return the normed rows and 1 / rms(h), (T, 1)."""
+        normed, inverse, eight = torch.empty_like(hidden), torch.empty(len(hidden), 1), self._room(hidden)
+        self._library.rms_norm(
+            _address(hidden), _address(weight), epsilon, *hidden.shape, _address(normed), _address(inverse),
+            *_addresses(eight),
+        )  # fmt: skip
+        return Activations(normed, eight), inverse
+
+    def rms_norm_backward(
+        self,
+        d_normed: Tensor,
+        hidden: Tensor,
+        inverse: Tensor,
+        normed: Tensor,
+        weight: Tensor,
+        residual: Tensor | None,
+    ) -> Activations:
+        """Return the gradient by the hidden state, the residual's added."""
+        d_hidden, eight = torch.empty_like(hidden), self._room(hidden)
+        self._library.rms_norm_backward(
+            _address(d_normed), _address(hidden), _address(inverse), _address(normed), _address(weight),
+            _address(residual), *hidden.shape, _address(d_hidden), *_addresses(eight),
+        )  # fmt: skip
+        return Activations(d_hidden, eight)
+
+    def rotate(
+        self, heads: Tensor, cosine: Tensor, sine: Tensor, out: Tensor | None = None, *, back: bool = False
+    ) -> Tensor:
+        """Rotate all heads by their token's angle, or back."""
+        rotated = torch.empty(heads.shape) if out is None else out
+        rows, rotating, size = heads.shape
+        self._library.rotate(
+            heads.data_ptr(), heads.stride(0), _address(cosine), _address(sine), -1.0 if back else 1.0,
+            rows, rotating, size // 2, rotated.data_ptr(), rotated.stride(0),
+        )  # fmt: skip
+        return rotated
+
+    def gated(self, gate_up: Tensor, *, again: bool = False) -> Activations:
+        """Return silu(gate)∘up."""
+        rows, width = gate_up.shape
+        out = torch.empty(rows, width // 2)
+        eight = None if again else self._room(out)
+        self._library.gated(_address(gate_up), *out.shape, _address(out), *_addresses(eight))
+        return Activations(out, eight)
+
+    def gated_backward(self, d_out: Tensor, gate_up: Tensor) -> Activations:
+        """Return the gradients by gate and up side by side."""
+        result, eight = torch.empty_like(gate_up), self._room(gate_up)
+        self._library.gated_backward(
+            _address(d_out), _address(gate_up), *d_out.shape, _address(result), *_addresses(eight)
+        )
+        return Activations(result, eight)
+
+    def softmax_backward(self, d_weights: Tensor, weights: Tensor, factor: float) -> Tensor:
+        """Return the gradient of the scores, in the place of d_weights."""
+        keys = weights.shape[-1]
+        self._library.softmax_backward(_address(d_weights), _address(weights), factor, weights.numel() // keys, keys)
+        return d_weights
+
+    def _room(self, x: Tensor) -> Quantised | None:
+        if not self._eight_bit:
+            return None
+        return Quantised(torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x), 1))
+
+
+# --- calling -----------------------------------------------------------------------------------------------------
+
+
+class _Span(ctypes.Structure):
+    """`Span` of kernels.cpp."""
+
+    _fields_ = (
+        ("first_column", ctypes.c_int64), ("columns", ctypes.c_int64), ("first_rank", ctypes.c_int64),
+        ("ranks", ctypes.c_int64), ("up", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+_POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_SIGNATURES: dict[str, tuple[type, ...]] = {
+    "quantise": (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER),
+    "finish": (_POINTER, _POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _COUNT),
+    "rms_norm": (_POINTER, _POINTER, _FLOAT, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER, _POINTER),
+    "rms_norm_backward": (*[_POINTER] * 6, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER),
+    "rotate": (_POINTER, _COUNT, _POINTER, _POINTER, _FLOAT, _COUNT, _COUNT, _COUNT, _POINTER, _COUNT),
+    "gated": (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER),
+    "gated_backward": (_POINTER, _POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER),
+    "softmax_backward": (_POINTER, _POINTER, _FLOAT, _COUNT, _COUNT),
+}
+
+
+def _spans(parts: Sequence[LowRank], columns: int) -> "ctypes.Array[_Span]":
+    """Return spans that cover all columns, those between the parts with no ranks."""
+    spans, place = [], 0
+    for part in parts:
+        if part.columns.start > place:
+            spans.append(_Span(place, part.columns.start - place, 0, 0, None))
+        ranks = part.ranks.stop - part.ranks.start
+        width = part.columns.stop - part.columns.start
+        spans.append(_Span(part.columns.start, width, part.ranks.start, ranks, _address(part.up)))
+        place = part.columns.stop
+    if place < columns:
+        spans.append(_Span(place, columns - place, 0, 0, None))
+    return (_Span * len(spans))(*spans)
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    if tensor is None:
+        return None
+    assert tensor.is_contiguous(), "kernels read rows without gaps"
+    return tensor.data_ptr()
+
+
+def _addresses(eight: Quantised | None) -> tuple[int | None, int | None]:
+    return (None, None) if eight is None else (eight.values.data_ptr(), eight.scales.data_ptr())
+
+
+# --- compiling ---------------------------------------------------------------------------------------------------
+
+
+def _load() -> ctypes.CDLL:
+    cache = os.environ.get(CACHE_VARIABLE)
+    if cache:
+        path = Path(cache) / "kernels" / f"{_key()}.so"
+        if not path.exists():
+            _compile_into(path)
+        return _open(path)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.so"
+        _compile_into(path)
+        return _open(path)  # stays mapped when the file is gone
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise NativeUnavailable("the compiled kernels cannot be loaded") from error
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, None
+    return library
+
+
+def _compile_into(path: Path) -> None:
+    """Compile aside and rename, so that runs that start together never load half a file."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        raise NativeUnavailable("this machine has no C++ compiler (g++)")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            aside = Path(folder) / path.name
+            command = [compiler, *_flags(), str(SOURCE), "-o", str(aside)]
+            subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_LIMIT_S)
+            aside.replace(path)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NativeUnavailable(f"compiling them failed with {type(error).__name__}") from error
+
+
+def _flags() -> tuple[str, ...]:
+    return FLAGS + (X86_FLAGS if platform.machine() == "x86_64" else ())
+
+
+def _key() -> str:
+    """Return a name that differs wherever the compiled file would: source, options, kind of processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        features = sorted({line for line in lines if line.lower().startswith(("flags", "features", "model name"))})
+    except OSError:
+        features = [platform.processor()]
+    parts = (SOURCE.read_text(encoding="utf-8"), *_flags(), platform.machine(), *features)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

@@ -18,6 +18,7 @@ from datasets_app.fields import Field
 from datasets_app.models import DatasetVersion, Split
 from experiments.models import Adapter, EvaluatedRow, Evaluation, Run
 from experiments.problem_file import PROBLEM_FILE
+from experiments.problem_results import score_problem_file
 from experiments.scoring import BASELINES, AnsweredRow, row_score, score_answers
 from experiments.storable import storable_json, storable_text
 from portal.errors import PortalError
@@ -133,9 +134,15 @@ def judge(predictions: Path, split: Split, version: DatasetVersion) -> Judged:
     answered = (
         AnsweredRow(item["row"], item["expected"], item["tuned"], item.get("untuned"), _others(item)) for item in found
     )
-    report = score_answers(answered, fields=_known_fields(version))
-    storable: Any = storable_json(report.to_dict())  # models may answer with anything, and reports quote answers
-    return Judged(split, storable, tuple(_evaluated(item) for item in found))
+    report = score_answers(answered, fields=_known_fields(version)).to_dict()
+    scored = score_problem_file(predictions.with_name(PROBLEM_FILE), found)
+    if scored is not None:
+        report["problem"] = scored.to_dict()
+    storable: Any = storable_json(report)  # models may answer with anything, and reports quote answers
+    rows = tuple(_evaluated(item) for item in found)
+    for place, (tuned, untuned) in scored.row_scores.items() if scored else ():
+        rows[place].tuned_score, rows[place].untuned_score = tuned, untuned
+    return Judged(split, storable, rows)
 
 
 def _known_fields(version: DatasetVersion) -> list[Field] | None:

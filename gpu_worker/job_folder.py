@@ -176,11 +176,15 @@ def write_spec(folder: JobFolder, run: Run) -> None:
     _write_whole(folder.spec, json.dumps(content, indent=2))
 
 
-def _evaluation_spec(run: Run) -> dict[str, float]:
+def _evaluation_spec(run: Run) -> dict[str, float | str]:
     chosen = run.hyperparameters
-    # Greedy answers are not mentioned, so that those of runs from before this choice are found again.
-    freely = {name: float(chosen[name]) for name in ("temperature", "top_p") if chosen.get("temperature")}
-    return freely | {
+    # Greedy answers and chats are not mentioned, so that those of runs from before these choices are found again.
+    asked: dict[str, float | str] = {
+        name: float(chosen[name]) for name in ("temperature", "top_p") if chosen.get("temperature")
+    }
+    if (kind := chosen.get("problem_type", "chat")) != "chat":
+        asked["problem_type"] = kind
+    return asked | {
         "rows": int(chosen["evaluation_rows"]),
         "max_new_tokens": int(chosen["max_new_tokens"]),
         "seed": _EVALUATION_SEED,

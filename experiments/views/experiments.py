@@ -99,8 +99,8 @@ def _start(request: TeamRequest, form: RunForm, experiment: Experiment | None) -
     except PortalError as error:
         if error.status == 404:
             raise
-        names = [name for name in (error.param, f"hp_{error.param}") if name in form.fields]
-        form.add_error(names[0] if names else None, error.message)
+        fields = [name for name in (error.param, f"hp_{error.param}") if name in form.fields]
+        form.add_error(fields[0] if fields else None, error.message)
         return None
 
 

@@ -9,8 +9,10 @@ from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
+from django.utils.translation import gettext as _
 
 from experiments.models import EvaluatedRow, Evaluation
+from experiments.problem_words import problem_words
 from experiments.results import OTHERS
 from experiments.verdicts import SUBJECTS, subject_label, verdict_of
 from experiments.views.runs import run_of
@@ -43,6 +45,7 @@ def report(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
             "subjects": _subjects(evaluation.report),
             "field_table": _field_table(evaluation.report),
             "tables": [_table(field) for field in evaluation.report["tuned"]["fields"] if field["confusion"]],
+            **_problem(evaluation.report),
             "page": page,
             "shown_rows": [(answer, _others(answer)) for answer in page],
             "order": order,
@@ -80,6 +83,15 @@ def _field_bars(figures: dict[str, Any]) -> list[dict[str, Any]]:
         {"label": field["name"], "value": field["tuned_accuracy"], "compared": field["untuned_accuracy"]}
         for field in figures["fields"]
     ]
+
+
+def _problem(figures: dict[str, Any]) -> dict[str, Any]:
+    """Return what the page shows of the run's problem type: its words, and which label is answered for which."""
+    problem = figures.get("problem")
+    if problem is None:
+        return {}
+    table = _table({"name": _("label"), **problem}) if problem.get("confusion") else None
+    return {"problem": problem_words(problem), "problem_table": table}
 
 
 def _table(field: dict[str, Any]) -> dict[str, Any]:

@@ -4,19 +4,24 @@ import json
 import os
 import random
 import time
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from datasets_app.rendering import ChatRenderer, RenderingError
+from experiments.hyperparameters import Hyperparameters
+from experiments.problem_file import Problem, read_problem
 from gpu_worker.engine.build import RunnerKind, build_core
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.errors import EngineError
+from gpu_worker.engine.grammar import Grammar, GrammarCompiler
 from gpu_worker.engine.sampling import SamplingParams
 from gpu_worker.engine.sequence import AdapterRef, Sequence
 from gpu_worker.evaluator.baselines import MAJORITY, TFIDF, answer_simply, question_of, read_messages
+from gpu_worker.evaluator.problems import ProblemScorer, continuation, measure_problem
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.stop import StopFlag
@@ -42,6 +47,8 @@ class HeldOutRow:
     expected: str
     prompt_ids: tuple[int, ...]
     answer_tokens: int
+    content: Mapping[str, Any] = field(default_factory=dict)
+    """The row as the job folder has it."""
 
 
 @dataclass(frozen=True)
@@ -63,27 +70,53 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     wanted = spec["evaluation"]
     model_dir = Path(spec["base_model"]["path"])
     renderer = ChatRenderer.load(model_dir)
-    rows = choose_rows(job_dir / "data" / "heldout.jsonl", renderer, count=wanted["rows"], seed=wanted["seed"])
-    known = _known_answers(job_dir / "evaluation" / "untuned-cache.jsonl", rows)
+    problem = _read_problem(job_dir / "adapter")
+    rows = choose_rows(
+        job_dir / "data" / "heldout.jsonl", renderer, count=wanted["rows"], seed=wanted["seed"], problem=problem
+    )
+    # Of a problem type's rows, more is asked than their answers.
+    known = {} if problem else _known_answers(job_dir / "evaluation" / "untuned-cache.jsonl", rows)
     limit = answer_limit(rows, int(wanted["max_new_tokens"]))
     config = EngineConfig(max_waiting=2 * len(rows))
     core = build_core(model_dir, renderer, config, kind=runner_for(job_dir / "adapter"))
     tuned = _load_adapter(core, job_dir / "adapter")
     questions: dict[str, list[HeldOutRow]] = {TUNED: rows, UNTUNED: [] if known else rows}
     params = SamplingParams(limit, wanted.get("temperature", 0.0), wanted.get("top_p", 1.0), seed=int(wanted["seed"]))
-    asked = Questions(core, renderer, params)
+    asked = Questions(core, renderer, params, _grammar(problem, core, model_dir, renderer))
     asked.put(TUNED, questions[TUNED], tuned)
     asked.put(UNTUNED, questions[UNTUNED], None)
     asked.run(events, stop)
     answers = asked.answers
     for row in rows if known else []:
         answers[UNTUNED, row.row] = known[row.row]
-    simple = _ask_baselines(job_dir / "data" / "train.jsonl", rows, events, stop)
+    if problem:
+        scorer = ProblemScorer(core, renderer, problem, Hyperparameters.model_validate(spec.get("hyperparameters", {})))
+        contents = [row.content for row in rows]
+        measure_problem(scorer, problem, contents, {TUNED: tuned, UNTUNED: None}, job_dir / "evaluation", events, stop)
+    learns_answers = problem is None or problem.problem_type != "pretraining"
+    simple = _ask_baselines(job_dir / "data" / "train.jsonl", rows, events, stop) if learns_answers else {}
     _write(job_dir / "evaluation", rows, answers | simple)
     events.emit("evaluated", rows=len(rows), seconds=round(time.monotonic() - started, 1))
 
 
-def choose_rows(path: Path, renderer: ChatRenderer, *, count: int, seed: int) -> list[HeldOutRow]:
+def _read_problem(adapter: Path) -> Problem | None:
+    try:
+        return read_problem(adapter)
+    except ValueError as error:
+        raise TrainingError("internal", f"The adapter cannot be evaluated: {error}.") from error
+
+
+def _grammar(problem: Problem | None, core: EngineCore, model_dir: Path, renderer: ChatRenderer) -> Grammar | None:
+    """Return what every answer is held to, as it is when the adapter is served; None for free text."""
+    if problem is None or not problem.grammar:
+        return None
+    compiler = GrammarCompiler(model_dir, vocabulary=core.vocabulary, eos_ids=renderer.eos_ids)
+    return compiler.compile_lark(problem.grammar)
+
+
+def choose_rows(
+    path: Path, renderer: ChatRenderer, *, count: int, seed: int, problem: Problem | None = None
+) -> list[HeldOutRow]:
     """Return at most `count` held-out rows, the same ones for the same seed, in the order of the file.
 
     Raises: TrainingError if there are none.
@@ -92,7 +125,23 @@ def choose_rows(path: Path, renderer: ChatRenderer, *, count: int, seed: int) ->
     if not lines:
         raise TrainingError("bad_data", "There are no held-out rows to measure on. Import the dataset with some.")
     chosen = sorted(random.Random(seed).sample(range(len(lines)), min(count, len(lines))))  # noqa: S311 — no secret
-    return [_read_row(json.loads(lines[place]), renderer) for place in chosen]
+    read = _read_text if problem and problem.problem_type == "pretraining" else _read_row
+    return [read(json.loads(lines[place]), renderer) for place in chosen]
+
+
+def _read_text(content: dict[str, Any], renderer: ChatRenderer) -> HeldOutRow:
+    """Return a text whose second half is the answer to its first."""
+    prompt, expected = continuation(content, renderer)
+    prompt_ids = tuple(renderer.encode(prompt)) or (renderer.eos_id,)
+    return HeldOutRow(
+        row=content["row"],
+        question=prompt,
+        prompt=prompt,
+        expected=expected,
+        prompt_ids=prompt_ids,
+        answer_tokens=len(renderer.encode(expected)),
+        content=content,
+    )
 
 
 def _read_row(content: dict[str, Any], renderer: ChatRenderer) -> HeldOutRow:
@@ -109,6 +158,7 @@ def _read_row(content: dict[str, Any], renderer: ChatRenderer) -> HeldOutRow:
         expected=messages[-1]["content"],
         prompt_ids=rendered.token_ids[: rendered.prompt_length],
         answer_tokens=len(rendered.token_ids) - rendered.prompt_length,
+        content=content,
     )
 
 
@@ -165,7 +215,11 @@ def _ask_baselines(path: Path, rows: Rows[HeldOutRow], events: Events, stop: Sto
 class Questions:
     """Rows put to both models at once; the engine works on as many as fit in one batch."""
 
-    def __init__(self, core: EngineCore, renderer: ChatRenderer, params: SamplingParams) -> None:
+    def __init__(
+        self, core: EngineCore, renderer: ChatRenderer, params: SamplingParams, grammar: Grammar | None = None
+    ) -> None:
+        """`grammar`: what every answer is held to."""
+        self._grammar = grammar
         self.answers: dict[tuple[str, int], Answer] = {}
         self._core = core
         self._renderer = renderer
@@ -185,6 +239,7 @@ class Questions:
                 self._params,
                 adapter=adapter,
                 decode=self._renderer.decode,
+                grammar=self._grammar.start() if self._grammar else None,
                 cache_salt="one team's evaluation",
             )
             try:

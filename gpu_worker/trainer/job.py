@@ -18,7 +18,7 @@ from gpu_worker.trainer.first_batch import MOST_ROWS, describe_rows
 from gpu_worker.trainer.learner import Learner, make_learner, unusable_base_model
 from gpu_worker.trainer.limits import peak_memory_bytes
 from gpu_worker.trainer.loop import Rows, TrainingLoop
-from gpu_worker.trainer.rows import EncodedRows, encode_file
+from gpu_worker.trainer.rows import EncodedRows
 from gpu_worker.trainer.spec import JobFolder, TrainSpec, read_spec
 from gpu_worker.trainer.stop import StopFlag
 from gpu_worker.trainer.storage import publish_text, require_space
@@ -71,12 +71,12 @@ class Job:
         except RenderingError as error:
             raise unusable_base_model(str(error).rstrip(".")) from error
         chosen = spec.hyperparameters
-        train = encode_file(self.folder.train_rows, renderer, chosen)
+        train = problems.encode(self.folder.train_rows, renderer, chosen)
         if not train.rows:
             raise TrainingError("bad_data", "There are no rows to learn from. Import rows, or allow longer ones.")
         validation = EncodedRows((), 0, 0)
         if self.folder.validation_rows.exists():
-            validation = encode_file(self.folder.validation_rows, renderer, chosen, at_most=chosen.validation_rows)
+            validation = problems.encode(self.folder.validation_rows, renderer, chosen, at_most=chosen.validation_rows)
         return train, validation
 
 

@@ -1,0 +1,126 @@
+"""What an evaluation measures beyond answers: how likely both models find given texts.
+
+All labels of a classification as answers to the same prompt (their probabilities), the better and the worse answer of
+a preference, the whole text of pre-training. The untuned model is the same model with the adapter switched off.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from datasets_app.rendering import ChatRenderer
+from experiments.hyperparameters import Hyperparameters
+from experiments.problem_file import PROBLEM_FILE, Problem
+from gpu_worker.engine.core import EngineCore
+from gpu_worker.engine.likelihood import Likelihoods
+from gpu_worker.engine.sequence import AdapterRef
+from gpu_worker.trainer.events import Events
+from gpu_worker.trainer.problems import pretraining
+from gpu_worker.trainer.stop import StopFlag
+
+PROGRESS_EVERY_S = 0.5
+# Labels times rows: what a pair of models scores in some minutes on two CPU cores.
+MOST_LABEL_SCORES = 40_000
+
+Content = Mapping[str, Any]
+
+
+class ProblemScorer:
+    """Scores held-out rows, as the job folder has them, under the tuned and the untuned model."""
+
+    def __init__(self, core: EngineCore, renderer: ChatRenderer, problem: Problem, chosen: Hyperparameters) -> None:
+        self._likelihoods: Likelihoods = core.likelihoods()
+        self._renderer = renderer
+        self._problem = problem
+        self._max_length = chosen.max_length
+        self._labels = [self._answer_ids(label) for label in problem.labels]
+
+    def of(self, content: Content, adapter: AdapterRef | None) -> list[float]:
+        """Return the scores of one row as `experiments.scoring.problems.ScoredRow` wants them.
+
+        Raises: ValueError if the row is too long for the model.
+        """
+        kind = self._problem.problem_type
+        if kind == "classification":
+            return self._probabilities(content, adapter)
+        if kind == "preference":
+            return self._pair(content, adapter)
+        if kind == "pretraining":
+            return self._text(content, adapter)
+        return []
+
+    def _probabilities(self, content: Content, adapter: AdapterRef | None) -> list[float]:
+        prompt = self._renderer.prompt_ids(content["messages"][:-1])
+        found = [math.fsum(tokens) for tokens in self._likelihoods.of(prompt, self._labels, adapter)]
+        most = max(found)
+        weights = [math.exp(one - most) for one in found]
+        return [weight / math.fsum(weights) for weight in weights]
+
+    def _pair(self, content: Content, adapter: AdapterRef | None) -> list[float]:
+        messages = content["messages"]
+        rows = [self._renderer.row(messages), self._renderer.row([*messages[:-1], _answer(content["rejected"])])]
+        answers = [row.token_ids[row.prompt_length :] for row in rows]
+        prompt = rows[0].token_ids[: rows[0].prompt_length]
+        return [math.fsum(tokens) for tokens in self._likelihoods.of(prompt, answers, adapter)]
+
+    def _text(self, content: Content, adapter: AdapterRef | None) -> list[float]:
+        logprobs: list[float] = []
+        for ids in pretraining.pieces(pretraining.text_of(content["messages"]), self._renderer, self._max_length):
+            logprobs += self._likelihoods.of(ids[:1], [ids[1:]], adapter)[0]
+        return [math.fsum(logprobs), float(len(logprobs))]
+
+    def _answer_ids(self, label: str) -> tuple[int, ...]:
+        row = self._renderer.row([{"role": "user", "content": "?"}, _answer(label)])
+        return row.token_ids[row.prompt_length :]
+
+
+def measure_problem(
+    scorer: ProblemScorer,
+    problem: Problem,
+    contents: Sequence[Content],
+    adapters: Mapping[str, AdapterRef | None],
+    folder: Path,
+    events: Events,
+    stop: StopFlag,
+) -> None:
+    """Write `problem.json` beside the answers: the problem, and the scores of each row that could be scored.
+
+    Raises: StopRequested.
+    """
+    most = max(1, MOST_LABEL_SCORES // max(1, len(adapters) * len(problem.labels)))
+    rows: list[dict[str, object]] = []
+    told_at = time.monotonic()
+    for number, content in enumerate(contents[:most]):
+        stop.check()
+        try:
+            scores = {subject: scorer.of(content, adapter) for subject, adapter in adapters.items()}
+        except ValueError:  # longer than the model reads; counted as not measured
+            continue
+        rows.append({"place": number, "scores": scores})
+        if time.monotonic() - told_at > PROGRESS_EVERY_S:
+            told_at = time.monotonic()
+            events.emit("evaluation_progress", subject="scores", done=number + 1, total=len(contents))
+    folder.mkdir(exist_ok=True)
+    aside = folder / f"{PROBLEM_FILE}.unfinished"
+    with aside.open("w", encoding="utf-8") as file:
+        json.dump({"problem": asdict(problem), "rows": rows}, file, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(folder / PROBLEM_FILE)
+
+
+def _answer(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def continuation(content: Content, renderer: ChatRenderer) -> tuple[str, str]:
+    """Return the first and the second half of a text: what a model is shown, and how it really goes on."""
+    text = pretraining.text_of(content["messages"])
+    ids = renderer.encode(text)[:256]
+    half = renderer.decode(ids[: len(ids) // 2])
+    return half, renderer.decode(ids)[len(half) :]

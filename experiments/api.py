@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Q, QuerySet
 from django.http import FileResponse
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
@@ -22,6 +22,7 @@ from portal.api.views import TeamAPIView
 from portal.models import BaseModel, Scope
 
 _READ_WRITE = {"GET": Scope.RUNS_READ.value, "POST": Scope.RUNS_WRITE.value}
+_TRAININGS = Q(runs__kind=Run.Kind.TRAINING)
 _PAGE = [OpenApiParameter("page", int), OpenApiParameter("page_size", int)]
 
 
@@ -71,7 +72,7 @@ class Experiments(_Paged):
     @extend_schema(operation_id="experiments_list", responses=shapes.ExperimentSerializer(many=True), parameters=_PAGE)
     def get(self, request: Request) -> Response:
         """List experiments, newest first."""
-        found = self.team.experiments.annotate(run_count=Count("runs")).order_by("-created_at")
+        found = self.team.experiments.annotate(run_count=Count("runs", filter=_TRAININGS)).order_by("-created_at")
         return self.paged(found, shapes.ExperimentSerializer)
 
     @extend_schema(
@@ -92,7 +93,7 @@ class ExperimentDetail(_Paged):
     @extend_schema(operation_id="experiments_retrieve", responses=shapes.ExperimentSerializer)
     def get(self, request: Request, pk: uuid.UUID) -> Response:
         """Show an experiment."""
-        found = self.team.experiments.annotate(run_count=Count("runs"))
+        found = self.team.experiments.annotate(run_count=Count("runs", filter=_TRAININGS))
         experiment: Experiment = get_object_or_404(found, pk=pk)
         return Response(shapes.ExperimentSerializer(experiment).data)
 
@@ -101,15 +102,20 @@ class Runs(_Paged):
     """Runs of the team."""
 
     scopes = _READ_WRITE
-    query_parameters = PAGE_PARAMETERS | {"experiment", "status"}
+    query_parameters = PAGE_PARAMETERS | {"experiment", "status", "kind"}
 
     @extend_schema(
         operation_id="runs_list",
         responses=shapes.RunSerializer(many=True),
-        parameters=[*_PAGE, OpenApiParameter("experiment", OpenApiTypes.UUID), OpenApiParameter("status", str)],
+        parameters=[
+            *_PAGE,
+            OpenApiParameter("experiment", OpenApiTypes.UUID),
+            OpenApiParameter("status", str),
+            OpenApiParameter("kind", str),
+        ],
     )
     def get(self, request: Request) -> Response:
-        """List runs, newest first; `experiment` and `status` narrow the list."""
+        """List runs, newest first; `experiment` and `status` narrow the list, `kind` `preflight` lists trials."""
         filters = shapes.RunFilter(data=request.query_params)
         filters.is_valid(raise_exception=True)
         return self.paged(_runs(self).filter(**filters.conditions()), shapes.RunSerializer)

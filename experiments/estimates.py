@@ -24,9 +24,14 @@ _PACE = """
         ORDER BY gpu_seconds / (total_steps * (hyperparameters->>'batch_size')::float)
     )
     FROM experiments_run
-    WHERE status = 'succeeded' AND total_steps > 0 AND gpu_seconds > 0 AND ended_at > now() - interval '30 days'
+    WHERE status = 'succeeded' AND kind = 'training' AND total_steps > 0
+        AND gpu_seconds > 0 AND ended_at > now() - interval '30 days'
     GROUP BY base_model_id
 """
+
+
+# A trial is over after these steps, and most often sooner than this time.
+_PREFLIGHT_STEPS, _PREFLIGHT_S = 20, 300.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ def expected_seconds(run: Run, pace: Mapping[int, float]) -> float | None:
     seconds_per_visit = pace.get(run.base_model_id)
     if seconds_per_visit is None:
         return None
+    if run.is_preflight:
+        return min(_PREFLIGHT_S, _PREFLIGHT_STEPS * float(run.hyperparameters["batch_size"]) * seconds_per_visit)
     try:
         chosen = Hyperparameters.model_validate(run.hyperparameters)
     except ValueError:  # what may be chosen has changed since

@@ -147,6 +147,15 @@ def finish_run(lease: Lease, *, adapter: Path, step: int, predictions: Path | No
             enqueue_on_commit("deployments.tasks.deploy_finished_run", str(run.pk))
 
 
+def finish_preflight(lease: Lease) -> None:
+    """End a trial well: what it measured is known, and nothing else is kept. Raises: LeaseLost."""
+    with all_teams(_REASON):
+        _end(lease, Run.Status.SUCCEEDED)
+        run = load_run(lease.run_id)
+        _say(run, _("The trial has ended. Nothing that it learned is kept."))
+        audit.record(run.team, _SUPERVISOR, "run.succeeded", run, kind=run.kind)
+
+
 def _judge(run: Run, predictions: Path | None, split: Split) -> results.Judged | None:
     if predictions is None:
         return None
@@ -266,6 +275,7 @@ def earlier_runs_like(run: Run) -> list[Run]:
             base_model=run.base_model,
             base_revision=run.base_revision,
             status=Run.Status.SUCCEEDED,
+            kind=Run.Kind.TRAINING,
         )
         return list(alike.select_related("team").order_by("-ended_at")[:5])
 

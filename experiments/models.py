@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from django.db import models
 from django.utils import timezone
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from datasets_app.models import DatasetVersion, Split
@@ -55,11 +56,16 @@ class Run(TeamOwned):
         FAILED = "failed", _("Failed")
         CANCELLED = "cancelled", _("Cancelled")
 
+    class Kind(models.TextChoices):
+        TRAINING = "training", _("Training")
+        PREFLIGHT = "preflight", _("Trial")  # 20 steps, to tell time, memory and cost; leaves nothing
+
     ACTIVE: ClassVar = (Status.ASSIGNED, Status.RUNNING)
     TERMINAL: ClassVar = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
     experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="runs")
-    number = models.PositiveIntegerField()
+    kind = models.CharField(max_length=12, choices=Kind.choices, default=Kind.TRAINING)
+    number = models.PositiveIntegerField(help_text="counted in the experiment, each kind by itself")
     dataset_version = models.ForeignKey(DatasetVersion, on_delete=models.RESTRICT, related_name="runs")
     base_model = models.ForeignKey(BaseModel, on_delete=models.PROTECT, related_name="runs")
     base_revision = models.CharField(max_length=64)
@@ -99,7 +105,7 @@ class Run(TeamOwned):
     class Meta(TeamOwned.Meta):
         ordering = ["-queued_at"]
         constraints = [
-            models.UniqueConstraint(fields=["experiment", "number"], name="run_number_unique_in_experiment"),
+            models.UniqueConstraint(fields=["experiment", "kind", "number"], name="run_number_unique_in_experiment"),
             models.UniqueConstraint(
                 fields=["node", "slot"],
                 condition=models.Q(status__in=["assigned", "running"]),
@@ -118,12 +124,17 @@ class Run(TeamOwned):
         ]
 
     def __str__(self) -> str:
-        return f"{self.experiment} #{self.number}"
+        return _trial_name(self) if self.is_preflight else f"{self.experiment} #{self.number}"
 
     @property
     def folder(self) -> Path:
         """The job folder that supervisor, trainer and evaluator share."""
         return self.team.folder / "runs" / str(self.pk)
+
+    @property
+    def is_preflight(self) -> bool:
+        """Whether it only tries a few steps."""
+        return self.kind == self.Kind.PREFLIGHT
 
     @property
     def is_active(self) -> bool:
@@ -144,6 +155,10 @@ class Run(TeamOwned):
     def progress(self) -> float:
         """Share of optimizer steps done, 0 to 1."""
         return self.step / self.total_steps if self.total_steps else 0.0
+
+
+def _trial_name(run: Run) -> str:
+    return gettext("%(experiment)s, trial %(number)d") % {"experiment": run.experiment, "number": run.number}
 
 
 class MetricPoint(TeamOwned):

@@ -28,7 +28,7 @@ METRICS = (
     "padding_share", "cpu_share", "gpu_share",
 )  # fmt: skip
 # Events whose fields are kept as they are, in Run.facts under the event's name.
-FACTS = ("started", "finished", "stopped", "evaluation_progress", "evaluated")
+FACTS = ("started", "finished", "stopped", "evaluation_progress", "evaluated", "preflight")
 OUTCOMES = ("finished", "stopped", "failed", "evaluated")
 LEVELS = ("info", "warning", "error")
 

@@ -11,6 +11,7 @@ from rest_framework import serializers
 from datasets_app.models import DatasetVersion
 from experiments.hyperparameters import RECIPES, Hyperparameters, recipe_hyperparameters
 from experiments.models import Adapter, Evaluation, Experiment, MetricPoint, Priority, Run, RunEvent
+from experiments.preflight import prediction_of
 from portal.models import BaseModel, Team
 from portal.scoping import narrow_to_team
 
@@ -52,14 +53,15 @@ class RunSerializer(serializers.ModelSerializer[Run]):
     base_model = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
     adapter = serializers.SerializerMethodField()
     progress = serializers.FloatField(read_only=True)
+    prediction = serializers.SerializerMethodField()
 
     class Meta:
         model = Run
         fields = [
-            "id", "experiment", "experiment_name", "number", "dataset_version", "base_model", "base_revision",
+            "id", "experiment", "experiment_name", "kind", "number", "dataset_version", "base_model", "base_revision",
             "recipe", "hyperparameters", "config_hash", "deploy_as", "priority", "status", "phase", "progress", "step",
             "total_steps", "eta_s", "attempt", "queued_at", "started_at", "ended_at", "error_code", "error_message",
-            "gpu_seconds", "adapter",
+            "gpu_seconds", "adapter", "prediction",
         ]  # fmt: skip
         read_only_fields = fields
 
@@ -67,6 +69,11 @@ class RunSerializer(serializers.ModelSerializer[Run]):
         """The adapter that the run left, if it did."""
         adapter = getattr(run, "adapter", None)
         return str(adapter.pk) if adapter else None
+
+    def get_prediction(self, run: Run) -> dict[str, Any] | None:
+        """What a trial tells about the whole run: seconds, peak memory, cost; null for other runs."""
+        prediction = prediction_of(run)
+        return prediction.to_dict() if prediction else None
 
 
 class RunPriority(serializers.Serializer[Any]):
@@ -88,6 +95,14 @@ class RunChoice(TeamSerializer):
         required=False, help_text="Values that differ from the recipe's, by name. Unknown names are refused."
     )
     deploy_as = serializers.SlugField(max_length=60, required=False, default="")
+    kind = serializers.ChoiceField(
+        choices=Run.Kind.choices,
+        default=Run.Kind.TRAINING,
+        help_text="`preflight`: try 20 steps instead, to tell time, memory and cost; nothing of it is kept.",
+    )
+
+    def validate_kind(self, value: str) -> Run.Kind:
+        return Run.Kind(value)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Put recipe and given values together."""
@@ -127,6 +142,7 @@ class RunFilter(serializers.Serializer):  # type: ignore[type-arg]
 
     experiment = serializers.UUIDField(required=False)
     status = serializers.ChoiceField(choices=Run.Status.choices, required=False)
+    kind = serializers.ChoiceField(choices=Run.Kind.choices, default=Run.Kind.TRAINING)
 
     def conditions(self) -> dict[str, Any]:
         """Return the checked conditions, by field."""

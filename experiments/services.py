@@ -36,6 +36,7 @@ def start_experiment(
     recipe: str = "",
     hyperparameters: Hyperparameters | None = None,
     deploy_as: str = "",
+    kind: Run.Kind = Run.Kind.TRAINING,
 ) -> Run:
     """Create an experiment and its first run.
 
@@ -50,6 +51,7 @@ def start_experiment(
         recipe=recipe,
         hyperparameters=hyperparameters,
         deploy_as=deploy_as,
+        kind=kind,
     )
 
 
@@ -81,9 +83,11 @@ def submit_run(
     recipe: str = "",
     hyperparameters: Hyperparameters | None = None,
     deploy_as: str = "",
+    kind: Run.Kind = Run.Kind.TRAINING,
 ) -> Run:
     """Queue one training. Dataset version, base model revision and hyperparameters are frozen with it.
 
+    A preflight tries a few steps of it instead; it goes before the team's other runs and is tried once.
     Without `hyperparameters` the recipe's are taken for the size of the dataset; without a recipe, the balanced one.
     Raises: InvalidInput naming what does not fit, NotFound for a dataset version of another team, QuotaExceeded if
     too many runs of the team wait already.
@@ -104,7 +108,8 @@ def submit_run(
     run = Run(
         team_id=experiment.team_id,
         experiment=experiment,
-        number=_next_number(experiment),
+        kind=kind,
+        number=_next_number(experiment, kind),
         dataset_version=dataset_version,
         base_model=base_model,
         base_revision=base_model.revision,
@@ -114,8 +119,10 @@ def submit_run(
         deploy_as=_checked_deployment_name(deploy_as),
         created_by=actor.user,
     )
+    if run.is_preflight:
+        run.priority, run.max_attempts = Priority.HIGH, 1
     run.save()
-    audit.record(experiment.team, actor, "run.submitted", run, base_model=base_model.slug, recipe=recipe)
+    audit.record(experiment.team, actor, "run.submitted", run, base_model=base_model.slug, recipe=recipe, kind=kind)
     enqueue_on_commit("experiments.tasks.dispatch")
     return run
 
@@ -171,10 +178,11 @@ def _checked_deployment_name(name: str) -> str:
     return name
 
 
-def _next_number(experiment: Experiment) -> int:
-    """Return the number of the experiment's next run; its row stays locked, so that no other run gets the same."""
+def _next_number(experiment: Experiment, kind: Run.Kind) -> int:
+    """Return the number of the experiment's next run of a kind; its row stays locked, so no other gets the same."""
     experiment.team.experiments.select_for_update().get(pk=experiment.pk)
-    highest: int | None = experiment.runs.aggregate(highest=Max("number"))["highest"]
+    alike = experiment.runs.filter(kind=kind)
+    highest: int | None = alike.aggregate(highest=Max("number"))["highest"]
     return (highest or 0) + 1
 
 

@@ -172,6 +172,7 @@ def write_spec(folder: JobFolder, run: Run) -> None:
         "hyperparameters": run.hyperparameters,
         "resume": any(folder.checkpoints.glob("step-*")),
         "evaluation": _evaluation_spec(run),
+        "preflight": run.is_preflight,
     }
     _write_whole(folder.spec, json.dumps(content, indent=2))
 

@@ -88,9 +88,11 @@ class Supervisor:
         is_trained = self.is_trained()
         self.prepare(keep_adapter=is_trained)
         ending = None if is_trained else self.train(lock)
-        predictions = None if self.watch.stop else self.evaluate(lock)
+        predictions = None if self.watch.stop or self.run.is_preflight else self.evaluate(lock)
         if self.watch.stop:
             self.end_stopped(ending)
+        elif self.run.is_preflight:
+            self.watch.insist(partial(lifecycle.finish_preflight, self.lease))
         else:
             self.finish(predictions)
 

@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from django.core.paginator import Paginator
-from django.db.models import Count, Max
+from django.db.models import Count, Max, Q
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
@@ -22,13 +22,16 @@ from portal.errors import PortalError
 from portal.models import Role
 
 _PER_PAGE = 20
+_TRAININGS = Q(runs__kind=Run.Kind.TRAINING)
 
 
 @team_view()
 def index(request: TeamRequest) -> HttpResponse:
     """List experiments, newest first, with a search by name."""
     query = search.typed(request)
-    found = request.team.experiments.annotate(run_count=Count("runs"), last_run_at=Max("runs__queued_at"))
+    found = request.team.experiments.annotate(
+        run_count=Count("runs", filter=_TRAININGS), last_run_at=Max("runs__queued_at")
+    )
     if query:
         found = found.filter(name__icontains=query)
     page = Paginator(found.order_by("-last_run_at", "-created_at"), _PER_PAGE).get_page(request.GET.get("page"))
@@ -39,7 +42,7 @@ def index(request: TeamRequest) -> HttpResponse:
 
 
 def _latest_runs(request: TeamRequest, keys: list[uuid.UUID]) -> dict[uuid.UUID, Run]:
-    runs = request.team.runs.filter(experiment__in=keys).select_related("evaluation")
+    runs = request.team.runs.filter(experiment__in=keys, kind=Run.Kind.TRAINING).select_related("evaluation")
     return {run.experiment_id: run for run in runs.order_by("experiment_id", "-number").distinct("experiment_id")}
 
 
@@ -47,8 +50,10 @@ def _latest_runs(request: TeamRequest, keys: list[uuid.UUID]) -> dict[uuid.UUID,
 def detail(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Show an experiment with its runs side by side."""
     experiment = get_object_or_404(request.team.experiments, pk=pk)
-    runs = experiment.runs.select_related("dataset_version__dataset", "base_model", "evaluation").order_by("-number")
-    context = {"experiment": experiment, "runs": [_with_figures(run) for run in runs[:100]]}
+    known = experiment.runs.select_related("dataset_version__dataset", "base_model", "evaluation").order_by("-number")
+    runs = [_with_figures(run) for run in known.filter(kind=Run.Kind.TRAINING)[:100]]
+    trials = list(known.filter(kind=Run.Kind.PREFLIGHT)[:20])
+    context = {"experiment": experiment, "runs": runs, "trials": trials}
     return render(request, "experiments/detail.html", context)
 
 
@@ -90,6 +95,7 @@ def _context(form: RunForm, experiment: Experiment | None) -> dict[str, Any]:
 def _start(request: TeamRequest, form: RunForm, experiment: Experiment | None) -> Run | None:
     names = ("dataset_version", "base_model", "recipe", "hyperparameters", "deploy_as")
     choice = {name: form.cleaned_data[name] for name in names}
+    choice["kind"] = Run.Kind.PREFLIGHT if request.POST.get("trial") else Run.Kind.TRAINING
     actor = Actor.of(request)
     try:
         if experiment is not None:

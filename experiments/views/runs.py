@@ -15,6 +15,7 @@ from django.views.decorators.http import require_POST
 from experiments import insights, scheduling, services
 from experiments.hyperparameters import Hyperparameters, form_fields, to_yaml
 from experiments.models import Priority, Run
+from experiments.preflight import prediction_of
 from portal import archives, audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
@@ -86,7 +87,8 @@ def _live(found: Run) -> dict[str, Any]:
         "latest": values,
         "waiting": waiting,
         "adapter": getattr(found, "adapter", None),
-        "reading": insights.hint_for(found),
+        "reading": None if found.is_preflight else insights.hint_for(found),
+        "prediction": prediction_of(found),
     }
 
 

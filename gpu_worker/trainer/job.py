@@ -18,6 +18,8 @@ from gpu_worker.trainer.first_batch import MOST_ROWS, describe_rows
 from gpu_worker.trainer.learner import Learner, make_learner, unusable_base_model
 from gpu_worker.trainer.limits import peak_memory_bytes
 from gpu_worker.trainer.loop import Rows, TrainingLoop
+from gpu_worker.trainer.plan import TrainingPlan
+from gpu_worker.trainer.preflight import PreflightPlan, StepTimes, seconds_per_token
 from gpu_worker.trainer.rows import EncodedRows
 from gpu_worker.trainer.spec import JobFolder, TrainSpec, read_spec
 from gpu_worker.trainer.stop import StopFlag
@@ -37,6 +39,8 @@ class Job:
         """Train as ordered and return the exit code. Raises: TrainingError."""
         try:
             spec = read_spec(self.folder)
+            if spec.preflight:
+                self.events = StepTimes(self.events)
             run = self._prepare(spec)
         except StopRequested:  # before anything was learned there is nothing to save
             self.events.emit("stopped", step=0, checkpoint=None)
@@ -46,7 +50,7 @@ class Job:
             run.loop.run()
         except StopRequested:
             return run.save_stopped()
-        return run.save_finished()
+        return run.report_preflight() if spec.preflight else run.save_finished()
 
     def _prepare(self, spec: TrainSpec) -> "_Run":
         self.events.phase("tokenizing")
@@ -100,6 +104,7 @@ class _Run:
             events=job.events,
             stop=job.stop,
             save=self.save_checkpoint,
+            make_plan=PreflightPlan if spec.preflight else TrainingPlan,
         )
 
     def resume(self) -> int | None:
@@ -153,6 +158,28 @@ class _Run:
         if self._spec.hyperparameters.keep_weights == "every":
             self._write_outcome(self._job.folder.kept / f"step-{progress.step}", state.adapter)
         self._job.events.emit("checkpoint", step=progress.step, path=self._relative(path))
+
+    def report_preflight(self) -> int:
+        """Tell what the steps took and what the whole run has to do; nothing that was learned is kept."""
+        plan, times = self.loop.plan, self._job.events
+        assert isinstance(plan, PreflightPlan)
+        assert isinstance(times, StepTimes)
+        steps = times.steps(plan)
+        learning_s = sum(seconds for seconds, _tokens in steps)
+        self._job.events.emit(
+            "preflight",
+            seconds_per_token=seconds_per_token(steps),
+            tokens_per_step=plan.tokens_per_step,
+            total_steps=plan.whole_steps,
+            validation_s=max(0.0, self.loop.progress.seconds - learning_s),
+            validation_checks=plan.whole_checks if self.loop.progress.validation_loss is not None else 0,
+            start_up_s=max(0.0, time.monotonic() - self._job.started - self.loop.progress.seconds),
+            peak_memory_bytes=peak_memory_bytes(self._learner.device),
+            longest_row=max(len(row.token_ids) for row in self._train.rows),
+            tokens_per_row=self._train.tokens / len(self._train.rows),
+        )
+        self._job.events.emit("finished", step=self.loop.progress.step)
+        return EXIT_FINISHED
 
     def save_stopped(self) -> int:
         """Keep everything learned so far, to be tried out now and continued later."""

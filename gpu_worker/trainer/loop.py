@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -44,6 +44,7 @@ class TrainingLoop:
         events: Events,
         stop: StopFlag,
         save: Callable[[], None],
+        make_plan: Callable[[Sequence[int], Hyperparameters], TrainingPlan] = TrainingPlan,
     ) -> None:
         """`save` is called when a checkpoint is due."""
         self.learner = learner
@@ -56,7 +57,7 @@ class TrainingLoop:
         self._stop = stop
         self._save = save
         self._lengths = [len(row.token_ids) for row in rows.train]
-        self.plan = TrainingPlan(self._lengths, hyperparameters)
+        self.plan = make_plan(self._lengths, hyperparameters)
         self._validation_steps = self.plan.validation_steps()
         self._micro_batch_size = hyperparameters.micro_batch_size
         self._speeds: list[tuple[float, int]] = []  # (seconds, tokens) of the last steps

@@ -31,6 +31,7 @@ class TrainSpec:
     hyperparameters: Hyperparameters
     resume: bool
     path: Literal["auto", "general"] = "auto"  # "general": not by hand even if it could be; for comparisons
+    preflight: bool = False  # a few steps to tell time and memory; nothing is kept
 
 
 @dataclass(frozen=True)
@@ -92,4 +93,5 @@ def _parse(content: dict[str, Any]) -> TrainSpec:
         hyperparameters=Hyperparameters.model_validate(content["hyperparameters"]),
         resume=bool(content.get("resume", False)),
         path="general" if content.get("path") == "general" else "auto",
+        preflight=bool(content.get("preflight", False)),
     )

@@ -12,7 +12,7 @@ import pytest
 
 from experiments import services
 from experiments.hyperparameters import Hyperparameters
-from experiments.models import Adapter, EvaluatedRow, Evaluation
+from experiments.models import Adapter, EvaluatedRow, Evaluation, Run
 from gpu_worker import tasks
 from gpu_worker.child_process import ChildProcess, Surroundings, visible_gpu
 from portal.process_table import process_entry
@@ -341,3 +341,26 @@ def test_the_real_trainer_survives_a_killed_supervisor(team, actor, base_model, 
     assert adapter.size_bytes > 1000
     assert evaluation.rows == 4
     assert evaluation.report["untuned"] is not None
+
+
+# --- trials ------------------------------------------------------------------------------------------------------
+
+
+@needs_database
+def test_a_trial_ends_without_evaluation_and_without_adapter(team, actor, base_model, node, settings):
+    settings.LEASE_SECONDS = LEASE_SECONDS
+    trial = submit(team, actor, make_version(team), base_model, kind=Run.Kind.PREFLIGHT)
+    workshop = Workshop(trial)
+    try:
+        workshop.keep_node_alive()
+        workshop.behave(steps=3)
+        assert workshop.start().wait(20) == 0
+        assert fresh(trial).status == "succeeded"
+        assert json.loads((trial.folder / "spec.json").read_text())["preflight"] is True
+        assert workshop.starts() == ["0"]
+        assert not (trial.folder / "adapter").exists()
+        with all_teams("test"):
+            assert not Adapter.unscoped.exists()
+        assert fresh(trial).gpu_seconds > 0
+    finally:
+        workshop.close()

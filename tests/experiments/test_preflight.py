@@ -1,0 +1,131 @@
+"""Trials: what they predict, that they stay apart from the runs of an experiment, and what they lead to."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments import lifecycle
+from experiments.models import Run
+from experiments.preflight import predict
+from portal.rls import all_teams
+from tests.experiments.runs import change, fresh, make_version, put_to_work, submit
+
+# As a trial on two cores told it: 2,000 rows of 77 tokens in 750 steps of 8 rows.
+MEASURED = {
+    "seconds_per_token": 1 / 340,
+    "tokens_per_step": 614.4,
+    "total_steps": 750,
+    "validation_s": 14.0,
+    "validation_checks": 7,
+    "start_up_s": 9.0,
+    "peak_memory_bytes": 2_700_000_000,
+}
+
+
+def test_the_prediction_adds_up_what_was_measured():
+    found = predict(MEASURED, max_minutes=None, price_per_hour=2.0, currency="EUR")
+    seconds = 9.0 + 7 * 14.0 + 750 * 614.4 / 340
+    assert found.seconds == pytest.approx(seconds)
+    assert (found.least_seconds, found.most_seconds) == (pytest.approx(0.75 * seconds), pytest.approx(1.25 * seconds))
+    assert found.cost == pytest.approx(2.0 * seconds / 3600)
+    assert found.tokens_per_s == pytest.approx(340)
+    assert found.peak_memory_bytes == 2_700_000_000
+
+
+def test_a_time_limit_ends_the_run_and_without_a_price_there_is_no_cost():
+    found = predict(MEASURED, max_minutes=5, price_per_hour=0.0)
+    assert found.seconds == pytest.approx(309.0)
+    assert found.cost is None
+
+
+@pytest.mark.parametrize("missing", sorted(set(MEASURED) - {"validation_s", "validation_checks"}))
+def test_without_all_figures_nothing_is_predicted(missing):
+    assert predict({**MEASURED, missing: "nonsense"}, max_minutes=None, price_per_hour=1.0) is None
+
+
+@pytest.fixture
+def trial(team, actor, base_model, node) -> Run:
+    return submit(team, actor, make_version(team), base_model, name="Question", kind=Run.Kind.PREFLIGHT)
+
+
+@pytest.fixture
+def finished(trial, node) -> Run:
+    lease = put_to_work(trial, node)
+    lifecycle.record_events(lease, [{"event": "preflight", **MEASURED}])
+    lifecycle.finish_preflight(lease)
+    return fresh(trial)
+
+
+pytestmark = pytest.mark.django_db
+
+
+def test_a_trial_goes_first_is_tried_once_and_stays_out_of_the_lists(trial, api, client_for, alice):
+    assert (trial.number, trial.priority, trial.max_attempts) == (1, 1, 1)
+    assert api.get("/api/runs/").json()["results"] == []
+    assert [run["id"] for run in api.get("/api/runs/?kind=preflight").json()["results"]] == [str(trial.pk)]
+    assert api.get("/api/experiments/").json()["results"][0]["run_count"] == 0
+    page = client_for(alice).get(f"/t/service-desk/experiments/{trial.experiment_id}/").content.decode()
+    assert "#1" not in page
+    assert "Trials:" in page
+
+
+def test_its_page_tells_time_memory_and_cost(finished, client_for, alice, settings):
+    settings.NODE_HOUR_PRICE, settings.NODE_HOUR_CURRENCY = 12.0, "CHF"
+    assert finished.status == "succeeded"
+    page = client_for(alice).get(f"/t/service-desk/runs/{finished.pk}/").content.decode()
+    for words in (
+        "24 min",
+        "2.7\xa0GB",
+        "4.87",
+        "CHF",
+        "340 tokens per second",
+        "Start the whole run",
+        "Question, trial 1",
+    ):
+        assert words in page, words
+    assert "data-chart" not in page
+
+
+def test_the_api_tells_the_prediction(finished, api, settings):
+    settings.NODE_HOUR_PRICE = 3.6
+    told = api.get(f"/api/runs/{finished.pk}/").json()
+    assert told["kind"] == "preflight"
+    assert told["prediction"]["cost"] == pytest.approx(told["prediction"]["seconds"] / 1000)
+
+
+def test_the_whole_run_is_a_click_away_with_the_same_settings(finished, client_for, alice):
+    client_for(alice).post(f"/t/service-desk/runs/{finished.pk}/rerun/")
+    with all_teams("test"):
+        whole = Run.unscoped.get(experiment=finished.experiment_id, kind=Run.Kind.TRAINING)
+    assert (whole.number, whole.config_hash, whole.max_attempts) == (1, finished.config_hash, 5)
+
+
+def test_the_form_and_the_api_start_trials(client_for, alice, api, team, base_model, ready_version):
+    typed = {
+        "name": "By form",
+        "dataset_version": ready_version.pk,
+        "base_model": "tiny",
+        "recipe": "fast",
+        "trial": "1",
+    }
+    assert client_for(alice).post("/t/service-desk/experiments/new/", typed).status_code == 302
+    sent = {"name": "By API", "dataset_version": str(ready_version.pk), "base_model": "tiny", "kind": "preflight"}
+    assert api.post("/api/experiments/", sent, content_type="application/json").json()["kind"] == "preflight"
+    with all_teams("test"):
+        assert set(Run.unscoped.values_list("kind", flat=True)) == {"preflight"}
+
+
+def test_a_trial_that_ran_out_of_memory_says_so(trial, node, client_for, alice):
+    lease = put_to_work(trial, node)
+    lifecycle.fail_run(lease, code="out_of_memory", message="Memory ran out even with one row at a time.")
+    page = client_for(alice).get(f"/t/service-desk/runs/{trial.pk}/").content.decode()
+    assert "Memory ran out" in page
+    assert "The whole run" not in page
+
+
+def test_runs_that_succeeded_tell_the_pace_and_trials_do_not(finished):
+    from experiments import estimates
+
+    change(finished, gpu_seconds=100.0, total_steps=20)
+    with all_teams("test"):
+        assert estimates.seconds_per_row_visit() == {}

@@ -1,0 +1,55 @@
+"""The run page in a real browser: charts draw, the first rows arrive by themselves, everything fits."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments import lifecycle
+from experiments.models import Run
+from tests.browser import fits
+from tests.experiments.runs import change, make_version, put_to_work, submit
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
+
+WORDS = ("Route", "this", "ticket:", "the", "printer", "on", "the", "third", "floor", "is", "broken", "again")
+ROW = {
+    "given": [[f"{word} ", 1] for word in WORDS],
+    "learned": [['{"', 1], ["queue", 1], ['":', 1], [' "Hardware', 2], ['"}', 1], ["<|im_end|>", 1]],
+    "given_tokens": len(WORDS),
+    "learned_tokens": 7,
+    "is_cut": False,
+}
+FIGURES = {"learning_rate": 1e-3, "tokens_per_s": 412.5, "memory_bytes": 2.1e9, "cpu_share": 0.97, "grad_norm": 0.8}
+
+
+@pytest.fixture
+def run(team, actor, base_model, node) -> Run:
+    return submit(team, actor, make_version(team), base_model, name="Does a higher rank help?")
+
+
+def test_the_run_page_follows_a_training(run, node, open_page):
+    lease = put_to_work(run, node)
+    page = open_page(f"/t/service-desk/runs/{run.pk}/")
+    sync_api.expect(page.locator("#learned-rows")).to_contain_text("as soon as it begins")
+    checks = [
+        {"event": "metric", "step": step, "validation_loss": 0.4 + 2 / (1 + step / 9)} for step in range(0, 61, 10)
+    ]
+    course = [
+        {
+            "event": "metric",
+            "step": step,
+            "total_steps": 60,
+            "loss": 0.3 + 2.2 / step**0.6,
+            "padding_share": 0.02,
+            **FIGURES,
+        }
+        for step in range(1, 61)
+    ]
+    lifecycle.record_events(lease, [{"event": "first_batch", "rows": [ROW] * 3}, *course, *checks])
+    sync_api.expect(page.locator("#learned-rows .seen mark").first).to_contain_text("Hardware", timeout=10_000)
+    sync_api.expect(page.locator("#run-status")).to_contain_text("Learning well", timeout=10_000)
+    sync_api.expect(page.locator("[data-chart] canvas").first).to_be_visible(timeout=10_000)
+    change(run, status="succeeded", lease_token=None, lease_until=None)
+    page.reload(wait_until="networkidle")
+    fits(page, "run-page")

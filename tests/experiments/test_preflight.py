@@ -74,7 +74,7 @@ def test_its_page_tells_time_memory_and_cost(finished, client_for, alice, settin
     assert finished.status == "succeeded"
     page = client_for(alice).get(f"/t/service-desk/runs/{finished.pk}/").content.decode()
     for words in (
-        "24 min",
+        "24\xa0min",
         "2.7\xa0GB",
         "4.87",
         "CHF",

@@ -21,8 +21,8 @@ from portal.errors import InvalidInput
 from portal.platform_forms import ReasonForm, applied
 from portal.views.platform.actions import attempt
 
-_PER_PAGE = 50
-_WAITING_SHOWN = 50
+_PER_PAGE = 25
+_WAITING_SHOWN = 25
 _RELATED = ("experiment__team", "team", "node", "created_by", "base_model")
 
 
@@ -36,7 +36,7 @@ def runs(request: HttpRequest) -> HttpResponse:
             Q(experiment__name__icontains=query) | Q(team__slug=query) | Q(team__name__icontains=query)
         )
     places = scheduling.queue_places(None)
-    ended = Paginator(known.filter(status__in=Run.TERMINAL).order_by("-ended_at", "-pk"), _PER_PAGE)
+    ended = Paginator(known.filter(ended_at__isnull=False).order_by("-ended_at", "-pk"), _PER_PAGE)
     context = {
         "query": query,
         "active": Run.unscoped.select_related(*_RELATED).filter(status__in=Run.ACTIVE).order_by("node__name", "slot"),

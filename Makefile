@@ -10,7 +10,7 @@ help:
 	@echo '                 ARGS="--port 9000 --host 0.0.0.0"   options of manage.py up'
 	@echo 'make test      all checks and tests'
 	@echo '                 ARGS="tests/portal -k invitation"   only these tests'
-	@echo 'make test-fast the tests that need neither a browser nor processes of their own'
+	@echo 'make test-fast the quick tests: no database, no browser, no processes of their own'
 	@echo 'make lock      write requirements.lock from what is installed'
 	@echo 'make vendor    fetch the browser libraries again and check them'
 	@echo

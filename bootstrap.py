@@ -50,7 +50,7 @@ CHECKS: tuple[tuple[str, list[str]], ...] = (
 )
 # All tests share the processors among processes, file by file; a few chosen ones begin sooner in one.
 SIDE_BY_SIDE = ["-n", "logical", "--dist", "loadfile"]
-FAST = ["-m", "not slow and not browser"]
+FAST = ["-m", "not slow and not browser and not database"]
 
 
 class SetupError(Exception):
@@ -90,7 +90,7 @@ def run(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     """Set up, then make all checks; return 1 if any failed. Arguments go to pytest, and then only tests run.
 
-    `--fast` alone leaves out the slow tests and those with a browser.
+    `--fast` alone leaves out the slow tests and those with a browser or a database.
     """
     set_up(extras=("test",))
     find_browser()

@@ -13,6 +13,7 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 JOURNEYS = "tests/journeys/"
+DATABASE = {"db", "transactional_db", "live_server"}
 
 
 class LongWorkFirst(LoadFileScheduling):
@@ -30,8 +31,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LongWorkFirs
     return LongWorkFirst(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the journeys first, then files by how many tests they have that are slow or drive a browser."""
+    """Mark what needs a database; journeys come first, then files by how many slow or browser tests they have."""
+    for item in items:
+        if item.get_closest_marker("django_db") or DATABASE & set(getattr(item, "fixturenames", ())):
+            item.add_marker("database")
     files = [list(tests) for _path, tests in itertools.groupby(items, lambda item: item.path)]
     files.sort(key=lambda tests: (not tests[0].nodeid.startswith(JOURNEYS), -_long_ones(tests)))
     items[:] = itertools.chain.from_iterable(files)

@@ -23,6 +23,8 @@ from datasets_app.readers import FileRefused, RowFault, open_table
 from datasets_app.readers.containers import unpack
 from tests.datasets_app.containers import xlsx_bytes, zip_of
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 # What a child may map is more than what it may hold: the rest is libraries.
 MEMORY_MIB, SECONDS = 1024, 60

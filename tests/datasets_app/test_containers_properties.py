@@ -14,6 +14,8 @@ from datasets_app.readers.sentences import FILE_SENTENCES
 from tests.datasets_app.containers import array_bytes, gzip_bytes, parquet_bytes, xlsx_bytes, zip_of
 from tests.datasets_app.files import csv_bytes, tickets
 
+pytestmark = pytest.mark.slow
+
 ROWS = tickets(12)
 SEEDS = {
     "xlsx": xlsx_bytes(ROWS),

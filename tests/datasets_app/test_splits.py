@@ -94,6 +94,7 @@ def test_what_belongs_together_stays_together(columns, seed, by):
     assert (parts == TRAIN).any()
 
 
+@pytest.mark.slow
 @given(columns=keys_of_rows)
 @settings(deadline=None)
 def test_rows_are_together_exactly_if_a_chain_leads_from_one_to_the_other(columns):
@@ -135,6 +136,7 @@ def test_rows_say_themselves_where_they_belong():
         divide(RowsToDivide(ids(4)), SplitPlan(by="column"))
 
 
+@pytest.mark.slow
 @given(columns=keys_of_rows, seed=st.integers(0, 100))
 @settings(deadline=None)
 def test_test_rows_stay_test_rows(columns, seed):

@@ -38,6 +38,7 @@ def plain(number, prompt="Hi", answer="there"):
     return CanonicalRow(number + 1, messages, number)
 
 
+@pytest.mark.slow
 @given(rows=ROWS)
 @settings(deadline=None)
 def test_rows_come_back_as_they_were(rows, tmp_path_factory):
@@ -67,6 +68,7 @@ def test_a_slice_is_that_of_the_list(rows, start, length, tmp_path_factory):
         assert store.read_slice(path, start, start + length) == rows[start : start + length]
 
 
+@pytest.mark.slow
 @given(one=ROWS, other=ROWS)
 @settings(deadline=None)
 def test_hashes_are_equal_exactly_if_the_conversations_are(one, other):

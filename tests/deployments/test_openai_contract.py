@@ -271,6 +271,7 @@ KEYS = st.sampled_from(["model", "messages", "stream", "stream_options", "stop",
                         "metadata", "max_tokens", "logprobs", "top_logprobs", "response_format", "prompt"])  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.dictionaries(KEYS, JSON, max_size=6) | JSON,

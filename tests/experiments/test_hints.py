@@ -70,6 +70,7 @@ def test_scripted_curves_get_the_right_hint(code, training, validation):
     assert "%(" not in hint.why
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     which=st.sampled_from(SCRIPTED),

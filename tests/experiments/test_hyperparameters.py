@@ -121,6 +121,7 @@ def test_shown_if_names_an_existing_choice():
             assert set(values) <= set(dict(by_name[other].choices))
 
 
+@pytest.mark.slow
 @given(settings)
 def test_yaml_and_json_keep_every_value_and_the_hash(values):
     hyperparameters = Hyperparameters(**values)

@@ -57,6 +57,7 @@ def test_majority_accuracy_is_the_most_frequent_class():
     assert field.majority_accuracy == max(expected.count(label) for label in LABELS) / len(expected)
 
 
+@pytest.mark.slow
 def test_interval_covers_the_true_share():
     dice = random.Random(5)
     covered = 0

@@ -1,7 +1,11 @@
 """The benchmark of the doctor plants what it says and finds it again."""
 
+import pytest
+
 from gpu_worker.benchmarks import doctor
 from tests.tiny_model import make_tiny_model
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_small_one_finds_what_was_planted(tmp_path):

@@ -2,7 +2,11 @@
 
 import csv
 
+import pytest
+
 from gpu_worker.benchmarks import imports, imports_measure
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_subject_reads_the_whole_table(tmp_path):

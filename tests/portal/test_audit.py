@@ -69,12 +69,14 @@ def names(assignment: ast.Assign | ast.NamedExpr) -> set[str]:
     return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
+@pytest.mark.slow
 def test_every_action_in_the_code_has_a_name():
     used = actions_in_the_code()
     assert {"deployment.created", "run.submitted", "access.stranger", "token.refused"} <= set(used)
     assert set(used) - set(ACTIONS) == set(), "add them to portal/audit_actions.py"
 
 
+@pytest.mark.slow
 def test_every_name_belongs_to_an_action():
     texts: set[str] = set()
     for room in ROOMS:

@@ -4,6 +4,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import pytest
 from django.utils.translation import gettext
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,8 @@ from datasets_app.doctor.report import Report, read_ids
 from datasets_app.doctor.text import as_markdown
 from datasets_app.store import read_rows
 from tests.datasets_app.doctor.conftest import write_version
+
+pytestmark = pytest.mark.slow
 
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 texts = st.text(characters, min_size=1, max_size=30) | st.sampled_from(

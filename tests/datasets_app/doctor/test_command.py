@@ -9,6 +9,8 @@ from django.core.management import CommandError, call_command
 from tests.datasets_app.doctor.conftest import good_rows
 from tests.tiny_model import make_tiny_model
 
+pytestmark = pytest.mark.slow
+
 
 def _table(path, rows):
     with path.open("w", encoding="utf-8", newline="") as file:

@@ -7,6 +7,8 @@ import pytest
 
 from datasets_app.demo_tickets import generate
 
+pytestmark = pytest.mark.slow
+
 
 def _flipped(count: int, field: str, share: float = 0.05) -> tuple[list[tuple[str, str, str]], set[int]]:
     """Return rows of demo tickets and the ids of those that were given a wrong label in a field."""

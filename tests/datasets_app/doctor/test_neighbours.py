@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from datasets_app.doctor.neighbours import near_clusters
 from datasets_app.doctor.report import read_ids
 from datasets_app.rows import CanonicalRow
@@ -33,6 +35,7 @@ def _changed(text: str, dice: random.Random) -> str:
     return " ".join(words)
 
 
+@pytest.mark.slow
 def test_planted_near_duplicates_are_found():
     dice = random.Random(3)
     texts = _texts(3000)

@@ -21,6 +21,7 @@ def _row(question, answer, system=None):
     return [*before, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
+@pytest.mark.slow
 @given(question=texts, answer=texts, system=st.none() | st.sampled_from(["Be brief.", "", "<x>"]))
 def test_any_row_is_the_same(model_dir, question, answer, system):
     renderer = ChatRenderer.load(model_dir)

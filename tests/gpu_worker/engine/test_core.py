@@ -76,6 +76,7 @@ def test_the_waiting_line_is_bounded(model_dir: Path, renderer: ChatRenderer) ->
     assert all(answer.token_ids for answer in driver.run().values())
 
 
+@pytest.mark.slow
 def test_more_requests_than_cache_wait_and_all_finish(
     model_dir: Path, renderer: ChatRenderer, reference: Reference
 ) -> None:

@@ -44,6 +44,7 @@ def answers(driver: Driver, compiler: GrammarCompiler, **params: Any) -> dict[st
     return driver.run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{}, {"temperature": 1.2, "seed": 4}], ids=["greedy", "sampled"])
 def test_drafting_changes_nothing_but_the_number_of_steps(
     model_dir: Path,

@@ -15,6 +15,8 @@ from experiments.problem_file import PROBLEM_FILE, Problem
 from tests.gpu_worker.engine.engine_process import NAME, EngineProcess, running_engine
 from tests.gpu_worker.engine.reference import Reference
 
+pytestmark = pytest.mark.slow
+
 TEXT = "The printer does not print. " * 3
 
 

@@ -16,6 +16,8 @@ from gpu_worker.trainer.spec import read_spec
 from gpu_worker.trainer.stop import StopFlag
 from tests.gpu_worker.trainer.jobs import losses, only, run_here, ticket_rows, write_job
 
+pytestmark = pytest.mark.slow
+
 needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="the processor has no VNNI")
 
 

@@ -99,6 +99,7 @@ def test_broken_rows_are_named_by_number_and_never_quoted(tmp_path, renderer, li
     assert "secret" not in caught.value.message
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.integers(0, 2)).map(tuple), min_size=1))
 def test_common_prefix(sequences):
     length = common_prefix_length(sequences)

@@ -76,13 +76,19 @@ def exported(version: DatasetVersion, split: Split | str) -> Path:
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         store.export_jsonl(version.rows_path(split), path)
-        _count_storage(version)
+        count_storage(version)
     return path
 
 
-def _count_storage(version: DatasetVersion) -> None:
+def tokens_folder(version: DatasetVersion) -> Path:
+    """Return where the rows of a version are kept as token ids, once a run has encoded them."""
+    return version.export_path(Split.TRAIN).parent / "tokens"
+
+
+def count_storage(version: DatasetVersion) -> None:
     """Note how much place the rows of a version take, exports included: they count against the team's quota."""
     paths = [path for split in Split for path in (version.rows_path(split), version.export_path(split))]
+    paths += tokens_folder(version).glob("*.safetensors")
     size_bytes = sum(path.stat().st_size for path in paths if path.exists())
     with team_scope(version.team_id):
         version.team.datasetversions.filter(pk=version.pk).update(size_bytes=size_bytes)

@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 
 from datasets_app.models import DatasetVersion, Split
 from datasets_app.store import RowsHash, WrittenRows, content_hash, read_all_ids, read_jsonl
-from datasets_app.stored_rows import exported
+from datasets_app.stored_rows import count_storage, exported, tokens_folder
 from experiments.models import Run
 from gpu_worker.base_model_folder import MANIFEST, is_intact, manifest_revision
 from portal.process_table import mentions, signal_group
@@ -31,6 +31,7 @@ LEARNED_FROM = (Split.TRAIN, Split.VALIDATION)
 _ORPHAN_LIMIT_S = 45.0
 _ORPHAN_KILL_LIMIT_S = 15.0
 _POLL_S = 0.2
+_MOST_KEPT_TOKENS = 6  # files per dataset version: training and validation rows for three base models or lengths
 
 
 class JobError(Exception):
@@ -56,6 +57,11 @@ class JobFolder:
     def data(self) -> Path:
         """The rows: train.jsonl, validation.jsonl, heldout.jsonl."""
         return self.root / "data"
+
+    @property
+    def tokens(self) -> Path:
+        """Rows as the trainer encoded them, now or in an earlier run (see `trainer/token_cache.py`)."""
+        return self.root / "tokens"
 
     @property
     def events(self) -> Path:
@@ -123,7 +129,7 @@ class JobFolder:
 
     def tidy(self) -> None:
         """Remove what nobody needs after the end: rows, checkpoints, and the copy of the adapter."""
-        for folder in (self.data, self.checkpoints, self.adapter, self.root / "tmp"):
+        for folder in (self.data, self.tokens, self.checkpoints, self.adapter, self.root / "tmp"):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -153,6 +159,7 @@ def prepare(folder: JobFolder, run: Run, *, keep_adapter: bool = False) -> None:
     """
     _require_base_model(run)
     _bring_rows(folder, run.dataset_version)
+    _offer_tokens(folder, run.dataset_version)
     if not keep_adapter:
         shutil.rmtree(folder.adapter, ignore_errors=True)  # what an interrupted attempt had learned so far
     folder.evaluation.mkdir(exist_ok=True)
@@ -266,6 +273,34 @@ def _link(source: Path, target: Path) -> None:
         raise
     except OSError:
         shutil.copyfile(source, target)
+
+
+# --- encoded rows of earlier runs --------------------------------------------------------------------------------
+
+
+def _offer_tokens(folder: JobFolder, version: DatasetVersion) -> None:
+    """Bring the rows that earlier runs have encoded; the trainer takes those whose name fits."""
+    folder.tokens.mkdir(exist_ok=True)
+    with contextlib.suppress(OSError):  # it only costs time
+        for kept in tokens_folder(version).glob("*.safetensors"):
+            if not (folder.tokens / kept.name).exists():
+                _link(kept, folder.tokens / kept.name)
+
+
+def keep_tokens(folder: JobFolder, version: DatasetVersion) -> None:
+    """Keep with the dataset version what the trainer has encoded, the newest few; they go when the version goes."""
+    kept = tokens_folder(version)
+    with contextlib.suppress(OSError):
+        kept.mkdir(exist_ok=True)  # not its parents: the version may be deleted meanwhile
+        for made in folder.tokens.glob("*.safetensors"):
+            if not (kept / made.name).exists():
+                aside = kept / f".{made.name}.{folder.root.name}"
+                _link(made, aside)
+                aside.replace(kept / made.name)
+        newest_first = sorted(kept.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for old in newest_first[_MOST_KEPT_TOKENS:]:
+            old.unlink(missing_ok=True)
+        count_storage(version)
 
 
 # --- the untuned answers of earlier runs -------------------------------------------------------------------------

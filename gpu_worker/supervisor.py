@@ -24,7 +24,15 @@ from experiments.results import IncompleteAdapter, is_whole_adapter
 from experiments.run_events import failure_of, step_of
 from gpu_worker.child_process import Programs
 from gpu_worker.database_patience import DatabaseGone, Patience
-from gpu_worker.job_folder import FolderBusy, JobError, heldout_split, offer_untuned_answers, prepare, write_spec
+from gpu_worker.job_folder import (
+    FolderBusy,
+    JobError,
+    heldout_split,
+    keep_tokens,
+    offer_untuned_answers,
+    prepare,
+    write_spec,
+)
 from gpu_worker.process_note import forget_process, note_process
 from gpu_worker.watch import Ending, ShutdownSwitch, Stop, Stopped, Watch
 
@@ -119,6 +127,7 @@ class Supervisor:
         """
         while True:
             ending = self.watch.stay_with(self.programs.trainer, lock, log="trainer.log")
+            self.watch.insist(partial(keep_tokens, self.folder, self.run.dataset_version))
             if ending.reported("failed"):
                 raise JobError(*failure_of(ending.outcome))
             if self.watch.stop or (ending.code == 0 and ending.reported("finished")):

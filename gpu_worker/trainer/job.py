@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from datasets_app.rendering import ChatRenderer, RenderingError
-from gpu_worker.trainer import checkpoints, problems
+from gpu_worker.trainer import checkpoints, problems, token_cache
 from gpu_worker.trainer.adapter import write_adapter
 from gpu_worker.trainer.errors import EXIT_FINISHED, EXIT_STOPPED, StopRequested, TrainingError
 from gpu_worker.trainer.events import Events
@@ -74,13 +74,23 @@ class Job:
             renderer = ChatRenderer.load(spec.base_model.path)
         except RenderingError as error:
             raise unusable_base_model(str(error).rstrip(".")) from error
-        chosen = spec.hyperparameters
-        train = problems.encode(self.folder.train_rows, renderer, chosen)
+
+        def encode(path: Path, at_most: int | None = None) -> EncodedRows:
+            if not path.exists():  # then there is nothing to name it by; the reader says what is missing
+                return problems.encode(path, renderer, spec.hyperparameters)
+            name = token_cache.key(path, spec, at_most)
+            return token_cache.cached(
+                self.folder.tokens,
+                name,
+                lambda: problems.encode(path, renderer, spec.hyperparameters, at_most=at_most),
+            )
+
+        train = encode(self.folder.train_rows)
         if not train.rows:
             raise TrainingError("bad_data", "There are no rows to learn from. Import rows, or allow longer ones.")
         validation = EncodedRows((), 0, 0)
         if self.folder.validation_rows.exists():
-            validation = problems.encode(self.folder.validation_rows, renderer, chosen, at_most=chosen.validation_rows)
+            validation = encode(self.folder.validation_rows, spec.hyperparameters.validation_rows)
         return train, validation
 
 

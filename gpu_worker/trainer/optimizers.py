@@ -56,7 +56,8 @@ def clip_gradients(parameters: AdapterParameters, max_norm: float) -> float:
 class AdamW:
     """Adam with decoupled weight decay over one flat tensor.
 
-    Written out because it is eight lines on a flat buffer, and torch.optim imports its compiler for a second.
+    torch's fused kernel, called without torch.optim, which imports its compiler for a second: one pass over the
+    buffer, where single operations make ten.
     Source: Loshchilov and Hutter 2017, arXiv:1711.05101, algorithm 2.
     """
 
@@ -75,11 +76,11 @@ class AdamW:
         """Move the values one step against the gradients, then set the gradients to zero."""
         values, gradients = self._parameters.values, self._parameters.gradients
         self.updates += 1
-        values.mul_(1 - learning_rate * self._weight_decay)
-        self.mean.lerp_(gradients, 1 - BETA1)
-        self.square.mul_(BETA2).addcmul_(gradients, gradients, value=1 - BETA2)
-        root = (self.square / (1 - BETA2**self.updates)).sqrt_().add_(EPSILON)
-        values.addcdiv_(self.mean, root, value=-learning_rate / (1 - BETA1**self.updates))
+        torch._fused_adamw_(
+            [values], [gradients], [self.mean], [self.square], [], [torch.tensor(float(self.updates))],
+            lr=learning_rate, beta1=BETA1, beta2=BETA2, weight_decay=self._weight_decay, eps=EPSILON,
+            amsgrad=False, maximize=False,
+        )  # fmt: skip
         gradients.zero_()
 
     def state(self) -> dict[str, Tensor]:

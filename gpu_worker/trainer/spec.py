@@ -51,6 +51,11 @@ class JobFolder:
         return self.root / "data" / "validation.jsonl"
 
     @property
+    def tokens(self) -> Path:
+        """Encoded rows, of this run and of earlier ones (see `token_cache`)."""
+        return self.root / "tokens"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of `step-<n>` folders."""
         return self.root / "checkpoints"

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ from experiments.models import Run
 from gpu_worker import job_folder
 from gpu_worker.database_patience import DatabaseGone, Patience
 from gpu_worker.event_file import EventFile
-from gpu_worker.job_folder import FolderBusy, JobError, JobFolder, offer_untuned_answers, prepare
+from gpu_worker.job_folder import FolderBusy, JobError, JobFolder, keep_tokens, offer_untuned_answers, prepare
 from portal.process_table import process_entry
 from portal.rls import all_teams
 from tests.experiments.runs import change, change_rows, make_version, submit, write_adapter
@@ -177,6 +178,35 @@ def test_what_runs_need_is_counted_as_storage_once(folder, run):
         version.refresh_from_db()
     sizes = [path.stat().st_size for path in version.folder.rglob("*") if path.is_file()]
     assert version.size_bytes == sum(sizes)
+
+
+@pytest.mark.django_db
+def test_encoded_rows_go_from_one_run_of_a_version_to_the_next(folder, run, tmp_path):
+    prepare(folder, run)
+    for number in range(9):
+        (folder.tokens / f"{number}.safetensors").write_bytes(b"tokens")
+    version = run.dataset_version
+    keep_tokens(folder, version)
+    keep_tokens(folder, version)
+    other = JobFolder(tmp_path / "other")
+    other.root.mkdir()
+    prepare(other, run)
+    brought = list(other.tokens.iterdir())
+    assert len(brought) == 6
+    assert all(path.read_bytes() == b"tokens" for path in brought)
+    with all_teams("test"):
+        version.refresh_from_db()
+    sizes = [path.stat().st_size for path in version.folder.rglob("*") if path.is_file()]
+    assert version.size_bytes == sum(sizes)
+
+
+@pytest.mark.django_db
+def test_encoded_rows_do_not_bring_a_deleted_version_back(folder, run):
+    prepare(folder, run)
+    (folder.tokens / "a.safetensors").write_bytes(b"tokens")
+    shutil.rmtree(run.dataset_version.folder)
+    keep_tokens(folder, run.dataset_version)
+    assert not run.dataset_version.folder.exists()
 
 
 @pytest.mark.django_db

@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy
 from pydantic import ValidationError
 
 from datasets_app.models import DatasetVersion
+from experiments.continuing import required_settings
 from experiments.hyperparameters import (
     RECIPES,
     FieldInfo,
@@ -19,7 +20,7 @@ from experiments.hyperparameters import (
     from_yaml,
     recipe_hyperparameters,
 )
-from experiments.models import Experiment
+from experiments.models import Experiment, Run
 from portal.forms import TeamForm
 from portal.models import BaseModel, Team
 
@@ -62,6 +63,9 @@ class RunForm(TeamForm):
     notes = forms.CharField(
         label=gettext_lazy("Notes"), max_length=4000, required=False, widget=forms.Textarea(attrs={"rows": 2})
     )
+    continue_from = forms.ModelChoiceField(
+        queryset=Run.unscoped.none(), required=False, widget=forms.HiddenInput, label=gettext_lazy("Continue from")
+    )
     yaml = forms.FileField(
         label=gettext_lazy("Hyperparameters from a file"),
         required=False,
@@ -76,6 +80,9 @@ class RunForm(TeamForm):
             "dataset__name", "-number"
         )
         self.fields["base_model"].queryset = BaseModel.objects.filter(is_allowed=True)  # type: ignore[attr-defined]
+        self.fields["continue_from"].queryset = team.runs.filter(adapter__isnull=False).select_related(  # type: ignore[attr-defined]
+            "adapter", "base_model", "experiment"
+        )
         if experiment is not None:
             del self.fields["name"], self.fields["notes"]
         self._suggested = self._suggest()
@@ -88,7 +95,9 @@ class RunForm(TeamForm):
         version = self.fields["dataset_version"].queryset.filter(pk=_uuid(self._chosen("dataset_version"))).first()  # type: ignore[attr-defined]
         version = version or self.fields["dataset_version"].queryset.first()  # type: ignore[attr-defined]
         rows = version.train_rows if version else 1000
-        return recipe_hyperparameters(recipe if recipe in RECIPES else "balanced", rows)
+        suggested = recipe_hyperparameters(recipe if recipe in RECIPES else "balanced", rows)
+        self.parent = self.fields["continue_from"].queryset.filter(pk=_uuid(self._chosen("continue_from"))).first()  # type: ignore[attr-defined]
+        return suggested.model_copy(update=required_settings(self.parent)) if self.parent else suggested
 
     def _chosen(self, name: str) -> str:
         if self.is_bound:
@@ -118,6 +127,8 @@ class RunForm(TeamForm):
 
     def _merge(self, cleaned: dict[str, Any]) -> Hyperparameters | None:
         values = recipe_hyperparameters(cleaned["recipe"], cleaned["dataset_version"].train_rows).model_dump()
+        if self.parent:
+            values |= required_settings(self.parent)
         for info in form_fields():
             typed = cleaned.get(_PREFIX + info.name)
             if typed not in (None, ""):

@@ -73,6 +73,10 @@ class Run(TeamOwned):
     hyperparameters = models.JSONField()
     config_hash = models.CharField(max_length=64)
     deploy_as = models.SlugField(_("deploy when finished as"), max_length=60, blank=True)
+    continue_from = models.ForeignKey(
+        "self", on_delete=models.RESTRICT, null=True, blank=True, related_name="continuations",
+        help_text="the run whose adapter is where this one starts; kept as long as this one is",
+    )  # fmt: skip
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
 
     status = models.CharField(max_length=12, choices=Status.choices, default=Status.QUEUED)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from rest_framework import serializers
 
 from datasets_app.models import DatasetVersion
+from experiments.continuing import required_settings
 from experiments.hyperparameters import RECIPES, Hyperparameters, recipe_hyperparameters
 from experiments.models import Adapter, Evaluation, Experiment, MetricPoint, Priority, Run, RunEvent
 from experiments.preflight import prediction_of
@@ -59,7 +60,8 @@ class RunSerializer(serializers.ModelSerializer[Run]):
         model = Run
         fields = [
             "id", "experiment", "experiment_name", "kind", "number", "dataset_version", "base_model", "base_revision",
-            "recipe", "hyperparameters", "config_hash", "deploy_as", "priority", "status", "phase", "progress", "step",
+            "recipe", "hyperparameters", "config_hash", "deploy_as", "continue_from", "priority", "status", "phase",
+            "progress", "step",
             "total_steps", "eta_s", "attempt", "queued_at", "started_at", "ended_at", "error_code", "error_message",
             "gpu_seconds", "adapter", "prediction",
         ]  # fmt: skip
@@ -100,6 +102,12 @@ class RunChoice(TeamSerializer):
         default=Run.Kind.TRAINING,
         help_text="`preflight`: try 20 steps instead, to tell time, memory and cost; nothing of it is kept.",
     )
+    continue_from = serializers.PrimaryKeyRelatedField(
+        queryset=Run.unscoped.filter(adapter__isnull=False),
+        required=False,
+        allow_null=True,
+        help_text="A run whose adapter is where the new one starts; base model, rank and layers have to be the same.",
+    )
 
     def validate_kind(self, value: str) -> Run.Kind:
         return Run.Kind(value)
@@ -107,6 +115,8 @@ class RunChoice(TeamSerializer):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Put recipe and given values together."""
         values = recipe_hyperparameters(attrs["recipe"], attrs["dataset_version"].train_rows).model_dump()
+        if parent := attrs.get("continue_from"):
+            values |= required_settings(parent)
         try:
             attrs["hyperparameters"] = Hyperparameters(**{**values, **attrs.get("hyperparameters", {})})
         except ValidationError as error:

@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
 from datasets_app.models import DatasetVersion
+from experiments.continuing import require_continuable, required_settings
 from experiments.hyperparameters import RECIPES, Hyperparameters, config_hash, recipe_hyperparameters
 from experiments.models import Experiment, Priority, Run
 from experiments.problem_fit import require_fit
@@ -37,6 +38,7 @@ def start_experiment(
     hyperparameters: Hyperparameters | None = None,
     deploy_as: str = "",
     kind: Run.Kind = Run.Kind.TRAINING,
+    continue_from: Run | None = None,
 ) -> Run:
     """Create an experiment and its first run.
 
@@ -52,6 +54,7 @@ def start_experiment(
         hyperparameters=hyperparameters,
         deploy_as=deploy_as,
         kind=kind,
+        continue_from=continue_from,
     )
 
 
@@ -84,11 +87,13 @@ def submit_run(
     hyperparameters: Hyperparameters | None = None,
     deploy_as: str = "",
     kind: Run.Kind = Run.Kind.TRAINING,
+    continue_from: Run | None = None,
 ) -> Run:
     """Queue one training. Dataset version, base model revision and hyperparameters are frozen with it.
 
     A preflight tries a few steps of it instead; it goes before the team's other runs and is tried once.
     Without `hyperparameters` the recipe's are taken for the size of the dataset; without a recipe, the balanced one.
+    `continue_from`: start from the adapter of that run instead of a fresh one; it stays as long as this run does.
     Raises: InvalidInput naming what does not fit, NotFound for a dataset version of another team, QuotaExceeded if
     too many runs of the team wait already.
     """
@@ -103,6 +108,11 @@ def submit_run(
     if hyperparameters is None:
         recipe = recipe or DEFAULT_RECIPE
         hyperparameters = recipe_hyperparameters(recipe, dataset_version.train_rows)
+        if continue_from is not None and continue_from.team_id == experiment.team_id:
+            hyperparameters = hyperparameters.model_copy(update=required_settings(continue_from))
+    if continue_from is not None:
+        team_id = experiment.team_id
+        require_continuable(continue_from, team_id=team_id, base_model=base_model, chosen=hyperparameters)
     require_fit(dataset_version, hyperparameters)
     _require_possible(hyperparameters, deploy_as)
     run = Run(
@@ -117,6 +127,7 @@ def submit_run(
         hyperparameters=hyperparameters.model_dump(mode="json"),
         config_hash=config_hash(hyperparameters),
         deploy_as=_checked_deployment_name(deploy_as),
+        continue_from=continue_from,
         created_by=actor.user,
     )
     if run.is_preflight:
@@ -268,6 +279,7 @@ def clone_run(*, run: Run, actor: Actor, changes: Changes) -> Run:
         recipe=run.recipe if changes.recipe is None else changes.recipe,
         hyperparameters=hyperparameters,
         deploy_as=run.deploy_as if changes.deploy_as is None else changes.deploy_as,
+        continue_from=run.continue_from,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from datasets_app.models import DatasetVersion, Split
 from datasets_app.store import RowsHash, WrittenRows, content_hash, read_all_ids, read_jsonl
 from datasets_app.stored_rows import count_storage, exported, tokens_folder
 from experiments.models import Run
+from experiments.results import ADAPTER_FILES
 from gpu_worker.base_model_folder import MANIFEST, is_intact, manifest_revision
 from portal.process_table import mentions, signal_group
 
@@ -72,6 +74,11 @@ class JobFolder:
     def adapter(self) -> Path:
         """The adapter that the trainer leaves."""
         return self.root / "adapter"
+
+    @property
+    def start(self) -> Path:
+        """The adapter that the run starts from, if it continues another one."""
+        return self.root / "start"
 
     @property
     def checkpoints(self) -> Path:
@@ -129,7 +136,7 @@ class JobFolder:
 
     def tidy(self) -> None:
         """Remove what nobody needs after the end: rows, checkpoints, and the copy of the adapter."""
-        for folder in (self.data, self.tokens, self.checkpoints, self.adapter, self.root / "tmp"):
+        for folder in (self.data, self.tokens, self.checkpoints, self.start, self.adapter, self.root / "tmp"):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -163,6 +170,7 @@ def prepare(folder: JobFolder, run: Run, *, keep_adapter: bool = False) -> None:
     if not keep_adapter:
         shutil.rmtree(folder.adapter, ignore_errors=True)  # what an interrupted attempt had learned so far
     folder.evaluation.mkdir(exist_ok=True)
+    _bring_start(folder, run)
     write_spec(folder, run)
 
 
@@ -178,6 +186,7 @@ def write_spec(folder: JobFolder, run: Run) -> None:
         },
         "hyperparameters": run.hyperparameters,
         "resume": any(folder.checkpoints.glob("step-*")),
+        "start_adapter": folder.start.name if run.continue_from_id else None,
         "evaluation": _evaluation_spec(run),
         "preflight": run.is_preflight,
     }
@@ -263,6 +272,25 @@ def _describe(path: Path) -> WrittenRows:
         known.add(row.messages)
         rows += 1
     return WrittenRows(rows, known.hexdigest(), path.stat().st_size)
+
+
+def _bring_start(folder: JobFolder, run: Run) -> None:
+    """Bring the adapter that the run starts from. Raises: JobError if it is not there as it was."""
+    shutil.rmtree(folder.start, ignore_errors=True)
+    if run.continue_from is None:
+        return
+    adapter = run.continue_from.adapter
+    folder.start.mkdir()
+    try:
+        for name in ADAPTER_FILES:
+            shutil.copyfile(adapter.folder / name, folder.start / name)
+        with (folder.start / ADAPTER_FILES[1]).open("rb") as file:
+            intact = hashlib.file_digest(file, "sha256").hexdigest() == adapter.sha256
+    except FileNotFoundError:
+        intact = False
+    if not intact:
+        message = _("The adapter of %(run)s, from which this run starts, is missing or damaged on this node.")
+        raise JobError("bad_settings", message % {"run": run.continue_from})
 
 
 def _link(source: Path, target: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.paginator import Paginator
 from django.db.models import Count, Max, Q
-from django.http import HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
 from experiments import services
@@ -67,7 +67,10 @@ def _with_figures(run: Run) -> Run:
 
 @team_view(role=Role.EDITOR)
 def new(request: TeamRequest) -> HttpResponse:
-    """Show the form of a new run and start it; `?experiment=` adds to one, `?clone=` and `?version=` fill it in."""
+    """Show the form of a new run and start it.
+
+    `?experiment=` adds to one, `?clone=` and `?version=` fill it in, `?continue=` starts from a run's adapter.
+    """
     experiment = _row_of(request.team.experiments, request.GET.get("experiment"))
     if request.method == "POST" and not request.POST.get("preview"):
         form = RunForm(request.POST, request.FILES, team=request.team, experiment=experiment)
@@ -93,8 +96,8 @@ def _context(form: RunForm, experiment: Experiment | None) -> dict[str, Any]:
 
 
 def _start(request: TeamRequest, form: RunForm, experiment: Experiment | None) -> Run | None:
-    names = ("dataset_version", "base_model", "recipe", "hyperparameters", "deploy_as")
-    choice = {name: form.cleaned_data[name] for name in names}
+    wanted = ("dataset_version", "base_model", "recipe", "hyperparameters", "deploy_as", "continue_from")
+    choice = {name: form.cleaned_data[name] for name in wanted}
     choice["kind"] = Run.Kind.PREFLIGHT if request.POST.get("trial") else Run.Kind.TRAINING
     actor = Actor.of(request)
     try:
@@ -114,6 +117,8 @@ def _initial(request: TeamRequest) -> dict[str, Any]:
     """Return what the address asks for: a dataset version, or everything of a run to be cloned."""
     source = _row_of(request.team.runs, request.GET.get("clone"))
     version = _row_of(request.team.datasetversions, request.GET.get("version"))
+    if request.GET.get("continue"):
+        return _continued(_row_of(request.team.runs.filter(adapter__isnull=False), request.GET["continue"]))
     if source is None:
         return {"dataset_version": version.pk if version else None}
     values = {
@@ -123,6 +128,14 @@ def _initial(request: TeamRequest) -> dict[str, Any]:
     }
     chosen = {"dataset_version": source.dataset_version_id, "base_model": source.base_model.slug}
     return {**values, **chosen, "recipe": source.recipe or "balanced", "name": f"{source.experiment.name} (2)"}
+
+
+def _continued(parent: Run | None) -> dict[str, Any]:
+    """Return what a run that goes on from another one's adapter begins with. Raises: Http404 if there is none."""
+    if parent is None:
+        raise Http404
+    chosen = {"dataset_version": parent.dataset_version_id, "base_model": parent.base_model.slug}
+    return {**chosen, "continue_from": parent.pk, "name": f"{parent.experiment.name} (2)"}
 
 
 def _as_typed(value: object) -> object:

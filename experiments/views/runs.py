@@ -30,7 +30,7 @@ _STOP_POLLING = 286
 
 def run_of(request: TeamRequest, pk: uuid.UUID) -> Run:
     runs = request.team.runs.select_related(
-        "experiment", "dataset_version__dataset", "base_model", "node", "created_by"
+        "experiment", "dataset_version__dataset", "base_model", "node", "created_by", "continue_from__experiment"
     )
     return get_object_or_404(runs, pk=pk)
 

@@ -81,6 +81,8 @@ def identity(spec: TrainSpec, job: JobFolder) -> str:
         "hyperparameters": hyperparameters,
         "data": {path.name: sha256_of(path) for path in files},
     }
+    if spec.start_adapter is not None:
+        content["start"] = sha256_of(spec.start_adapter / "adapter_model.safetensors")
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

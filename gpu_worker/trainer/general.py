@@ -54,6 +54,7 @@ class GeneralLearner:
 
     def loss_sum(self, rows: Sequence[EncodedRow]) -> float:
         """Return the summed loss without dropout and without gradient."""
+        self._model.train()  # DoRA keeps lengths of weights while it does not train: they may be of an older state
         self._model.eval()
         with torch.no_grad():
             return float(self._loss(rows))

@@ -22,6 +22,7 @@ from gpu_worker.trainer.plan import TrainingPlan
 from gpu_worker.trainer.preflight import PreflightPlan, StepTimes, seconds_per_token
 from gpu_worker.trainer.rows import EncodedRows
 from gpu_worker.trainer.spec import JobFolder, TrainSpec, read_spec
+from gpu_worker.trainer.start import take_up
 from gpu_worker.trainer.stop import StopFlag
 from gpu_worker.trainer.storage import publish_text, require_space
 
@@ -59,6 +60,8 @@ class Job:
         self.events.phase("loading")
         longest = max(len(row.token_ids) for row in (*train.rows, *validation.rows))
         learner = make_learner(spec, longest_row=longest)
+        if spec.start_adapter is not None:
+            take_up(spec.start_adapter, learner.parameters, spec.hyperparameters)
         require_space(self.folder.root, checkpoints.bytes_needed(learner.parameters.count))
         self.stop.check()
         checkpoints.seed_random(spec.hyperparameters.seed)

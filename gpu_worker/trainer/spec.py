@@ -30,6 +30,7 @@ class TrainSpec:
     base_model: BaseModel
     hyperparameters: Hyperparameters
     resume: bool
+    start_adapter: Path | None = None  # a PEFT folder to go on from, instead of a fresh adapter
     path: Literal["auto", "general"] = "auto"  # "general": not by hand even if it could be; for comparisons
     preflight: bool = False  # a few steps to tell time and memory; nothing is kept
 
@@ -80,7 +81,7 @@ def read_spec(job: JobFolder) -> TrainSpec:
     """Read and check `spec.json`. Raises: TrainingError (internal) naming what is wrong with it."""
     try:
         content = json.loads((job.root / "spec.json").read_text(encoding="utf-8"))
-        return _parse(content)
+        return _parse(content, job)
     except ValidationError as error:
         fields = ", ".join(".".join(str(part) for part in item["loc"]) for item in error.errors())
         raise TrainingError("internal", f"spec.json has hyperparameters that are not allowed: {fields}.") from error
@@ -88,7 +89,7 @@ def read_spec(job: JobFolder) -> TrainSpec:
         raise TrainingError("internal", f"spec.json cannot be used: {type(error).__name__}: {error}.") from error
 
 
-def _parse(content: dict[str, Any]) -> TrainSpec:
+def _parse(content: dict[str, Any], job: JobFolder) -> TrainSpec:
     if content["format"] != SPEC_FORMAT:
         raise ValueError(f"format {content['format']!r} is not {SPEC_FORMAT}")
     base = content["base_model"]
@@ -97,6 +98,8 @@ def _parse(content: dict[str, Any]) -> TrainSpec:
         base_model=BaseModel(slug=base["slug"], path=Path(base["path"]), revision=str(base["revision"])),
         hyperparameters=Hyperparameters.model_validate(content["hyperparameters"]),
         resume=bool(content.get("resume", False)),
+        # A name inside the job folder, never a path: the order must not reach other teams' files.
+        start_adapter=job.root / Path(content["start_adapter"]).name if content.get("start_adapter") else None,
         path="general" if content.get("path") == "general" else "auto",
         preflight=bool(content.get("preflight", False)),
     )

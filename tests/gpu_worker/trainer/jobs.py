@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,9 +40,10 @@ def write_job(
     validation: list[dict] = (),
     resume: bool = False,
     path: str = "auto",
+    start: Path | None = None,
     **chosen: object,
 ) -> JobFolder:
-    """Write a job folder; `chosen` are hyperparameters other than the defaults."""
+    """Write a job folder; `chosen` are hyperparameters other than the defaults, `start` an adapter to go on from."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     spec = {
         "format": 1,
@@ -50,7 +52,10 @@ def write_job(
         "hyperparameters": chosen,
         "resume": resume,
         "path": path,
+        "start_adapter": "start" if start else None,
     }
+    if start:
+        shutil.copytree(start, folder / "start", dirs_exist_ok=True)
     (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     for name, rows in (("train", train), ("validation", validation)):
         if rows:

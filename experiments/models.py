@@ -266,6 +266,7 @@ class EvaluatedRow(TeamOwned):
     untuned = models.TextField()
     tuned = models.TextField()
     others = models.JSONField(default=dict, help_text="answers of simple baselines and of other ways to ask, by name")
+    confidence = models.JSONField(default=dict, help_text="of the scored answer, by closed field, temperature applied")
     untuned_score = models.FloatField()
     tuned_score = models.FloatField()
     is_exact = models.BooleanField()

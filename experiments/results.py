@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from experiments.models import Adapter, EvaluatedRow, Evaluation, Run
 from experiments.problem_file import PROBLEM_FILE
 from experiments.problem_results import score_problem_file
 from experiments.scoring import BASELINES, AnsweredRow, row_score, score_answers
+from experiments.scoring.calibration import calibrate_field
 from experiments.storable import storable_json, storable_text
 from portal.errors import PortalError
 
@@ -134,7 +135,9 @@ def judge(predictions: Path, split: Split, version: DatasetVersion) -> Judged:
     answered = (
         AnsweredRow(item["row"], item["expected"], item["tuned"], item.get("untuned"), _others(item)) for item in found
     )
-    report = score_answers(answered, fields=_known_fields(version)).to_dict()
+    ways = _ways(predictions)
+    report = score_answers(answered, fields=_known_fields(version), schema=ways.get("schema")).to_dict()
+    report["calibration"] = _calibration(found, ways.get("calibration") or {})
     scored = score_problem_file(predictions.with_name(PROBLEM_FILE), found)
     if scored is not None:
         report["problem"] = scored.to_dict()
@@ -143,6 +146,29 @@ def judge(predictions: Path, split: Split, version: DatasetVersion) -> Judged:
     for place, (tuned, untuned) in scored.row_scores.items() if scored else ():
         rows[place].tuned_score, rows[place].untuned_score = tuned, untuned
     return Judged(split, storable, rows)
+
+
+def _ways(predictions: Path) -> dict[str, Any]:
+    """Return what the answers were bound to and what was learned about confidence; older evaluators say nothing."""
+    path = predictions.with_name("ways.json")
+    ways: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return ways
+
+
+def _calibration(found: list[dict[str, Any]], learned: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return how far the confidence of each closed field can be trusted on the held-out rows."""
+    figures = []
+    for name, one in learned.items():
+        judged = [
+            (item["confidence"][name], row_score(item["expected"], item["scored"]).fields[name])
+            for item in found
+            if name in item.get("confidence", {}) and name in row_score(item["expected"], item["scored"]).fields
+        ]
+        if judged:
+            raw, scaled = ([(sure[place], right) for sure, right in judged] for place in (0, 1))
+            calibration = [(sure, right) for sure, right in one["rows"]]
+            figures.append(asdict(calibrate_field(name, one["temperature"], calibration, raw, scaled)))
+    return figures
 
 
 def _known_fields(version: DatasetVersion) -> list[Field] | None:
@@ -176,6 +202,7 @@ def _evaluated(item: dict[str, Any]) -> EvaluatedRow:
         row=item["row"],
         **texts,
         others=others,
+        confidence={name: sure[1] for name, sure in item.get("confidence", {}).items()},
         untuned_score=untuned.score,
         tuned_score=tuned.score,
         is_exact=tuned.exact,

@@ -17,6 +17,7 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
+from datasets_app.answer_schemas.origins import current_schema
 from datasets_app.models import DatasetVersion, Split
 from datasets_app.store import RowsHash, WrittenRows, content_hash, read_all_ids, read_jsonl
 from datasets_app.stored_rows import count_storage, exported, tokens_folder
@@ -24,6 +25,7 @@ from experiments.models import Run
 from experiments.results import ADAPTER_FILES
 from gpu_worker.base_model_folder import MANIFEST, is_intact, manifest_revision
 from portal.process_table import mentions, signal_group
+from portal.rls import all_teams
 
 # Runs of one experiment are compared, so all are asked the same rows, whatever seed they were trained with.
 _EVALUATION_SEED = 1
@@ -189,8 +191,16 @@ def write_spec(folder: JobFolder, run: Run) -> None:
         "start_adapter": folder.start.name if run.continue_from_id else None,
         "evaluation": _evaluation_spec(run),
         "preflight": run.is_preflight,
+        "schema": _schema_of(run.dataset_version),
     }
     _write_whole(folder.spec, json.dumps(content, indent=2))
+
+
+def _schema_of(version: DatasetVersion) -> dict[str, Any] | None:
+    """Return the schema that the answers follow: the one a person wrote, else what the doctor found, if it did."""
+    with all_teams("a supervisor prepares the run of any team"):
+        known = current_schema(version)
+    return known.schema if known else None
 
 
 def _evaluation_spec(run: Run) -> dict[str, float | str]:

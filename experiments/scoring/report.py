@@ -1,8 +1,8 @@
 """The quality report: the tuned model next to the untuned one, with what one can be sure of."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 from datasets_app.fields import Field, infer_fields
 from experiments.scoring.against import BASELINES, FEW_ROWS, AgainstBaseline, against_baseline
@@ -89,7 +89,11 @@ class QualityReport:
 
 
 def score_answers(
-    rows: Iterable[AnsweredRow], *, fields: Sequence[Field] | None = None, seed: int = 0
+    rows: Iterable[AnsweredRow],
+    *,
+    fields: Sequence[Field] | None = None,
+    schema: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> QualityReport:
     """Return the quality report of the answered rows.
 
@@ -105,13 +109,15 @@ def score_answers(
         raise ValueError("a quality report needs rows, and the tuned model's answer to each of them")
     expected = [row.expected for row in answered]
     known = infer_fields(expected) if fields is None else fields
-    tuned = score_subject(expected, tuned_answers, known, seed=seed)
+    tuned = score_subject(expected, tuned_answers, known, seed=seed, schema=schema)
     untuned = difference = None
     if len(untuned_answers) == len(answered):
-        untuned = score_subject(expected, untuned_answers, known, seed=seed)
+        untuned = score_subject(expected, untuned_answers, known, seed=seed, schema=schema)
         difference = _difference(expected, tuned_answers, untuned_answers, seed=seed)
     answers = _answers_of_others(answered)
-    others = {name: score_subject(expected, texts, known, seed=seed).brief() for name, texts in answers.items()}
+    others = {
+        name: score_subject(expected, texts, known, seed=seed, schema=schema).brief() for name, texts in answers.items()
+    }
     ways = {"tuned": tuned_answers} | {name: texts for name, texts in answers.items() if name in WAYS}
     simple = {name: texts for name, texts in answers.items() if name in BASELINES}
     return QualityReport(

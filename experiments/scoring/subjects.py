@@ -1,8 +1,10 @@
 """The figures of one model over all held-out rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from datasets_app.doctor.schema import deviations
 from datasets_app.fields import Field, label_of
 from experiments.scoring.answers import MISSING, parsed_json, row_score
 from experiments.scoring.classes import ABSENT, ClassScores, Confusion, class_scores, confusion
@@ -36,7 +38,8 @@ class SubjectScores:
     """How well one model answers. Shares lie in 0..1.
 
     `exact_match` has a 95 % bootstrap interval. `json_valid` is None if no answer should be JSON, `token_f1` if
-    none should be text. `score` is the mean of all row scores.
+    none should be text. `schema_valid` is the share of answers that follow the schema, None without one. `score` is
+    the mean of all row scores.
     """
 
     rows: int
@@ -48,6 +51,7 @@ class SubjectScores:
     token_f1: float | None
     score: float
     fields: tuple[FieldScores, ...]
+    schema_valid: float | None = None
 
     def brief(self) -> "SubjectScores":
         """Return the same figures without what is shown of the tuned model only: classes and confusions."""
@@ -56,7 +60,12 @@ class SubjectScores:
 
 
 def score_subject(
-    expected: Sequence[str], answers: Sequence[str], fields: Sequence[Field], *, seed: int
+    expected: Sequence[str],
+    answers: Sequence[str],
+    fields: Sequence[Field],
+    *,
+    seed: int,
+    schema: Mapping[str, Any] | None = None,
 ) -> SubjectScores:
     """Return the figures of one model's answers to the same rows. Raises: ValueError without rows."""
     scores = [row_score(wanted, given) for wanted, given in zip(expected, answers, strict=True)]
@@ -74,7 +83,14 @@ def score_subject(
         token_f1=sum(texts) / len(texts) if texts else None,
         score=sum(score.score for score in scores) / len(scores),
         fields=tuple(_score_field(field, expected, answers, [score.fields for score in scores]) for field in fields),
+        schema_valid=sum(follows(answer, schema) for answer in answers) / len(answers) if schema else None,
     )
+
+
+def follows(answer: str, schema: Mapping[str, Any]) -> bool:
+    """Tell whether an answer is JSON of a schema; the order of keys is no matter of JSON Schema."""
+    value = parsed_json(answer)
+    return value is not MISSING and all(one.code == "key_order" for one in deviations(value, schema))
 
 
 def _score_field(

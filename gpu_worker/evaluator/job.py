@@ -2,15 +2,11 @@
 
 import json
 import os
-import random
 import time
-from collections.abc import Mapping
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from datasets_app.rendering import ChatRenderer, RenderingError
+from datasets_app.rendering import ChatRenderer
 from experiments.hyperparameters import Hyperparameters
 from experiments.problem_file import Problem, read_problem
 from gpu_worker.engine.build import RunnerKind, build_core
@@ -20,43 +16,20 @@ from gpu_worker.engine.errors import EngineError
 from gpu_worker.engine.grammar import Grammar, GrammarCompiler
 from gpu_worker.engine.sampling import SamplingParams
 from gpu_worker.engine.sequence import AdapterRef, Sequence
-from gpu_worker.evaluator.baselines import MAJORITY, TFIDF, answer_simply, question_of, read_messages
-from gpu_worker.evaluator.problems import ProblemScorer, continuation, measure_problem
+from gpu_worker.evaluator.baselines import MAJORITY, TFIDF, answer_simply, read_messages
+from gpu_worker.evaluator.bound import CACHE_SALT, CONSTRAINED, SCORED, Bound, ScoredRows, bind, score_closed_fields
+from gpu_worker.evaluator.heldout import Answer, HeldOutRow, choose_rows
+from gpu_worker.evaluator.problems import ProblemScorer, measure_problem
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.stop import StopFlag
 
 TUNED, UNTUNED = "tuned", "untuned"
 # Written beside the two wherever there are answers.
-OTHERS = (MAJORITY, TFIDF)
+OTHERS = (CONSTRAINED, SCORED, MAJORITY, TFIDF)
 _PROGRESS_EVERY_S = 0.5
 # An answer more than twice as long as the longest right one is wrong in any case: no time is spent on its rest.
 _LONGEST_FACTOR, _LONGEST_MARGIN = 2, 16
-
-
-@dataclass(frozen=True)
-class HeldOutRow:
-    """One row to be answered: its line in the source file, the prompt's tokens and the right answer.
-
-    `prompt` is the last thing the user says, `question` all that is said before the answer.
-    """
-
-    row: int
-    prompt: str
-    question: str
-    expected: str
-    prompt_ids: tuple[int, ...]
-    answer_tokens: int
-    content: Mapping[str, Any] = field(default_factory=dict)
-    """The row as the job folder has it."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model answered, and why it ended there (stop or length)."""
-
-    text: str
-    finish: str
 
 
 def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
@@ -77,7 +50,7 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     # Of a problem type's rows, more is asked than their answers.
     known = {} if problem else _known_answers(job_dir / "evaluation" / "untuned-cache.jsonl", rows)
     limit = answer_limit(rows, int(wanted["max_new_tokens"]))
-    config = EngineConfig(max_waiting=2 * len(rows))
+    config = EngineConfig(max_waiting=3 * len(rows))
     core = build_core(model_dir, renderer, config, kind=runner_for(job_dir / "adapter"))
     tuned = _load_adapter(core, job_dir / "adapter")
     questions: dict[str, list[HeldOutRow]] = {TUNED: rows, UNTUNED: [] if known else rows}
@@ -85,8 +58,13 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     asked = Questions(core, renderer, params, _grammar(problem, core, model_dir, renderer))
     asked.put(TUNED, questions[TUNED], tuned)
     asked.put(UNTUNED, questions[UNTUNED], None)
+    writes_freely = problem is None or problem.problem_type == "preference"
+    bound = bind(core, renderer, model_dir, job_dir, spec.get("schema"), tuned, events) if writes_freely else None
+    if bound is not None:
+        asked.put(CONSTRAINED, rows, tuned, bound.grammar)
     asked.run(events, stop)
     answers = asked.answers
+    scored = score_closed_fields(bound, job_dir, rows, answers, int(wanted["seed"]), events, stop) if bound else None
     for row in rows if known else []:
         answers[UNTUNED, row.row] = known[row.row]
     if problem:
@@ -95,7 +73,10 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
         measure_problem(scorer, problem, contents, {TUNED: tuned, UNTUNED: None}, job_dir / "evaluation", events, stop)
     learns_answers = problem is None or problem.problem_type != "pretraining"
     simple = _ask_baselines(job_dir / "data" / "train.jsonl", rows, events, stop) if learns_answers else {}
-    _write(job_dir / "evaluation", rows, answers | simple)
+    if scored is not None:
+        answers |= {(SCORED, row): Answer(text, "stop") for row, text in scored.answers.items()}
+    _write_schema(job_dir / "evaluation", bound, scored)
+    _write(job_dir / "evaluation", rows, answers | simple, scored)
     events.emit("evaluated", rows=len(rows), seconds=round(time.monotonic() - started, 1))
 
 
@@ -112,54 +93,6 @@ def _grammar(problem: Problem | None, core: EngineCore, model_dir: Path, rendere
         return None
     compiler = GrammarCompiler(model_dir, vocabulary=core.vocabulary, eos_ids=renderer.eos_ids)
     return compiler.compile_lark(problem.grammar)
-
-
-def choose_rows(
-    path: Path, renderer: ChatRenderer, *, count: int, seed: int, problem: Problem | None = None
-) -> list[HeldOutRow]:
-    """Return at most `count` held-out rows, the same ones for the same seed, in the order of the file.
-
-    Raises: TrainingError if there are none.
-    """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    if not lines:
-        raise TrainingError("bad_data", "There are no held-out rows to measure on. Import the dataset with some.")
-    chosen = sorted(random.Random(seed).sample(range(len(lines)), min(count, len(lines))))  # noqa: S311 — no secret
-    read = _read_text if problem and problem.problem_type == "pretraining" else _read_row
-    return [read(json.loads(lines[place]), renderer) for place in chosen]
-
-
-def _read_text(content: dict[str, Any], renderer: ChatRenderer) -> HeldOutRow:
-    """Return a text whose second half is the answer to its first."""
-    prompt, expected = continuation(content, renderer)
-    prompt_ids = tuple(renderer.encode(prompt)) or (renderer.eos_id,)
-    return HeldOutRow(
-        row=content["row"],
-        question=prompt,
-        prompt=prompt,
-        expected=expected,
-        prompt_ids=prompt_ids,
-        answer_tokens=len(renderer.encode(expected)),
-        content=content,
-    )
-
-
-def _read_row(content: dict[str, Any], renderer: ChatRenderer) -> HeldOutRow:
-    messages = content["messages"]
-    try:
-        rendered = renderer.row(messages)
-    except RenderingError as error:
-        raise TrainingError("bad_data", f"Row {content['row']} cannot be rendered: {error}") from error
-    prompts = [message["content"] for message in messages[:-1] if message["role"] == "user"]
-    return HeldOutRow(
-        row=content["row"],
-        prompt=prompts[-1] if prompts else "",
-        question=question_of(messages),
-        expected=messages[-1]["content"],
-        prompt_ids=rendered.token_ids[: rendered.prompt_length],
-        answer_tokens=len(rendered.token_ids) - rendered.prompt_length,
-        content=content,
-    )
 
 
 def runner_for(adapter: Path) -> RunnerKind:
@@ -228,9 +161,15 @@ class Questions:
         self._texts: dict[str, list[str]] = {}
         self._totals: dict[str, int] = {}
 
-    def put(self, subject: str, rows: Rows[HeldOutRow], adapter: AdapterRef | None) -> None:
-        """Queue rows for one model. A prompt that leaves no room for an answer counts as unanswered."""
+    def put(
+        self, subject: str, rows: Rows[HeldOutRow], adapter: AdapterRef | None, grammar: Grammar | None = None
+    ) -> None:
+        """Queue rows for one model, whose answers follow the grammar if there is one.
+
+        A prompt that leaves no room for an answer counts as unanswered.
+        """
         self._totals[subject] = len(rows)
+        held = grammar or self._grammar
         for row in rows:
             key = f"{subject}-{row.row}"
             sequence = Sequence.create(
@@ -239,8 +178,8 @@ class Questions:
                 self._params,
                 adapter=adapter,
                 decode=self._renderer.decode,
-                grammar=self._grammar.start() if self._grammar else None,
-                cache_salt="one team's evaluation",
+                grammar=held.start() if held else None,
+                cache_salt=CACHE_SALT,
             )
             try:
                 self._core.submit([sequence])
@@ -255,7 +194,7 @@ class Questions:
         while self._core.busy:
             stop.check()
             for output in self._core.step():
-                if output.error:
+                if output.error and not output.sequence_id.startswith(CONSTRAINED):
                     raise TrainingError("internal", output.error)
                 self._texts[output.sequence_id].append(output.text)
                 if output.finish_reason is not None:
@@ -272,7 +211,16 @@ class Questions:
                 events.emit("evaluation_progress", subject=subject, done=done, total=total)
 
 
-def _write(folder: Path, rows: Rows[HeldOutRow], answers: dict[tuple[str, int], Answer]) -> None:
+def _write_schema(folder: Path, bound: Bound | None, scored: ScoredRows | None) -> None:
+    """Write what the answers were bound to, and what was learned about confidence, for whoever judges them."""
+    folder.mkdir(exist_ok=True)
+    content = {"schema": bound.schema if bound else None, "calibration": scored.calibration if scored else None}
+    (folder / "ways.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def _write(
+    folder: Path, rows: Rows[HeldOutRow], answers: dict[tuple[str, int], Answer], scored: ScoredRows | None
+) -> None:
     """Write the answers aside and rename, so that a reader finds all of them or none."""
     folder.mkdir(exist_ok=True)
     aside = folder / "predictions.jsonl.unfinished"
@@ -289,6 +237,8 @@ def _write(folder: Path, rows: Rows[HeldOutRow], answers: dict[tuple[str, int], 
                 "tuned_finish": tuned.finish,
             }
             item |= {subject: answers[subject, row.row].text for subject in OTHERS if (subject, row.row) in answers}
+            if scored is not None and row.row in scored.confidence:
+                item["confidence"] = scored.confidence[row.row]
             file.write(json.dumps(item, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())

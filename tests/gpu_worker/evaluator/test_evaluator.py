@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -14,7 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpu_worker.evaluator.job import answer_limit, choose_rows, evaluate
+from datasets_app.doctor.schema import deviations
+from gpu_worker.evaluator.heldout import choose_rows
+from gpu_worker.evaluator.job import answer_limit, evaluate
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.stop import StopFlag
 from tests.tiny_model import make_tiny_model
@@ -105,7 +109,8 @@ def test_both_models_answer_the_same_rows_as_transformers_would(job, model):
         assert item["expected"] == json.dumps({"queue": item["row"] % 3})
         assert (item["majority"], item["tfidf"]) == ('{"queue": 1}', '{"queue": 1}')
     progress = [event for event in events if event["event"] == "evaluation_progress"]
-    assert {(event["subject"], event["done"]) for event in progress[-2:]} == {("tuned", 5), ("untuned", 5)}
+    done = {event["subject"]: event["done"] for event in progress}
+    assert done == {"tuned": 5, "untuned": 5, "constrained": 5, "scored": 5}
 
 
 def evaluate_here(job: Path, **wanted: object) -> list[dict]:
@@ -126,6 +131,88 @@ def test_answers_are_as_free_as_asked_for_and_the_same_again(job):
     greedy, free, again = evaluate_here(job), *(evaluate_here(job, temperature=1.5, top_p=0.9) for _ in range(2))
     assert free != greedy
     assert free == again
+
+
+QUEUES = ("Mail", "Mailing list", "VPN")
+
+
+def with_validation(job: Path, schema: dict | None = None) -> Path:
+    """Give the job training and validation rows with two closed fields, and a schema if there is one."""
+    draw = random.Random(1)
+    for name, first, count in (("train", 100, 40), ("validation", 200, 12), ("heldout", 2, 8)):
+        lines = []
+        for row in range(first, first + count):
+            answer = {
+                "queue": draw.choice(["Mail", "Mailing list", "VPN"]),
+                "note": None,
+                "urgent": draw.random() < 0.5,
+            }
+            question = {"role": "user", "content": f"Ticket {row}"}
+            messages = [question, {"role": "assistant", "content": json.dumps(answer)}]
+            lines.append(json.dumps({"row": row, "messages": messages}) + "\n")
+        (job / "data" / f"{name}.jsonl").write_text("".join(lines))
+    spec = json.loads((job / "spec.json").read_text())
+    (job / "spec.json").write_text(json.dumps(spec | {"schema": schema}))
+    return job
+
+
+def test_the_tuned_model_is_asked_in_three_ways(job):
+    found = evaluate_here(with_validation(job), rows=8, max_new_tokens=40)
+    ways = json.loads((job / "evaluation" / "ways.json").read_text())
+    assert list(ways["schema"]["properties"]) == ["queue", "note", "urgent"]
+    for item in found:
+        for way in ("constrained", "scored"):
+            answer = json.loads(item[way])
+            assert not list(deviations(answer, ways["schema"]))
+        for raw, calibrated in item["confidence"].values():
+            assert 0 < raw <= 1
+            assert 0 < calibrated <= 1
+    assert {name: len(one["rows"]) for name, one in ways["calibration"].items()} == {"queue": 8, "urgent": 8}
+    assert any(item["tuned"] != item["constrained"] for item in found)
+
+
+def test_confidence_is_what_transformers_computes(job, model):
+    found = evaluate_here(with_validation(job), rows=2, max_new_tokens=40)
+    for item in found:
+        likely = likelihoods(model, job / "adapter", item["prompt"], [f'{{"queue": "{queue}", "' for queue in QUEUES])
+        chosen = likely[QUEUES.index(json.loads(item["scored"])["queue"])]
+        share = math.exp(chosen) / sum(math.exp(one) for one in likely)
+        assert item["confidence"]["queue"][0] == pytest.approx(share, abs=1e-3)
+
+
+def likelihoods(model: Path, adapter: Path, prompt: str, texts: list[str]) -> list[float]:
+    """Return the log probability of each answer as transformers and PEFT compute it."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from datasets_app.rendering import ChatRenderer
+
+    renderer = ChatRenderer.load(model)
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), adapter)
+    ids = renderer.prompt_ids([{"role": "user", "content": prompt}])
+    found = []
+    for text in texts:
+        whole = torch.tensor([[*ids, *renderer.encode(text)]])
+        with torch.no_grad():
+            logprobs = loaded(input_ids=whole).logits[0, :-1].log_softmax(-1)
+        found.append(float(logprobs.gather(1, whole[0, 1:, None])[len(ids) - 1 :].sum()))
+    return found
+
+
+def test_a_schema_that_a_person_wrote_binds(job):
+    schema = {
+        "type": "object",
+        "properties": {"queue": {"type": "string", "enum": ["A", "B"]}},
+        "required": ["queue"],
+        "additionalProperties": False,
+    }
+    found = evaluate_here(with_validation(job, schema), rows=4)
+    assert {item["constrained"] for item in found} | {item["scored"] for item in found} <= {
+        '{"queue": "A"}',
+        '{"queue": "B"}',
+    }
+    # what the right answers say is not allowed here, so there is nothing to fit a temperature to
+    assert all(raw == calibrated for item in found for raw, calibrated in item["confidence"].values())
 
 
 def test_answers_of_an_earlier_run_are_reused_only_for_the_same_rows(job):

@@ -1,0 +1,179 @@
+"""Other ways to ask the tuned model: bound to the answers' schema, and by scoring the allowed values only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets_app.rendering import ChatRenderer
+from experiments.scoring.calibration import fit_temperature, probabilities
+from gpu_worker.engine.core import EngineCore
+from gpu_worker.engine.errors import EngineError
+from gpu_worker.engine.grammar import Grammar, GrammarCompiler
+from gpu_worker.engine.sequence import AdapterRef
+from gpu_worker.evaluator.baselines import read_messages
+from gpu_worker.evaluator.choices import Choice, Chooser, ChosenAnswer, infer_schema, right_label
+from gpu_worker.evaluator.heldout import Answer, HeldOutRow, choose_rows
+from gpu_worker.trainer.errors import TrainingError
+from gpu_worker.trainer.events import Events
+from gpu_worker.trainer.stop import StopFlag
+
+CONSTRAINED, SCORED = "constrained", "scored"
+CACHE_SALT = "one team's evaluation"
+MOST_CALIBRATION_ROWS = 200
+_PROGRESS_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What answers are bound to, and who answers."""
+
+    schema: dict[str, Any]
+    grammar: Grammar
+    chooser: Chooser
+    renderer: ChatRenderer
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Answers chosen among the allowed values, by row.
+
+    `confidence` has, per closed field, how sure the model is before and after its temperature. `calibration` has, per
+    field, the temperature and the calibration rows as (confidence at it, right).
+    """
+
+    answers: dict[int, str]
+    confidence: dict[int, dict[str, tuple[float, float]]]
+    calibration: dict[str, dict[str, Any]]
+
+
+def bind(
+    core: EngineCore,
+    renderer: ChatRenderer,
+    model_dir: Path,
+    job_dir: Path,
+    schema: dict[str, Any] | None,
+    tuned: AdapterRef,
+    events: Events,
+) -> Bound | None:
+    """Return what the answers are bound to: the dataset's schema, else what the training answers follow.
+
+    None if answers are no JSON objects, or if the adapter is bound to labels of its own already.
+    """
+    if tuned.grammar:
+        return None
+    schema = schema or infer_schema([row[-1]["content"] for row in read_messages(job_dir / "data" / "train.jsonl")])
+    if not schema or "properties" not in schema:
+        return None
+    compiler = GrammarCompiler(model_dir, vocabulary=core.vocabulary, eos_ids=renderer.eos_ids)
+    try:
+        grammar = compiler.compile(schema)
+    except EngineError as error:
+        events.log(f"Answers cannot be bound to the dataset's schema: {error}", level="warning")
+        return None
+    chooser = Chooser(core.likelihoods(), renderer, schema, tuned, cache_salt=CACHE_SALT)
+    return Bound(schema, grammar, chooser, renderer)
+
+
+def score_closed_fields(
+    bound: Bound,
+    job_dir: Path,
+    rows: Sequence[HeldOutRow],
+    answers: Mapping[tuple[str, int], Answer],
+    seed: int,
+    events: Events,
+    stop: StopFlag,
+) -> ScoredRows | None:
+    """Let the tuned model choose among the allowed values, calibrated on validation rows that are not asked.
+
+    None if no field is closed or a row is too long. Raises: StopRequested.
+    """
+    if not bound.chooser.closed:
+        return None
+    calibration_rows = _calibration_rows(job_dir, bound.renderer, rows, seed)
+    told = _Progress(events, stop, len(rows) + len(calibration_rows))
+    try:
+        chosen = {row.row: told.after(_choose(bound, row, answers[CONSTRAINED, row.row].text)) for row in rows}
+        known = [(row, told.after(_choose(bound, row, row.expected))) for row in calibration_rows]
+    except ValueError as error:
+        events.log(f"The allowed values could not be scored: {error}.", level="warning")
+        return None
+    judged = {name: _judged(name, known) for name in bound.chooser.closed}
+    temperatures = {name: fit_temperature(_spread(name, known)) for name in judged}
+    calibration = {
+        name: {
+            "temperature": temperatures[name],
+            "rows": [(_confidence(choice, temperatures[name]), right) for choice, right in judged[name]],
+        }
+        for name in judged
+        if judged[name]
+    }
+    confidence = {
+        row: {
+            name: (_confidence(choice, 1.0), _confidence(choice, temperatures[name]))
+            for name, choice in answer.choices.items()
+        }
+        for row, answer in chosen.items()
+    }
+    return ScoredRows({row: answer.text for row, answer in chosen.items()}, confidence, calibration)
+
+
+def _calibration_rows(job_dir: Path, renderer: ChatRenderer, rows: Sequence[HeldOutRow], seed: int) -> list[HeldOutRow]:
+    """Return validation rows that are not asked, at most as many as those: never a test row."""
+    path, count = job_dir / "data" / "validation.jsonl", min(len(rows), MOST_CALIBRATION_ROWS)
+    try:
+        return choose_rows(path, renderer, count=count, seed=seed, without={row.row for row in rows})
+    except TrainingError:
+        return []
+
+
+def _choose(bound: Bound, row: HeldOutRow, other: str) -> ChosenAnswer:
+    return bound.chooser.answer(row.prompt_ids, other)
+
+
+def _judged(name: str, known: Sequence[tuple[HeldOutRow, ChosenAnswer]]) -> list[tuple[Choice, bool]]:
+    """Return what was chosen for a field, and whether that is right, where the right answer has the field."""
+    return [
+        (answer.choices[name], answer.choices[name].label == wanted)
+        for row, answer in known
+        if (wanted := right_label(row.expected, name)) is not None and name in answer.choices
+    ]
+
+
+def _spread(name: str, known: Sequence[tuple[HeldOutRow, ChosenAnswer]]) -> list[tuple[list[float], int]]:
+    """Return the log probabilities of a field's labels and the place of the right one; other values teach nothing."""
+    found = []
+    for row, answer in known:
+        wanted = right_label(row.expected, name)
+        logprobs = answer.choices[name].logprobs if name in answer.choices else {}
+        if wanted is not None and wanted in logprobs:
+            found.append((list(logprobs.values()), list(logprobs).index(wanted)))
+    return found
+
+
+def _confidence(choice: Choice, temperature: float) -> float:
+    spread = probabilities(list(choice.logprobs.values()), temperature)
+    return round(spread[list(choice.logprobs).index(choice.label)], 6)
+
+
+class _Progress:
+    """Counts rows, and tells of them now and then."""
+
+    def __init__(self, events: Events, stop: StopFlag, total: int) -> None:
+        self._events = events
+        self._stop = stop
+        self._total = total
+        self._done = 0
+        self._told_at = 0.0
+
+    def after(self, answer: ChosenAnswer) -> ChosenAnswer:
+        """Count one more row and return its answer. Raises: StopRequested."""
+        self._stop.check()
+        self._done += 1
+        if time.monotonic() - self._told_at > _PROGRESS_EVERY_S or self._done == self._total:
+            self._told_at = time.monotonic()
+            self._events.emit("evaluation_progress", subject=SCORED, done=self._done, total=self._total)
+        return answer

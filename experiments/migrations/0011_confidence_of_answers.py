@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('experiments', '0009_run_kind'),
+        ('experiments', '0010_continue_from'),
     ]
 
     operations = [

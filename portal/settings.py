@@ -325,6 +325,7 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
     "ENUM_NAME_OVERRIDES": {
         "DatasetVersionStatus": "datasets_app.models.DatasetVersion.Status",
+        "RunKind": "experiments.models.Run.Kind",
         "RunStatus": "experiments.models.Run.Status",
         "Split": "datasets_app.models.Split",
     },

@@ -34,7 +34,8 @@ def main(arguments: list[str]) -> int:
         return 2
     os.environ.update({**DEFAULTS, **os.environ, **ENVIRONMENT})
     keep_freed_memory()
-    events = Events.on_stdout()
+    # Of several processes that train together, the first one speaks.
+    events = Events.on_stdout() if os.environ.get("RANK", "0") == "0" else Events.nowhere()
     try:
         return _train(Path(arguments[0]), events)
     except TrainingError as error:
@@ -56,9 +57,10 @@ def _train(job_dir: Path, events: Events) -> int:
     die_with_parent()
     events.phase("loading")
     from gpu_worker.trainer.job import Job
+    from gpu_worker.trainer.ranks import find_ranks
     from gpu_worker.trainer.spec import JobFolder
 
-    return Job(JobFolder(job_dir), events, stop).run()
+    return Job(JobFolder(job_dir), events, stop, find_ranks()).run()
 
 
 def _unexpected(error: Exception) -> dict[str, str]:

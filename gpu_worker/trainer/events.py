@@ -22,6 +22,12 @@ class Events:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         return cls(stream)
 
+    @classmethod
+    def nowhere(cls) -> "Events":
+        """Say nothing, and keep what libraries print away from standard output, which is another process's."""
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        return cls(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123 -- lives as long as we do
+
     def emit(self, event: str, **fields: object) -> None:
         """Write one event. A reader that has gone away is no reason to lose a checkpoint, so it is ignored."""
         line = json.dumps({"event": event, "at": round(time.time(), 3), **fields}, allow_nan=False)

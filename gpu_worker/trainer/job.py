@@ -20,6 +20,7 @@ from gpu_worker.trainer.limits import peak_memory_bytes
 from gpu_worker.trainer.loop import Rows, TrainingLoop
 from gpu_worker.trainer.plan import TrainingPlan
 from gpu_worker.trainer.preflight import PreflightPlan, StepTimes, seconds_per_token
+from gpu_worker.trainer.ranks import ALONE, Ranks
 from gpu_worker.trainer.rows import EncodedRows
 from gpu_worker.trainer.spec import JobFolder, TrainSpec, read_spec
 from gpu_worker.trainer.start import take_up
@@ -34,6 +35,7 @@ class Job:
     folder: JobFolder
     events: Events
     stop: StopFlag
+    ranks: Ranks = ALONE
     started: float = field(default_factory=time.monotonic)
 
     def run(self) -> int:
@@ -55,13 +57,15 @@ class Job:
 
     def _prepare(self, spec: TrainSpec) -> "_Run":
         self.events.phase("tokenizing")
-        train, validation = self._encode(spec)
+        with self.ranks.first_one_first():
+            train, validation = self._encode(spec)
         self.stop.check()
         self.events.phase("loading")
         longest = max(len(row.token_ids) for row in (*train.rows, *validation.rows))
         learner = make_learner(spec, longest_row=longest)
         if spec.start_adapter is not None:
             take_up(spec.start_adapter, learner.parameters, spec.hyperparameters)
+        self.ranks.equalise(learner.parameters.values)
         require_space(self.folder.root, checkpoints.bytes_needed(learner.parameters.count))
         self.stop.check()
         checkpoints.seed_random(spec.hyperparameters.seed)
@@ -118,6 +122,7 @@ class _Run:
             stop=job.stop,
             save=self.save_checkpoint,
             make_plan=PreflightPlan if spec.preflight else TrainingPlan,
+            ranks=job.ranks,
         )
 
     def resume(self) -> int | None:
@@ -126,7 +131,7 @@ class _Run:
             try:
                 state = checkpoints.load(path, belongs_to=self._identity)
                 checkpoints.restore(state, self._learner.parameters, self.loop.optimizer)
-            except (checkpoints.CheckpointError, KeyError, ValueError) as error:
+            except (checkpoints.CheckpointError, KeyError, ValueError, RuntimeError) as error:
                 self._job.events.log(f"Checkpoint {path.name} is refused: {error}.", level="warning")
                 continue
             self.loop.progress, self.loop.best = state.progress, state.best
@@ -163,7 +168,7 @@ class _Run:
     def save_checkpoint(self) -> None:
         """Save the present state, unless it is saved already."""
         progress = self.loop.progress
-        if progress.step == self._saved_step:
+        if progress.step == self._saved_step or not self._job.ranks.is_first:
             return
         state = checkpoints.capture(progress, self._learner.parameters, self.loop.optimizer, self.loop.best)
         path = checkpoints.save(self._job.folder.checkpoints, state, belongs_to=self._identity)
@@ -216,6 +221,8 @@ class _Run:
 
     def _write_adapter(self) -> None:
         """Write the best adapter if that is kept, else the present one."""
+        if not self._job.ranks.is_first:
+            return
         trained = self.loop.best or self._learner.parameters.export(self._learner.parameters.values)
         self._write_outcome(self._job.folder.adapter, trained)
         if remark := self._learner.outcome.remark():
@@ -252,7 +259,8 @@ class _Run:
             "why": self._learner.why,
             "versions": {"python": platform.python_version(), "torch": version("torch"), "peft": version("peft")},
         }
-        publish_text(self._job.folder.report, json.dumps(figures, indent=2) + "\n")
+        if self._job.ranks.is_first:
+            publish_text(self._job.folder.report, json.dumps(figures, indent=2) + "\n")
         return figures
 
     def _relative(self, path: Path) -> str:

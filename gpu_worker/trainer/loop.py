@@ -17,6 +17,7 @@ from gpu_worker.trainer.limits import memory_bytes
 from gpu_worker.trainer.machine_load import MachineLoad
 from gpu_worker.trainer.optimizers import make_optimizer
 from gpu_worker.trainer.plan import TrainingPlan, micro_batches
+from gpu_worker.trainer.ranks import ALONE, Ranks
 from gpu_worker.trainer.rows import EncodedRow
 from gpu_worker.trainer.stop import StopFlag
 
@@ -45,8 +46,9 @@ class TrainingLoop:
         stop: StopFlag,
         save: Callable[[], None],
         make_plan: Callable[[Sequence[int], Hyperparameters], TrainingPlan] = TrainingPlan,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """`save` is called when a checkpoint is due."""
+        """`save` is called when a checkpoint is due. `ranks`: the processes that train together."""
         self.learner = learner
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
@@ -56,13 +58,14 @@ class TrainingLoop:
         self._events = events
         self._stop = stop
         self._save = save
+        self._ranks = ranks
         self._lengths = [len(row.token_ids) for row in rows.train]
         self.plan = make_plan(self._lengths, hyperparameters)
         self._validation_steps = self.plan.validation_steps()
         self._micro_batch_size = hyperparameters.micro_batch_size
         self._speeds: list[tuple[float, int]] = []  # (seconds, tokens) of the last steps
         self._validation_seconds = 0.0
-        self._computed_tokens = 0  # of the last step, padding included
+        self._computed_tokens = 0.0  # of the last step, padding included
         self._load = MachineLoad(learner.device)
 
     def run(self) -> None:
@@ -71,8 +74,9 @@ class TrainingLoop:
         Raises: StopRequested with the last finished step in place; TrainingError (nan_loss, out_of_memory, disk_full).
         """
         self._validate_if_due()
-        while self.progress.step < self.plan.total_steps and not self._ends_early():
-            self._stop.check()
+        while self.progress.step < self.plan.total_steps and not self._ranks.agree(self._ends_early()):
+            if self._ranks.agree(self._stop.is_requested):
+                raise StopRequested
             self._step()
             self._validate_if_due()
             if self.progress.step % self._hyperparameters.checkpoint_every_steps == 0:
@@ -87,7 +91,10 @@ class TrainingLoop:
         step = self.progress.step
         batch = self.plan.batch(step)
         label_tokens = sum(self._rows.train[row].label_tokens for row in batch)
-        loss_sum = self._accumulate_batch(batch, label_tokens)
+        self._ranks.draw_anew(self._hyperparameters.seed, step)
+        own_loss_sum = self._accumulate_batch(self._ranks.share(batch, self._lengths), label_tokens)
+        loss_sum, self._computed_tokens = self._ranks.totals(own_loss_sum, self._computed_tokens)
+        self._ranks.add_up(self.learner.parameters.gradients)
         norm = self.optimizer.clip(self._hyperparameters.max_grad_norm)
         if not (math.isfinite(loss_sum) and math.isfinite(norm)):
             raise self._diverged(step + 1)
@@ -114,9 +121,9 @@ class TrainingLoop:
 
     def _accumulate(self, batch: list[int], scale: float) -> float:
         loss_sum = 0.0
-        self._computed_tokens = 0
+        self._computed_tokens = 0.0
         for part in micro_batches(batch, self._lengths, self._micro_batch_size):
-            self._stop.check()
+            self._check_stop_inside()
             self._computed_tokens += self._tokens_computed_for(part)
             loss_sum += self.learner.accumulate([self._rows.train[row] for row in part], scale)
         return loss_sum
@@ -146,6 +153,11 @@ class TrainingLoop:
             level="warning",
         )
 
+    def _check_stop_inside(self) -> None:
+        """Stop in the middle of a batch, unless others wait for this process at its end."""
+        if self._ranks.count == 1:
+            self._stop.check()
+
     def _diverged(self, step: int) -> TrainingError:
         return TrainingError(
             "nan_loss",
@@ -168,10 +180,10 @@ class TrainingLoop:
         started = time.perf_counter()
         loss_sum = 0.0
         lengths = [len(row.token_ids) for row in rows]
-        for part in micro_batches(range(len(rows)), lengths, self._micro_batch_size):
-            self._stop.check()
+        for part in micro_batches(self._ranks.share(range(len(rows)), lengths), lengths, self._micro_batch_size):
+            self._check_stop_inside()
             loss_sum += self.learner.loss_sum([rows[row] for row in part])
-        loss = loss_sum / sum(row.label_tokens for row in rows)
+        loss = self._ranks.totals(loss_sum)[0] / sum(row.label_tokens for row in rows)
         self._validation_seconds = time.perf_counter() - started
         self.progress.seconds += self._validation_seconds
         if not math.isfinite(loss):

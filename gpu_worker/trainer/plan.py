@@ -78,6 +78,8 @@ class TrainingPlan:
 
 def micro_batches(rows: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
     """Cut a batch into parts of at most `size` rows of similar length, as equal in number as can be."""
+    if not rows:
+        return []
     by_length = sorted(rows, key=lengths.__getitem__)
     edges = _even_edges(len(rows), math.ceil(len(rows) / size))
     return [by_length[low:high] for low, high in pairwise(edges)]

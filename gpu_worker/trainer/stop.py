@@ -13,6 +13,11 @@ class StopFlag:
         """Ask the run to stop at the next place where its state is whole."""
         self._requested = True
 
+    @property
+    def is_requested(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._requested
+
     def check(self) -> None:
         """Raise StopRequested if a stop was asked for."""
         if self._requested:

@@ -1,0 +1,107 @@
+"""Several processes that train one adapter together: each computes a share of every batch, all take the same step.
+
+`python -m torch.distributed.run --nproc-per-node N -m gpu_worker.trainer JOB_DIR` starts them, on one machine or on
+many. Gradients are summed, not averaged: the scale is one over the label tokens of the whole batch, so the result is
+the same as that of one process. Only the first process speaks and writes.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, distributed
+
+STEPS_PER_SEED = 1_000_003  # a prime, so that steps and seeds do not meet
+
+
+class Ranks:
+    """One process alone: everything is its own share."""
+
+    number = 0
+    count = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks and writes."""
+        return self.number == 0
+
+    def share(self, rows: Sequence[int], lengths: Sequence[int]) -> list[int]:
+        """Return this process's part of a batch; parts have nearly the same number of tokens."""
+        if self.count == 1:
+            return list(rows)
+        return sorted(rows, key=lengths.__getitem__)[self.number :: self.count]
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over all processes."""
+
+    def totals(self, *values: float) -> list[float]:
+        """Return the sum of each value over all processes."""
+        return list(values)
+
+    def agree(self, claim: bool) -> bool:
+        """Return whether any process makes the claim, the same answer in all of them."""
+        return claim
+
+    def equalise(self, tensor: Tensor) -> None:
+        """Replace a tensor by that of the first process."""
+
+    def draw_anew(self, seed: int, step: int) -> None:
+        """Let dropout differ between processes, as a function of seed and step, so that resuming repeats it."""
+
+    @contextmanager
+    def first_one_first(self) -> Iterator[None]:
+        """Let the first process do something before the others do it too, such as filling a cache."""
+        yield
+
+
+class ManyRanks(Ranks):
+    """One process of several that torch.distributed connects."""
+
+    def __init__(self) -> None:
+        """Meet the others. Raises: torch's own errors if they do not come."""
+        self._device = "cpu"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            self._device = "cuda"
+        distributed.init_process_group("nccl" if self._device == "cuda" else "gloo")
+        self.number, self.count = distributed.get_rank(), distributed.get_world_size()
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over all processes."""
+        distributed.all_reduce(tensor)
+
+    def totals(self, *values: float) -> list[float]:
+        """Return the sum of each value over all processes."""
+        tensor = torch.tensor(values, dtype=torch.float64, device=self._device)
+        distributed.all_reduce(tensor)
+        return [float(value) for value in tensor]
+
+    def agree(self, claim: bool) -> bool:
+        """Return whether any process makes the claim, the same answer in all of them."""
+        return self.totals(float(claim))[0] > 0
+
+    def equalise(self, tensor: Tensor) -> None:
+        """Replace a tensor by that of the first process."""
+        distributed.broadcast(tensor, 0)
+
+    def draw_anew(self, seed: int, step: int) -> None:
+        """Let dropout differ between processes, as a function of seed and step, so that resuming repeats it."""
+        torch.manual_seed((seed * STEPS_PER_SEED + step) * self.count + self.number)
+
+    @contextmanager
+    def first_one_first(self) -> Iterator[None]:
+        """Let the first process do something before the others do it too, such as filling a cache."""
+        if not self.is_first:
+            distributed.barrier()
+        yield
+        if self.is_first:
+            distributed.barrier()
+
+
+ALONE = Ranks()
+
+
+def find_ranks() -> Ranks:
+    """Return the processes that were started together with this one, as torch's launcher tells by the environment."""
+    return ManyRanks() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ALONE

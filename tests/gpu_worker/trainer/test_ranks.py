@@ -1,0 +1,92 @@
+"""Several processes train as one: the same curve, one voice, and a stop that all of them take at the same step."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gpu_worker.trainer import checkpoints
+from gpu_worker.trainer.ranks import ManyRanks, Ranks
+from tests.gpu_worker.trainer.jobs import (
+    ROOT,
+    losses,
+    only,
+    parse,
+    run_here,
+    ticket_rows,
+    validation_losses,
+    write_job,
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def job(tmp_path, base_model):
+    def job(folder, **chosen):
+        chosen = {"epochs": 2, "batch_size": 4, "evaluations_per_epoch": 1, "lora_r": 4, **chosen}
+        train, validation = ticket_rows(13), ticket_rows(5, seed=9)
+        return write_job(tmp_path / folder, base_model, train=train, validation=validation, **chosen)
+
+    return job
+
+
+def start_together(job, count: int = 2) -> subprocess.Popen:
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    return subprocess.Popen(
+        [sys.executable, *command, "-m", "gpu_worker.trainer", str(job.root)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_have_the_loss_curve_of_one(job):
+    _, alone = run_here(job("alone"))
+    together = job("together")
+    process = start_together(together)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err[-2000:]
+    events = parse(out)
+    assert losses(events) == pytest.approx(losses(alone), abs=1e-3)
+    assert validation_losses(events) == pytest.approx(validation_losses(alone), abs=1e-3)
+    first, second = only(alone, "finished"), only(events, "finished")
+    assert second["trained_tokens"] == first["trained_tokens"]
+    assert [path.name for path in checkpoints.newest_first(together.checkpoints)] == ["step-8"]
+    assert (together.adapter / "adapter_model.safetensors").exists()
+    again = job("together", resume=True)
+    assert only(run_here(again)[1], "started")["resumed_from_step"] == 8
+
+
+def test_a_stop_is_taken_by_all_at_the_same_step(job):
+    folder = job("job", epochs=90, evaluations_per_epoch=0)
+    process = start_together(folder)
+    events = []
+    for line in process.stdout:
+        events += parse(line)
+        if events[-1].get("step", 0) >= 3:
+            break
+    process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 60
+    out, _err = process.communicate(timeout=60)
+    stopped = only(parse(out), "stopped")
+    assert time.monotonic() < deadline
+    assert checkpoints.newest_first(folder.checkpoints)[0].name == f"step-{stopped['step']}"
+    assert (folder.adapter / "adapter_model.safetensors").exists()
+
+
+def test_shares_cover_a_batch_once_with_nearly_equal_work():
+    lengths = [5, 80, 20, 60, 40, 10, 70]
+    shares = []
+    for number in range(3):
+        rank = object.__new__(ManyRanks)
+        rank.number, rank.count = number, 3
+        shares.append(rank.share(range(7), lengths))
+    assert sorted(row for share in shares for row in share) == list(range(7))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert Ranks().share([4, 2], lengths) == [4, 2]

@@ -263,6 +263,7 @@ def load_run(run_id: uuid.UUID) -> Run:
     """Return a run with everything around it that its supervisor needs, so that no further query is necessary."""
     with all_teams(_REASON):
         whole = Run.unscoped.select_related("team", "experiment", "base_model", "node", "created_by")
+        whole = whole.select_related("continue_from__experiment", "continue_from__adapter__team")
         return whole.select_related("dataset_version__dataset", "dataset_version__team").get(pk=run_id)
 
 

@@ -4,6 +4,7 @@ Each subject runs in a process of its own, in turn, several rounds: other load o
 `manage.py benchmark training` calls `run`.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -20,6 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from datasets_app.demo_tickets import DEMO_SYSTEM_PROMPT, generate
+from datasets_app.rendering import ChatRenderer
+from gpu_worker.benchmarks import llamafactory_peer, training_limit
+from gpu_worker.benchmarks.training_limit import Limit
+from gpu_worker.trainer.fast.native import CACHE_VARIABLE, NativeKernels, NativeUnavailable
+from gpu_worker.trainer.plan import TrainingPlan
+from gpu_worker.trainer.rows import encode_file
+from gpu_worker.trainer.spec import JobFolder, read_spec
 
 BATCH_SIZE = 8
 WARM_UP_STEPS = 3
@@ -41,11 +49,29 @@ HYPERPARAMETERS = {
 # The same for all subjects; sleeping instead of spinning threads bear other load on the machine best.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
+
+@dataclass(frozen=True)
+class Subject:
+    """One way of training: the program, which way of ours it takes, and hyperparameters of its own."""
+
+    module: str
+    path: str = "auto"
+    chosen: tuple[tuple[str, object], ...] = ()
+
+
+COMPILED = (("compile_kernels", True),)
+EIGHT_BIT = (("precision", "int8"), *COMPILED)
+TRAINER = "gpu_worker.trainer"
 SUBJECTS = {
-    "transformers Trainer + PEFT": ("gpu_worker.benchmarks.stock_training", "auto"),
-    "Tuneport, general path": ("gpu_worker.trainer", "general"),
-    "Tuneport, fast path": ("gpu_worker.trainer", "auto"),
+    "transformers Trainer + PEFT": Subject("gpu_worker.benchmarks.stock_training"),
+    "Tuneport, general path": Subject(TRAINER, path="general"),
+    "Tuneport, by hand": Subject(TRAINER),
+    "Tuneport, by hand, compiled": Subject(TRAINER, chosen=COMPILED),
+    "Tuneport, by hand, compiled, int8": Subject(TRAINER, chosen=EIGHT_BIT),
 }
+PEER = "LLaMA-Factory"
+# Those whose work is held against the machine's limit.
+LIMITED = ("Tuneport, by hand, compiled", "Tuneport, by hand, compiled, int8")
 
 
 @dataclass(frozen=True)
@@ -55,7 +81,7 @@ class Measurement:
     subject: str
     tokens_per_s: tuple[float, ...]
     train_loss: float
-    validation_loss: float
+    validation_loss: float | None
     peak_memory_bytes: int
     start_up_s: float
     cpu_s_per_step: float
@@ -66,44 +92,116 @@ def run(
     rows: Path | None,
     model_dir: Path,
     quick: bool = False,
+    peers: Sequence[str] = (),
     progress: Callable[[str], object] = print,
 ) -> str:
     """Measure all subjects and return the Markdown section.
 
     `rows`: a CSV file with the columns prompt and response; None: demo tickets. `quick`: a few steps, one round.
+    `peers`: may name "llamafactory", which is then installed beside the data if it is not there yet.
     """
     steps, rounds = (WARM_UP_STEPS + 2, 1) if quick else (13, 2)
+    data_dir = model_dir.parent.parent
     conversations = _conversations(rows, steps * BATCH_SIZE + VALIDATION_ROWS)
-    measurements = []
+    subjects: dict[str, str] = dict.fromkeys(SUBJECTS, sys.executable)
+    remarks = []
+    if "llamafactory" in peers:
+        peer, missing = llamafactory_peer.install(data_dir / "peers" / "llamafactory", progress=progress)
+        if missing:
+            remarks.append(f"{PEER}: not installed ({missing}).")
+        else:
+            subjects[PEER] = str(peer)
+    cache = data_dir / "cache"
+    _warm_up(cache)
+    measurements: list[Measurement] = []
+    limits: dict[str, list[Limit]] = {name: [] for name in LIMITED}
     for number in range(rounds):
-        for subject in SUBJECTS:
-            measured = measure(subject, conversations, model_dir)
+        for subject, python in subjects.items():
+            try:
+                measured = measure(subject, conversations, model_dir, python=python, cache=cache)
+            except RuntimeError as error:
+                if subject != PEER:
+                    raise
+                remarks.append(f"{PEER}: did not run ({str(error).strip().splitlines()[-1]}).")
+                continue
             measurements.append(measured)
             speed = statistics.median(measured.tokens_per_s)
             progress(f"round {number + 1}: {subject}: {speed:.0f} tokens/s, loss {measured.train_loss:.4f}")
-    return render(measurements, source=rows.name if rows else "demo tickets", steps=steps, rounds=rounds)
+        for subject in LIMITED:
+            limits[subject].append(limit := measure_limit(subject, conversations, model_dir, cache=cache))
+            progress(f"round {number + 1}: {subject}: {limit.share:.0%} of the machine's limit")
+    section = render(measurements, source=rows.name if rows else "demo tickets", steps=steps, rounds=rounds)
+    tables = training_limit.render({name: training_limit.middle(found) for name, found in limits.items()})
+    return "\n\n".join([section, *dict.fromkeys(remarks), LIMIT_WORDS, tables])
 
 
-def measure(subject: str, conversations: Sequence[list[dict[str, str]]], model_dir: Path) -> Measurement:
+LIMIT_WORDS = (
+    "The limit is what bare matrix products at the layers' shapes reach on this machine in the same process; the share "
+    "is the time that a step's products would take at that speed, divided by the step's time. FLOP are those really "
+    "computed: shared beginnings once, the vocabulary head on answer tokens only."
+)
+
+
+def _warm_up(cache: Path) -> None:
+    """Compile what is compiled once per machine, so that start-up is measured with a warm cache."""
+    os.environ[CACHE_VARIABLE] = str(cache)
+    with contextlib.suppress(NativeUnavailable):
+        NativeKernels(eight_bit=False)
+
+
+def measure(
+    subject: str,
+    conversations: Sequence[list[dict[str, str]]],
+    model_dir: Path,
+    *,
+    python: str = sys.executable,
+    cache: Path | None = None,
+) -> Measurement:
     """Train once in a fresh process and read its events. Raises: RuntimeError if it fails."""
-    module, path = SUBJECTS[subject]
     with tempfile.TemporaryDirectory() as folder:
         job_dir = Path(folder)
-        _write_job(job_dir, conversations, model_dir, path=path)
+        if subject == PEER:
+            _write_job(job_dir, conversations, model_dir, Subject(""))
+            _write_order(job_dir)
+            command = llamafactory_peer.command(python, job_dir)
+        else:
+            _write_job(job_dir, conversations, model_dir, SUBJECTS[subject])
+            command = [python, "-m", SUBJECTS[subject].module, str(job_dir)]
         started = time.time()
-        with (job_dir / "stderr").open("w+", encoding="utf-8") as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, str(job_dir)],
-                env={**os.environ, **ENVIRONMENT, "TUNEPORT_STANDALONE": "1"},
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
-            events = [json.loads(line) | {"cpu_s": _cpu_s(process.pid)} for line in process.stdout or ()]
-            if process.wait():
-                errors.seek(0)
-                raise RuntimeError(f"{subject} failed ({process.returncode}): {errors.read()[-2000:]}")
+        events = _watched(subject, command, job_dir, cache)
     return _read_events(subject, events, started)
+
+
+def measure_limit(
+    subject: str, conversations: Sequence[list[dict[str, str]]], model_dir: Path, *, cache: Path | None = None
+) -> Limit:
+    """Hold one of our ways against the machine, in a fresh process. Raises: RuntimeError if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        job_dir = Path(folder)
+        _write_job(job_dir, conversations, model_dir, SUBJECTS[subject])
+        command = [sys.executable, "-m", "gpu_worker.benchmarks.training_limit", str(job_dir)]
+        (found,) = _watched(subject, command, job_dir, cache)
+    found.pop("cpu_s")
+    return Limit(**found)
+
+
+def _watched(subject: str, command: Sequence[str], job_dir: Path, cache: Path | None) -> list[dict[str, Any]]:
+    """Return the JSON lines that a process prints, each with the CPU time used so far. Raises: RuntimeError."""
+    kept = {CACHE_VARIABLE: str(cache)} if cache else {}
+    with (job_dir / "stderr").open("w+", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **ENVIRONMENT, **kept, "TUNEPORT_STANDALONE": "1"},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        lines = (line for line in process.stdout or () if line.startswith("{"))  # peers print other things too
+        events = [json.loads(line) | {"cpu_s": _cpu_s(process.pid)} for line in lines]
+        if process.wait():
+            errors.seek(0)
+            raise RuntimeError(f"{subject} failed ({process.returncode}): {errors.read()[-2000:]}")
+    return events
 
 
 def _cpu_s(pid: int) -> float:
@@ -117,8 +215,8 @@ def render(measurements: Sequence[Measurement], *, source: str, steps: int, roun
     lines = [
         "## Training",
         "",
-        f"SmolLM2-135M-Instruct, LoRA r = 16 on all linear layers, float32, batch {BATCH_SIZE}, rows from {source}, "
-        f"{steps} steps in {rounds} rounds, subjects in turn, each in a fresh process; "
+        f"SmolLM2-135M-Instruct, LoRA r = 16 on all linear layers, float32 unless said, batch {BATCH_SIZE}, "
+        f"rows from {source}, {steps} steps in {rounds} rounds, subjects in turn, each in a fresh process; "
         f"the first {WARM_UP_STEPS} steps of each are left out. Same rows, same order, same initial adapter.",
         "",
         "| loop | useful tokens/s, median (of rounds: least–most) | ratio | training loss, last step | validation loss "
@@ -126,19 +224,23 @@ def render(measurements: Sequence[Measurement], *, source: str, steps: int, roun
         "|---|---|---|---|---|---|---|---|",
     ]
     baseline = 0.0
-    for subject in SUBJECTS:
+    for subject in dict.fromkeys(measured.subject for measured in measurements):
         own = [measured for measured in measurements if measured.subject == subject]
         speed = statistics.median(speed for measured in own for speed in measured.tokens_per_s)
         baseline = baseline or speed
         medians = [statistics.median(measured.tokens_per_s) for measured in own]
         lines.append(
             f"| {subject} | {speed:.0f} ({min(medians):.0f}–{max(medians):.0f}) | {speed / baseline:.2f} "
-            f"| {own[-1].train_loss:.4f} | {own[-1].validation_loss:.4f} "
+            f"| {own[-1].train_loss:.4f} | {_figure(own[-1].validation_loss)} "
             f"| {max(measured.peak_memory_bytes for measured in own) / 1e6:,.0f} "
             f"| {statistics.median(measured.start_up_s for measured in own):.1f} "
             f"| {statistics.median(measured.cpu_s_per_step for measured in own):.2f} |"
         )
     return "\n".join(lines)
+
+
+def _figure(loss: float | None) -> str:
+    return "–" if loss is None else f"{loss:.4f}"
 
 
 # --- input and output of a subject -------------------------------------------------------------------------------
@@ -162,14 +264,14 @@ def _conversations(rows: Path | None, count: int) -> list[list[dict[str, str]]]:
     ]
 
 
-def _write_job(job_dir: Path, conversations: Sequence[list[dict[str, str]]], model_dir: Path, *, path: str) -> None:
+def _write_job(job_dir: Path, conversations: Sequence[list[dict[str, str]]], model_dir: Path, subject: Subject) -> None:
     spec = {
         "format": 1,
         "run": "benchmark",
         "base_model": {"slug": model_dir.name, "path": str(model_dir), "revision": "local"},
-        "hyperparameters": HYPERPARAMETERS,
+        "hyperparameters": HYPERPARAMETERS | dict(subject.chosen),
         "resume": False,
-        "path": path,
+        "path": subject.path,
     }
     (job_dir / "data").mkdir()
     (job_dir / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
@@ -177,6 +279,19 @@ def _write_job(job_dir: Path, conversations: Sequence[list[dict[str, str]]], mod
     for name, part in parts.items():
         lines = [json.dumps({"row": number, "messages": messages}) for number, messages in enumerate(part, start=2)]
         (job_dir / "data" / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _write_order(job_dir: Path) -> None:
+    """Write which rows belong to which step, and their tokens, for programs that have no way to know."""
+    spec = read_spec(JobFolder(job_dir))
+    renderer = ChatRenderer.load(spec.base_model.path)
+    lengths = [
+        len(row.token_ids) for row in encode_file(job_dir / "data" / "train.jsonl", renderer, spec.hyperparameters).rows
+    ]
+    plan = TrainingPlan(lengths, spec.hyperparameters)
+    batches = [plan.batch(step) for step in range(plan.total_steps)]
+    tokens = [sum(lengths[row] for row in batch) for batch in batches]
+    (job_dir / "order.json").write_text(json.dumps({"batches": batches, "tokens": tokens}), encoding="utf-8")
 
 
 def _read_events(subject: str, events: list[dict[str, Any]], started: float) -> Measurement:

@@ -16,6 +16,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from portal.base_models import EMBEDDED_SLUG
 
 KINDS = ("training", "serving", "pages", "doctor", "imports")
+PEERS = ("llamafactory",)  # those that must be installed first
 _HEAD = """# Benchmarks
 
 Written by `manage.py benchmark`; no figure is typed by hand. Ratios within one table are the sound part.
@@ -30,6 +31,8 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("kind", choices=KINDS)
         parser.add_argument("--rows", type=Path, help="a table in the import format; by default demo tickets")
+        parser.add_argument("--data", type=Path, dest="rows", help="the same as --rows")
+        parser.add_argument("--peers", nargs="*", default=[], choices=PEERS, help="training: also measure these")
         parser.add_argument("--quick", action="store_true", help="few steps, to see that it works; writes nothing")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -37,10 +40,13 @@ class Command(BaseCommand):
         rows: Path | None = options["rows"]
         if rows is not None and not rows.is_file():
             raise CommandError(f"There is no file '{rows}'.")
+        if options["peers"] and options["kind"] != "training":
+            raise CommandError("Only the training benchmark has peers to choose.")
         module = importlib.import_module(f"gpu_worker.benchmarks.{options['kind']}")
         model = Path(settings.DATA_DIR) / "models" / EMBEDDED_SLUG
         try:
-            section = module.run(rows=rows, model_dir=model, quick=options["quick"], progress=self.stdout.write)
+            more = {"peers": options["peers"]} if options["peers"] else {}
+            section = module.run(rows=rows, model_dir=model, quick=options["quick"], progress=self.stdout.write, **more)
         except RuntimeError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(section)

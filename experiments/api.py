@@ -182,6 +182,18 @@ class RunEvents(_Paged):
         return self.paged(self.run_of(pk).events.order_by("id"), shapes.RunEventSerializer)
 
 
+class RunSamples(_Paged):
+    """What the adapter answered to validation rows while it was trained."""
+
+    scopes = Scope.RUNS_READ.value
+    query_parameters = PAGE_PARAMETERS
+
+    @extend_schema(operation_id="runs_samples", responses=shapes.RunSampleSerializer(many=True), parameters=_PAGE)
+    def get(self, request: Request, pk: uuid.UUID) -> Response:
+        """List sampled answers, first step first."""
+        return self.paged(self.run_of(pk).samples.order_by("step"), shapes.RunSampleSerializer)
+
+
 class RunEvaluation(_Paged):
     """The quality report of a run."""
 

@@ -14,6 +14,7 @@ urlpatterns = [
     path("runs/<uuid:pk>/cancel/", api.RunCancel.as_view(), name="run_cancel"),
     path("runs/<uuid:pk>/metrics/", api.RunMetrics.as_view(), name="run_metrics"),
     path("runs/<uuid:pk>/events/", api.RunEvents.as_view(), name="run_events"),
+    path("runs/<uuid:pk>/samples/", api.RunSamples.as_view(), name="run_samples"),
     path("runs/<uuid:pk>/evaluation/", api.RunEvaluation.as_view(), name="run_evaluation"),
     path("adapters/", api.Adapters.as_view(), name="adapters"),
     path("adapters/<uuid:pk>/", api.AdapterDetail.as_view(), name="adapter"),

@@ -261,6 +261,11 @@ class Hyperparameters(BaseModel):
         50, limits=(1, 100_000), group=CHECKS, label=_("Checkpoint every"), unit=_("steps"),
         help=_("How often the state is saved, so that an interrupted run goes on from there."),
     )  # fmt: skip
+    sample_rows: Integer = _field(
+        16, limits=(0, 64), group=CHECKS, label=_("Answers per validation check"), unit=_("rows"),
+        shown_if=("problem_type", ("chat",)),
+        help=_("How many validation rows are answered at each check, if that fits into 15% of the time. 0: none."),
+    )  # fmt: skip
     evaluation_rows: Integer = _field(
         100, limits=(1, 10_000), group=CHECKS, label=_("Rows in the quality report"), unit=_("rows"),
         help=_("How many held-out rows the untuned and the tuned model answer after training."),

@@ -7,7 +7,7 @@ import uuid
 
 from django.db import connection
 
-from experiments.models import FirstBatch, RunEvent
+from experiments.models import FirstBatch, RunEvent, RunSample
 from experiments.run_events import Digest
 
 
@@ -20,6 +20,12 @@ def write_digest(run_id: uuid.UUID, team_id: uuid.UUID, news: Digest) -> None:
     if news.first_batch:
         kept = FirstBatch(team_id=team_id, run_id=run_id, rows=news.first_batch)
         FirstBatch.unscoped.bulk_create([kept], ignore_conflicts=True)  # an attempt from the beginning tells it again
+    RunSample.unscoped.bulk_create(
+        [RunSample(team_id=team_id, run_id=run_id, step=step, rows=rows) for step, rows in news.samples.items()],
+        update_conflicts=True,
+        unique_fields=["run", "step"],
+        update_fields=["rows"],
+    )
     RunEvent.unscoped.bulk_create(
         RunEvent(team_id=team_id, run_id=run_id, at=line.at, level=line.level, kind=line.kind, message=line.message)
         for line in news.lines

@@ -195,6 +195,22 @@ class FirstBatch(TeamOwned):
         return f"first batch of {self.run}"
 
 
+class RunSample(TeamOwned):
+    """A few validation rows as the adapter answered them at one step; a step that is told again replaces them."""
+
+    id = models.BigAutoField(primary_key=True)  # type: ignore[assignment]
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="samples")
+    step = models.PositiveIntegerField()
+    rows = models.JSONField(help_text="row, prompt, expected, answer, exact, score, and which fields are right")
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["step"]
+        constraints = [models.UniqueConstraint(fields=["run", "step"], name="one_sample_per_step")]
+
+    def __str__(self) -> str:
+        return f"answers at step {self.step}"
+
+
 class RunEvent(TeamOwned):
     """A line of a run's log: phases, checkpoints, warnings, and what the trainer said. Never a row's text."""
 

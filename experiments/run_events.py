@@ -19,12 +19,15 @@ from experiments.storable import storable_number, storable_text
 
 LONGEST_MESSAGE = 2_000
 MOST_FACTS = 40
+MOST_SAMPLED_ROWS = 8
+LONGEST_SAMPLED_TEXT = 600
 MOST_SHOWN_ROWS = 8
 MOST_SHOWN_PIECES = 600
 LONGEST_PIECE = 200
 LARGEST_INTEGER = 2**31 - 1  # what a PositiveIntegerField holds
 METRICS = (
     "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_bytes", "validation_loss",
+    "validation_exact_match", "validation_json_valid", "validation_sampled_rows",
     "padding_share", "cpu_share", "gpu_share",
 )  # fmt: skip
 # Events whose fields are kept as they are, in Run.facts under the event's name.
@@ -54,6 +57,7 @@ class Digest:
     lines: list[Line] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     first_batch: list[dict[str, Any]] | None = None
+    samples: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     phase: str | None = None
     step: int | None = None
     total_steps: int | None = None
@@ -157,6 +161,29 @@ def _pieces(value: object) -> list[list[Any]]:
     return [[_text(text)[:LONGEST_PIECE], _count(tokens) or 0] for text, tokens in pairs]
 
 
+def _sample(result: Digest, event: Event) -> None:
+    step, rows = _count(event.get("step")), event.get("rows")
+    if step is None or not isinstance(rows, list):
+        return
+    shown = [_sampled(row) for row in rows[:MOST_SAMPLED_ROWS] if isinstance(row, dict)]
+    if shown:
+        result.samples[step] = shown
+
+
+def _sampled(row: Event) -> dict[str, Any]:
+    """Return a sampled answer with nothing but its texts and how right it is."""
+    texts = {name: _text(row.get(name))[:LONGEST_SAMPLED_TEXT] for name in ("prompt", "expected", "answer")}
+    fields = row.get("fields")
+    right = list(fields.items())[:MOST_FACTS] if isinstance(fields, dict) else []
+    return {
+        "row": _count(row.get("row")) or 0,
+        **texts,
+        "exact": row.get("exact") is True,
+        "score": storable_number(row.get("score")),
+        "fields": {_text(name)[:60]: is_right is True for name, is_right in right},
+    }
+
+
 _READERS = {
     "metric": _metric,
     "started": _started,
@@ -164,6 +191,7 @@ _READERS = {
     "checkpoint": _checkpoint,
     "log": _log,
     "first_batch": _first_batch,
+    "sample": _sample,
 }
 
 

@@ -11,7 +11,7 @@ from rest_framework import serializers
 from datasets_app.models import DatasetVersion
 from experiments.continuing import required_settings
 from experiments.hyperparameters import RECIPES, Hyperparameters, recipe_hyperparameters
-from experiments.models import Adapter, Evaluation, Experiment, MetricPoint, Priority, Run, RunEvent
+from experiments.models import Adapter, Evaluation, Experiment, MetricPoint, Priority, Run, RunEvent, RunSample
 from experiments.preflight import prediction_of
 from portal.models import BaseModel, Team
 from portal.scoping import narrow_to_team
@@ -173,6 +173,14 @@ class RunEventSerializer(serializers.ModelSerializer[RunEvent]):
     class Meta:
         model = RunEvent
         fields = ["id", "at", "level", "kind", "message"]
+
+
+class RunSampleSerializer(serializers.ModelSerializer[RunSample]):
+    """Validation rows as the adapter answered them at one step."""
+
+    class Meta:
+        model = RunSample
+        fields = ["step", "rows"]
 
 
 class EvaluationSerializer(serializers.ModelSerializer[Evaluation]):

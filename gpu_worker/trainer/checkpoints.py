@@ -56,6 +56,7 @@ class Progress:
     best_validation_loss: float | None = None
     best_step: int = 0
     checks_without_gain: int = 0
+    validation_seconds: float = 0.0  # part of `seconds`
 
 
 @dataclass(frozen=True)

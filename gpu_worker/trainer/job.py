@@ -22,6 +22,7 @@ from gpu_worker.trainer.plan import TrainingPlan
 from gpu_worker.trainer.preflight import PreflightPlan, StepTimes, seconds_per_token
 from gpu_worker.trainer.ranks import ALONE, Ranks
 from gpu_worker.trainer.rows import EncodedRows
+from gpu_worker.trainer.samples import Sampler, reason_against
 from gpu_worker.trainer.spec import JobFolder, TrainSpec, read_spec
 from gpu_worker.trainer.start import take_up
 from gpu_worker.trainer.stop import StopFlag
@@ -123,7 +124,14 @@ class _Run:
             save=self.save_checkpoint,
             make_plan=PreflightPlan if spec.preflight else TrainingPlan,
             ranks=job.ranks,
+            sampler=self._sampler(),
         )
+
+    def _sampler(self) -> Sampler | None:
+        # with several processes, the others would wait for the one that answers
+        if self._job.ranks.count > 1 or reason_against(self._spec, self._learner):
+            return None
+        return Sampler(self._job.folder, self._spec, self._learner, self._job.events, self._job.stop)
 
     def resume(self) -> int | None:
         """Take up the newest checkpoint that can be trusted; return its step, or None to start from the beginning."""
@@ -215,7 +223,15 @@ class _Run:
         self.save_checkpoint()
         self._write_adapter()
         figures = self._write_report("finished")
-        names = ("step", "train_loss", "validation_loss", "trained_tokens", "seconds", "peak_memory_bytes")
+        names = (
+            "step",
+            "train_loss",
+            "validation_loss",
+            "trained_tokens",
+            "seconds",
+            "validation_seconds",
+            "peak_memory_bytes",
+        )
         self._job.events.emit("finished", adapter=self._job.folder.adapter.name, **{n: figures[n] for n in names})
         return EXIT_FINISHED
 
@@ -249,6 +265,7 @@ class _Run:
             "trained_tokens": progress.trained_tokens,
             "trained_label_tokens": progress.trained_label_tokens,
             "seconds": round(progress.seconds, 2),
+            "validation_seconds": round(progress.validation_seconds, 2),
             "start_up_and_saving_seconds": round(time.monotonic() - self._job.started, 2),
             "peak_memory_bytes": peak_memory_bytes(self._learner.device),
             "rows": len(self._train.rows),

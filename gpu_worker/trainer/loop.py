@@ -19,10 +19,12 @@ from gpu_worker.trainer.optimizers import make_optimizer
 from gpu_worker.trainer.plan import TrainingPlan, micro_batches
 from gpu_worker.trainer.ranks import ALONE, Ranks
 from gpu_worker.trainer.rows import EncodedRow
+from gpu_worker.trainer.samples import Sampler
 from gpu_worker.trainer.stop import StopFlag
 
 RECENT_STEPS = 20  # over which the training loss and the speed are averaged
 MOST_METRIC_EVENTS = 2000
+VALIDATION_SHARE = 0.15  # most of the run's time that answering validation rows, with the validation loss, may take
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,12 @@ class TrainingLoop:
         save: Callable[[], None],
         make_plan: Callable[[Sequence[int], Hyperparameters], TrainingPlan] = TrainingPlan,
         ranks: Ranks = ALONE,
+        sampler: Sampler | None = None,
     ) -> None:
-        """`save` is called when a checkpoint is due. `ranks`: the processes that train together."""
+        """`save` is called when a checkpoint is due. `ranks`: the processes that train together.
+
+        `sampler` answers validation rows as far as time allows.
+        """
         self.learner = learner
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
@@ -59,6 +65,7 @@ class TrainingLoop:
         self._stop = stop
         self._save = save
         self._ranks = ranks
+        self._sampler = sampler
         self._lengths = [len(row.token_ids) for row in rows.train]
         self.plan = make_plan(self._lengths, hyperparameters)
         self._validation_steps = self.plan.validation_steps()
@@ -184,12 +191,37 @@ class TrainingLoop:
             self._check_stop_inside()
             loss_sum += self.learner.loss_sum([rows[row] for row in part])
         loss = self._ranks.totals(loss_sum)[0] / sum(row.label_tokens for row in rows)
-        self._validation_seconds = time.perf_counter() - started
-        self.progress.seconds += self._validation_seconds
+        self._count_validation(time.perf_counter() - started)
         if not math.isfinite(loss):
             raise self._diverged(self.progress.step)
         self._note_validation_loss(loss)
         self._events.emit("metric", **self._place(), validation_loss=loss)
+        self._sample()
+
+    def _sample(self) -> None:
+        """Answer validation rows with what was learned so far, unless validation would cost too much of the run."""
+        if self._sampler is None or not self._speeds:
+            return
+        started = time.perf_counter()
+        self._sampler.sample(self._place(), self._seconds_for_a_sample())
+        seconds = time.perf_counter() - started
+        self.progress.seconds += seconds
+        self.progress.validation_seconds += seconds
+
+    def _seconds_for_a_sample(self) -> float:
+        """Return how long answering may take now, so that there is as much left for each of the checks to come."""
+        progress, checks = self.progress, self._checks_left()
+        whole = progress.seconds + self._seconds_left()
+        losses = progress.validation_seconds + checks * self._validation_seconds
+        return (VALIDATION_SHARE * whole - losses) / (checks + 1)
+
+    def _count_validation(self, seconds: float) -> None:
+        self._validation_seconds = seconds
+        self.progress.seconds += seconds
+        self.progress.validation_seconds += seconds
+
+    def _checks_left(self) -> int:
+        return sum(1 for mark in self._validation_steps if mark > self.progress.step)
 
     def _note_validation_loss(self, loss: float) -> None:
         progress = self.progress
@@ -256,7 +288,7 @@ class TrainingLoop:
         tokens = sum(tokens for _, tokens in self._speeds)
         step = self.progress.step
         steps_left = (self.plan.total_steps - step) * self.plan.tokens_per_step * seconds / tokens
-        checks_left = sum(1 for mark in self._validation_steps if mark > step) * self._validation_seconds
+        checks_left = self._checks_left() * self._validation_seconds
         left = steps_left + checks_left
         if self._hyperparameters.max_minutes is not None:
             left = min(left, max(0.0, self._hyperparameters.max_minutes * 60 - self.progress.seconds))

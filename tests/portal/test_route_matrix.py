@@ -166,6 +166,7 @@ ROUTES: dict[str, Key] = {
     "experiments-api:run_metrics": RUN,
     "experiments-api:run_events": RUN,
     "experiments-api:run_evaluation": RUN,
+    "experiments-api:run_samples": RUN,
     "experiments-api:adapters": NOTHING,
     "experiments-api:adapter": ADAPTER,
     "experiments-api:adapter_download": ADAPTER,

@@ -1,0 +1,164 @@
+"""A few validation rows, answered by the adapter as it stands: what the loss means in words, while training goes on.
+
+The answers come from the serving engine, which is built for them and given up again: it needs the base model's weights
+once more for some seconds, and nothing in between.
+"""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from torch import Tensor
+
+from datasets_app.rendering import ChatRenderer, RenderingError
+from experiments.hyperparameters import Hyperparameters
+from experiments.scoring import RowScore, row_score
+from gpu_worker.trainer import checkpoints
+from gpu_worker.trainer.adapter import write_adapter
+from gpu_worker.trainer.errors import StopRequested
+from gpu_worker.trainer.events import Events
+from gpu_worker.trainer.learner import Learner
+from gpu_worker.trainer.rows import read_messages
+from gpu_worker.trainer.spec import JobFolder, TrainSpec
+from gpu_worker.trainer.stop import StopFlag
+
+SHOWN_ROWS: Final = 8
+SHOWN_CHARACTERS: Final = 600
+# Nothing is begun that surely cannot end in time.
+LEAST_SECONDS: Final = 0.5
+# An answer more than twice as long as the longest right one is wrong in any case.
+_LONGEST_FACTOR, _LONGEST_MARGIN = 2, 16
+
+
+@dataclass(frozen=True)
+class Question:
+    """A validation row to be answered."""
+
+    row: int
+    prompt: str
+    expected: str
+    prompt_ids: tuple[int, ...]
+    answer_tokens: int
+
+
+def reason_against(spec: TrainSpec, learner: Learner) -> str:
+    """Return why no answers are sampled while training, empty if they are."""
+    chosen = spec.hyperparameters
+    if not chosen.sample_rows or spec.preflight:
+        return "it was not asked for"
+    if chosen.problem_type != "chat":
+        return "only chats are answered in words"
+    if chosen.training_kind != "lora" or chosen.dora or chosen.lora_init not in ("default", "gaussian"):
+        return "the weights would have to be converted each time"
+    if chosen.quantization != "none" or learner.device != "cpu":
+        return "a second copy of the base model may not fit beside the training"
+    return ""
+
+
+class Sampler:
+    """Answers the same validation rows again and again, with whatever the adapter has learned so far."""
+
+    def __init__(self, folder: JobFolder, spec: TrainSpec, learner: Learner, events: Events, stop: StopFlag) -> None:
+        """Raises: TrainingError (bad_data) if the rows cannot be read."""
+        self._folder = folder.root / "tmp" / "sampled-adapter"
+        self._model_dir = spec.base_model.path
+        self._learner = learner
+        self._events = events
+        self._stop = stop
+        self._renderer = ChatRenderer.load(self._model_dir)
+        self._questions = _questions(folder.validation_rows, self._renderer, spec.hyperparameters)
+        longest = max((question.answer_tokens for question in self._questions), default=0)
+        self._limit = min(spec.hyperparameters.max_new_tokens, _LONGEST_FACTOR * longest + _LONGEST_MARGIN)
+
+    def sample(self, place: dict[str, float], limit_s: float) -> float | None:
+        """Answer within `limit_s` seconds, report what was answered by then, and return the share of exact answers.
+
+        None if nothing was answered in time. Raises: StopRequested.
+        """
+        if not self._questions or limit_s < LEAST_SECONDS:
+            return None
+        deadline = time.perf_counter() + limit_s
+        before = checkpoints.random_state()
+        try:
+            answers = self._answers(deadline)
+        except StopRequested:
+            raise
+        except Exception as error:  # noqa: BLE001 — a look at the answers must never end hours of training
+            self._events.log(f"The validation rows could not be answered: {type(error).__name__}.", level="warning")
+            return None
+        finally:
+            checkpoints.set_random_state(before)
+            shutil.rmtree(self._folder, ignore_errors=True)
+        return self._report(place, answers) if answers else None
+
+    def _answers(self, deadline: float) -> dict[int, str]:
+        """Return the answers that are complete before the deadline, by the question's place."""
+        # imported here: whoever samples nothing does without the engine
+        from gpu_worker.engine.build import build_core, return_freed_memory
+        from gpu_worker.engine.config import EngineConfig
+        from gpu_worker.engine.sampling import SamplingParams
+        from gpu_worker.engine.sequence import Sequence
+
+        trained: dict[str, Tensor] = self._learner.parameters.export(self._learner.parameters.values)
+        write_adapter(self._folder, self._learner.outcome.tensors(trained), self._learner.outcome.config())
+        core = build_core(self._model_dir, self._renderer, EngineConfig(max_waiting=len(self._questions)))
+        core.add_adapter("sampled", core.read_adapter(self._folder))
+        adapter, params = core.find_adapter("sampled"), SamplingParams(self._limit)
+        for place, question in enumerate(self._questions):
+            core.submit(
+                [
+                    Sequence.create(
+                        str(place), question.prompt_ids, params, adapter=adapter, decode=self._renderer.decode
+                    )
+                ]
+            )
+        texts, ended = dict.fromkeys(range(len(self._questions)), ""), set()
+        while core.busy and time.perf_counter() < deadline:
+            self._stop.check()
+            for output in core.step():
+                texts[int(output.sequence_id)] += output.text
+                if output.finish_reason is not None:
+                    ended.add(int(output.sequence_id))
+        del core
+        return_freed_memory()
+        return {place: texts[place] for place in sorted(ended)}
+
+    def _report(self, place: dict[str, float], answers: dict[int, str]) -> float:
+        asked = [(self._questions[number], answer) for number, answer in answers.items()]
+        scores = [row_score(question.expected, answer) for question, answer in asked]
+        exact = sum(score.exact for score in scores) / len(scores)
+        figures: dict[str, float] = {"validation_exact_match": exact, "validation_sampled_rows": len(scores)}
+        valid = [score.valid_json for score in scores if score.valid_json is not None]
+        if valid:
+            figures["validation_json_valid"] = sum(valid) / len(valid)
+        self._events.emit("metric", **place, **figures)
+        shown = [_shown(*pair, score) for pair, score in zip(asked[:SHOWN_ROWS], scores, strict=False)]
+        self._events.emit("sample", step=place["step"], rows=shown)
+        return exact
+
+
+def _shown(question: Question, answer: str, score: RowScore) -> dict[str, Any]:
+    texts = {"prompt": question.prompt, "expected": question.expected, "answer": answer}
+    short = {name: text[:SHOWN_CHARACTERS] for name, text in texts.items()}
+    return {"row": question.row, **short, "exact": score.exact, "score": score.score, "fields": score.fields}
+
+
+def _questions(path: Path, renderer: ChatRenderer, chosen: Hyperparameters) -> list[Question]:
+    """Return the first validation rows that fit."""
+    found: list[Question] = []
+    for number, messages in read_messages(path) if path.exists() else ():
+        if len(found) == chosen.sample_rows:
+            break
+        try:
+            rendered = renderer.row(messages)
+        except (RenderingError, KeyError, TypeError, AttributeError):
+            continue
+        asked = [message["content"] for message in messages[:-1] if message["role"] == "user"]
+        if len(rendered.token_ids) <= chosen.max_length:
+            prompt_ids = tuple(rendered.token_ids[: rendered.prompt_length])
+            answer_tokens = len(rendered.token_ids) - rendered.prompt_length
+            prompt = asked[-1] if asked else ""
+            found.append(Question(number, prompt, messages[-1]["content"], prompt_ids, answer_tokens))
+    return found

@@ -1,0 +1,78 @@
+"""Answers during training: those of the adapter, within their share of time, without a trace in the result."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpu_worker.trainer import loop
+from gpu_worker.trainer.samples import SHOWN_ROWS
+from tests.gpu_worker.trainer.jobs import losses, only, run_here, ticket_rows, write_job
+
+pytestmark = pytest.mark.slow
+CHOSEN = {"epochs": 2, "batch_size": 4, "evaluations_per_epoch": 1, "learning_rate": 0.01, "max_new_tokens": 24}
+
+
+def trained(folder, base_model, **chosen):
+    job = write_job(folder, base_model, train=ticket_rows(16), validation=ticket_rows(12, seed=1), **CHOSEN | chosen)
+    code, events = run_here(job)
+    assert code == 0
+    return job, events
+
+
+def samples(events):
+    return {event["step"]: event["rows"] for event in events if event["event"] == "sample"}
+
+
+def test_answers_are_those_of_the_adapter_and_change_nothing(tmp_path, base_model, monkeypatch):
+    monkeypatch.setattr(loop, "VALIDATION_SHARE", 100.0)
+    job, events = trained(tmp_path / "with", base_model)
+    found = samples(events)
+    assert list(found) == [4, 8]  # nothing is learned at the start yet
+    assert [len(rows) for rows in found.values()] == [SHOWN_ROWS, SHOWN_ROWS]
+    metrics = [event for event in events if "validation_exact_match" in event]
+    assert [(one["step"], one["validation_sampled_rows"]) for one in metrics] == [(4, 12), (8, 12)]
+    assert all(0 <= one["validation_json_valid"] <= 1 for one in metrics)
+    assert {row["row"]: row["answer"] for row in found[8]} == engine_answers(job, base_model, found[8])
+    assert set(found[8][0]["fields"]) == {"queue", "urgency"}
+    _other, without = trained(tmp_path / "without", base_model, sample_rows=0)
+    assert samples(without) == {}
+    assert losses(without) == losses(events)
+    assert not (job.root / "tmp" / "sampled-adapter").exists()
+
+
+def engine_answers(job, base_model, rows):
+    """Ask the finished adapter, as it would be served, the same rows."""
+    from datasets_app.rendering import ChatRenderer
+    from tests.gpu_worker.engine.driver import make_driver
+
+    renderer = ChatRenderer.load(base_model)
+    driver = make_driver(base_model, renderer, {"a": job.adapter})
+    asked = {row["row"]: row["messages"][:-1] for row in ticket_rows(12, seed=1)}
+    return {row["row"]: driver.answer(renderer.prompt_ids(asked[row["row"]]), "a", max_tokens=24).text for row in rows}
+
+
+def test_answers_stay_within_their_share_of_the_time(tmp_path, base_model, monkeypatch):
+    monkeypatch.setattr(loop, "VALIDATION_SHARE", 0.0)
+    _job, events = trained(tmp_path, base_model)
+    assert samples(events) == {}
+    finished = only(events, "finished")
+    assert 0 < finished["validation_seconds"] < finished["seconds"]
+
+
+@pytest.mark.parametrize("chosen", [{"dora": True}, {"training_kind": "full"}])
+def test_where_answers_would_cost_too_much_there_are_none(tmp_path, base_model, monkeypatch, chosen):
+    monkeypatch.setattr(loop, "VALIDATION_SHARE", 100.0)
+    _job, events = trained(tmp_path, base_model, **chosen, epochs=1)
+    assert samples(events) == {}
+
+
+def test_a_failure_of_the_engine_does_not_end_the_training(tmp_path, base_model, monkeypatch):
+    monkeypatch.setattr(loop, "VALIDATION_SHARE", 100.0)
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("no engine")
+
+    monkeypatch.setattr("gpu_worker.engine.build.build_core", fail)
+    _job, events = trained(tmp_path, base_model)
+    assert samples(events) == {}
+    assert any("could not be answered: RuntimeError" in event.get("message", "") for event in events)

@@ -19,7 +19,7 @@ from gpu_worker.trainer.fast.support import DecoderShape
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer: two norms' weights (d,) and four stacks of projections."""
+    """One decoder layer: two norms' weights (d,), four stacks of projections, in some families norms of heads (m,)."""
 
     attention_norm: Tensor
     mlp_norm: Tensor
@@ -27,6 +27,18 @@ class Layer:
     output: AdaptedProjection
     gate_up: AdaptedProjection
     down: AdaptedProjection
+    query_norm: Tensor | None = None
+    key_norm: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class SavedHeadNorm:
+    """What the backward pass of a norm of heads needs: (T·heads, m), (T·heads, 1), (T·heads, m), (m,)."""
+
+    heads: Tensor
+    inverse: Tensor
+    normed: Tensor
+    weight: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class SavedLayer:
     inverse: Tensor
     normed: Tensor
     low_qkv: Tensor | None
+    head_norms: list[SavedHeadNorm]
     attention: list[SavedAttention]
     mixed: Tensor
     low_output: Tensor | None
@@ -127,6 +140,7 @@ class FastDecoder:
         epsilon, kernels = self._shape.norm_epsilon, self._kernels
         normed, inverse = kernels.rms_norm(hidden, layer.attention_norm, epsilon)
         qkv, low_qkv = layer.qkv.forward(normed)
+        head_norms = self._norm_heads(layer, qkv)
         mixed, attention = self._attend(qkv, batch, angles)
         residual = hidden
         if layer is self._layers[-1]:
@@ -140,6 +154,7 @@ class FastDecoder:
             inverse=inverse,
             normed=normed.exact,
             low_qkv=low_qkv,
+            head_norms=head_norms,
             attention=attention,
             mixed=mixed,
             low_output=low_output,
@@ -166,6 +181,7 @@ class FastDecoder:
         if layer is self._layers[-1]:
             d_mixed, d_residual = self._to_all_tokens(d_mixed, batch), self._to_all_tokens(d_residual, batch)
         d_qkv = self._attend_backward(d_mixed, saved.attention, batch, angles)
+        self._norm_heads_backward(saved.head_norms, d_qkv)
         if layer is self._layers[0]:  # below lie only frozen embeddings
             layer.qkv.add_gradients(d_qkv, saved.normed, saved.low_qkv)
             return Activations(d_residual)
@@ -197,6 +213,31 @@ class FastDecoder:
             attend_backward(d_mixed[block.first : block.end], kept, block, d_rotated, d_heads, self._kernels)
         self._kernels.rotate(d_rotated, angles.cosine, angles.sine, d_heads[:, :rotating], back=True)
         return d_qkv
+
+    def _norm_heads(self, layer: Layer, qkv: Tensor) -> list[SavedHeadNorm]:
+        """Norm queries and keys in place, head by head, where the family does so (Qwen3: arXiv:2505.09388)."""
+        saved = []
+        for part, weight in zip(self._query_and_key_heads(qkv), (layer.query_norm, layer.key_norm), strict=True):
+            if weight is not None:
+                heads = part.reshape(-1, self._shape.head_size)  # a copy, since values lie between the rows
+                normed, inverse = self._kernels.rms_norm(heads, weight, self._shape.norm_epsilon)
+                part.copy_(normed.exact.view(part.shape))
+                saved.append(SavedHeadNorm(heads, inverse, normed.exact, weight))
+        return saved
+
+    def _norm_heads_backward(self, saved: list[SavedHeadNorm], d_qkv: Tensor) -> None:
+        """Turn the gradients by normed queries and keys, in place, into those by what was normed."""
+        for part, kept in zip(self._query_and_key_heads(d_qkv), saved, strict=False):
+            d_normed = part.reshape(-1, self._shape.head_size)
+            d_heads = self._kernels.rms_norm_backward(
+                d_normed, kept.heads, kept.inverse, kept.normed, kept.weight, None
+            )
+            part.copy_(d_heads.exact.view(part.shape))
+
+    def _query_and_key_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """Return views (T, H, m) and (T, K, m) of stacked queries, keys and values."""
+        heads, rotating = self._heads(qkv)
+        return heads[:, : self._shape.heads], heads[:, self._shape.heads : rotating]
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, int]:
         """Return (T, H + 2K, m) and how many of these heads, the queries' and keys', are rotated."""

@@ -195,4 +195,6 @@ def _layer(
         output=adapted(frozen.output),
         gate_up=adapted(frozen.gate_up),
         down=adapted(frozen.down),
+        query_norm=frozen.query_norm,
+        key_norm=frozen.key_norm,
     )

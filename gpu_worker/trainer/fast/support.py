@@ -12,7 +12,8 @@ from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.fast.weights import layer_tensor_names, tensor_files
 from gpu_worker.trainer.spec import TrainSpec
 
-MODEL_TYPES = ("llama", "mistral", "qwen2")
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+WITH_HEAD_NORMS = ("qwen3",)  # queries and keys are normed, head by head, before they are rotated
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class DecoderShape:
     norm_epsilon: float
     rope_theta: float
     tied_head: bool
+    head_norms: bool = False
 
 
 def reason_against(spec: TrainSpec, *, device: str, longest_row: int) -> str | None:
@@ -79,6 +81,7 @@ def decoder_shape(config: dict[str, Any]) -> DecoderShape:
         norm_epsilon=config.get("rms_norm_eps", 1e-6),
         rope_theta=_rope(config).get("rope_theta", 10_000.0),
         tied_head=config.get("tie_word_embeddings", False),
+        head_norms=config.get("model_type") in WITH_HEAD_NORMS,
     )
 
 
@@ -128,7 +131,9 @@ def _reason_in_files(model_dir: Path, config: dict[str, Any]) -> str | None:
     """Look for parts that plain llama does not have, such as norms on queries and keys."""
     try:
         names = set(tensor_files(model_dir))
-        known = set().union(*(layer_tensor_names(layer) for layer in range(config["num_hidden_layers"])))
+        normed = config["model_type"] in WITH_HEAD_NORMS
+        layers = range(config["num_hidden_layers"])
+        known = set().union(*(layer_tensor_names(layer, head_norms=normed) for layer in layers))
     except (OSError, ValueError, KeyError, TypeError):
         return "the base model's files have an unusual layout"
     known |= {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}

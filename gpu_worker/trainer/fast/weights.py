@@ -19,6 +19,7 @@ GROUPS = {
     "down": ("mlp.down_proj",),
 }
 NORMS = ("input_layernorm", "post_attention_layernorm")
+HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class FrozenProjection:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One decoder layer; the norms' weights have shape (hidden,)."""
+    """One decoder layer; the norms' weights have shape (hidden,), those of queries and keys (head size,) or None."""
 
     attention_norm: Tensor
     mlp_norm: Tensor
@@ -43,6 +44,8 @@ class LayerWeights:
     output: FrozenProjection
     gate_up: FrozenProjection
     down: FrozenProjection
+    query_norm: Tensor | None = None
+    key_norm: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,12 @@ class DecoderWeights:
     head: Tensor
 
 
-def layer_tensor_names(layer: int) -> set[str]:
-    """Return every tensor name a plain llama layer may have, biases included."""
+def layer_tensor_names(layer: int, *, head_norms: bool = False) -> set[str]:
+    """Return every tensor name a plain llama layer may have, biases included; and norms of queries and keys."""
     prefix = f"model.layers.{layer}"
     modules = [module for group in GROUPS.values() for module in group]
     names = {f"{prefix}.{module}.{kind}" for module in modules for kind in ("weight", "bias")}
-    return names | {f"{prefix}.{norm}.weight" for norm in NORMS}
+    return names | {f"{prefix}.{norm}.weight" for norm in (*NORMS, *(HEAD_NORMS if head_norms else ()))}
 
 
 def tensor_files(model_dir: Path) -> dict[str, Path]:
@@ -121,8 +124,13 @@ class _TensorReader:
 
 def _read_layer(reader: _TensorReader, prefix: str) -> LayerWeights:
     attention_norm, mlp_norm = (reader.read(f"{prefix}.{norm}.weight") for norm in NORMS)
+    query_norm, key_norm = (
+        reader.read(name) if reader.has(name) else None for name in (f"{prefix}.{norm}.weight" for norm in HEAD_NORMS)
+    )
     stacks = {name: _read_stack(reader, prefix, modules) for name, modules in GROUPS.items()}
-    return LayerWeights(attention_norm=attention_norm, mlp_norm=mlp_norm, **stacks)
+    return LayerWeights(
+        attention_norm=attention_norm, mlp_norm=mlp_norm, query_norm=query_norm, key_norm=key_norm, **stacks
+    )
 
 
 def _read_stack(reader: _TensorReader, prefix: str, modules: tuple[str, ...]) -> FrozenProjection:

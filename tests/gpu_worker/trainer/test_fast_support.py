@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from gpu_worker.trainer.fast.learner import FastLearner
+from gpu_worker.trainer.fast.native import CACHE_VARIABLE
 from gpu_worker.trainer.fast.support import reason_against
 from gpu_worker.trainer.general import GeneralLearner
 from gpu_worker.trainer.learner import make_learner
@@ -87,30 +88,38 @@ def test_query_norms_are_noticed_in_the_files(spec):
     assert "parts" in reason_against(ordered, device="cpu", longest_row=100)
 
 
-def test_qwen2_with_biases_and_its_own_head_is_computed_alike(tmp_path, base_model, renderer):
-    """Another family: biases on query, key and value, an untied head, heads larger than hidden / heads, two files."""
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+@pytest.mark.parametrize("compile_kernels", [False, True])
+def test_each_family_is_computed_alike(
+    tmp_path, base_model, renderer, monkeypatch, kernel_cache, family, compile_kernels
+):
+    """Biases (Qwen2), norms of heads (Qwen3), an untied head, heads larger than hidden / heads, two files."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    import transformers
 
-    folder = tmp_path / "qwen"
+    monkeypatch.setenv(CACHE_VARIABLE, str(kernel_cache))
+    folder = tmp_path / "model"
     shutil.copytree(base_model, folder)
     (folder / "model.safetensors").unlink()
-    config = Qwen2Config(
+    config = getattr(transformers, f"{family}Config")(
         vocab_size=384, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
         num_key_value_heads=3, head_dim=16, tie_word_embeddings=False, eos_token_id=2, initializer_range=0.1,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = Qwen2ForCausalLM(config)
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
     for name, tensor in model.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(tensor, std=0.1)
+        if name.endswith(("bias", "norm.weight")):
+            torch.nn.init.normal_(tensor, mean=float(name.endswith("weight")), std=0.1)
     model.save_pretrained(folder, max_shard_size="100KB")
     assert (folder / "model.safetensors.index.json").exists()
-    job = write_job(tmp_path / "job", folder, train=ticket_rows(6))
+    job = write_job(tmp_path / "job", folder, train=ticket_rows(6), compile_kernels=compile_kernels)
     ordered = read_spec(job)
     assert reason_against(ordered, device="cpu", longest_row=100) is None
     rows = encode_file(job.train_rows, renderer, ordered.hyperparameters).rows
     fast, general = FastLearner(ordered), GeneralLearner(ordered, device="cpu", why="test")
+    noise = torch.randn(fast.parameters.count, generator=torch.Generator().manual_seed(5))
+    fast.parameters.values.add_(0.02 * noise)
+    general.parameters.load(general.parameters.values, fast.parameters.export(fast.parameters.values))
     assert fast.accumulate(rows, 0.01) == pytest.approx(general.accumulate(rows, 0.01), rel=1e-5)
     ours = fast.parameters.export(fast.parameters.gradients)
     theirs = general.parameters.export(general.parameters.gradients)

@@ -19,10 +19,10 @@ PLAIN = Kernels()
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
+def compiled(kernel_cache):
     """Kernels with 8-bit rounding, compiled once for all tests of this file."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(native.CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        patch.setenv(native.CACHE_VARIABLE, str(kernel_cache))
         yield NativeKernels(eight_bit=True)
 
 

@@ -156,7 +156,8 @@ def _placed(found: tuple[Split, Any] | None) -> dict[str, Any] | None:
     if found is None:
         return None
     split, row = found
-    return {"id": row.id, "row": row.row, "messages": list(row.messages), "split": split.value}
+    worse = {"rejected": row.rejected} if row.rejected else {}
+    return {"id": row.id, "row": row.row, "messages": list(row.messages), "split": split.value, **worse}
 
 
 class VersionDownload(TeamAPIView):

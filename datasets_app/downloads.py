@@ -58,9 +58,9 @@ def _body(version: DatasetVersion, chosen: Mapping[Split, Path], split: str, kin
 def csv_pieces(paths: Mapping[Split, Path]) -> Iterator[str]:
     """Yield a CSV file that a spreadsheet opens without running anything, and that imports as the same rows."""
     has_turns = _has(paths, "earlier")
-    beside = [name for name in ("group", "at") if _has(paths, name)]
+    beside = [name for name in ("rejected", "group", "at") if _has(paths, name)]
     texts = ["messages"] if has_turns else ["system", "prompt", "answer"]
-    shown = {"group": "thread_id", "at": "date"}
+    shown = {"rejected": "rejected", "group": "thread_id", "at": "date"}
     writer = csv.writer(_Echo())
     yield BOM + writer.writerow([OWN_COLUMN, "split", *texts, *(shown[name] for name in beside)])
     lines: list[str] = []
@@ -84,7 +84,7 @@ def _texts(row: CanonicalRow, *, has_turns: bool) -> list[str]:
 def _has(paths: Mapping[Split, Path], column: str) -> bool:
     """Tell whether any row has something in a column."""
     return any(
-        pc.any(pc.greater(pc.binary_length(batch.column(0)), 0)).as_py()
+        batch.num_columns and pc.any(pc.greater(pc.binary_length(batch.column(0)), 0)).as_py()
         for path in paths.values()
         for batch in store.read_batches(path, [column], rows=50_000)
     )

@@ -46,8 +46,10 @@ FIELD_OF_CODE = {
     "template_no_column": "template",
     "template_mentions_answer": "template",
     "split_is_text": "split",
+    "rejected_is_text": "rejected",
+    "text_and_columns": "text",
 }
-COLUMN_FIELDS = ("prompt", "response", "messages", "system", "group", "at", "split")
+COLUMN_FIELDS = ("prompt", "response", "rejected", "text", "messages", "system", "group", "at", "split")
 # Which fields belong to which shape of a row.
 SHAPES_OF_FIELD = {
     "prompt": ("columns",),
@@ -55,6 +57,10 @@ SHAPES_OF_FIELD = {
     "response": ("columns", "template"),
     "system": ("columns", "template"),
     "messages": ("messages",),
+    "text": ("text",),
+    "rejected": ("columns", "template", "messages"),
+    "json_answers": ("columns", "template", "messages"),
+    "system_prompt": ("columns", "template", "messages"),
 }
 
 
@@ -161,6 +167,7 @@ class MappingForm(SplitFields):
             ("columns", _("A question and its answer")),
             ("template", _("Several columns that make the question")),
             ("messages", _("A whole conversation")),
+            ("text", _("A text without an answer")),
         ),
         widget=forms.RadioSelect,
     )
@@ -169,6 +176,14 @@ class MappingForm(SplitFields):
     messages = ColumnField(
         label=_("Messages column"),
         help_text=_("A list of objects with “role” and “content”, the assistant's answer last."),
+    )
+    text = ColumnField(
+        label=_("Text column"), help_text=_("Documents for learning a language or a field; nothing is answered.")
+    )
+    rejected = forms.ChoiceField(
+        label=_("Worse answer column"),
+        required=False,
+        help_text=_("For preferences only: an answer to the same prompt that people like less."),
     )
     system = forms.ChoiceField(label=_("System column"), required=False)
     system_prompt = forms.CharField(
@@ -215,7 +230,7 @@ class MappingForm(SplitFields):
         self.sources, self.columns = list(sources), list(columns)
         named = [(column, column) for column in columns]
         for name in COLUMN_FIELDS:
-            unset = _("choose a column") if name in ("prompt", "response", "messages") else _("none")
+            unset = _("choose a column") if name in ("prompt", "response", "messages", "text") else _("none")
             self._choices(name, [("", unset), *named])
         for name, shapes in SHAPES_OF_FIELD.items():
             self.fields[name].shown_if = ("shape", shapes)  # type: ignore[attr-defined]
@@ -292,6 +307,8 @@ class MappingForm(SplitFields):
     def mapping_problem(self) -> tuple[str | None, str]:
         """Return what is wrong with the mapping and the field that can repair it; (None, "") if nothing is."""
         shape = self.cleaned_data.get("shape")
+        if shape == "text" and not self.cleaned_data.get("text"):
+            return "text", gettext("Choose the column that holds the texts.")
         if shape == "messages" and not self.cleaned_data.get("messages"):
             return "messages", gettext("Choose the column that holds the messages.")
         if shape == "template" and not (self.cleaned_data.get("template") or "").strip():
@@ -308,6 +325,9 @@ class MappingForm(SplitFields):
         system_prompt = (given.get("system_prompt") or "").strip()
         json_answers = bool(given.get("json_answers"))
         beside: dict[str, Any] = {name: given.get(name) or None for name in ("group", "at", "split")}
+        if given.get("shape") == "text":
+            return ColumnMapping(text=given.get("text") or None, **beside)
+        beside["rejected"] = given.get("rejected") or None
         if given.get("shape") == "messages":
             chosen = given.get("messages") or None
             return ColumnMapping(messages=chosen, system_prompt=system_prompt, json_answers=json_answers, **beside)
@@ -341,6 +361,7 @@ class MappingForm(SplitFields):
 def initial_of(mapping: ColumnMapping, options: ImportOptions, columns: Sequence[str] = ()) -> dict[str, Any]:
     """Return what a mapping form shows first."""
     shape = "messages" if mapping.messages else "template" if mapping.template else "columns"
+    shape = "text" if mapping.text else shape
     return {
         **mapping.to_dict(),
         "shape": shape,

@@ -23,11 +23,13 @@ PROMPT_WORDS: Final = {
     "заголовок": 3,
 }  # fmt: skip
 RESPONSE_WORDS: Final = {
-    "response": 10, "answer": 10, "completion": 10, "output": 9, "reply": 9, "target": 9, "expected": 9, "label": 8,
+    "response": 10, "answer": 10, "chosen": 10,
+    "completion": 10, "output": 9, "reply": 9, "target": 9, "expected": 9, "label": 8,
     "labels": 8, "json": 8, "result": 7, "class": 7, "category": 6, "intent": 6, "routing": 6, "queue": 5,
     "solution": 5, "resolution": 5,
     "ответ": 10, "результат": 8, "метка": 8, "решение": 7, "разметка": 7, "класс": 7, "категория": 6, "очередь": 5,
 }  # fmt: skip
+REJECTED_WORDS: Final = {"rejected": 10, "dispreferred": 10, "loser": 8, "worse": 8}
 SYSTEM_WORDS: Final = {"system": 10, "sysprompt": 10, "persona": 6, "система": 10, "системный": 10, "роль": 3}
 MESSAGES_WORDS: Final = {"messages": 10, "conversation": 9, "conversations": 9, "dialog": 8, "dialogue": 8, "диалог": 8}
 SPLIT_WORDS: Final = {"split": 10, "subset": 9, "partition": 9, "fold": 8, "выборка": 10, "часть": 6}
@@ -62,6 +64,7 @@ class Mapping:
     placeholders only. `system_prompt` is used where the `system` column is unset or its cell empty.
     With `json_answers` an answer that is not a JSON object is a fault. Three columns may tell about a row besides:
     `group` is the key of its thread or customer, `at` its date, `split` the part it belongs to (see `split_named`).
+    `rejected` is a worse answer to the same prompt, for preferences. `text` alone makes rows without answers.
     """
 
     prompt: str | None = None
@@ -74,6 +77,8 @@ class Mapping:
     group: str | None = None
     at: str | None = None
     split: str | None = None
+    rejected: str | None = None
+    text: str | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return a JSON-ready form that `from_dict` reads."""
@@ -99,9 +104,17 @@ class Mapping:
     def validate(self, columns: Sequence[str]) -> None:
         """Raise MappingError, naming the column and listing the available ones, unless the table can be mapped."""
         available = ", ".join(columns)
-        for column in (self.prompt, self.response, self.system, self.messages, self.group, self.at, self.split):
+        texts = (self.prompt, self.response, self.system, self.messages, self.rejected, self.text)
+        for column in (*texts, self.group, self.at, self.split):
             if column is not None and column not in columns:
                 raise MappingError("column_missing", column=column, available=available)
+        if self.text is not None:
+            others = (self.prompt, self.response, self.template, self.messages, self.rejected, self.system)
+            if any(others) or self.json_answers or self.system_prompt:
+                raise MappingError("text_and_columns")
+            return
+        if self.rejected is not None and self.rejected in (self.prompt, self.response, self.messages):
+            raise MappingError("rejected_is_text", column=self.rejected)
         if self.split is not None and self.split in (self.prompt, self.response, self.messages):
             raise MappingError("split_is_text", column=self.split)
         if self.messages is not None:
@@ -171,7 +184,15 @@ def guess_mapping(columns: Sequence[str], sample_records: Sequence[Record]) -> M
 
 def suggest_template(columns: Sequence[str], mapping: Mapping) -> str:
     """Return a template to begin with: of the columns that look like parts of a prompt, in the table's order."""
-    taken = {mapping.response, mapping.system, mapping.messages, mapping.group, mapping.at, mapping.split}
+    taken = {
+        mapping.response,
+        mapping.rejected,
+        mapping.system,
+        mapping.messages,
+        mapping.group,
+        mapping.at,
+        mapping.split,
+    }
     free = [column for column in columns if column not in taken and not set("{}") & set(column)]
     texts = [column for column in free if _score(column, PROMPT_WORDS) and not NEITHER.search(column.lower())]
     named = [column for column in free if column == mapping.prompt or column in texts]
@@ -181,6 +202,7 @@ def suggest_template(columns: Sequence[str], mapping: Mapping) -> str:
 def _guess_beside(columns: Sequence[str], records: Sequence[Record]) -> dict[str, str]:
     """Return the columns that hold no text to learn: the part a row belongs to, its thread, its date."""
     found = {
+        "rejected": next((column for column in columns if _score(column, REJECTED_WORDS)), None),
         "split": _best(columns, SPLIT_WORDS, lambda column: _mostly(column, records, _names_a_split)),
         "group": next((column for column in columns if GROUP.match(CAMEL.sub("_", column).lower())), None),
         "at": _best(columns, DATE_WORDS, lambda column: _mostly(column, records, _is_date)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -41,6 +41,7 @@ class SeenRow:
     prompt_tokens: int | None = None
     answer_tokens: int | None = None
     is_cut: bool = False
+    rejected: str = ""
 
     @property
     def prompt_text(self) -> str:
@@ -144,10 +145,21 @@ def _load(folder: Path, revision: str) -> ChatRenderer:
 
 
 def _seen(renderer: ChatRenderer | None, row: CanonicalRow) -> SeenRow:
+    if not row.answer:
+        return _text_alone(renderer, row)
     try:
-        return _rendered(renderer, row) if renderer else _plain(row)
+        seen = _rendered(renderer, row) if renderer else _plain(row)
     except RenderingError:  # the template of this base model refuses the conversation; another one may not
-        return _plain(row)
+        seen = _plain(row)
+    return replace(seen, rejected=row.rejected[:SHOWN_CHARACTERS])
+
+
+def _text_alone(renderer: ChatRenderer | None, row: CanonicalRow) -> SeenRow:
+    """Return a text without an answer: all of it is learned, without a chat template."""
+    whole = renderer.pieces(row.prompt) if renderer else [Piece(row.prompt, 0)]
+    pieces, is_cut = _shortened(whole)
+    tokens = sum(piece.tokens for piece in whole) if renderer else None
+    return SeenRow(row.row, (), pieces, None if tokens is None else 0, tokens, is_cut)
 
 
 def _rendered(renderer: ChatRenderer, row: CanonicalRow) -> SeenRow:

@@ -39,6 +39,8 @@ class CanonicalRow:
     id: int = 0
     group: str = ""
     at: str = ""
+    rejected: str = ""
+    """A worse answer to the same prompt, where the rows are preferences."""
 
     @property
     def prompt(self) -> str:
@@ -52,27 +54,33 @@ class CanonicalRow:
 
     def to_json(self) -> str:
         """Return the row as the trainer reads it: one line of JSON, without the line end."""
-        return _write_json({"row": self.row, "messages": self.messages})
+        worse = {"rejected": self.rejected} if self.rejected else {}
+        return _write_json({"row": self.row, "messages": self.messages, **worse})
 
     @classmethod
     def from_json(cls, line: str) -> CanonicalRow:
         """Return the row that `to_json` wrote; id, group and time are not in it."""
         stored = json.loads(line)
-        return cls(stored["row"], tuple(stored["messages"]))
+        return cls(stored["row"], tuple(stored["messages"]), rejected=stored.get("rejected", ""))
 
 
 _write_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def row_digest(messages: Sequence[Message]) -> bytes:
-    """Return 32 bytes that stand for what a conversation says and who says it.
+def row_digest(messages: Sequence[Message], rejected: str = "") -> bytes:
+    """Return 32 bytes that stand for what a conversation says and who says it, and for a worse answer if there is one.
 
     Raises: ValueError for a text that cannot be stored as UTF-8.
     """
     parts = [str(len(messages))]
     for message in messages:
         parts += message["role"], message["content"]
-    return _digest("\0".join(parts) + "\0")
+    return _digest("\0".join(parts) + "\0" + _told_rejected(rejected))
+
+
+def _told_rejected(rejected: str) -> str:
+    # Nothing at all for the rows of every version from before there were preferences: their hashes stay.
+    return f"rejected\0{rejected}\0" if rejected else ""
 
 
 def _digest(text: str) -> bytes:
@@ -96,6 +104,7 @@ class FlatRow:
     group: str = ""
     at: str = ""
     split: str = ""
+    rejected: str = ""
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -148,9 +157,11 @@ class RowMaker:
         self._mapping = mapping
         self._limits = limits
         self._fill = fill_template(mapping.template) if mapping.template else None
-        self._conversation = self._from_messages if mapping.messages else self._from_columns
-        self._prompt_column = mapping.messages or (None if mapping.template else mapping.prompt)
-        self._answer_column = mapping.messages or mapping.response
+        self._conversation = self._from_columns
+        if mapping.messages or mapping.text:
+            self._conversation = self._from_messages if mapping.messages else self._from_text
+        self._prompt_column = mapping.messages or mapping.text or (None if mapping.template else mapping.prompt)
+        self._answer_column = mapping.messages or mapping.text or mapping.response
         self._has_places = bool(mapping.group or mapping.at or mapping.split)
 
     def make(self, record: Record) -> CanonicalRow | RowFault:
@@ -158,14 +169,15 @@ class RowMaker:
         flat = self.flat(record)
         if isinstance(flat, RowFault):
             return flat
-        return CanonicalRow(flat.row, flat.messages, group=flat.group, at=flat.at)
+        return CanonicalRow(flat.row, flat.messages, group=flat.group, at=flat.at, rejected=flat.rejected)
 
     def flat(self, record: Record) -> FlatRow | RowFault:
         """Return a record as a row of the store, or why there is none."""
         try:
             system, prompt, answer, earlier = self._conversation(record.values)
-            digest = self._checked(system, prompt, answer, earlier)
-            flat = FlatRow(record.line, system, prompt, answer, earlier, digest)
+            rejected = self._rejected(record.values, answer) if self._mapping.rejected else ""
+            digest = self._checked(system, prompt, answer, earlier, rejected)
+            flat = FlatRow(record.line, system, prompt, answer, earlier, digest, rejected=rejected)
             if self._has_places:
                 self._place(flat, record.values)
         except _Refused as refused:
@@ -183,6 +195,25 @@ class RowMaker:
             system = _text(values, mapping.system) or system
         return system or None, prompt, _answer(values, mapping.response or ""), None
 
+    def _from_text(self, values: Mapping[str, object]) -> _Conversation:
+        """Return a text as a question that nobody answers; so it is compared, divided and searched as questions are."""
+        return None, _text(values, self._mapping.text or ""), "", None
+
+    def _rejected(self, values: Mapping[str, object], answer: str) -> str:
+        """Return the worse answer, which has to be there and another one."""
+        column = self._mapping.rejected or ""
+        rejected = _answer(values, column)
+        if not rejected:
+            raise _Refused(column, "empty_answer")
+        if rejected == answer:
+            raise _Refused(column, "rejected_is_answer")
+        if len(rejected) > self._limits.max_answer_characters:
+            limit = self._limits.max_answer_characters
+            raise _Refused(column, "answer_too_long", found=len(rejected), limit=limit)
+        if "\0" in rejected or not _is_writable(rejected):
+            raise _Refused(column, "nul" if "\0" in rejected else "surrogate")
+        return rejected
+
     def _from_messages(self, values: Mapping[str, object]) -> _Conversation:
         column = self._mapping.messages or ""
         turns = values.get(column)
@@ -199,12 +230,14 @@ class RowMaker:
         *earlier, asked, answered = messages
         return system, asked["content"], answered["content"], earlier or None
 
-    def _checked(self, system: str | None, prompt: str, answer: str, earlier: Sequence[Message] | None) -> bytes:
+    def _checked(
+        self, system: str | None, prompt: str, answer: str, earlier: Sequence[Message] | None, rejected: str
+    ) -> bytes:
         """Return the digest of a conversation that keeps to the limits."""
         limits = self._limits
         if not prompt:
             raise _Refused(self._prompt_column, "empty_prompt")
-        if not answer:
+        if not answer and not self._mapping.text:
             raise _Refused(self._answer_column, "empty_answer")
         if len(answer) > limits.max_answer_characters:
             raise _Refused(
@@ -215,12 +248,14 @@ class RowMaker:
             asked += sum(len(message["content"]) for message in earlier)
         if asked > limits.max_prompt_characters:
             raise _Refused(self._prompt_column, "prompt_too_long", found=asked, limit=limits.max_prompt_characters)
-        digest = self._digest(system, prompt, answer, earlier)
+        digest = self._digest(system, prompt, answer, earlier, rejected)
         if self._mapping.json_answers and answer not in self._json_answers:
             self._check_json(answer)
         return digest
 
-    def _digest(self, system: str | None, prompt: str, answer: str, earlier: Sequence[Message] | None) -> bytes:
+    def _digest(
+        self, system: str | None, prompt: str, answer: str, earlier: Sequence[Message] | None, rejected: str
+    ) -> bytes:
         """Return `row_digest` of the conversation; making it shows whether the texts can be stored."""
         told = "" if system is None else f"system\0{system}\0"
         count = 2 + (system is not None)
@@ -231,7 +266,7 @@ class RowMaker:
         if text.count("\0") != 2 * count + 1:
             raise _Refused(self._answer_column if "\0" in answer else self._prompt_column, "nul")
         try:
-            return _digest(text)
+            return _digest(text + _told_rejected(rejected))
         except UnicodeEncodeError:
             raise _Refused(self._prompt_column if _is_writable(answer) else self._answer_column, "surrogate") from None
 

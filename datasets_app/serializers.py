@@ -199,7 +199,9 @@ class VersionImportSerializer(serializers.Serializer[Any]):
     mapping = serializers.JSONField(
         required=False,
         help_text='Which columns become prompt and answer, e.g. {"prompt": "text", "response": "label"} or '
-        '{"messages": "messages"}; further: system, system_prompt, template, json_answers. Guessed if left out.',
+        '{"messages": "messages"}; further: system, system_prompt, template, json_answers, rejected '
+        "(a worse answer, for preferences); "
+        '{"text": "body"} for texts without answers. Guessed if left out.',
     )
     options = serializers.JSONField(
         required=False,

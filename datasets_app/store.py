@@ -32,6 +32,7 @@ SCHEMA: Final = pa.schema(
         pa.field("earlier", pa.string()),
         pa.field("group", pa.string(), nullable=False),
         pa.field("at", pa.string(), nullable=False),
+        pa.field("rejected", pa.string()),  # missing in files from before there were preferences
     ]
 )
 COLUMNS: Final = tuple(SCHEMA.names)
@@ -67,9 +68,9 @@ class RowsHash:
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
-    def add(self, messages: Sequence[Message]) -> None:
+    def add(self, messages: Sequence[Message], rejected: str = "") -> None:
         """Take in one conversation."""
-        self._hash.update(row_digest(messages))
+        self._hash.update(row_digest(messages, rejected))
 
     def add_digests(self, digests: bytes | memoryview) -> None:
         """Take in rows by their digests, one after the other."""
@@ -111,17 +112,16 @@ class RowWriter:
         """Append one row; its id must have been given."""
         *before, asked, answered = row.messages
         system = before.pop(0)["content"] if before and before[0]["role"] == "system" else None
-        digest = row_digest(row.messages)
-        flat = FlatRow(
-            row.row, system, asked["content"], answered["content"], before or None, digest, row.group, row.at
-        )
+        digest = row_digest(row.messages, row.rejected)
+        texts = (asked["content"], answered["content"], before or None)
+        flat = FlatRow(row.row, system, *texts, digest, row.group, row.at, rejected=row.rejected)
         self.add_flat(row.id, flat)
 
     def add_flat(self, number: int, row: FlatRow) -> None:
         """Append one row, with its id, as the columns that it is made of."""
         self._waiting.append((number, row))
         self.rows += 1
-        self._characters += len(row.prompt) + len(row.answer) + len(row.system or "")
+        self._characters += len(row.prompt) + len(row.answer) + len(row.system or "") + len(row.rejected)
         if row.earlier:
             self._characters += sum(len(message["content"]) for message in row.earlier)
         if len(self._waiting) >= ROWS_PER_BATCH:
@@ -159,6 +159,7 @@ class RowWriter:
             [_write_json(row.earlier) if row.earlier else None for row in rows],
             [row.group for row in rows],
             [row.at for row in rows],
+            [row.rejected or None for row in rows],
             digests,
         ]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, self._schema, strict=False)]
@@ -299,16 +300,16 @@ def read_ids(path: Path, ids: Iterable[int]) -> list[CanonicalRow]:
 def rows_of(batch: pa.RecordBatch) -> Iterator[CanonicalRow]:
     """Yield the rows of a batch that has all columns."""
     for number, row in zip(batch.column("id").to_pylist(), flat_rows(batch), strict=True):
-        yield CanonicalRow(row.row, row.messages, number, row.group, row.at)
+        yield CanonicalRow(row.row, row.messages, number, row.group, row.at, row.rejected)
 
 
 def flat_rows(batch: pa.RecordBatch) -> Iterator[FlatRow]:
     """Yield the rows of a batch as the columns that they are made of, without ids and digests."""
-    for line, system, prompt, answer, earlier, group, at in zip(
-        *(batch.column(name).to_pylist() for name in COLUMNS[1:]), strict=True
-    ):
+    known = set(batch.schema.names)
+    columns = [batch.column(name).to_pylist() if name in known else [None] * len(batch) for name in COLUMNS[1:]]
+    for line, system, prompt, answer, earlier, group, at, rejected in zip(*columns, strict=True):
         turns = None if earlier is None else json.loads(earlier)
-        yield FlatRow(line, system, prompt, answer, turns, b"", group, at)
+        yield FlatRow(line, system, prompt, answer, turns, b"", group, at, rejected=rejected or "")
 
 
 def json_lines(path: Path) -> Iterator[bytes]:

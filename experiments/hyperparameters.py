@@ -79,6 +79,22 @@ class Hyperparameters(BaseModel):
             "Preferences need a column with the worse answer. Plain text learns every word and needs no answers."
         ),
     )  # fmt: skip
+    preference_loss: Literal["sigmoid", "ipo", "hinge", "simpo", "orpo"] = _field(
+        "sigmoid", group=PROBLEM, label=_("Preference loss"), shown_if=("problem_type", ("preference",)),
+        choices={
+            "sigmoid": _("DPO (sigmoid)"), "ipo": _("IPO"), "hinge": _("Hinge (SLiC)"),
+            "simpo": _("SimPO, without reference"), "orpo": _("ORPO, without reference"),
+        },
+        help=_("How the two answers are parted. Preferences want about a tenth of the usual learning rate."),
+    )  # fmt: skip
+    preference_beta: Number = _field(
+        0.1, limits=(0.001, 10), group=PROBLEM, label=_("Beta"), shown_if=("problem_type", ("preference",)),
+        help=_("How strongly the losses hold on to the untuned model, or weigh the comparison. SimPO wants about 2."),
+    )  # fmt: skip
+    preference_margin: Number = _field(
+        0.5, limits=(0, 10), group=PROBLEM, label=_("Margin"), shown_if=("preference_loss", ("simpo",)),
+        help=_("By how much the better answer has to be ahead in SimPO."),
+    )  # fmt: skip
 
     epochs: Number = _field(
         3.0, limits=(0.01, 100), group=LENGTH, advanced=False, label=_("Epochs"),

@@ -27,20 +27,66 @@ def require_fit(version: DatasetVersion, chosen: Hyperparameters) -> None:
 
     Raises: InvalidInput naming what is missing and what to do, Unavailable if the rows are not on this server.
     """
+    if chosen.problem_type == "preference":
+        _require_reference(chosen)
     try:
         _CHECKS.get(chosen.problem_type, _require_answers)(version)
-    except (OSError, ValueError):
+    except (OSError, ValueError, LookupError):
         raise Unavailable(
             _("The file with these rows is missing on this server. Ask a platform admin to bring it back."),
             code="rows_missing",
         ) from None
 
 
+def _require_reference(chosen: Hyperparameters) -> None:
+    """Refuse a preference run whose model cannot say what it was like untuned, by switching its adapter off."""
+    if chosen.preference_loss in ("simpo", "orpo"):
+        return
+    advice = _("Choose an adapter (LoRA) that starts from nothing, or one of the losses without reference.")
+    if chosen.training_kind != "lora":
+        reason = _("This preference loss compares with the untuned model, which full fine-tuning changes.")
+        raise InvalidInput(f"{reason} {advice}", param="training_kind")
+    if chosen.lora_init not in ("default", "gaussian"):
+        reason = _("This preference loss compares with the untuned model, which this way to start takes apart.")
+        raise InvalidInput(f"{reason} {advice}", param="lora_init")
+
+
 def _require_answers(version: DatasetVersion) -> None:
-    """A chat learns any answer that is there."""
+    """Refuse texts without answers; a file has them in all rows or in none."""
+    first = next(store.read_batches(version.rows_path(Split.TRAIN), ["answer"], rows=1), None)
+    if first is not None and not first.column("answer")[0].as_py():
+        raise _misfit(
+            _("The rows of %(version)s are texts without answers. Choose the problem type for plain text."), version
+        )
+
+
+def _require_worse_answers(version: DatasetVersion) -> None:
+    _require_answers(version)
+    for split in Split:
+        if version.row_count(split) and _lacks_worse_answers(version, split):
+            raise _misfit(
+                _(
+                    "Preferences need a better and a worse answer in each row, but not all rows of %(version)s have a "
+                    "worse one (%(split)s). Import the file with a column of worse answers."
+                ),
+                version,
+                split=split.label,
+            )
+
+
+def _lacks_worse_answers(version: DatasetVersion, split: Split) -> bool:
+    for batch in store.read_batches(version.rows_path(split), ["id", "rejected"], rows=8_192):
+        if "rejected" not in batch.schema.names or batch.column("rejected").null_count:
+            return True
+    return False
+
+
+def _accept(version: DatasetVersion) -> None:
+    """Every row is text."""
 
 
 def _require_labels(version: DatasetVersion) -> None:
+    _require_answers(version)
     counts = _answers(version, Split.TRAIN)
     if any(json_object(answer) is not None for answer in counts):
         raise _misfit(
@@ -110,4 +156,9 @@ def _misfit(sentence: str, version: DatasetVersion, **facts: object) -> InvalidI
     return InvalidInput(sentence % {"version": version, **facts}, param="dataset_version", code="dataset_does_not_fit")
 
 
-_CHECKS: Final = {"classification": _require_labels, "regression": _require_numbers}
+_CHECKS: Final = {
+    "classification": _require_labels,
+    "regression": _require_numbers,
+    "preference": _require_worse_answers,
+    "pretraining": _accept,
+}

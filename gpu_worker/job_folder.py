@@ -279,7 +279,7 @@ def _assert_untouched_test_set(version: DatasetVersion) -> None:
 def _describe(path: Path) -> WrittenRows:
     known, rows = RowsHash(), 0
     for row in read_jsonl(path):
-        known.add(row.messages)
+        known.add(row.messages, row.rejected)
         rows += 1
     return WrittenRows(rows, known.hexdigest(), path.stat().st_size)
 

@@ -222,7 +222,9 @@ def mask_text(text: str, kinds: Collection[str], pseudonyms: Pseudonyms) -> str:
 def mask(row: CanonicalRow, kinds: Collection[str], pseudonyms: Pseudonyms) -> CanonicalRow:
     """Return a row with pseudonyms in the place of personal data, everywhere; JSON answers stay JSON."""
     messages = tuple({**one, "content": _mask_content(one, kinds, pseudonyms)} for one in row.messages)
-    return row if messages == row.messages else replace(row, messages=messages)
+    rejected = mask_text(row.rejected, kinds, pseudonyms) if row.rejected else ""
+    is_same = messages == row.messages and rejected == row.rejected
+    return row if is_same else replace(row, messages=messages, rejected=rejected)
 
 
 def _mask_content(message: Mapping[str, str], kinds: Collection[str], pseudonyms: Pseudonyms) -> str:
@@ -249,4 +251,5 @@ def _mask_value(value: object, kinds: Collection[str], pseudonyms: Pseudonyms) -
 
 def holds(row: CanonicalRow, kinds: Collection[str]) -> bool:
     """Tell whether a row has personal data of some kinds."""
-    return any(find(message["content"], kinds) for message in row.messages)
+    texts = [message["content"] for message in row.messages]
+    return any(find(text, kinds) for text in (*texts, row.rejected))

@@ -56,7 +56,8 @@ class Resplit(Operation):
 def _flat(row: CanonicalRow) -> FlatRow:
     *before, asked, answered = row.messages
     system = before.pop(0)["content"] if before and before[0]["role"] == "system" else None
-    return FlatRow(row.row, system, asked["content"], answered["content"], before or None, b"", row.group, row.at)
+    texts = (asked["content"], answered["content"], before or None)
+    return FlatRow(row.row, system, *texts, b"", row.group, row.at, rejected=row.rejected)
 
 
 def read(door: Door) -> Resplit:

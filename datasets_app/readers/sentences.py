@@ -160,6 +160,7 @@ ROW_SENTENCES: dict[str, str] = {
     "missing_column": gettext_noop("the row has no value in this column. Fill it in or delete the row."),
     "not_text": gettext_noop("the cell must be text. Put the value in quotes."),
     "empty_prompt": gettext_noop("the prompt is empty. Fill it in or delete the row."),
+    "rejected_is_answer": gettext_noop("the worse answer is the same as the answer. Change it or delete the row."),
     "empty_answer": gettext_noop("the answer is empty. Fill it in or delete the row."),
     "prompt_too_long": gettext_noop(
         "the prompt has %(found)d characters, the limit is %(limit)d. Shorten it or delete the row."
@@ -185,6 +186,12 @@ MAPPING_SENTENCES: dict[str, str] = {
     "prompt_unset": gettext_noop("No column is chosen for the prompt. Choose one of: %(available)s."),
     "response_unset": gettext_noop("No column is chosen for the answer. Choose one of: %(available)s."),
     "messages_and_columns": gettext_noop("Choose either a messages column or prompt and answer columns, not both."),
+    "text_and_columns": gettext_noop(
+        "Plain text has no prompt, answer, system prompt or worse answer. Choose the text's column alone."
+    ),
+    "rejected_is_text": gettext_noop(
+        "The column “%(column)s” is chosen for the worse answer and for another text. Choose two different columns."
+    ),
     "same_column": gettext_noop(
         "The column “%(column)s” is chosen both as prompt and as answer. Choose two different columns."
     ),

@@ -49,6 +49,7 @@ class Progress:
     seconds: float = 0.0
     trained_tokens: int = 0
     trained_label_tokens: int = 0
+    trained_weight: int = 0
     loss_sum: float = 0.0
     recent: list[tuple[float, int]] = field(default_factory=list)  # (summed loss, label tokens) of the last steps
     validated_step: int = -1

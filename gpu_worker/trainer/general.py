@@ -23,6 +23,7 @@ from gpu_worker.trainer.attach import (
 from gpu_worker.trainer.learner import Outcome, unusable_base_model
 from gpu_worker.trainer.noise import InputNoise
 from gpu_worker.trainer.parameters import AdapterParameters, Slot
+from gpu_worker.trainer.problems.preference import PreferenceLoss
 from gpu_worker.trainer.rows import EncodedRow
 from gpu_worker.trainer.spec import TrainSpec
 
@@ -42,12 +43,12 @@ class GeneralLearner:
         self.parameters = _adopt_parameters(self._model, device)
         self.outcome: Outcome = _outcome(self._model, self.parameters, spec)
         self._noise = InputNoise(self._causal_lm, spec.hyperparameters.neftune_alpha)
+        self._preferences = PreferenceLoss(spec.hyperparameters)
         self._head_alone = _head_alone_gives_logits(self._causal_lm, device)
 
     def accumulate(self, rows: Sequence[EncodedRow], scale: float) -> float:
         """Add the gradient of scale · loss to `parameters.gradients` and return the summed loss."""
         self._model.train()
-        self._noise.lengths = [len(row.token_ids) for row in rows]
         loss = self._loss(rows)
         (loss * scale).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
@@ -60,11 +61,30 @@ class GeneralLearner:
             return float(self._loss(rows))
 
     def _loss(self, rows: Sequence[EncodedRow]) -> Tensor:
+        if rows[0].rejected_ids:
+            return self._preferences.summed(rows, self._answer_logprobs, self._reference_logprobs)
+        return -self._answer_logprobs(rows).sum()
+
+    def _reference_logprobs(self, rows: Sequence[EncodedRow]) -> Tensor:
+        """Return what `_answer_logprobs` gives without adapter, dropout and gradient."""
+        was_training = self._model.training
+        self._model.eval()
+        with torch.no_grad(), self._model.disable_adapter():
+            found = self._answer_logprobs(rows)
+        self._model.train(was_training)
+        return found
+
+    def _answer_logprobs(self, rows: Sequence[EncodedRow]) -> Tensor:
+        """Return the summed log probability of each row's label tokens. Shapes: result (rows,)."""
+        self._noise.lengths = [len(row.token_ids) for row in rows]
         token_ids, predicting, labels = (tensor.to(self.device) for tensor in _padded(rows))
         autocast = torch.autocast(self.device, torch.bfloat16) if self._bf16 else contextlib.nullcontext()
         with autocast:
             logits = self._logits(token_ids, predicting)
-        return functional.cross_entropy(logits.float(), labels, reduction="sum")
+        each = -functional.cross_entropy(logits.float(), labels, reduction="none")
+        counts = torch.tensor([row.answer_tokens for row in rows], device=self.device)
+        owner = torch.arange(len(rows), device=self.device).repeat_interleave(counts)
+        return torch.zeros(len(rows), device=self.device).index_add(0, owner, each)
 
     def _logits(self, token_ids: Tensor, predicting: Tensor) -> Tensor:
         """Return logits (label tokens, vocabulary) at the flat positions `predicting` of token_ids (rows, length)."""

@@ -260,7 +260,7 @@ class _Run:
             "total_steps": self.loop.plan.total_steps,
             "adapter_step": progress.best_step if kept_best else progress.step,
             "train_loss": _mean(sum(loss for loss, _ in progress.recent), sum(n for _, n in progress.recent)),
-            "mean_train_loss": _mean(progress.loss_sum, progress.trained_label_tokens),
+            "mean_train_loss": _mean(progress.loss_sum, progress.trained_weight),
             "validation_loss": progress.best_validation_loss if kept_best else progress.validation_loss,
             "trained_tokens": progress.trained_tokens,
             "trained_label_tokens": progress.trained_label_tokens,

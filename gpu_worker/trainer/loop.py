@@ -66,7 +66,7 @@ class TrainingLoop:
         self._save = save
         self._ranks = ranks
         self._sampler = sampler
-        self._lengths = [len(row.token_ids) for row in rows.train]
+        self._lengths = [row.tokens for row in rows.train]
         self.plan = make_plan(self._lengths, hyperparameters)
         self._validation_steps = self.plan.validation_steps()
         self._micro_batch_size = hyperparameters.micro_batch_size
@@ -97,9 +97,9 @@ class TrainingLoop:
         started = time.perf_counter()
         step = self.progress.step
         batch = self.plan.batch(step)
-        label_tokens = sum(self._rows.train[row].label_tokens for row in batch)
+        weight = sum(self._rows.train[row].weight for row in batch)
         self._ranks.draw_anew(self._hyperparameters.seed, step)
-        own_loss_sum = self._accumulate_batch(self._ranks.share(batch, self._lengths), label_tokens)
+        own_loss_sum = self._accumulate_batch(self._ranks.share(batch, self._lengths), weight)
         loss_sum, self._computed_tokens = self._ranks.totals(own_loss_sum, self._computed_tokens)
         self._ranks.add_up(self.learner.parameters.gradients)
         norm = self.optimizer.clip(self._hyperparameters.max_grad_norm)
@@ -108,15 +108,15 @@ class TrainingLoop:
         learning_rate = self.plan.learning_rate(step)
         self.optimizer.update(learning_rate)
         tokens = sum(self._lengths[row] for row in batch)
-        self._count_step(time.perf_counter() - started, tokens, loss_sum, label_tokens)
-        self._report_step(loss_sum / label_tokens, learning_rate, norm)
+        self._count_step(time.perf_counter() - started, tokens, loss_sum, batch)
+        self._report_step(loss_sum / weight, learning_rate, norm)
 
-    def _accumulate_batch(self, batch: list[int], label_tokens: int) -> float:
+    def _accumulate_batch(self, batch: list[int], weight: int) -> float:
         """Sum the loss and gradient of a whole batch, with smaller micro-batches if memory runs out."""
         while True:
             before = checkpoints.random_state()
             try:
-                return self._accumulate(batch, 1 / label_tokens)
+                return self._accumulate(batch, 1 / weight)
             except StopRequested:
                 self._forget_batch(before)
                 raise
@@ -186,11 +186,11 @@ class TrainingLoop:
             return
         started = time.perf_counter()
         loss_sum = 0.0
-        lengths = [len(row.token_ids) for row in rows]
+        lengths = [row.tokens for row in rows]
         for part in micro_batches(self._ranks.share(range(len(rows)), lengths), lengths, self._micro_batch_size):
             self._check_stop_inside()
             loss_sum += self.learner.loss_sum([rows[row] for row in part])
-        loss = self._ranks.totals(loss_sum)[0] / sum(row.label_tokens for row in rows)
+        loss = self._ranks.totals(loss_sum)[0] / sum(row.weight for row in rows)
         self._count_validation(time.perf_counter() - started)
         if not math.isfinite(loss):
             raise self._diverged(self.progress.step)
@@ -246,14 +246,16 @@ class TrainingLoop:
             return True
         return False
 
-    def _count_step(self, seconds: float, tokens: int, loss_sum: float, label_tokens: int) -> None:
+    def _count_step(self, seconds: float, tokens: int, loss_sum: float, batch: list[int]) -> None:
         progress = self.progress
         progress.step += 1
         progress.seconds += seconds
         progress.trained_tokens += tokens
-        progress.trained_label_tokens += label_tokens
+        weight = sum(self._rows.train[row].weight for row in batch)
+        progress.trained_label_tokens += sum(self._rows.train[row].label_tokens for row in batch)
+        progress.trained_weight += weight
         progress.loss_sum += loss_sum
-        progress.recent = [*progress.recent, (loss_sum, label_tokens)][-RECENT_STEPS:]
+        progress.recent = [*progress.recent, (loss_sum, weight)][-RECENT_STEPS:]
         self._speeds = [*self._speeds, (seconds, tokens)][-RECENT_STEPS:]
 
     def _report_step(self, loss: float, learning_rate: float, norm: float) -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datasets_app.rendering import ChatRenderer, RenderingError
 from experiments.hyperparameters import Hyperparameters
@@ -17,11 +18,28 @@ class EncodedRow:
 
     token_ids: tuple[int, ...]
     prompt_length: int
+    rejected_ids: tuple[int, ...] = ()
+    """A worse answer to the same prompt, where preferences are learned."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens a step computes."""
+        return len(self.token_ids) + (self.prompt_length + len(self.rejected_ids) if self.rejected_ids else 0)
+
+    @property
+    def answer_tokens(self) -> int:
+        """How many tokens the answer has."""
+        return len(self.token_ids) - self.prompt_length
 
     @property
     def label_tokens(self) -> int:
-        """How many tokens are learned."""
-        return len(self.token_ids) - self.prompt_length
+        """How many tokens are learned, those of a worse answer included."""
+        return self.answer_tokens + len(self.rejected_ids)
+
+    @property
+    def weight(self) -> int:
+        """What the row counts in a batch: its label tokens, or one where answers are compared as wholes."""
+        return 1 if self.rejected_ids else self.answer_tokens
 
 
 @dataclass(frozen=True)
@@ -35,7 +53,7 @@ class EncodedRows:
     @property
     def tokens(self) -> int:
         """All tokens of all rows."""
-        return sum(len(row.token_ids) for row in self.rows)
+        return sum(row.tokens for row in self.rows)
 
     @property
     def label_tokens(self) -> int:
@@ -50,7 +68,7 @@ def encode_file(
 
     Raises: TrainingError (bad_data) naming the row's number in the file the person uploaded.
     """
-    cutter = _Cutter(renderer, hyperparameters)
+    cutter = Cutter(renderer, hyperparameters)
     rows: list[EncodedRow] = []
     truncated = skipped = 0
     for number, messages in read_messages(path):
@@ -80,19 +98,26 @@ def common_prefix_length(sequences: Sequence[tuple[int, ...]]) -> int:
 
 def read_messages(path: Path) -> Iterator[tuple[int, list[dict[str, str]]]]:
     """Yield (row number for people, messages) for each line. Raises: TrainingError (bad_data)."""
+    for number, content in read_rows(path):
+        yield number, content["messages"]
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row number for people, content) for each line. Raises: TrainingError (bad_data)."""
     try:
         with path.open(encoding="utf-8") as file:
             for line_number, line in enumerate(file, start=1):
                 if line.strip():
                     content = json.loads(line)
-                    yield int(content.get("row", line_number)), content["messages"]
+                    number, _messages = int(content.get("row", line_number)), content["messages"]
+                    yield number, content
     except FileNotFoundError as error:
         raise TrainingError("bad_data", f"The data file {path.name} is missing from the job folder.") from error
     except (ValueError, KeyError, AttributeError) as error:
         raise TrainingError("bad_data", f"The data file {path.name} is damaged: {type(error).__name__}.") from error
 
 
-class _Cutter:
+class Cutter:
     """Cuts rows that are longer than `max_length`: the prompt first, and the answer only if it was allowed."""
 
     def __init__(self, renderer: ChatRenderer, hyperparameters: Hyperparameters) -> None:

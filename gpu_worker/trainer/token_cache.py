@@ -8,6 +8,7 @@ earlier runs of the same dataset version into the job folder, and keeps new ones
 import hashlib
 import json
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -55,16 +56,18 @@ def _read(path: Path) -> EncodedRows | None:
         with safe_open(str(path), "pt") as file:
             tokens = file.get_tensor("token_ids").tolist()
             lengths, prompts = file.get_tensor("lengths").tolist(), file.get_tensor("prompt_lengths").tolist()
+            rejected, worse = file.get_tensor("rejected_ids").tolist(), file.get_tensor("rejected_lengths").tolist()
             counts = file.metadata() or {}
             truncated, skipped = int(counts["truncated"]), int(counts["skipped"])
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
-    if sum(lengths) != len(tokens) or len(prompts) != len(lengths):
+    if sum(lengths) != len(tokens) or sum(worse) != len(rejected) or not len(prompts) == len(lengths) == len(worse):
         return None
-    encoded, start = [], 0
-    for length, prompt in zip(lengths, prompts, strict=True):
-        encoded.append(EncodedRow(tuple(tokens[start : start + length]), prompt))
-        start += length
+    tokens_left, rejected_left = iter(tokens), iter(rejected)
+    encoded = [
+        EncodedRow(tuple(islice(tokens_left, length)), prompt, tuple(islice(rejected_left, other)))
+        for length, prompt, other in zip(lengths, prompts, worse, strict=True)
+    ]
     return EncodedRows(tuple(encoded), truncated, skipped)
 
 
@@ -73,6 +76,8 @@ def _write(path: Path, encoded: EncodedRows) -> None:
     tensors = {
         "token_ids": torch.tensor([token for row in encoded.rows for token in row.token_ids], dtype=torch.int32),
         "lengths": torch.tensor([len(row.token_ids) for row in encoded.rows], dtype=torch.int32),
+        "rejected_ids": torch.tensor([token for row in encoded.rows for token in row.rejected_ids], dtype=torch.int32),
+        "rejected_lengths": torch.tensor([len(row.rejected_ids) for row in encoded.rows], dtype=torch.int32),
         "prompt_lengths": torch.tensor([row.prompt_length for row in encoded.rows], dtype=torch.int32),
     }
     aside = path.with_name(f".{path.name}.new")

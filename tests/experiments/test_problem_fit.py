@@ -1,9 +1,11 @@
 """A dataset that cannot teach what a run is to learn is refused when the run is submitted, in words."""
 
+from dataclasses import replace
+
 import pytest
 
 from datasets_app.rows import CanonicalRow
-from datasets_app.store import write_rows
+from datasets_app.store import read_rows, write_rows
 from experiments.hyperparameters import Hyperparameters
 from experiments.problem_fit import require_fit
 from portal.errors import InvalidInput, Unavailable
@@ -72,3 +74,30 @@ def test_rows_that_are_not_there_are_said_to_be_missing(version):
     version.rows_path("train").unlink()
     with pytest.raises(Unavailable):
         require_fit(version, Hyperparameters(problem_type="classification"))
+
+
+def test_preferences_need_a_worse_answer_in_every_row(version):
+    assert "worse one" in refusal(version, "preference")
+    for split in ("train", "validation"):
+        rows = [replace(row, rejected="No.") for row in read_rows(version.rows_path(split))]
+        assert "worse one" in refusal(version, "preference")
+        write_rows(version.rows_path(split), rows)
+    require_fit(version, Hyperparameters(problem_type="preference"))
+
+
+def test_a_loss_with_reference_needs_an_adapter_that_can_be_switched_off(version):
+    full = {"problem_type": "preference", "training_kind": "full"}
+    with pytest.raises(InvalidInput, match="full fine-tuning") as caught:
+        require_fit(version, Hyperparameters(**full))
+    assert caught.value.param == "training_kind"
+    with pytest.raises(InvalidInput, match="takes apart"):
+        require_fit(version, Hyperparameters(problem_type="preference", lora_init="pissa", lora_r=8))
+    with pytest.raises(InvalidInput, match="worse one"):  # the reference is no problem here, the rows are
+        require_fit(version, Hyperparameters(**full, preference_loss="orpo"))
+
+
+def test_texts_without_answers_are_for_pretraining_alone(version):
+    answers(version, "")
+    for problem_type in ("chat", "classification", "preference", "regression"):
+        assert "texts without answers" in refusal(version, problem_type) or problem_type == "regression"
+    require_fit(version, Hyperparameters(problem_type="pretraining"))

@@ -95,6 +95,8 @@ def _reason_in_order(spec: TrainSpec, device: str) -> str | None:
         return "the base model is compressed"
     if chosen.precision == "bf16":
         return "16-bit numbers are chosen"
+    if chosen.problem_type == "preference":
+        return "preferences compare two answers at once"
     if chosen.lora_dropout > 0:
         return "LoRA dropout is above 0"
     if chosen.gradient_checkpointing:

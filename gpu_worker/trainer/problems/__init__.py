@@ -9,7 +9,7 @@ from pathlib import Path
 from datasets_app.rendering import ChatRenderer
 from experiments.hyperparameters import Hyperparameters
 from experiments.problem_file import Problem
-from gpu_worker.trainer.problems import classification, pretraining, regression
+from gpu_worker.trainer.problems import classification, preference, pretraining, regression
 from gpu_worker.trainer.rows import EncodedRows, encode_file
 
 
@@ -20,6 +20,8 @@ def encode(path: Path, renderer: ChatRenderer, chosen: Hyperparameters, *, at_mo
     """
     if chosen.problem_type == "pretraining":
         return pretraining.encode(path, renderer, chosen, at_most=at_most)
+    if chosen.problem_type == "preference":
+        return preference.encode(path, renderer, chosen, at_most=at_most)
     return encode_file(path, renderer, chosen, at_most=at_most)
 
 
@@ -31,4 +33,6 @@ def describe(train_rows: Path, chosen: Hyperparameters) -> Problem | None:
         return regression.describe(train_rows)
     if chosen.problem_type == "pretraining":
         return Problem("pretraining")
+    if chosen.problem_type == "preference":
+        return preference.describe(chosen)
     return None

@@ -21,6 +21,9 @@ _INHERITED = (
 )  # fmt: skip
 _NICENESS = 5  # the portal's pages go first where they share a machine with a training
 _GPUS = Path("/proc/driver/nvidia/gpus")
+_OPEN_FILES = 4096
+_LARGEST_FILE_BYTES = 256 * 2**30
+_MEMORY_SHARE = 0.9  # of the machine's; a child that wants more gets an error it can act on, not a kill
 
 
 @dataclass(frozen=True)
@@ -115,13 +118,29 @@ class ChildProcess:
 
 def _arrange() -> Callable[[], None]:
     tie = die_with_parent(signal.SIGTERM)
+    machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = {
+        resource.RLIMIT_CORE: 0,  # a core would hold rows and weights
+        resource.RLIMIT_NOFILE: _OPEN_FILES,
+        resource.RLIMIT_FSIZE: _LARGEST_FILE_BYTES,
+    }
+    if not _GPUS.is_dir():  # drivers of GPUs reserve far more than they use; there the card's memory is the limit
+        limits[resource.RLIMIT_DATA] = int(_MEMORY_SHARE * machine_bytes)
+    allowed = {kind: _allowed(kind, most) for kind, most in limits.items()}
 
     def arrange() -> None:
         tie()
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold rows and weights
+        for kind, most in allowed.items():
+            resource.setrlimit(kind, (most, most))
         os.nice(_NICENESS)
 
     return arrange
+
+
+def _allowed(kind: int, most: int) -> int:
+    """Return `most`, or less where this process itself may not have so much."""
+    hard = resource.getrlimit(kind)[1]
+    return most if hard == resource.RLIM_INFINITY else min(most, hard)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpu_worker.trainer.errors import EXIT_FAILED, TrainingError
 from gpu_worker.trainer.events import Events
-from gpu_worker.trainer.limits import die_with_parent, keep_freed_memory
+from gpu_worker.trainer.limits import die_with_parent, keep_freed_memory, refuse_network
 
 # Read by libraries at import: nothing is ever fetched, nothing is told to anyone, no progress bars.
 ENVIRONMENT = {
@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
         return 2
     os.environ.update({**DEFAULTS, **os.environ, **ENVIRONMENT})
     keep_freed_memory()
+    refuse_network()
     # Of several processes that train together, the first one speaks.
     events = Events.on_stdout() if os.environ.get("RANK", "0") == "0" else Events.nowhere()
     try:

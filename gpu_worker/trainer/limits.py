@@ -4,7 +4,9 @@ import ctypes
 import os
 import resource
 import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -54,3 +56,26 @@ def die_with_parent() -> None:
     """
     if os.environ.get("TUNEPORT_STANDALONE") != "1":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def refuse_network() -> None:
+    """Let every attempt of Python code to reach another machine fail, also those of libraries.
+
+    What comes from this machine itself stays: processes that train together meet there. The launcher of several
+    machines sets WORLD_SIZE; then the network is what they work with, and nothing is refused.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        sys.addaudithook(_refuse_outside)
+
+
+def _refuse_outside(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in ("socket.connect", "socket.sendto"):
+        address = arguments[1]
+        if isinstance(address, tuple) and not _is_here(address[0]):  # a path names a socket of this machine
+            raise PermissionError("A training reaches no other machine.")
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname") and not _is_here(arguments[0]):
+        raise PermissionError("A training looks up no other machine.")
+
+
+def _is_here(host: object) -> bool:
+    return host in (None, "", "localhost", "::1") or str(host).startswith("127.")

@@ -224,7 +224,10 @@ CONFESSION = """
 import json, os, pathlib, resource, sys
 job = pathlib.Path(sys.argv[1])
 facts = {"environment": dict(os.environ), "core": resource.getrlimit(resource.RLIMIT_CORE), "nice": os.nice(0),
-         "session": os.getsid(0), "pid": os.getpid(), "cwd": os.getcwd(), "fds": sorted(os.listdir("/proc/self/fd"))}
+         "session": os.getsid(0), "pid": os.getpid(), "cwd": os.getcwd(),
+         "files": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+         "largest": resource.getrlimit(resource.RLIMIT_FSIZE)[1],
+         "memory": resource.getrlimit(resource.RLIMIT_DATA)[1], "fds": sorted(os.listdir("/proc/self/fd"))}
 (job / "facts.json").write_text(json.dumps(facts))
 """
 
@@ -263,6 +266,19 @@ def test_a_child_sees_no_secret_and_leaves_no_core(tmp_path, monkeypatch):
     assert facts["core"] == [0, 0]
     assert facts["session"] == facts["pid"] == child.pid
     assert facts["nice"] >= 5
+    assert 0 < facts["files"] <= 4096
+    assert 0 < facts["largest"] <= 2**38
+    machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert os.path.isdir("/proc/driver/nvidia/gpus") or 0 < facts["memory"] < machine_bytes
+
+
+def test_a_child_that_wants_all_memory_gets_an_error_and_not_a_kill(tmp_path):
+    if os.path.isdir("/proc/driver/nvidia/gpus"):
+        pytest.skip("memory is limited by the card")
+    child = start_child(tmp_path, "import os; bytearray(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))")
+    wait_until(lambda: child.poll() is not None)
+    assert child.poll() == 1
+    assert "MemoryError" in (tmp_path / "child.log").read_text()
 
 
 def test_a_child_dies_with_its_supervisor(tmp_path):

@@ -1,6 +1,7 @@
 """The trainer as the supervisor meets it: a process with events on standard output and an exit code."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -114,6 +115,24 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(job):
     assert only(events, "started")["resumed_from_step"] >= 10
     assert losses(events) == pytest.approx({step: losses(whole)[step] for step in losses(events)}, abs=1e-3)
     assert only(events, "finished")["train_loss"] == pytest.approx(only(whole, "finished")["train_loss"], abs=1e-3)
+
+
+def test_a_run_with_noise_that_is_killed_anywhere_resumes_as_if_nothing_had_happened(job):
+    """Dropout, DoRA and noise on the input draw random numbers in every step: they come again as they were."""
+    chosen = {"epochs": 6, "batch_size": 4, "lora_r": 4, "dora": True, "neftune_alpha": 5, "lora_dropout": 0.2}
+    chosen |= {"checkpoint_every_steps": 3, "evaluations_per_epoch": 1, "keep_weights": "best"}
+    _, whole = run_here(job("whole", **chosen))
+    process = start_process(job("half", **chosen))
+    read_until(process, "metric", at_least=random.randint(4, 20))
+    process.kill()
+    process.communicate(timeout=60)
+    code, events = run_here(job("half", **chosen, resume=True))
+    assert code == 0
+    assert only(events, "started")["resumed_from_step"] >= 3
+    assert losses(events) == pytest.approx({step: losses(whole)[step] for step in losses(events)}, abs=1e-3)
+    assert only(events, "finished")["validation_loss"] == pytest.approx(
+        only(whole, "finished")["validation_loss"], abs=1e-3
+    )
 
 
 def test_it_dies_with_its_supervisor(job):

@@ -255,13 +255,14 @@ def test_a_child_sees_no_secret_and_leaves_no_core(tmp_path, monkeypatch):
     secrets = ("DATABASE_URL", "TUNEPORT_SECRET_KEY", "PGPASSWORD", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PYTHONPATH")
     for name in secrets:
         monkeypatch.setenv(name, "secret")
-    child = start_child(tmp_path, CONFESSION, slots=2)
+    child = start_child(tmp_path, CONFESSION, slots=2, cache=tmp_path / "cache")
     wait_until(lambda: child.poll() is not None)
     assert child.poll() == 0, (tmp_path / "child.log").read_text()
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert "secret" not in facts["environment"].values()
     assert facts["environment"]["HOME"] == str(tmp_path / "tmp")
     assert facts["environment"]["HF_HUB_OFFLINE"] == "1"
+    assert facts["environment"]["TUNEPORT_CACHE"] == str(tmp_path / "cache")
     assert int(facts["environment"]["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // 2)
     assert facts["core"] == [0, 0]
     assert facts["session"] == facts["pid"] == child.pid

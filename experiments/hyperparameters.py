@@ -110,14 +110,19 @@ class Hyperparameters(BaseModel):
     )  # fmt: skip
     early_stopping_patience: Integer = _field(
         0, limits=(0, 100), group=LENGTH, label=_("Early stopping patience"), unit=_("checks"),
-        help=_("Stop when the validation loss has not improved in this many checks. 0: never stop early."),
+        help=_("Stop when this many validation checks brought nothing better. 0: never stop early."),
     )  # fmt: skip
     keep_weights: Literal["last", "best", "every"] = _field(
         "last", group=LENGTH, label=_("Weights to keep"),
         choices={
-            "last": _("Last step"), "best": _("Lowest validation loss"), "every": _("Last step, and every checkpoint"),
+            "last": _("Last step"), "best": _("Best validation check"), "every": _("Last step, and every checkpoint"),
         },
         help=_("Which state becomes the result. Every: the run's folder keeps those of all checkpoints too."),
+    )  # fmt: skip
+    early_stopping_metric: Literal["validation_loss", "exact_match"] = _field(
+        "validation_loss", group=LENGTH, label=_("What counts as better"),
+        choices={"validation_loss": _("Lower validation loss"), "exact_match": _("More exact answers")},
+        help=_("For early stopping and for the best weights. Where no answers are sampled, the loss counts."),
     )  # fmt: skip
 
     learning_rate: Number = _field(

@@ -55,6 +55,7 @@ class Progress:
     validated_step: int = -1
     validation_loss: float | None = None
     best_validation_loss: float | None = None
+    best_exact_match: float | None = None
     best_step: int = 0
     checks_without_gain: int = 0
     validation_seconds: float = 0.0  # part of `seconds`

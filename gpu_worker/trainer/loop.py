@@ -66,6 +66,10 @@ class TrainingLoop:
         self._save = save
         self._ranks = ranks
         self._sampler = sampler
+        wants_answers = hyperparameters.early_stopping_metric == "exact_match"
+        self._judges_answers = wants_answers and sampler is not None
+        if wants_answers and sampler is None:
+            events.log("No answers are sampled in this run, so its validation loss says what is better.", "warning")
         self._lengths = [row.tokens for row in rows.train]
         self.plan = make_plan(self._lengths, hyperparameters)
         self._validation_steps = self.plan.validation_steps()
@@ -194,19 +198,22 @@ class TrainingLoop:
         self._count_validation(time.perf_counter() - started)
         if not math.isfinite(loss):
             raise self._diverged(self.progress.step)
-        self._note_validation_loss(loss)
         self._events.emit("metric", **self._place(), validation_loss=loss)
-        self._sample()
+        self._note_validation(loss, self._sample())
 
-    def _sample(self) -> None:
-        """Answer validation rows with what was learned so far, unless validation would cost too much of the run."""
+    def _sample(self) -> float | None:
+        """Answer validation rows with what was learned so far, unless validation would cost too much of the run.
+
+        Returns the share of exact answers, None if nothing was asked.
+        """
         if self._sampler is None or not self._speeds:
-            return
+            return None
         started = time.perf_counter()
-        self._sampler.sample(self._place(), self._seconds_for_a_sample())
+        exact_match = self._sampler.sample(self._place(), self._seconds_for_a_sample())
         seconds = time.perf_counter() - started
         self.progress.seconds += seconds
         self.progress.validation_seconds += seconds
+        return exact_match
 
     def _seconds_for_a_sample(self) -> float:
         """Return how long answering may take now, so that there is as much left for each of the checks to come."""
@@ -223,16 +230,27 @@ class TrainingLoop:
     def _checks_left(self) -> int:
         return sum(1 for mark in self._validation_steps if mark > self.progress.step)
 
-    def _note_validation_loss(self, loss: float) -> None:
+    def _note_validation(self, loss: float, exact_match: float | None) -> None:
         progress = self.progress
         progress.validation_loss, progress.validated_step = loss, progress.step
-        if progress.best_validation_loss is None or loss < progress.best_validation_loss:
-            progress.best_validation_loss, progress.best_step = loss, progress.step
-            progress.checks_without_gain = 0
+        if self._judges_answers and exact_match is None:
+            return  # there was no time to ask: this check says nothing either way
+        if self._is_better(loss, exact_match):
+            progress.best_validation_loss, progress.best_exact_match = loss, exact_match
+            progress.best_step, progress.checks_without_gain = progress.step, 0
             if self._hyperparameters.keep_weights == "best":
                 self.best = self.learner.parameters.export(self.learner.parameters.values)
         else:
             progress.checks_without_gain += 1
+
+    def _is_better(self, loss: float, exact_match: float | None) -> bool:
+        """Tell whether a validation check is the best so far; of equally many exact answers the lower loss wins."""
+        best_loss, best_match = self.progress.best_validation_loss, self.progress.best_exact_match
+        if best_loss is None:
+            return True
+        if self._judges_answers and exact_match is not None and best_match is not None and exact_match != best_match:
+            return exact_match > best_match
+        return loss < best_loss
 
     # --- when to end, and what to tell ---------------------------------------------------------------------------
 
@@ -242,7 +260,8 @@ class TrainingLoop:
             self._events.log(f"The time limit of {minutes:g} minutes is reached.")
             return True
         if patience and self.progress.checks_without_gain >= patience:
-            self._events.log(f"The validation loss has not improved in {patience} checks.")
+            what = "share of exact answers" if self._judges_answers else "loss"
+            self._events.log(f"The validation {what} has not improved in {patience} checks.")
             return True
         return False
 

@@ -132,6 +132,40 @@ def test_early_stopping_and_best_weights(job):
     assert list(curve.values())[-2:] > [min(curve.values())] * 2
 
 
+def scripted_sampler(answers):
+    """A sampler that finds these shares of exact answers, check by check; None where there was no time."""
+    found = iter(answers)
+
+    class Scripted:
+        def __init__(self, *_arguments):
+            pass
+
+        def sample(self, _place, _limit_s):
+            return next(found)
+
+    return Scripted
+
+
+def test_exact_answers_may_say_what_is_better(job, monkeypatch):
+    """The loss falls all the time, but fewer answers are exact: the state with most of them is kept."""
+    chosen = {"epochs": 30, "early_stopping_patience": 2, "keep_weights": "best", "evaluations_per_epoch": 3}
+    chosen |= {"early_stopping_metric": "exact_match", "learning_rate": 1e-4, "schedule": "constant"}
+    monkeypatch.setattr("gpu_worker.trainer.job.Sampler", scripted_sampler([0.2, 0.5, None, 0.4, 0.3, 0.1]))
+    code, events = run_here(job(**chosen))
+    curve = validation_losses(events)
+    assert code == 0
+    assert list(curve.values()) == sorted(curve.values(), reverse=True)
+    assert max(curve) == 5
+    assert only(events, "finished")["validation_loss"] == curve[2]
+    assert any("share of exact answers has not improved" in event.get("message", "") for event in events)
+
+
+def test_where_no_answers_are_sampled_the_loss_says_what_is_better(job):
+    _, events = run_here(job(early_stopping_metric="exact_match", keep_weights="best", sample_rows=0, epochs=2))
+    assert any("validation loss says what is better" in event.get("message", "") for event in events)
+    assert only(events, "finished")["validation_loss"] == min(validation_losses(events).values())
+
+
 def test_without_validation_rows_there_is_no_validation_loss(tmp_path, base_model):
     code, events = run_here(write_job(tmp_path / "job", base_model, train=ticket_rows(4), epochs=1))
     assert code == 0

@@ -26,7 +26,7 @@ _TRAININGS = Q(runs__kind=Run.Kind.TRAINING)
 _PAGE = [OpenApiParameter("page", int), OpenApiParameter("page_size", int)]
 
 
-class _Paged(TeamAPIView):
+class PagedAPIView(TeamAPIView):
     """A view with lists in pages."""
 
     def paged(self, rows: QuerySet[Any], serializer: Any) -> Response:
@@ -51,7 +51,7 @@ def _runs(view: TeamAPIView) -> QuerySet[Run]:
     return runs.defer("dataset_version__report", "dataset_version__changes").order_by("-queued_at")
 
 
-class BaseModels(_Paged):
+class BaseModels(PagedAPIView):
     """Base models that teams may tune."""
 
     scopes = Scope.RUNS_READ.value
@@ -63,7 +63,7 @@ class BaseModels(_Paged):
         return self.paged(BaseModel.objects.filter(is_allowed=True), shapes.BaseModelSerializer)
 
 
-class Experiments(_Paged):
+class Experiments(PagedAPIView):
     """Experiments of the team."""
 
     scopes = _READ_WRITE
@@ -85,7 +85,7 @@ class Experiments(_Paged):
         return Response(shapes.RunSerializer(run).data, status=201)
 
 
-class ExperimentDetail(_Paged):
+class ExperimentDetail(PagedAPIView):
     """One experiment."""
 
     scopes = Scope.RUNS_READ.value
@@ -98,11 +98,11 @@ class ExperimentDetail(_Paged):
         return Response(shapes.ExperimentSerializer(experiment).data)
 
 
-class Runs(_Paged):
+class Runs(PagedAPIView):
     """Runs of the team."""
 
     scopes = _READ_WRITE
-    query_parameters = PAGE_PARAMETERS | {"experiment", "status", "kind"}
+    query_parameters = PAGE_PARAMETERS | {"experiment", "status", "kind", "sweep"}
 
     @extend_schema(
         operation_id="runs_list",
@@ -127,7 +127,7 @@ class Runs(_Paged):
         return Response(shapes.RunSerializer(run).data, status=201)
 
 
-class RunDetail(_Paged):
+class RunDetail(PagedAPIView):
     """One run."""
 
     scopes = {"GET": Scope.RUNS_READ.value, "PATCH": Scope.RUNS_WRITE.value}
@@ -145,7 +145,7 @@ class RunDetail(_Paged):
         return Response(shapes.RunSerializer(run).data)
 
 
-class RunCancel(_Paged):
+class RunCancel(PagedAPIView):
     """Stopping a run."""
 
     scopes = Scope.RUNS_WRITE.value
@@ -158,7 +158,7 @@ class RunCancel(_Paged):
         return Response(shapes.RunSerializer(self.run_of(pk)).data)
 
 
-class RunMetrics(_Paged):
+class RunMetrics(PagedAPIView):
     """The figures of a run, step by step."""
 
     scopes = Scope.RUNS_READ.value
@@ -170,7 +170,7 @@ class RunMetrics(_Paged):
         return self.paged(self.run_of(pk).metrics.order_by("step"), shapes.MetricPointSerializer)
 
 
-class RunEvents(_Paged):
+class RunEvents(PagedAPIView):
     """The log of a run."""
 
     scopes = Scope.RUNS_READ.value
@@ -182,7 +182,7 @@ class RunEvents(_Paged):
         return self.paged(self.run_of(pk).events.order_by("id"), shapes.RunEventSerializer)
 
 
-class RunSamples(_Paged):
+class RunSamples(PagedAPIView):
     """What the adapter answered to validation rows while it was trained."""
 
     scopes = Scope.RUNS_READ.value
@@ -194,7 +194,7 @@ class RunSamples(_Paged):
         return self.paged(self.run_of(pk).samples.order_by("step"), shapes.RunSampleSerializer)
 
 
-class RunEvaluation(_Paged):
+class RunEvaluation(PagedAPIView):
     """The quality report of a run."""
 
     scopes = Scope.RUNS_READ.value
@@ -206,7 +206,7 @@ class RunEvaluation(_Paged):
         return Response(shapes.EvaluationSerializer(get_object_or_404(rows, run=self.run_of(pk))).data)
 
 
-class Adapters(_Paged):
+class Adapters(PagedAPIView):
     """Adapters of the team."""
 
     scopes = Scope.RUNS_READ.value
@@ -218,7 +218,7 @@ class Adapters(_Paged):
         return self.paged(_adapters(self), shapes.AdapterSerializer)
 
 
-class AdapterDetail(_Paged):
+class AdapterDetail(PagedAPIView):
     """One adapter."""
 
     scopes = Scope.RUNS_READ.value
@@ -229,7 +229,7 @@ class AdapterDetail(_Paged):
         return Response(shapes.AdapterSerializer(get_object_or_404(_adapters(self), pk=pk)).data)
 
 
-class AdapterDownload(_Paged):
+class AdapterDownload(PagedAPIView):
     """The files of an adapter."""
 
     scopes = Scope.RUNS_READ.value

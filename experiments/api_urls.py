@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from experiments import api
+from experiments import api, api_sweeps
 
 app_name = "experiments-api"
 urlpatterns = [
@@ -16,6 +16,9 @@ urlpatterns = [
     path("runs/<uuid:pk>/events/", api.RunEvents.as_view(), name="run_events"),
     path("runs/<uuid:pk>/samples/", api.RunSamples.as_view(), name="run_samples"),
     path("runs/<uuid:pk>/evaluation/", api.RunEvaluation.as_view(), name="run_evaluation"),
+    path("sweeps/", api_sweeps.Sweeps.as_view(), name="sweeps"),
+    path("sweeps/<uuid:pk>/", api_sweeps.SweepDetail.as_view(), name="sweep"),
+    path("sweeps/<uuid:pk>/cancel/", api_sweeps.SweepCancel.as_view(), name="sweep_cancel"),
     path("adapters/", api.Adapters.as_view(), name="adapters"),
     path("adapters/<uuid:pk>/", api.AdapterDetail.as_view(), name="adapter"),
     path("adapters/<uuid:pk>/download/", api.AdapterDownload.as_view(), name="adapter_download"),

@@ -102,8 +102,13 @@ def expected_seconds(run: Run, pace: Mapping[int, float]) -> float | None:
         chosen = Hyperparameters.model_validate(run.hyperparameters)
     except ValueError:  # what may be chosen has changed since
         return None
-    steps_left = chosen.total_steps(run.dataset_version.train_rows) - run.checkpoint_step
-    seconds = max(0, steps_left) * chosen.batch_size * seconds_per_visit
+    return seconds_for(chosen, run.dataset_version.train_rows, seconds_per_visit, done_steps=run.checkpoint_step)
+
+
+def seconds_for(chosen: Hyperparameters, rows: int, seconds_per_visit: float, *, done_steps: int = 0) -> float:
+    """Return how long a training over `rows` rows holds a slot, at the usual pace of its base model."""
+    steps_left = max(0, chosen.total_steps(rows) - done_steps)
+    seconds = steps_left * chosen.batch_size * seconds_per_visit
     return min(seconds, chosen.max_minutes * 60) if chosen.max_minutes else seconds
 
 

@@ -20,7 +20,9 @@ from experiments.hyperparameters import (
     from_yaml,
     recipe_hyperparameters,
 )
-from experiments.models import Experiment, Run
+from experiments.models import Experiment, Run, Sweep
+from experiments.sweep_plan import MOST_RUNS, BadSweep, read_values
+from experiments.sweeps import Choice
 from portal.forms import TeamForm
 from portal.models import BaseModel, Team
 
@@ -70,6 +72,27 @@ class RunForm(TeamForm):
         label=gettext_lazy("Hyperparameters from a file"),
         required=False,
         help_text=gettext_lazy("A YAML file saved from another run. It replaces recipe and fields."),
+    )
+
+    sweep_values = forms.CharField(
+        label=gettext_lazy("Values to try"),
+        required=False,
+        max_length=4000,
+        widget=forms.Textarea(attrs={"rows": 3, "placeholder": "learning_rate: 0.0005, 0.001, 0.002\nlora_r: 8, 16"}),
+        help_text=gettext_lazy(
+            "One hyperparameter a line, by its name in the YAML file. For draws by chance a range is enough, as 4..64."
+            " Empty: one run."
+        ),
+    )
+    sweep_method = forms.ChoiceField(label=gettext_lazy("Runs"), choices=Sweep.Method.choices, required=False)
+    sweep_runs = forms.IntegerField(
+        label=gettext_lazy("Number of draws"), min_value=2, max_value=MOST_RUNS, required=False, initial=8
+    )
+    sweep_stops_losers = forms.ChoiceField(
+        label=gettext_lazy("Stop losers early"),
+        choices=[("yes", gettext_lazy("Yes")), ("no", gettext_lazy("No"))],
+        required=False,
+        help_text=gettext_lazy("A run ends when its validation loss is worse than that of most others at this point."),
     )
 
     def __init__(self, *args: Any, team: Team, experiment: Experiment | None = None, **kwargs: Any) -> None:
@@ -124,6 +147,30 @@ class RunForm(TeamForm):
         elif not self.errors:
             cleaned["hyperparameters"] = self._merge(cleaned)
         return cleaned
+
+    def sweep_choice(self) -> Choice | None:
+        """Return the sweep that was asked for, None for a single run. Call it on a valid form."""
+        text = self.cleaned_data.get("sweep_values")
+        base = self.cleaned_data.get("hyperparameters")
+        if not text or base is None:
+            return None
+        return Choice(
+            values=read_values(text),
+            base=base,
+            method=self.cleaned_data.get("sweep_method") or Sweep.Method.GRID,
+            runs=self.cleaned_data.get("sweep_runs") or 0,
+            seed=base.seed,
+            stops_losers=self.cleaned_data.get("sweep_stops_losers") != "no",
+        )
+
+    def clean_sweep_values(self) -> str:
+        text: str = self.cleaned_data["sweep_values"].strip()
+        try:
+            if text:
+                read_values(text)
+        except BadSweep as error:
+            raise forms.ValidationError(str(error)) from None
+        return text
 
     def _merge(self, cleaned: dict[str, Any]) -> Hyperparameters | None:
         values = recipe_hyperparameters(cleaned["recipe"], cleaned["dataset_version"].train_rows).model_dump()

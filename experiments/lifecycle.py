@@ -17,7 +17,7 @@ from django.db.models.functions import Coalesce, Greatest, Now
 from django.utils.translation import gettext as _
 
 from datasets_app.models import Split
-from experiments import results, scheduling
+from experiments import results, scheduling, sweeps
 from experiments.leases import RELEASED, Lease, LeaseLost, change, charged, held_by, renewed, stop_requested, with_token
 from experiments.measurements import write_digest
 from experiments.models import Run, RunEvent
@@ -101,6 +101,8 @@ def record_events(lease: Lease, events: Iterable[Event], *, span: tuple[int, int
         change(lease, lease_token=lease.token, **{name: value for name, value in changes.items() if value is not None})
         team_id = held_by(lease).values_list("team_id", flat=True).get()
         write_digest(lease.run_id, team_id, news)
+        if any(point.get("validation_loss") is not None for point in news.points.values()):
+            sweeps.stop_if_losing(lease.run_id)
         return stop_requested(lease)
 
 

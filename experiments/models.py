@@ -33,6 +33,27 @@ class Experiment(TeamOwned):
         return self.name
 
 
+class Sweep(TeamOwned):
+    """Several runs of one experiment that differ in some hyperparameters, to find the best values."""
+
+    class Method(models.TextChoices):
+        GRID = "grid", _("All combinations")
+        RANDOM = "random", _("Drawn by chance")
+
+    experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="sweeps")
+    method = models.CharField(max_length=8, choices=Method.choices, default=Method.GRID)
+    values = models.JSONField(help_text="the values tried, by hyperparameter")
+    stops_losers = models.BooleanField(default=True)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.experiment}: {', '.join(self.values)}"
+
+
 class Priority(models.IntegerChoices):
     """Which of a team's own waiting runs goes first; other teams never notice."""
 
@@ -65,6 +86,7 @@ class Run(TeamOwned):
 
     experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="runs")
     kind = models.CharField(max_length=12, choices=Kind.choices, default=Kind.TRAINING)
+    sweep = models.ForeignKey(Sweep, on_delete=models.SET_NULL, null=True, related_name="runs")
     number = models.PositiveIntegerField(help_text="counted in the experiment, each kind by itself")
     dataset_version = models.ForeignKey(DatasetVersion, on_delete=models.RESTRICT, related_name="runs")
     base_model = models.ForeignKey(BaseModel, on_delete=models.PROTECT, related_name="runs")

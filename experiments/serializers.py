@@ -59,9 +59,9 @@ class RunSerializer(serializers.ModelSerializer[Run]):
     class Meta:
         model = Run
         fields = [
-            "id", "experiment", "experiment_name", "kind", "number", "dataset_version", "base_model", "base_revision",
-            "recipe", "hyperparameters", "config_hash", "deploy_as", "continue_from", "priority", "status", "phase",
-            "progress", "step",
+            "id", "experiment", "experiment_name", "kind", "sweep", "number", "dataset_version", "base_model",
+            "base_revision", "recipe", "hyperparameters", "config_hash", "deploy_as", "continue_from", "priority",
+            "status", "phase", "progress", "step",
             "total_steps", "eta_s", "attempt", "queued_at", "started_at", "ended_at", "error_code", "error_message",
             "gpu_seconds", "adapter", "prediction",
         ]  # fmt: skip
@@ -153,6 +153,7 @@ class RunFilter(serializers.Serializer):  # type: ignore[type-arg]
     experiment = serializers.UUIDField(required=False)
     status = serializers.ChoiceField(choices=Run.Status.choices, required=False)
     kind = serializers.ChoiceField(choices=Run.Kind.choices, default=Run.Kind.TRAINING)
+    sweep = serializers.UUIDField(required=False)
 
     def conditions(self) -> dict[str, Any]:
         """Return the checked conditions, by field."""

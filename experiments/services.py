@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 from datasets_app.models import DatasetVersion
 from experiments.continuing import require_continuable, required_settings
 from experiments.hyperparameters import RECIPES, Hyperparameters, config_hash, recipe_hyperparameters
-from experiments.models import Experiment, Priority, Run
+from experiments.models import Experiment, Priority, Run, Sweep
 from experiments.problem_fit import require_fit
 from portal import audit, quotas
 from portal.actors import Actor
@@ -44,7 +44,7 @@ def start_experiment(
 
     Raises: InvalidInput naming what does not fit, NotFound for things of other teams; nothing is left behind then.
     """
-    experiment = _create_experiment(team=team, actor=actor, name=name.strip(), notes=notes.strip())
+    experiment = create_experiment(team=team, actor=actor, name=name.strip(), notes=notes.strip())
     return submit_run(
         experiment=experiment,
         actor=actor,
@@ -58,7 +58,8 @@ def start_experiment(
     )
 
 
-def _create_experiment(*, team: Team, actor: Actor, name: str, notes: str) -> Experiment:
+def create_experiment(*, team: Team, actor: Actor, name: str, notes: str) -> Experiment:
+    """Create an experiment without runs. Raises: InvalidInput if its name is empty, too long or taken."""
     longest = Experiment._meta.get_field("name").max_length or 0
     if not 0 < len(name) <= longest:
         raise InvalidInput(
@@ -88,6 +89,7 @@ def submit_run(
     deploy_as: str = "",
     kind: Run.Kind = Run.Kind.TRAINING,
     continue_from: Run | None = None,
+    sweep: Sweep | None = None,
 ) -> Run:
     """Queue one training. Dataset version, base model revision and hyperparameters are frozen with it.
 
@@ -119,6 +121,7 @@ def submit_run(
         team_id=experiment.team_id,
         experiment=experiment,
         kind=kind,
+        sweep=sweep,
         number=_next_number(experiment, kind),
         dataset_version=dataset_version,
         base_model=base_model,

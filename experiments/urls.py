@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from experiments.views import experiments, platform, quality, runs
+from experiments.views import experiments, platform, quality, runs, sweeps
 
 app_name = "experiments"
 urlpatterns = [
@@ -13,6 +13,8 @@ urlpatterns = [
     path("t/<slug:team>/experiments/new/", experiments.new, name="new"),
     path("t/<slug:team>/experiments/new/hyperparameters/", experiments.hyperparameters, name="hyperparameters"),
     path("t/<slug:team>/experiments/<uuid:pk>/", experiments.detail, name="detail"),
+    path("t/<slug:team>/sweeps/<uuid:pk>/", sweeps.sweep, name="sweep"),
+    path("t/<slug:team>/sweeps/<uuid:pk>/cancel/", sweeps.cancel, name="sweep_cancel"),
     path("t/<slug:team>/queue/", runs.queue, name="queue"),
     path("t/<slug:team>/runs/<uuid:pk>/", runs.run, name="run"),
     path("t/<slug:team>/runs/<uuid:pk>/status/", runs.run_status, name="run_status"),

@@ -86,6 +86,9 @@ ACTIONS: Mapping[str, str | Promise] = {
     "doctor.cancelled": _("Examination of a dataset version cancelled"),
     # runs
     "experiment.created": _("Experiment created"),
+    "sweep.started": _("Sweep started"),
+    "sweep.cancelled": _("Sweep stopped"),
+    "run.stopped_early": _("Run of a sweep stopped early"),
     "run.submitted": _("Run submitted"),
     "run.cancel_requested": _("Run asked to stop"),
     "run.cancelled": _("Run cancelled"),

@@ -37,8 +37,10 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
     with team_scope(team.pk):
         experiment = team.experiments.create(name="Question")
         chosen = Hyperparameters()
+        sweep = team.sweeps.create(experiment=experiment, values={"lora_r": [8, 16]})
         run = team.runs.create(
             experiment=experiment,
+            sweep=sweep,
             number=1,
             dataset_version=ready_version,
             base_model=base_model,

@@ -7,14 +7,15 @@ import uuid
 from typing import Any
 
 from django.core.paginator import Paginator
+from django.db import transaction
 from django.db.models import Count, Max, Q
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
-from experiments import services
+from experiments import services, sweeps
 from experiments.forms import RunForm
 from experiments.hyperparameters import RECIPES, form_fields
-from experiments.models import Experiment, Run
+from experiments.models import Experiment, Run, Sweep
 from portal import search
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
@@ -53,7 +54,7 @@ def detail(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     known = experiment.runs.select_related("dataset_version__dataset", "base_model", "evaluation").order_by("-number")
     runs = [_with_figures(run) for run in known.filter(kind=Run.Kind.TRAINING)[:100]]
     trials = list(known.filter(kind=Run.Kind.PREFLIGHT)[:20])
-    context = {"experiment": experiment, "runs": runs, "trials": trials}
+    context = {"experiment": experiment, "runs": runs, "trials": trials, "sweeps": experiment.sweeps.all()[:20]}
     return render(request, "experiments/detail.html", context)
 
 
@@ -74,12 +75,15 @@ def new(request: TeamRequest) -> HttpResponse:
     experiment = _row_of(request.team.experiments, request.GET.get("experiment"))
     if request.method == "POST" and not request.POST.get("preview"):
         form = RunForm(request.POST, request.FILES, team=request.team, experiment=experiment)
+        choice = form.sweep_choice() if form.is_valid() and not request.POST.get("trial") else None
+        if choice is not None:
+            return answer_sweep(request, form, experiment, choice)
         run = _start(request, form, experiment) if form.is_valid() else None
         if run is not None:
             return redirect("experiments:run", request.team.slug, run.pk)
-        return render(request, "experiments/new.html", _context(form, experiment), status=400)
+        return render(request, "experiments/new.html", form_context(form, experiment), status=400)
     form = RunForm(team=request.team, experiment=experiment, initial=_initial(request))
-    return render(request, "experiments/new.html", _context(form, experiment))
+    return render(request, "experiments/new.html", form_context(form, experiment))
 
 
 @team_view(role=Role.EDITOR)
@@ -90,7 +94,8 @@ def hyperparameters(request: TeamRequest) -> HttpResponse:
     return render(request, "experiments/_hyperparameters.html", {"form": form})
 
 
-def _context(form: RunForm, experiment: Experiment | None) -> dict[str, Any]:
+def form_context(form: RunForm, experiment: Experiment | None) -> dict[str, Any]:
+    """Return what the form's page needs."""
     descriptions = {recipe.name: recipe.description for recipe in RECIPES.values()}
     return {"form": form, "experiment": experiment, "recipe_descriptions": descriptions}
 
@@ -106,11 +111,45 @@ def _start(request: TeamRequest, form: RunForm, experiment: Experiment | None) -
         named = {"name": form.cleaned_data["name"], "notes": form.cleaned_data["notes"]}
         return services.start_experiment(team=request.team, actor=actor, **named, **choice)
     except PortalError as error:
-        if error.status == 404:
-            raise
-        fields = [name for name in (error.param, f"hp_{error.param}") if name in form.fields]
-        form.add_error(fields[0] if fields else None, error.message)
+        _blame(form, error)
         return None
+
+
+def _blame(form: RunForm, error: PortalError) -> None:
+    """Put an error beside the field that it names. Raises: what nobody can mend by typing."""
+    if error.status == 404:
+        raise error
+    names = [name for name in (error.param, f"hp_{error.param}", f"sweep_{error.param}") if name in form.fields]
+    form.add_error(names[0] if names else None, error.message)
+
+
+def answer_sweep(
+    request: TeamRequest, form: RunForm, experiment: Experiment | None, choice: sweeps.Choice
+) -> HttpResponse:
+    """Show what a sweep would make and cost, and start it when that was seen."""
+    where = {name: form.cleaned_data[name] for name in ("dataset_version", "base_model")}
+    context: dict[str, Any] = form_context(form, experiment)
+    try:
+        context["plan"] = sweeps.plan_sweep(team=request.team, choice=choice, **where)
+        if request.POST.get("sweep_seen") == str(len(context["plan"].runs)):
+            sweep = _start_sweep(request, form, experiment, choice)
+            return redirect("experiments:sweep", request.team.slug, sweep.pk)
+    except PortalError as error:
+        _blame(form, error)
+        return render(request, "experiments/new.html", context, status=400)
+    return render(request, "experiments/new.html", context)
+
+
+@transaction.atomic
+def _start_sweep(request: TeamRequest, form: RunForm, experiment: Experiment | None, choice: sweeps.Choice) -> Sweep:
+    actor, given = Actor.of(request), form.cleaned_data
+    if experiment is None:
+        named = {"name": given["name"].strip(), "notes": given["notes"].strip()}
+        experiment = services.create_experiment(team=request.team, actor=actor, **named)
+    names = ("dataset_version", "base_model", "recipe", "continue_from")
+    return sweeps.start_sweep(
+        experiment=experiment, actor=actor, choice=choice, **{name: given[name] for name in names}
+    )
 
 
 def _initial(request: TeamRequest) -> dict[str, Any]:

@@ -27,6 +27,7 @@ DELETED: Key = lambda world: {"pk": world.deleted_version.dataset_id}  # noqa: E
 DELETED_VERSION: Key = lambda world: {"pk": world.deleted_version.pk}  # noqa: E731
 VERSION: Key = lambda world: {"pk": world.version.pk}  # noqa: E731
 EXPERIMENT: Key = lambda world: {"pk": world.run.experiment_id}  # noqa: E731
+SWEEP: Key = lambda world: {"pk": world.run.sweep_id}  # noqa: E731
 RUN: Key = lambda world: {"pk": world.run.pk}  # noqa: E731
 ADAPTER: Key = lambda world: {"pk": world.adapter.pk}  # noqa: E731
 DEPLOYMENT: Key = lambda world: {"pk": world.deployment.pk}  # noqa: E731
@@ -143,6 +144,8 @@ ROUTES: dict[str, Key] = {
     "experiments:new": NOTHING,
     "experiments:hyperparameters": NOTHING,
     "experiments:detail": EXPERIMENT,
+    "experiments:sweep": SWEEP,
+    "experiments:sweep_cancel": SWEEP,
     "experiments:queue": NOTHING,
     "experiments:run": RUN,
     "experiments:run_status": RUN,
@@ -167,6 +170,9 @@ ROUTES: dict[str, Key] = {
     "experiments-api:run_events": RUN,
     "experiments-api:run_evaluation": RUN,
     "experiments-api:run_samples": RUN,
+    "experiments-api:sweeps": NOTHING,
+    "experiments-api:sweep": SWEEP,
+    "experiments-api:sweep_cancel": SWEEP,
     "experiments-api:adapters": NOTHING,
     "experiments-api:adapter": ADAPTER,
     "experiments-api:adapter_download": ADAPTER,

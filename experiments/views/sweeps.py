@@ -1,0 +1,103 @@
+"""A sweep: its runs with their values and results side by side, and stopping all of them."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from experiments import sweeps
+from experiments.hyperparameters import form_fields
+from experiments.models import Run, Sweep
+from portal.access import TeamRequest, team_view
+from portal.actors import Actor
+from portal.models import Role
+
+# More lines than colours cannot be told apart.
+_MOST_LINES = 6
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One run of a sweep as the table shows it; `values` are (label, value) pairs."""
+
+    run: Run
+    values: list[tuple[str, Any]]
+    validation_loss: float | None
+    exact_match: float | None
+    is_best: bool
+    was_stopped_early: bool
+
+
+def _sweep_of(request: TeamRequest, pk: uuid.UUID) -> Sweep:
+    found: Sweep = get_object_or_404(request.team.sweeps.select_related("experiment"), pk=pk)
+    return found
+
+
+@team_view()
+def sweep(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Show the runs of a sweep, the best one marked; asked again by itself while some have not ended."""
+    found = _sweep_of(request, pk)
+    runs = list(found.runs.select_related("evaluation", "experiment").order_by("number"))
+    labels = {info.name: _(info.label) for info in form_fields()}
+    names = [(name, labels.get(name, name)) for name in found.values]
+    shown = [run for run in runs if run.started_at is not None][:_MOST_LINES]
+    context = {
+        "sweep": found,
+        "names": names,
+        "rows": _rows(runs, names),
+        "sources": [
+            {"label": f"#{run.number}", "url": reverse("experiments:metrics", args=[request.team.slug, run.pk])}
+            for run in shown
+        ],
+        "is_open": any(not run.is_terminal for run in runs),
+    }
+    return render(request, "experiments/sweep.html", context)
+
+
+def _rows(runs: list[Run], names: list[tuple[str, str]]) -> list[SweepRow]:
+    best, courses = sweeps.best_of(runs), sweeps.courses(runs)
+    return [
+        SweepRow(
+            run=run,
+            values=[(label, run.hyperparameters.get(name)) for name, label in names],
+            validation_loss=min((loss for _share, loss in courses.get(run.pk, [])), default=None),
+            exact_match=_exact_match(run),
+            is_best=best is not None and run.pk == best.pk,
+            was_stopped_early=sweeps.was_stopped_early(run),
+        )
+        for run in runs
+    ]
+
+
+def _exact_match(run: Run) -> float | None:
+    evaluation = getattr(run, "evaluation", None)
+    return evaluation.report.get("tuned", {}).get("exact_match") if evaluation else None
+
+
+@team_view(role=Role.EDITOR)
+def cancel(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Ask whether to stop all runs of a sweep, and stop them."""
+    found = _sweep_of(request, pk)
+    if request.method == "POST":
+        count = sweeps.cancel_sweep(sweep=found, actor=Actor.of(request))
+        words = ngettext("%(count)d run stops.", "%(count)d runs stop.", count) % {"count": count}
+        messages.success(request, words)
+        return redirect("experiments:sweep", request.team.slug, found.pk)
+    context = {
+        "title": _("Stop all runs of this sweep?"),
+        "message": _(
+            "Waiting runs never start; running ones stop after their current step and keep what they learned."
+        ),
+        "action": _("Stop all"),
+        "cancel_url": request.path.removesuffix("cancel/"),
+        "danger": True,
+    }
+    return render(request, "components/confirm.html", context)

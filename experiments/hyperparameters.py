@@ -304,11 +304,21 @@ class Hyperparameters(BaseModel):
         help=_("With a temperature above 0: only the likeliest words that together have this probability."),
     )  # fmt: skip
 
+    @field_validator("training_kind")
+    @classmethod
+    def _preferences_need_an_adapter(cls, kind: str, info: ValidationInfo) -> str:
+        """Refuse to train all layers where the untuned model is compared with: it is the model without adapter."""
+        if kind == "full" and info.data.get("problem_type") == "preference":
+            raise ValueError("Preferences compare with the base model, so only an adapter can be trained")
+        return kind
+
     @field_validator("lora_init")
     @classmethod
     def _start_from_the_base_model_fits(cls, start: str, info: ValidationInfo) -> str:
         """Refuse a start from the base model where the result could not be written as a plain adapter."""
         if start in BASE_MODEL_STARTS and info.data.get("training_kind") == "lora":
+            if info.data.get("problem_type") == "preference":
+                raise ValueError("Preferences compare with the base model, which this start changes. Choose another")
             if info.data.get("dora"):
                 raise ValueError("This start cannot be combined with DoRA. Switch one of them off")
             if info.data.get("lora_r", 0) > MOST_SERVED_RANK // 2:

@@ -41,6 +41,8 @@ class GeneralLearner:
         base = _load_base(spec, device=device, bf16=self._bf16)
         self._model, self._causal_lm = _made_trainable(base, spec)
         self.parameters = _adopt_parameters(self._model, device)
+        attention = str(getattr(base.config, "_attn_implementation", "") or "unknown")
+        self.arithmetic = {"precision": "bf16" if self._bf16 else "fp32", "attention": attention}
         self.outcome: Outcome = _outcome(self._model, self.parameters, spec)
         self._noise = InputNoise(self._causal_lm, spec.hyperparameters.neftune_alpha)
         self._preferences = PreferenceLoss(spec.hyperparameters)

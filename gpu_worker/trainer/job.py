@@ -163,6 +163,8 @@ class _Run:
             device=self._learner.device,
             path=self._learner.path,
             why=self._learner.why,
+            **self._learner.arithmetic,
+            processes=self._job.ranks.count,
             resumed_from_step=resumed_from,
             truncated_rows=self._train.truncated,
         )

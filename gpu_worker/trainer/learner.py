@@ -39,6 +39,7 @@ class Learner(Protocol):
     path: Literal["fast", "general"]
     why: str
     device: str
+    arithmetic: dict[str, str]  # in words: number format and kind of attention
 
     def accumulate(self, rows: Sequence[EncodedRow], scale: float) -> float:
         """Add the gradient of scale · loss to `parameters.gradients` and return the summed loss."""

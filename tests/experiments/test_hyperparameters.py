@@ -42,10 +42,10 @@ def _agree(values) -> bool:
     from_base = chosen["lora_init"] in BASE_MODEL_STARTS
     is_full = chosen["training_kind"] == "full"
     compressed = chosen["quantization"] != "none"
-    return not (
-        (from_base and not is_full and (chosen["dora"] or chosen["lora_r"] > 32))
-        or (compressed and (is_full or from_base))
-    )
+    compares = chosen["problem_type"] == "preference"
+    if is_full:
+        return not (compressed or compares)
+    return not (from_base and (compressed or compares or chosen["dora"] or chosen["lora_r"] > 32))
 
 
 settings = st.fixed_dictionaries({}, optional={field.name: _values(field) for field in FIELDS}).filter(_agree)
@@ -91,6 +91,8 @@ def test_unknown_fields_are_refused_by_name():
         ({"lora_init": "olora", "lora_r": 33}, "lora_init"),
         ({"lora_init": "pissa", "quantization": "nf4"}, "quantization"),
         ({"training_kind": "full", "quantization": "int8"}, "quantization"),
+        ({"training_kind": "full", "problem_type": "preference"}, "training_kind"),
+        ({"lora_init": "olora", "problem_type": "preference"}, "lora_init"),
     ],
 )
 def test_contradictions_are_refused_by_name(values, field):

@@ -40,6 +40,7 @@ class FastLearner:
         kernels, compiled = _kernels(spec)
         arithmetic = "8-bit arithmetic" if self._eight_bit else "32 bit"
         self.why = f"a llama-shaped base model in {arithmetic} on a CPU{compiled}"
+        self.arithmetic = {"precision": "int8" if self._eight_bit else "fp32", "attention": "packed, by hand"}
         shape = decoder_shape(read_config(spec.base_model.path))
         try:
             weights = load_weights(spec.base_model.path, layers=shape.layers, tied_head=shape.tied_head)

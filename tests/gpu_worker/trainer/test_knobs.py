@@ -140,6 +140,13 @@ def test_noise_is_as_large_as_the_paper_says_and_only_in_training(job, renderer)
     assert not silence.any()
 
 
+def test_the_start_tells_how_it_is_computed(job):
+    found = [only(run_here(job(path, path=path, max_steps=1))[1], "started") for path in ("auto", "general")]
+    assert [(f["precision"], f["attention"], f["processes"]) for f in found] == [
+        ("fp32", "packed, by hand", 1), ("fp32", "sdpa", 1),
+    ]  # fmt: skip
+
+
 def test_too_many_layers_left_alone_are_refused_with_advice(job):
     with pytest.raises(TrainingError, match="at most 1 of them") as caught:
         run_here(job(frozen_layers=2))

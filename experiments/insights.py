@@ -10,11 +10,12 @@ from django.utils.translation import gettext as _
 from datasets_app.preview import SeenRow
 from datasets_app.rendering import Piece
 from experiments.hints import Hint, read_curves, smoothed
-from experiments.models import FirstBatch, Run
+from experiments.models import FirstBatch, Run, RunSample
 
 _TABLE_ROWS = 40
 # Shares that the trainer may measure beside the validation loss, drawn on the right axis of the same picture.
-_QUALITY = ("validation_exact_match", "validation_accuracy", "validation_json_valid", "validation_score")
+_QUALITY = ("validation_exact_match", "validation_json_valid")
+_SHOWN_CHECKS = 5
 
 
 def hint_for(run: Run) -> Hint | None:
@@ -31,6 +32,17 @@ def learned_rows(run: Run) -> list[SeenRow]:
     """Return the rows of the first batch as the page shows tokens; empty until the trainer has told them."""
     kept: FirstBatch | None = getattr(run, "first_batch", None)
     return [_seen(row) for row in kept.rows] if kept else []
+
+
+def samples_of(run: Run) -> list[RunSample]:
+    """Return what the model answered to validation rows at the checks, the newest check first."""
+    return list(run.samples.order_by("-step")[:_SHOWN_CHECKS])
+
+
+def rows_state(run: Run) -> str:
+    """Return a mark that changes when there are other rows or answers to show."""
+    newest = run.samples.order_by("-step").values_list("step", flat=True).first()
+    return f"{int(hasattr(run, 'first_batch'))}-{newest if newest is not None else ''}"
 
 
 def _seen(row: dict[str, Any]) -> SeenRow:
@@ -73,9 +85,7 @@ def measured_quality(run: Run) -> str:
     """Return which shares were measured at validation checks, as the chart wants them: "name=Label,name=Label"."""
     labels = {
         "validation_exact_match": _("Exact match"),
-        "validation_accuracy": _("Accuracy"),
         "validation_json_valid": _("Valid JSON"),
-        "validation_score": _("Score"),
     }
     present = [name for name in _QUALITY if run.metrics.filter(**{f"values__{name}__isnull": False}).exists()]
     return ",".join(f"{name}={labels[name]}" for name in present)

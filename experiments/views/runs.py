@@ -62,18 +62,20 @@ def run_status(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
 
 @team_view()
 def run_rows(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
-    """Answer the rows that the run learns from, asked for until they are there: 286 stops the asking."""
+    """Answer the rows that the run learns from and its answers so far: 204 if `?seen=` says that they are known."""
     found = run_of(request, pk)
-    context = _shown_rows(request, found)
-    status = _STOP_POLLING if context["learned_rows"] or found.is_terminal else 200
-    return render(request, "experiments/_learned_rows.html", {**context, "run": found}, status=status)
+    state = insights.rows_state(found)
+    if request.GET.get("seen") == state:
+        return HttpResponse(status=_STOP_POLLING if found.is_terminal else 204)
+    context = {**_shown_rows(request, found), "run": found}
+    return render(request, "experiments/_learned_rows.html", context)
 
 
 def _shown_rows(request: TeamRequest, found: Run) -> dict[str, Any]:
-    rows = insights.learned_rows(found)
-    if rows:
+    rows, samples = insights.learned_rows(found), insights.samples_of(found)
+    if rows or samples:
         audit.read(request.team, Actor.of(request), "run.rows_read", found)
-    return {"learned_rows": rows}
+    return {"learned_rows": rows, "samples": samples, "rows_state": insights.rows_state(found)}
 
 
 def _live(found: Run) -> dict[str, Any]:

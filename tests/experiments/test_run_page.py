@@ -54,7 +54,7 @@ def test_the_first_rows_are_shown_token_by_token_and_reading_them_is_written_dow
     assert (asked.status_code, "appear here" in asked.content.decode()) == (200, True)
     lifecycle.record_events(lease, [{"event": "first_batch", "rows": [ROW]}])
     shown = browser.get(page_of(run, "rows/"))
-    assert shown.status_code == 286  # htmx stops asking
+    assert browser.get(page_of(run, "rows/?seen=1-")).status_code == 204  # nothing new, and nothing read
     page = browser.get(page_of(run)).content.decode()
     for text in (shown.content.decode(), page):
         assert '<span title="2 tokens">VPN</span>' in text
@@ -108,3 +108,16 @@ def test_without_javascript_there_is_a_table_with_every_validation_check(run, le
     assert "0.9870" in table
     assert "Smoothed" in table
     assert 40 <= table.count("<tr>") <= 60
+
+
+def test_answers_to_validation_rows_are_shown_check_by_check(run, lease, browser):
+    assert "No answers yet" in browser.get(page_of(run)).content.decode()
+    rows = [{"row": 7, "prompt": "Where is my VPN?", "expected": "{}", "answer": "{1}", "exact": False, "score": 0.0}]
+    lifecycle.record_events(lease, [{"event": "sample", "step": 20, "rows": rows}])
+    lifecycle.record_events(lease, [{"event": "metric", "step": 20, "loss": 1.0, "validation_exact_match": 0.5}])
+    page = browser.get(page_of(run)).content.decode()
+    assert "Where is my VPN?" in page
+    assert "Step 20" in page
+    assert 'data-right="validation_exact_match=Exact match"' in page
+    assert "VPN" in browser.get(page_of(run, "rows/?seen=0-")).content.decode()
+    assert browser.get(page_of(run, "rows/?seen=0-20")).status_code == 204

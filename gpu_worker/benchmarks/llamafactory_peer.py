@@ -12,6 +12,7 @@ from pathlib import Path
 
 PACKAGE = "llamafactory==0.9.5"
 INSTALL_LIMIT_S = 600
+_EMPTY_MODULE = "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'torchaudio.py').touch()"
 CHILD = Path(__file__).with_name("llamafactory_child.py")
 
 
@@ -31,6 +32,9 @@ def install(folder: Path, *, progress: Callable[[str], object]) -> tuple[Path, s
         [sys.executable, "-m", "venv", str(folder)],
         [str(python), "-m", "pip", "install", "-q", "-c", str(keep), "torch"],
         [str(python), "-m", "pip", "install", "-q", "-c", str(keep), PACKAGE],
+        # PyPI's builds of these load nothing beside a torch without CUDA; text needs neither, but audio is imported.
+        [str(python), "-m", "pip", "uninstall", "-q", "-y", "torchvision", "torchaudio"],
+        [str(python), "-c", _EMPTY_MODULE],
         [str(python), "-c", "import llamafactory.train.tuner"],
     )
     for command in commands:

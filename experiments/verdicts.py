@@ -35,6 +35,18 @@ def subject_label(name: str) -> str:
     }.get(name, name)
 
 
+def short_label(name: str) -> str:
+    """Return the same where there is little room."""
+    return {
+        "tuned": _("Tuned"),
+        "constrained": _("With schema"),
+        "scored": _("Scored"),
+        "untuned": _("Untuned"),
+        "tfidf": _("TF-IDF"),
+        "majority": _("Most frequent"),
+    }.get(name, name)
+
+
 def verdict_of(verdict: Mapping[str, Any]) -> VerdictText:
     """Return the words for a report's `verdict` (experiments.scoring.Verdict as a dict).
 
@@ -78,12 +90,14 @@ def _headline(code: str) -> tuple[str, str]:
 
 
 def _headline_beside_baseline(against: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    codes = {one["code"] for one in against}
-    if "beats" in codes:
-        return "success", _("Beats the simple baseline")
-    if "too_few_rows" in codes:
+    code = against[0]["code"]
+    if code == "too_few_rows":
         return None
-    if "no_clear_difference" in codes:
+    if code == "beats":
+        return "success", _("Beats the simple baseline")
+    if any(one["code"] == "beats" for one in against):
+        return "warning", _("Beats the simple baseline only when asked another way")
+    if code == "no_clear_difference":
         return "warning", _("Not clearly better than the simple baseline")
     return "danger", _("Does not beat the simple baseline")
 

@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 from experiments.models import EvaluatedRow, Evaluation
 from experiments.problem_words import problem_words
 from experiments.results import OTHERS
-from experiments.verdicts import SUBJECTS, subject_label, verdict_of
+from experiments.verdicts import SUBJECTS, short_label, subject_label, verdict_of
 from experiments.views.runs import run_of
 from portal import audit
 from portal.access import TeamRequest, team_view
@@ -56,14 +56,16 @@ def report(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
 
 def _others(answer: EvaluatedRow) -> list[tuple[str, str]]:
     """Return who else answered the row, and what."""
-    return [(subject_label(name), answer.others[name]) for name in SUBJECTS if name in answer.others]
+    return [(short_label(name), answer.others[name]) for name in SUBJECTS if name in answer.others]
 
 
 def _subjects(figures: dict[str, Any]) -> list[dict[str, Any]]:
     """Return everybody who answered with their figures: the ways to ask the tuned model, the untuned one, baselines."""
     known = {"tuned": figures["tuned"], **figures.get("others", {}), "untuned": figures["untuned"]}
     return [
-        {"name": name, "label": subject_label(name), "figures": known[name]} for name in SUBJECTS if known.get(name)
+        {"name": name, "label": subject_label(name), "short": short_label(name), "figures": known[name]}
+        for name in SUBJECTS
+        if known.get(name)
     ]
 
 
@@ -72,7 +74,7 @@ def _field_table(figures: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for field in figures["fields"]:
         known = {"tuned": field["tuned_accuracy"], "untuned": field["untuned_accuracy"], **field.get("others", {})}
-        cells = [{"label": one["label"], "accuracy": known[one["name"]]} for one in _subjects(figures)]
+        cells = [{"label": one["short"], "accuracy": known[one["name"]]} for one in _subjects(figures)]
         rows.append({"field": field, "cells": cells})
     return rows
 

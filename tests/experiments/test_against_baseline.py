@@ -55,6 +55,7 @@ def test_the_stronger_baseline_counts_and_each_way_of_asking_is_compared():
     assert found == {"tuned": ("majority", "does_not_beat"), "scored": ("majority", "beats")}
     told = verdict_of(report.to_dict()["verdict"])
     assert told.sentence.startswith("The tuned model does not beat the simple baseline (Most frequent answer): 40.0%")
+    assert (told.tone, told.title) == ("warning", "Beats the simple baseline only when asked another way")
     assert "Asked another way (Tuned, choosing among allowed values), it beats it: 100.0%." in told.sentence
 
 

@@ -166,6 +166,8 @@ def _initial(request: TeamRequest) -> dict[str, Any]:
         if info.name in source.hyperparameters
     }
     chosen = {"dataset_version": source.dataset_version_id, "base_model": source.base_model.slug}
+    if source.continue_from_id:
+        chosen["continue_from"] = source.continue_from_id
     return {**values, **chosen, "recipe": source.recipe or "balanced", "name": f"{source.experiment.name} (2)"}
 
 

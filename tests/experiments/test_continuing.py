@@ -139,6 +139,9 @@ def test_the_form_continues_and_keeps_to_the_adapter(client_for, alice, team, pa
     answer = browser.post(page, fields)
     assert answer.status_code == 302
     assert "Continues from" in browser.get(answer["Location"] + "settings/").content.decode()
+    child = answer["Location"].rstrip("/").rpartition("/")[2]
+    again = browser.get(f"/t/{team.slug}/experiments/new/?clone={child}").content.decode()
+    assert "The new run starts from the adapter of" in again
     wrong = browser.post(page, fields | {"hp_lora_r": 32})
     assert wrong.status_code == 400
     assert "like its adapter" in wrong.content.decode()

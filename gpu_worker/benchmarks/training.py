@@ -135,6 +135,7 @@ def run(
     return "\n\n".join([section, *dict.fromkeys(remarks), LIMIT_WORDS, tables])
 
 
+OURS = ('{"event"', '{"tokens"')  # how lines begin that are meant for us; peers print other things too
 LIMIT_WORDS = (
     "The limit is what bare matrix products at the layers' shapes reach on this machine in the same process; the share "
     "is the time that a step's products would take at that speed, divided by the step's time. FLOP are those really "
@@ -196,7 +197,7 @@ def _watched(subject: str, command: Sequence[str], job_dir: Path, cache: Path | 
             stderr=errors,
             text=True,
         )
-        lines = (line for line in process.stdout or () if line.startswith("{"))  # peers print other things too
+        lines = (line for line in process.stdout or () if line.startswith(OURS))
         events = [json.loads(line) | {"cpu_s": _cpu_s(process.pid)} for line in lines]
         if process.wait():
             errors.seek(0)

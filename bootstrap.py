@@ -48,8 +48,9 @@ CHECKS: tuple[tuple[str, list[str]], ...] = (
     ("migrations", ["manage.py", "makemigrations", "--check", "--dry-run"]),
     ("tests", ["-m", "pytest"]),
 )
-# All tests share the processors among processes, file by file; a few chosen ones begin sooner in one.
-SIDE_BY_SIDE = ["-n", "logical", "--dist", "loadfile"]
+# All tests share the processors among processes, file by file; a few chosen ones begin sooner in one. One process more
+# than processors, because many tests wait for processes of their own.
+SIDE_BY_SIDE = ["-n", str(len(os.sched_getaffinity(0)) + 1), "--dist", "loadfile"]
 FAST = ["-m", "not slow and not browser and not database"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ CONSTRAINED, SCORED = "constrained", "scored"
 CACHE_SALT = "one team's evaluation"
 MOST_CALIBRATION_ROWS = 200
 _PROGRESS_EVERY_S = 0.5
+# The first row is slow, because nothing is remembered yet.
+_ROWS_THAT_TELL = 3
 
 
 @dataclass(frozen=True)
@@ -86,20 +89,25 @@ def score_closed_fields(
     seed: int,
     events: Events,
     stop: StopFlag,
+    *,
+    limit_s: float = math.inf,
 ) -> ScoredRows | None:
     """Let the tuned model choose among the allowed values, calibrated on validation rows that are not asked.
 
-    None if no field is closed or a row is too long. Raises: StopRequested.
+    None if no field is closed, a row is too long, or it would take longer than `limit_s`. Raises: StopRequested.
     """
     if not bound.chooser.closed:
         return None
     calibration_rows = _calibration_rows(job_dir, bound.renderer, rows, seed)
-    told = _Progress(events, stop, len(rows) + len(calibration_rows))
+    told = _Progress(events, stop, len(rows) + len(calibration_rows), limit_s)
     try:
         chosen = {row.row: told.after(_choose(bound, row, answers[CONSTRAINED, row.row].text)) for row in rows}
         known = [(row, told.after(_choose(bound, row, row.expected))) for row in calibration_rows]
     except ValueError as error:
         events.log(f"The allowed values could not be scored: {error}.", level="warning")
+        return None
+    except _TooSlow as slow:
+        events.log(f"There are too many allowed values to score them all: it would take {slow.needed_s:.0f} seconds.")
         return None
     judged = {name: _judged(name, known) for name in bound.chooser.closed}
     temperatures = {name: fit_temperature(_spread(name, known)) for name in judged}
@@ -159,10 +167,20 @@ def _confidence(choice: Choice, temperature: float) -> float:
     return round(spread[list(choice.logprobs).index(choice.label)], 6)
 
 
-class _Progress:
-    """Counts rows, and tells of them now and then."""
+class _TooSlow(Exception):
+    """The rest would take longer than there is time; `needed_s` is what all of it needs."""
 
-    def __init__(self, events: Events, stop: StopFlag, total: int) -> None:
+    def __init__(self, needed_s: float) -> None:
+        super().__init__(needed_s)
+        self.needed_s = needed_s
+
+
+class _Progress:
+    """Counts rows, tells of them now and then, and looks ahead whether the time suffices."""
+
+    def __init__(self, events: Events, stop: StopFlag, total: int, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._started = time.monotonic()
         self._events = events
         self._stop = stop
         self._total = total
@@ -170,9 +188,12 @@ class _Progress:
         self._told_at = 0.0
 
     def after(self, answer: ChosenAnswer) -> ChosenAnswer:
-        """Count one more row and return its answer. Raises: StopRequested."""
+        """Count one more row and return its answer. Raises: StopRequested, _TooSlow."""
         self._stop.check()
         self._done += 1
+        needed_s = (time.monotonic() - self._started) / self._done * self._total
+        if self._done >= _ROWS_THAT_TELL and needed_s > self._limit_s:
+            raise _TooSlow(needed_s)
         if time.monotonic() - self._told_at > _PROGRESS_EVERY_S or self._done == self._total:
             self._told_at = time.monotonic()
             self._events.emit("evaluation_progress", subject=SCORED, done=self._done, total=self._total)

@@ -28,6 +28,9 @@ TUNED, UNTUNED = "tuned", "untuned"
 # Written beside the two wherever there are answers.
 OTHERS = (CONSTRAINED, SCORED, MAJORITY, TFIDF)
 _PROGRESS_EVERY_S = 0.5
+# Scoring every allowed value may take this share of the time that asking took, but at least some seconds.
+SCORING_SHARE = 0.5
+LEAST_SCORING_S = 20.0
 # An answer more than twice as long as the longest right one is wrong in any case: no time is spent on its rest.
 _LONGEST_FACTOR, _LONGEST_MARGIN = 2, 16
 
@@ -62,9 +65,12 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     bound = bind(core, renderer, model_dir, job_dir, spec.get("schema"), tuned, events) if writes_freely else None
     if bound is not None:
         asked.put(CONSTRAINED, rows, tuned, bound.grammar)
+    asking = time.monotonic()
     asked.run(events, stop)
     answers = asked.answers
-    scored = score_closed_fields(bound, job_dir, rows, answers, int(wanted["seed"]), events, stop) if bound else None
+    limit_s = max(LEAST_SCORING_S, SCORING_SHARE * (time.monotonic() - asking))
+    seed = int(wanted["seed"])
+    scored = score_closed_fields(bound, job_dir, rows, answers, seed, events, stop, limit_s=limit_s) if bound else None
     for row in rows if known else []:
         answers[UNTUNED, row.row] = known[row.row]
     if problem:

@@ -27,6 +27,8 @@ _RISE = 1.5
 _SPIKE, _LEAST_SPIKES, _AROUND = 2.5, 3, 5
 _OVERFITTING_RISE, _SUDDEN_RISE = 1.05, 1.15
 _LITTLE_GAIN, _JUDGED_FROM = 0.1, 0.25
+# Noisy training losses may seem to fall by so much where the validation loss says that nothing is gained.
+_LITTLE_NOISY_GAIN = 0.25
 
 
 class Code(StrEnum):
@@ -175,10 +177,12 @@ def _rising_since(losses: Series, validation: Series) -> int | None:
 
 
 def _gains_little(courses: Sequence[float], validation: Series) -> bool:
-    """Tell whether neither curve has fallen by a tenth, though there was something to learn."""
+    """Tell whether the curves have hardly fallen, though there was something to learn: the calmer one decides."""
     first, last = courses[0], courses[-1]
     if first < 3 * _HARMLESS_LOSS:
         return False
     # The untuned model's own loss tells what the first stretch of training losses has passed over already.
-    measured = validation[-1][1] > (1 - _LITTLE_GAIN) * validation[0][1] if len(validation) >= 2 else True
-    return last > (1 - _LITTLE_GAIN) * first and measured
+    if len(validation) < 2:
+        return last > (1 - _LITTLE_GAIN) * first
+    measured = validation[-1][1] > (1 - _LITTLE_GAIN) * validation[0][1]
+    return measured and last > (1 - _LITTLE_NOISY_GAIN) * first

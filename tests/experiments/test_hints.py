@@ -75,7 +75,7 @@ def test_scripted_curves_get_the_right_hint(code, training, validation):
 @given(
     which=st.sampled_from(SCRIPTED),
     seed=st.integers(0, 10**6),
-    width=st.floats(0, 0.2),
+    width=st.floats(0, 0.15),
     every=st.sampled_from([15, 30, 50]),
 )
 def test_noise_of_batches_does_not_change_the_hint(which, seed, width, every):

@@ -27,8 +27,6 @@ def require_fit(version: DatasetVersion, chosen: Hyperparameters) -> None:
 
     Raises: InvalidInput naming what is missing and what to do, Unavailable if the rows are not on this server.
     """
-    if chosen.problem_type == "preference":
-        _require_reference(chosen)
     try:
         _CHECKS.get(chosen.problem_type, _require_answers)(version)
     except (OSError, ValueError, LookupError):
@@ -36,19 +34,6 @@ def require_fit(version: DatasetVersion, chosen: Hyperparameters) -> None:
             _("The file with these rows is missing on this server. Ask a platform admin to bring it back."),
             code="rows_missing",
         ) from None
-
-
-def _require_reference(chosen: Hyperparameters) -> None:
-    """Refuse a preference run whose model cannot say what it was like untuned, by switching its adapter off."""
-    if chosen.preference_loss in ("simpo", "orpo"):
-        return
-    advice = _("Choose an adapter (LoRA) that starts from nothing, or one of the losses without reference.")
-    if chosen.training_kind != "lora":
-        reason = _("This preference loss compares with the untuned model, which full fine-tuning changes.")
-        raise InvalidInput(f"{reason} {advice}", param="training_kind")
-    if chosen.lora_init not in ("default", "gaussian"):
-        reason = _("This preference loss compares with the untuned model, which this way to start takes apart.")
-        raise InvalidInput(f"{reason} {advice}", param="lora_init")
 
 
 def _require_answers(version: DatasetVersion) -> None:

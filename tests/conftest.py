@@ -1,4 +1,4 @@
-"""What every test may use: a cast of three, two teams, and rows made by the services themselves.
+"""What every test may use: the cast of `tests.cast`, and rows made by the services themselves.
 
 Alice is an admin of `team`, Bob a viewer of it, Charlie an admin of `other_team`, Paula a platform admin.
 """
@@ -13,29 +13,31 @@ from typing import TYPE_CHECKING
 
 import pytest
 from django.test import Client
-from django.utils import timezone
 
-from portal import audit, platform_state, teams, tokens
+from portal import audit, platform_state
 from portal.actors import Actor
-from portal.models import BaseModel, Node, Role, Scope, Team, User
+from portal.models import BaseModel, Node, Team, User
 from portal.rls import team_scope
+from tests import cast
 from tests.browser import chromium, open_page  # noqa: F401 — fixtures for every browser test
 from tests.in_process import work_in_process  # noqa: F401
+from tests.template_database import use_template
 
 if TYPE_CHECKING:
     from datasets_app.models import DatasetVersion
     from tests.ready import KeptImport
 
-PASSWORD = "correct horse battery staple"
-
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings() -> None:
+def django_db_modify_db_settings(django_db_blocker) -> None:
     """Give each process of a run its own database, and let several people share a server: PYTEST_DB names them."""
     from django.db import connection
 
-    names = [os.environ.get("PYTEST_DB") or "tuneport", os.environ.get("PYTEST_XDIST_WORKER")]
-    connection.settings_dict.setdefault("TEST", {})["NAME"] = "_".join(["test", *filter(None, names)])
+    name = f"test_{os.environ.get('PYTEST_DB') or 'tuneport'}"
+    with django_db_blocker.unblock():
+        use_template(name)
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    connection.settings_dict["TEST"]["NAME"] = f"{name}_{worker}" if worker else name
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +48,7 @@ def own_folder(tmp_path: Path, settings) -> None:
     platform_state._latest = platform_state.Snapshot(None, "", 0, (), read_at=time.monotonic() + 3600)
     settings.DATA_DIR = tmp_path / "var"
     settings.FILE_UPLOAD_TEMP_DIR = tmp_path
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    settings.PASSWORD_HASHERS = cast.CHEAP_HASHERS
     settings.STORAGES = {
         **settings.STORAGES,
         "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
@@ -70,41 +72,38 @@ def counted_requests(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def alice(db) -> User:
-    return User.objects.create_user("alice@example.org", PASSWORD, name="Alice")
+    return cast.person("Alice")
 
 
 @pytest.fixture
 def bob(db) -> User:
-    return User.objects.create_user("bob@example.org", PASSWORD, name="Bob")
+    return cast.person("Bob")
 
 
 @pytest.fixture
 def charlie(db) -> User:
-    return User.objects.create_user("charlie@example.org", PASSWORD, name="Charlie")
+    return cast.person("Charlie")
 
 
 @pytest.fixture
 def paula(db) -> User:
     """A platform admin who is in no team."""
-    return User.objects.create_user("paula@example.org", PASSWORD, name="Paula", is_platform_admin=True)
+    return cast.person("Paula", is_platform_admin=True)
 
 
 @pytest.fixture
 def actor(alice: User) -> Actor:
-    return Actor(user=alice, ip="127.0.0.1", request_id="req_test")
+    return cast.acting(alice)
 
 
 @pytest.fixture
-def team(alice: User, bob: User, actor: Actor) -> Team:
-    made = teams.create_team(name="Service Desk", owner=alice, actor=actor)
-    with team_scope(made.pk):
-        made.memberships.create(user=bob, role=Role.VIEWER)
-    return made
+def team(alice: User, bob: User) -> Team:
+    return cast.service_desk(alice, bob)
 
 
 @pytest.fixture
 def other_team(charlie: User) -> Team:
-    return teams.create_team(name="Finance", owner=charlie, actor=Actor(user=charlie))
+    return cast.finance(charlie)
 
 
 @pytest.fixture
@@ -129,32 +128,24 @@ def client_for() -> Callable[[User], Client]:
 @pytest.fixture
 def make_token() -> Callable[..., str]:
     """Return the text of a new API token: `make_token(team, owner, scopes=[…])`, by default with every scope."""
-
-    def make(team: Team, owner: User, *, scopes: list[str] | None = None, name: str = "test") -> str:
-        with team_scope(team.pk):
-            _row, text = tokens.create_token(
-                team=team, actor=Actor(user=owner), owner=owner, name=name, scopes=scopes or list(Scope.values)
-            )
-        return text
-
-    return make
+    return cast.token_of
 
 
 @pytest.fixture
-def token(team: Team, alice: User, make_token: Callable[..., str]) -> str:
-    return make_token(team, alice)
+def token(team: Team, alice: User) -> str:
+    return cast.token_of(team, alice)
 
 
 @pytest.fixture
 def api(token: str) -> Client:
     """A program of `team` with a token that may do everything."""
-    return Client(headers={"Authorization": f"Bearer {token}"})
+    return cast.program(token)
 
 
 @pytest.fixture
-def stranger_api(other_team: Team, charlie: User, make_token: Callable[..., str]) -> Client:
+def stranger_api(other_team: Team, charlie: User) -> Client:
     """A program of `other_team` with a token that may do everything there."""
-    return Client(headers={"Authorization": f"Bearer {make_token(other_team, charlie)}"})
+    return cast.program(cast.token_of(other_team, charlie))
 
 
 @pytest.fixture(scope="session")
@@ -168,26 +159,13 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def base_model(db, settings, tiny_model_folder: Path) -> BaseModel:
     """The tiny model, registered and allowed; its folder is a link to the session's one."""
-    model = BaseModel.objects.create(
-        slug="tiny",
-        name="Tiny",
-        source=BaseModel.Source.LOCAL,
-        location="tiny",
-        revision="0" * 40,
-        parameters=100_000,
-        context_tokens=512,
-        size_bytes=400_000,
-        is_allowed=True,
-    )
-    model.folder.parent.mkdir(parents=True, exist_ok=True)
-    model.folder.symlink_to(tiny_model_folder)
-    return model
+    return cast.tiny_base_model(tiny_model_folder)
 
 
 @pytest.fixture
 def node(db) -> Node:
     """A live node with one slot."""
-    return Node.objects.create(name="local", slots=1, heartbeat_at=timezone.now())
+    return cast.live_node()
 
 
 @pytest.fixture(scope="session")

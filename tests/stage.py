@@ -14,14 +14,10 @@ from pathlib import Path
 import pytest
 from django.db import transaction
 from django.test import Client, override_settings
-from django.utils import timezone
 
 from datasets_app.models import DatasetVersion
-from portal import teams, tokens
-from portal.actors import Actor
-from portal.models import BaseModel, Node, Role, Scope, Team, User
-from portal.rls import team_scope
-from tests import ready
+from portal.models import BaseModel, Node, Team, User
+from tests import cast, ready
 from tests.in_process import CALLERS, run_in_process
 from tests.world import World, make_world
 
@@ -29,7 +25,6 @@ __all__ = [
     "alice", "api", "base_model", "bob", "built_stage", "charlie", "node", "other_team", "paula", "ready_version",
     "stage", "stranger_api", "team", "token", "world",
 ]  # fmt: skip
-PASSWORD = "correct horse battery staple"
 
 
 @dataclass
@@ -52,37 +47,16 @@ class Stage:
 
 def build(folder: Path, tiny_model: Path) -> Stage:
     """Make the cast, two teams and one of everything in the current transaction; files go below `folder`."""
-    alice, bob, charlie = (
-        User.objects.create_user(f"{name.lower()}@example.org", PASSWORD, name=name)
-        for name in ("Alice", "Bob", "Charlie")
-    )
-    paula = User.objects.create_user("paula@example.org", PASSWORD, name="Paula", is_platform_admin=True)
-    actor = Actor(user=alice, ip="127.0.0.1", request_id="req_test")
-    team = teams.create_team(name="Service Desk", owner=alice, actor=actor)
-    with team_scope(team.pk):
-        team.memberships.create(user=bob, role=Role.VIEWER)
-    other_team = teams.create_team(name="Finance", owner=charlie, actor=Actor(user=charlie))
-    model = BaseModel.objects.create(
-        slug="tiny", name="Tiny", source=BaseModel.Source.LOCAL, location="tiny", revision="0" * 40,
-        parameters=100_000, context_tokens=512, size_bytes=400_000, is_allowed=True,
-    )  # fmt: skip
-    model.folder.parent.mkdir(parents=True, exist_ok=True)
-    model.folder.symlink_to(tiny_model)
-    node = Node.objects.create(name="local", slots=1, heartbeat_at=timezone.now())
-    token, other_token = _token(team, alice), _token(other_team, charlie)
-    version = ready.import_tickets(team, actor, folder)
+    alice, bob, charlie = (cast.person(name) for name in ("Alice", "Bob", "Charlie"))
+    paula = cast.person("Paula", is_platform_admin=True)
+    team, other_team = cast.service_desk(alice, bob), cast.finance(charlie)
+    model, node = cast.tiny_base_model(tiny_model), cast.live_node()
+    token, other_token = cast.token_of(team, alice), cast.token_of(other_team, charlie)
+    version = ready.import_tickets(team, cast.acting(alice), folder)
     world = make_world(team, model, version)
     return Stage(
         alice, bob, charlie, paula, team, other_team, model, node, token, other_token, version, world
     )  # fmt: skip
-
-
-def _token(team: Team, owner: User) -> str:
-    with team_scope(team.pk):
-        _row, text = tokens.create_token(
-            team=team, actor=Actor(user=owner), owner=owner, name="test", scopes=list(Scope.values)
-        )
-    return text
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +65,12 @@ def built_stage(
 ) -> Iterator[tuple[Stage, Path]]:
     """The stage of a module, in a transaction around all of its tests, and its data folder."""
     folder = tmp_path_factory.mktemp("stage")
-    hashers = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     with django_db_blocker.unblock(), transaction.atomic():
         with (
             pytest.MonkeyPatch.context() as patch,
-            override_settings(DATA_DIR=folder / "var", FILE_UPLOAD_TEMP_DIR=folder, PASSWORD_HASHERS=hashers),
+            override_settings(
+                DATA_DIR=folder / "var", FILE_UPLOAD_TEMP_DIR=folder, PASSWORD_HASHERS=cast.CHEAP_HASHERS
+            ),
         ):
             for module in CALLERS:
                 patch.setattr(f"{module}.run_capped", run_in_process)
@@ -169,9 +144,9 @@ def world(stage: Stage) -> World:
 
 @pytest.fixture
 def api(stage: Stage) -> Client:
-    return Client(headers={"Authorization": f"Bearer {stage.token}"})
+    return cast.program(stage.token)
 
 
 @pytest.fixture
 def stranger_api(stage: Stage) -> Client:
-    return Client(headers={"Authorization": f"Bearer {stage.other_token}"})
+    return cast.program(stage.other_token)

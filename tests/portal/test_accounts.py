@@ -21,7 +21,7 @@ from portal.accounts import sealing
 from portal.actors import Actor
 from portal.models import AuditEvent, Team, User
 from portal.templatetags.accounts import browser_name
-from tests.conftest import PASSWORD
+from tests.cast import PASSWORD
 
 NEW_PASSWORD = "a quite different sentence"
 

@@ -14,7 +14,7 @@ from portal import invitations
 from portal.models import Role
 from portal.rls import team_scope
 from tests.browser import complaints_of, fits
-from tests.conftest import PASSWORD
+from tests.cast import PASSWORD
 from tests.portal.identity_provider import IdentityProvider
 from tests.portal.test_oidc import description, use
 

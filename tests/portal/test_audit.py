@@ -21,7 +21,7 @@ from portal.audit_actions import ACTIONS
 from portal.csv_export import csv_lines
 from portal.models import ApiToken, AuditEvent, Role
 from portal.rls import all_teams, team_scope
-from tests.conftest import PASSWORD
+from tests.cast import PASSWORD
 
 ROOMS = ("portal", "datasets_app", "experiments", "deployments", "gpu_worker")
 

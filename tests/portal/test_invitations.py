@@ -19,7 +19,7 @@ from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, PortalError
 from portal.models import AuditEvent, Invitation, Membership, Role, User
 from portal.rls import all_teams, team_scope
-from tests.conftest import PASSWORD
+from tests.cast import PASSWORD
 
 DORA = "dora@example.org"
 

@@ -22,7 +22,7 @@ from portal.actors import Actor
 from portal.models import AuditEvent, Role, User
 from portal.oidc.config import read_providers
 from portal.rls import team_scope
-from tests.conftest import PASSWORD
+from tests.cast import PASSWORD
 from tests.portal.identity_provider import IdentityProvider
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.core.cache import cache
 from django.test import Client
 
-from tests.conftest import PASSWORD
+from tests.cast import PASSWORD
 
 
 def sign_in(email: str, password: str) -> Client:

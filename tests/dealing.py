@@ -1,12 +1,14 @@
 """Pytest plugin that deals the tests out to the processes of a run: whole files, the longest work first.
 
 What comes last decides when a run ends, so that nothing long may come last. All journeys go to one process, because
-they share one installation.
+they share one installation. A choice of quick tests does not even import files that have none.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,13 @@ from xdist.scheduler import LoadFileScheduling
 
 JOURNEYS = "tests/journeys/"
 DATABASE = {"db", "transactional_db", "live_server"}
+# What -m may leave out → how a file says that all of its tests are like that.
+LEFT_OUT = {
+    "not slow": "pytest.mark.slow",
+    "not browser": "pytest.mark.browser",
+    "not database": "pytest.mark.django_db",
+}
+MARKS_OF_A_FILE = re.compile(r"^pytestmark = (\[[^\]]*\]|.*)", re.MULTILINE)
 
 
 class LongWorkFirst(LoadFileScheduling):
@@ -29,6 +38,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LongWorkFirs
         return None
     config.option.loadscopereorder = False
     return LongWorkFirst(config, log)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Pass over a file whose tests are all left out: importing torch for them takes longer than many quick tests."""
+    conditions = config.option.markexpr.split(" and ")
+    marks = [mark for condition, mark in LEFT_OUT.items() if condition in conditions]
+    if not marks or collection_path.suffix != ".py":
+        return None
+    found = MARKS_OF_A_FILE.search(collection_path.read_text(encoding="utf-8"))
+    return True if found and any(mark in found[1] for mark in marks) else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses

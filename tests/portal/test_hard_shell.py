@@ -18,6 +18,7 @@ from django.urls import reverse
 from portal import middleware
 from portal.client_address import client_address
 from portal.models import User
+from tests.forked import Forked
 from tests.processes import environment
 
 pytestmark = pytest.mark.slow
@@ -31,8 +32,8 @@ SAFE = {
 }
 
 
-def start(tmp_path, *command: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
-    """Run a command of manage.py in production, with some settings changed (None: left out)."""
+def start(tmp_path, *command: str, **changes: str | None) -> tuple[int, str, str]:
+    """Run a command of manage.py in production, with some settings changed (None: left out); return code and output."""
     wanted = {
         **SAFE,
         "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
@@ -42,21 +43,21 @@ def start(tmp_path, *command: str, **changes: str | None) -> subprocess.Complete
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TUNEPORT_")}
     variables = {**kept, **{name: value for name, value in wanted.items() if value is not None}}
     code = "import sys; from django.core.management import execute_from_command_line as run; run(sys.argv)"
-    return subprocess.run(
+    process = Forked(
         [sys.executable, "-c", code, *command],
-        env={**variables, "DJANGO_SETTINGS_MODULE": "portal.settings", "PYTHONPATH": str(settings.BASE_DIR)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        env={**variables, "DJANGO_SETTINGS_MODULE": "portal.settings"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         cwd=tmp_path,
     )
+    output, errors = process.communicate(timeout=120)
+    return process.wait(), output, errors
 
 
 def test_check_deploy_is_clean(tmp_path):
-    done = start(tmp_path, "check", "--deploy", "--fail-level", "DEBUG")
-    assert done.returncode == 0, done.stderr
-    assert "no issues" in done.stdout
+    code, output, errors = start(tmp_path, "check", "--deploy", "--fail-level", "DEBUG")
+    assert code == 0, errors
+    assert "no issues" in output
 
 
 @pytest.mark.parametrize(
@@ -82,10 +83,10 @@ def test_check_deploy_is_clean(tmp_path):
     ],
 )
 def test_production_refuses_to_start(tmp_path, changes, said):
-    done = start(tmp_path, "check", **changes)
-    assert done.returncode != 0
-    assert said in done.stderr.splitlines()[-1]
-    assert not any(value and len(value) > 20 and value in done.stderr for value in changes.values())
+    code, _output, errors = start(tmp_path, "check", **changes)
+    assert code != 0
+    assert said in errors.splitlines()[-1]
+    assert not any(value and len(value) > 20 and value in errors for value in changes.values())
 
 
 def test_development_needs_nothing_and_processes_that_start_together_agree_on_secrets(tmp_path):
@@ -93,10 +94,8 @@ def test_development_needs_nothing_and_processes_that_start_together_agree_on_se
     code = "from django.conf import settings as s; print(s.SECRET_KEY, s.TOKEN_PEPPER, s.SECRETS_KEY)"
     kept = {name: value for name, value in os.environ.items() if name not in nothing}
     variables = {**kept, "TUNEPORT_DATA_DIR": str(tmp_path), "DJANGO_SETTINGS_MODULE": "portal.settings"}
-    variables["PYTHONPATH"] = str(settings.BASE_DIR)
     started = [
-        subprocess.Popen([sys.executable, "-c", code], env=variables, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
-        for _one in range(3)
+        Forked([sys.executable, "-c", code], env=variables, stdout=subprocess.PIPE, cwd=tmp_path) for _one in range(3)
     ]
     said = {process.communicate(timeout=120)[0] for process in started}
     assert len(said) == 1
@@ -206,16 +205,15 @@ def test_with_https_cookies_are_secure_and_browsers_remember(tmp_path):
         "print(away.status_code, away.headers['Location'], there.headers['Strict-Transport-Security'])\n"
         "print(s.SESSION_COOKIE_SECURE, s.CSRF_COOKIE_SECURE, s.SESSION_COOKIE_HTTPONLY, s.SESSION_COOKIE_SAMESITE)\n"
     )
-    done = subprocess.run(
+    process = Forked(
         [sys.executable, "-c", code],
         env={**environment(), **SAFE, "DJANGO_SETTINGS_MODULE": "portal.settings", "TUNEPORT_DATA_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
+        stdout=subprocess.PIPE,
         cwd=settings.BASE_DIR,
     )
-    first, second = done.stdout.splitlines()[-2:]
+    output, _nothing = process.communicate(timeout=120)
+    assert process.wait() == 0
+    first, second = output.splitlines()[-2:]
     assert first == "301 https://tuneport.example.org/login/ max-age=31536000; includeSubDomains; preload"
     assert second == "True True True Lax"
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.cookies import SimpleCookie
 from itertools import cycle
 
 import pytest
@@ -11,6 +16,7 @@ from django.test import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from portal.models import User
 from tests.portal.test_route_matrix import API, OWN, PAGES, PLATFORM, PUBLIC, address
 from tests.stage import *  # noqa: F403
 
@@ -56,15 +62,43 @@ def unharmed(ask) -> None:
         pass
 
 
+@dataclass
+class Door:
+    """A caller in front of a page, before anything was typed, and the names of the page's fields."""
+
+    cookies: SimpleCookie
+    fields: list[str]
+
+    def client(self) -> Client:
+        """A browser as it was then, whatever an earlier one did."""
+        client = Client()
+        client.cookies = copy.deepcopy(self.cookies)
+        return client
+
+
+@pytest.fixture
+def doors(client_for) -> Callable[[str, User | None], Door]:
+    """Return the door of an address and a person; it is looked at once for all examples."""
+
+    @functools.cache
+    def door(url: str, user: User | None) -> Door:
+        client = client_for(user) if user else Client()
+        cookies = copy.deepcopy(client.cookies)
+        shown = client.get(url).getvalue().decode(errors="replace")
+        return Door(cookies, sorted(set(NAMES.findall(shown)) - {"csrfmiddlewaretoken"}))
+
+    return door
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize("name", [*PAGES, *PLATFORM])
 @FEW
 @given(typed=st.lists(STRANGE, min_size=7, max_size=7))
-def test_forms(name, typed, world, client_for, alice, paula):
+def test_forms(name, typed, world, doors, alice, paula):
     url = address(name, world)
-    client = client_for(paula if name in PLATFORM else alice)
-    fields = sorted(set(NAMES.findall(client.get(url).getvalue().decode(errors="replace"))) - {"csrfmiddlewaretoken"})
-    values = dict(zip(fields or ["name", "q", "priority", "model", "message"], cycle(typed)))
+    door = doors(url, paula if name in PLATFORM else alice)
+    client = door.client()
+    values = dict(zip(door.fields or ["name", "q", "priority", "model", "message"], cycle(typed)))
     unharmed(lambda: client.post(url, values))
     unharmed(lambda: client.get(url, {**values, "q": f"{typed[0]}\x00"}))
 
@@ -73,7 +107,7 @@ def test_forms(name, typed, world, client_for, alice, paula):
 @pytest.mark.parametrize("name", [*PUBLIC, *OWN])
 @FEW
 @given(typed=st.lists(STRANGE, min_size=7, max_size=7))
-def test_doors(name, typed, world, client_for, alice):
+def test_doors(name, typed, world, doors, alice):
     """What everybody may call: sign-in, resets, links of mails, and what people do to their own account."""
     url = address(name, world)
     usual = [
@@ -90,11 +124,9 @@ def test_doors(name, typed, world, client_for, alice):
         "state",
         "name",
     ]
-    for client in (Client(), client_for(alice)):
-        page = client.get(url)
-        shown = page.getvalue().decode(errors="replace") if page.streaming or page.status_code == 200 else ""
-        fields = sorted(set(NAMES.findall(shown)) - {"csrfmiddlewaretoken"})
-        values = dict(zip([*fields, *usual], cycle(typed)))
+    for door in (doors(url, None), doors(url, alice)):
+        client = door.client()
+        values = dict(zip([*door.fields, *usual], cycle(typed)))
         unharmed(lambda client=client, values=values: client.post(url, values))
         unharmed(lambda client=client, values=values: client.get(url, values))
 

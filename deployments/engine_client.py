@@ -216,7 +216,7 @@ def _control(target: EngineTarget, path: str, body: Mapping[str, Any], *, fine: 
         content = _read_all(answer, time.monotonic() + _CONTROL_TIMEOUT_S, None)
     error = _error_of(content)
     # A request that was given up too early has done its work all the same.
-    if answer.status == 200 or answer.status in fine or error.get("code") == "adapter_exists":
+    if answer.status == 200 or answer.status in fine or _is_loaded_already(error):
         return
     if answer.status == 401 or answer.status >= 500:
         raise Unavailable
@@ -230,7 +230,7 @@ def _raise_for(answer: Exchange, content: bytes) -> None:
     error = _error_of(content)
     if answer.status in (400, 413, 422):
         message = error.get("message") or _("The engine cannot answer this request.")
-        raise PortalError(str(message), param=error.get("param"), code=error.get("code") or None)
+        raise PortalError(str(message), param=error.get("param"), code=_code_of(error))
     if answer.status in (401, 404):
         # Its key or adapter is not what the portal thinks: it has just been started anew.
         raise Unavailable(_("The model is being loaded. Try again in a moment."), code="model_loading")
@@ -238,6 +238,18 @@ def _raise_for(answer: Exchange, content: bytes) -> None:
         after = answer.connection.headers.get("retry-after", "")
         raise Unavailable(retry_after_s=min(int(after), 120) if after.isdecimal() else 1)
     raise EngineFailed(_("The model could not answer this request."))
+
+
+def _code_of(error: Mapping[str, Any]) -> str | None:
+    """Return the error's code in our words; vLLM repeats the status there and says the rest in its message."""
+    code = error.get("code")
+    if isinstance(code, str) and code:
+        return code
+    return "context_length_exceeded" if "maximum context length" in str(error.get("message")) else None
+
+
+def _is_loaded_already(error: Mapping[str, Any]) -> bool:
+    return error.get("code") == "adapter_exists" or "already been loaded" in str(error.get("message"))
 
 
 def _error_of(content: bytes) -> dict[str, Any]:

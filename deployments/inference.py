@@ -50,7 +50,7 @@ Body = dict[str, Any]
 
 def admit(target: Target, body: Body, caller: Caller) -> Caller:
     """Set aside what a request may take, with what is added to it for the engine; see `admission.admit`."""
-    return admission.admit(caller, _engine_body(target, body))
+    return admission.admit(caller, _engine_body(target, body, caller))
 
 
 def _admitted(target: Target, body: Body, caller: Caller) -> Caller:
@@ -64,7 +64,7 @@ def complete(target: Target, body: Body, caller: Caller) -> Body:
     """
     caller = _admitted(target, body, caller)
     count = RequestCount(target, caller, streamed=False)
-    asked = _engine_body(target, body)
+    asked = _engine_body(target, body, caller)
     with _counting_refusals(count):
         answer = engine_client.chat(target.engine, asked, path=_path(body), caller=caller.descriptor)
     count.note_usage(answer)
@@ -82,7 +82,7 @@ def stream(target: Target, body: Body, caller: Caller) -> AnswerStream:
     if not connection.in_atomic_block:
         connection.close()  # answers take seconds: hundreds of them must not hold a database connection each
     wants_usage = bool(body.get("stream_options", {}).get("include_usage"))
-    asked = _engine_body(target, {**body, "stream_options": {"include_usage": True}})
+    asked = _engine_body(target, {**body, "stream_options": {"include_usage": True}}, caller)
     with _counting_refusals(count):
         events = engine_client.stream_chat(target.engine, asked, path=_path(body), caller=caller.descriptor)
     return AnswerStream(target, events, count, wants_usage=wants_usage)
@@ -167,9 +167,12 @@ def _counting_refusals(count: RequestCount) -> Iterator[None]:
         raise
 
 
-def _engine_body(target: Target, body: Body) -> Body:
-    """Return the request as the engine wants it: its own name for the model, and the version's system prompt."""
-    asked = {**body, "model": target.engine_model}
+def _engine_body(target: Target, body: Body, caller: Caller) -> Body:
+    """Return the request as the engine wants it: its own name for the model, and the version's system prompt.
+
+    The salt keeps a team's cached prefixes to itself and tells our engine whose turn it is.
+    """
+    asked = {**body, "model": target.engine_model, "cache_salt": f"team-{caller.team.pk}"}
     messages = body.get("messages", ())
     if messages and target.system_prompt and not any(message["role"] == "system" for message in messages):
         asked["messages"] = [{"role": "system", "content": target.system_prompt}, *messages]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from django.conf import settings
@@ -13,6 +12,7 @@ from django.utils.translation import gettext as _
 
 from deployments import engine_client, lifecycle
 from deployments.engine_client import EngineTarget
+from gpu_worker.engine_kinds import EngineProgram
 from gpu_worker.engine_process import EngineProcess, EngineSpec
 from portal.models import BaseModel, Node
 
@@ -22,6 +22,7 @@ HEALTH_EVERY_S = 5.0
 # Generation may keep an engine's threads busy for a while; six misses in a row are no longer that.
 HEALTH_MISSES = 6
 START_LIMIT_S = 300.0
+VLLM_START_LIMIT_S = 1800.0  # it compiles kernels at its first start
 DRAIN_LIMIT_S = 12.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 TRIES_BEFORE_FAILED = 3
@@ -45,7 +46,7 @@ class Due:
 class EngineKeeper:
     """Keeps the engine of one base model running, and remembers which adapters are loaded in it."""
 
-    def __init__(self, node: Node, base_model: BaseModel, command: Sequence[str]) -> None:
+    def __init__(self, node: Node, base_model: BaseModel, program: EngineProgram) -> None:
         data, name = Path(settings.DATA_DIR), f"engine-{node.name}-{base_model.slug}"
         self.loaded: set[str] = set()
         self.target: EngineTarget | None = None
@@ -60,8 +61,11 @@ class EngineKeeper:
             log=data / "logs" / f"{name}.log",
             home=data / "run" / f"{name}-home",
             project=Path(settings.BASE_DIR),
-            command=command,
+            command=program.command,
+            kind=program.kind,
+            cache=data / "cache",
         )
+        self.kind = program.kind
         self._start_at = 0.0
         self._failures = 0
         self._misses = 0
@@ -120,9 +124,11 @@ class EngineKeeper:
             lifecycle.engine_ready(node=self._node, base_model=self.base_model, url=url)
             self.target = EngineTarget(url, process.access_key)
             logger.info("engine of %s ready after %.1f s", self._spec.slug, time.monotonic() - process.started_at)
-        elif time.monotonic() - process.started_at > START_LIMIT_S:
+            return
+        limit_s = VLLM_START_LIMIT_S if self.kind == "vllm" else START_LIMIT_S
+        if time.monotonic() - process.started_at > limit_s:
             process.kill()
-            self._note_end(_("it was not ready after %(limit)d seconds") % {"limit": START_LIMIT_S})
+            self._note_end(_("it was not ready after %(limit)d seconds") % {"limit": limit_s})
 
     def _check_health(self, process: EngineProcess, target: EngineTarget) -> None:
         if engine_client.is_healthy(target):

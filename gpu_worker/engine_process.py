@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import secrets
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpu_worker.compiled import CACHE_VARIABLE
+from gpu_worker.engine_kinds import (
+    TUNEPORT_COMMAND,
+    EngineKind,
+    free_port,
+    tuneport_options,
+    vllm_environment,
+    vllm_options,
+)
 from portal.process_table import die_with_parent, signal_group
 
-COMMAND = (sys.executable, "-m", "gpu_worker.engine")
+READY_TIMEOUT_S = 0.5
 LARGEST_LOG_BYTES = 16 * 1024 * 1024
 # Everything else stays behind: above all the database's address and every secret.
 _INHERITED = (
@@ -40,7 +50,10 @@ class EngineSpec:
     log: Path
     home: Path
     project: Path
-    command: Sequence[str] = COMMAND
+    command: Sequence[str] = TUNEPORT_COMMAND
+    kind: EngineKind = "tuneport"
+    cache: Path | None = None
+    """Where it keeps what it compiled for this machine; None: nothing is compiled."""
 
 
 class EngineProcess:
@@ -57,19 +70,21 @@ class EngineProcess:
         if spec.log.exists() and spec.log.stat().st_size > LARGEST_LOG_BYTES:
             spec.log.replace(spec.log.with_suffix(".log.1"))
         spec.home.mkdir(mode=0o700, exist_ok=True)
-        options = {
-            "--base-model": str(spec.folder),
-            "--name": spec.slug,
-            "--host": spec.host,
-            "--port": "0",
-            "--ready-file": str(spec.ready_file),
-        }
-        flat = [text for option in options.items() for text in option]
+        self._port: int | None = None
+        if spec.kind == "vllm":
+            self._port = free_port(spec.host)
+            options = vllm_options(spec.folder, spec.slug, spec.host, self._port)
+            own = vllm_environment(self.access_key)
+        else:
+            options = tuneport_options(spec.folder, spec.slug, spec.host, spec.ready_file)
+            own = {"ENGINE_API_KEY": self.access_key}
+            if spec.cache is not None:
+                own[CACHE_VARIABLE] = str(spec.cache)
         with spec.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*spec.command, *flat],
+                [*spec.command, *options],
                 cwd=spec.project,
-                env=clean_environment(inherited, spec.home) | {"ENGINE_API_KEY": self.access_key},
+                env=clean_environment(inherited, spec.home) | own,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -88,6 +103,9 @@ class EngineProcess:
 
     def url(self) -> str | None:
         """Return where it answers, None while it is still loading."""
+        if self._port is not None:
+            # it writes no ready file: it is ready when it says so
+            return f"http://{self._spec.host}:{self._port}" if _is_up(self._spec.host, self._port) else None
         try:
             told = json.loads(self._spec.ready_file.read_text())
         except (OSError, ValueError):
@@ -109,6 +127,15 @@ class EngineProcess:
             self._process.wait(max(limit_s, 0))
         except subprocess.TimeoutExpired:
             self.kill()
+
+
+def _is_up(host: str, port: int) -> bool:
+    with closing(http.client.HTTPConnection(host, port, timeout=READY_TIMEOUT_S)) as connection:
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
 
 
 def clean_environment(inherited: Mapping[str, str], home: Path) -> dict[str, str]:

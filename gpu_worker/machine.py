@@ -23,6 +23,11 @@ def this_machine() -> Machine:
     return _gpus() or Machine(f"CPU · {len(os.sched_getaffinity(0))} × {_processor()}"[:120], _memory_bytes())
 
 
+def has_gpu() -> bool:
+    """Whether this machine has a GPU that its driver knows."""
+    return _gpus() is not None
+
+
 def _gpus() -> Machine | None:
     try:
         listed = subprocess.run(_QUERY, capture_output=True, text=True, timeout=10, check=True).stdout

@@ -20,10 +20,11 @@ from django.utils.translation import gettext as _
 from deployments import engine_client, lifecycle
 from deployments.engine_client import AdapterRefused
 from deployments.lifecycle import PlacementState
+from experiments.problem_file import PROBLEM_FILE
 from gpu_worker.database_patience import Patience
 from gpu_worker.engine_keeper import DRAIN_LIMIT_S, Due, EngineKeeper
-from gpu_worker.engine_process import COMMAND
-from gpu_worker.machine import this_machine
+from gpu_worker.engine_kinds import EngineProgram, choose_program
+from gpu_worker.machine import has_gpu, this_machine
 from portal.errors import PortalError
 from portal.models import Node
 
@@ -39,9 +40,10 @@ CHORES = ("experiments.lifecycle.sweep", "experiments.tasks.dispatch")
 class NodeAgent:
     """The loop of one node."""
 
-    def __init__(self, name: str, *, command: Sequence[str] = COMMAND, chores: Sequence[str] = CHORES) -> None:
+    def __init__(self, name: str, *, program: EngineProgram | None = None, chores: Sequence[str] = CHORES) -> None:
+        """`program`: what is started as an engine; None: what this machine and its settings choose."""
         self._name = name
-        self._command = command
+        self._program = program or engine_program()
         self._chores = chores
         self._node: Node | None = None
         self._keepers: dict[str, EngineKeeper] = {}
@@ -108,7 +110,7 @@ class NodeAgent:
             self._ending.append(keeper)
         for slug, model in needed.items():
             if slug not in self._keepers:
-                self._keepers[slug] = EngineKeeper(node, model, self._command)
+                self._keepers[slug] = EngineKeeper(node, model, self._program)
             self._keepers[slug].step()
         for keeper in list(self._ending):
             if keeper.has_ended:
@@ -136,6 +138,8 @@ class NodeAgent:
         if state.engine_name not in keeper.loaded:
             try:
                 require_intact(state)
+                if keeper.kind == "vllm":
+                    require_free_answers(state)
                 engine_client.load_adapter(keeper.target, name=state.engine_name, folder=state.folder)
             except AdapterRefused as refusal:
                 lifecycle.placement_failed(state.id, str(refusal))
@@ -184,6 +188,27 @@ class NodeAgent:
         for keeper in keepers:
             keeper.bury(deadline - time.monotonic())
         logger.info("node %s left", self._name)
+
+
+def engine_program() -> EngineProgram:
+    """Return the engine that the settings and this machine choose."""
+    return choose_program(
+        settings.ENGINE, has_gpu=has_gpu(), vllm_command=settings.VLLM_COMMAND, weights=settings.ENGINE_WEIGHTS
+    )
+
+
+def require_free_answers(state: PlacementState) -> None:
+    """Refuse an adapter whose answers our own engine binds to labels or numbers: vLLM would let it say anything.
+
+    Raises: AdapterRefused.
+    """
+    if (state.folder / PROBLEM_FILE).exists():
+        raise AdapterRefused(
+            _(
+                "This adapter answers with fixed labels or numbers, which vLLM does not enforce by itself. Set "
+                "TUNEPORT_ENGINE=tuneport on this node to serve it."
+            )
+        )
 
 
 def require_intact(state: PlacementState) -> None:

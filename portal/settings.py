@@ -361,6 +361,15 @@ NODE_SLOTS = env.int("TUNEPORT_NODE_SLOTS", default=1)
 NODE_HOUR_PRICE = env.float("TUNEPORT_NODE_HOUR_PRICE", default=0.0)
 NODE_HOUR_CURRENCY = env.str("TUNEPORT_NODE_HOUR_CURRENCY", default="EUR")
 NODE_ADDRESS = env.str("TUNEPORT_NODE_ADDRESS", default="127.0.0.1")
+# Who serves models on this node: "auto" takes vLLM where a GPU and its program are there, else our own engine.
+ENGINE = env.str("TUNEPORT_ENGINE", default="auto")
+if ENGINE not in ("auto", "tuneport", "vllm"):
+    raise ImproperlyConfigured("TUNEPORT_ENGINE must be 'auto', 'tuneport' or 'vllm'.")
+VLLM_COMMAND = env.str("TUNEPORT_VLLM_COMMAND", default="vllm")
+# Arithmetic of our own engine: exact, or faster and slightly different.
+ENGINE_WEIGHTS = env.str("TUNEPORT_ENGINE_WEIGHTS", default="fp32")
+if ENGINE_WEIGHTS not in ("fp32", "bf16", "int8"):
+    raise ImproperlyConfigured("TUNEPORT_ENGINE_WEIGHTS must be 'fp32', 'bf16' or 'int8'.")
 ENGINE_TIMEOUT_SECONDS = env.int("TUNEPORT_ENGINE_TIMEOUT_SECONDS", default=120)
 
 # "line" for people, "json" for a log store. Neither shows anybody's data: see portal/logs.py.

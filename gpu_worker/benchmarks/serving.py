@@ -1,7 +1,8 @@
-"""Serving measured against transformers' generate with PEFT: the same requests, the same adapters, one run.
+"""Serving measured against peers: the same requests, the same adapters, one run.
 
-Our engine is asked over HTTP on the loopback device, as a deployment is; transformers runs static batches in its own
-process, without HTTP, which is the best case for it. `manage.py benchmark serving` calls `run`.
+Engines are asked over HTTP on the loopback device, as a deployment is; transformers runs static batches in its own
+process, without HTTP, which is the best case for it. Every engine is warmed with other requests than are measured,
+under every adapter alike: what is compared is an engine at work. `manage.py benchmark serving` calls `run`.
 """
 
 import json
@@ -13,16 +14,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from gpu_worker.benchmarks import llamacpp_peer
 from gpu_worker.benchmarks.serving_load import Load, Request, ask_alone, ask_in_flight, first_tokens
 from gpu_worker.benchmarks.serving_workload import Workload, prepare_workload
 
 IN_FLIGHT = 8
+CROWD = 32
 KEY = "benchmark"
 BASE_NAME = "base"
 # The same for all subjects: sleeping instead of spinning threads bear other load on the machine best.
@@ -44,6 +47,25 @@ class Figures:
     resident_bytes: int
     cold_start_s: float
     hot_add_s: float | None = None
+    crowd_one_per_s: float | None = None
+    crowd_mixed_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One way of running our own engine: its arithmetic, and whether answers keep to the schema."""
+
+    name: str
+    weights: str
+    within_schema: bool = False
+
+
+OWN = (
+    Subject("Tuneport engine, fp32", "fp32"),
+    Subject("Tuneport engine, fp32, JSON schema", "fp32", within_schema=True),
+    Subject("Tuneport engine, int8", "int8"),
+    Subject("Tuneport engine, int8, JSON schema", "int8", within_schema=True),
+)
 
 
 def run(
@@ -52,19 +74,30 @@ def run(
     model_dir: Path,
     quick: bool = False,
     progress: Callable[[str], object] = print,
+    peers: Sequence[str] = (),
 ) -> str:
-    """Measure both subjects and return the Markdown section.
+    """Measure all subjects and return the Markdown section.
 
     `rows`: a CSV file with the columns prompt and response; None: demo tickets. `quick`: few requests, untrained
-    adapters whose answers run to their limit.
+    adapters whose answers run to their limit. `peers`: "llamacpp", installed beside the data at its first use.
     """
-    requests, training_steps = (8, 2) if quick else (16, 24)
+    requests, training_steps = (8, 2) if quick else (CROWD, 24)
+    own = OWN[:2] if quick else OWN
+    notes: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         progress(f"training one adapter for {training_steps} steps")
         workload = prepare_workload(rows, model_dir, Path(folder), requests=requests, training_steps=training_steps)
         baseline = _measure_transformers(workload, Path(folder), progress)
-        figures = _measure_engine(workload, Path(folder), baseline, progress)
-    return render([baseline, *figures], workload, source=rows.name if rows else "demo tickets", requests=requests)
+        figures: list[Figures] = [baseline]
+        if "llamacpp" in peers:
+            found, problem = _measure_llamacpp(workload, Path(folder), baseline, progress)
+            figures += found
+            notes += [f"llama.cpp was not measured: {problem}."] if problem else []
+        for weights in dict.fromkeys(subject.weights for subject in own):
+            chosen = [subject for subject in own if subject.weights == weights]
+            figures += _measure_engine(workload, Path(folder), baseline, chosen, progress)
+    section = render(figures, workload, source=rows.name if rows else "demo tickets", requests=requests)
+    return "\n\n".join([section, *notes])
 
 
 @dataclass(frozen=True)
@@ -94,29 +127,79 @@ def _measure_transformers(workload: Workload, folder: Path, progress: Callable[[
 
 
 def _measure_engine(
-    workload: Workload, folder: Path, baseline: _Baseline, progress: Callable[[str], object]
+    workload: Workload,
+    folder: Path,
+    baseline: _Baseline,
+    subjects: Sequence[Subject],
+    progress: Callable[[str], object],
 ) -> list[Figures]:
-    """Measure our engine, with free answers and within a schema."""
-    with running_engine(workload.model_dir, folder):
+    """Measure one process of our engine with each of the subjects, which share their arithmetic."""
+    options = ("--weights", subjects[0].weights)
+    with running_engine(workload.model_dir, folder, *options):
         pass  # the first start of a base model computes the self-check's reference; it is not the usual one
-    with running_engine(workload.model_dir, folder) as (client, pid, cold_start_s):
+    with running_engine(workload.model_dir, folder, *options) as (client, pid, cold_start_s):
         hot_add_s = statistics.median([_load(client, name, path) for name, path in workload.adapters.items()])
         found = []
-        for subject, schema in (("Tuneport engine", None), ("Tuneport engine, JSON schema", workload.schema)):
-            load = _requests(workload, schema)
-            measured = _measure_load(client, load)
+        for subject in subjects:
+            schema = workload.schema if subject.within_schema else None
+            measured = _measure_load(client, _requests(workload, schema), workload.others)
             found.append(
                 Figures(
-                    subject=subject,
-                    equal=_agreement(measured.answers, baseline) if schema is None else "as without drafting (test)",
+                    subject=subject.name,
+                    equal=_agreement(measured.answers, baseline),
                     resident_bytes=resident_bytes(pid),
                     cold_start_s=cold_start_s,
                     hot_add_s=hot_add_s,
                     **measured.figures(),
                 )
             )
-            progress(f"{subject}: {found[-1].latency_s:.2f} s alone, {found[-1].mixed_per_s:.2f} mixed requests/s")
+            _tell(found[-1], progress)
     return found
+
+
+def _measure_llamacpp(
+    workload: Workload, folder: Path, baseline: _Baseline, progress: Callable[[str], object]
+) -> tuple[list[Figures], str]:
+    """Measure llama.cpp, freely and within the schema; return no figures and the reason if that is impossible."""
+    place = workload.model_dir.parent.parent / "peers" / "llamacpp"
+    program, problem = llamacpp_peer.install(place, progress=progress)
+    if program is None:
+        return [], problem
+    base, adapters = folder / "base-q8_0.gguf", []
+    try:
+        llamacpp_peer.write_base(workload.model_dir, base)
+        for name, path in workload.adapters.items():
+            adapters.append(folder / f"{name}.gguf")
+            llamacpp_peer.write_adapter(path, workload.model_dir, adapters[-1])
+        found = []
+        for subject, schema in (("llama.cpp Q8_0", None), ("llama.cpp Q8_0, JSON schema", workload.schema)):
+            options = {"in_flight": IN_FLIGHT, "context": 512}
+            with llamacpp_peer.running_server(program, base, adapters, folder, **options) as (client, pid, cold_s):
+                requests = _for_llamacpp(_requests(workload, schema), workload)
+                measured = _measure_load(client, requests, workload.others, has_crowd=False)
+                figures = measured.figures()
+                equal, resident = _agreement(measured.answers, baseline), resident_bytes(pid)
+            found.append(Figures(subject=subject, equal=equal, resident_bytes=resident, cold_start_s=cold_s, **figures))
+            _tell(found[-1], progress)
+    except (RuntimeError, httpx.HTTPError, OSError) as error:
+        return [], f"{type(error).__name__}: {str(error)[-300:]}"
+    return found, ""
+
+
+def _for_llamacpp(requests: Sequence[Request], workload: Workload) -> list[Request]:
+    """Name adapters by their number, as its server does."""
+    names = list(workload.adapters)
+    return [
+        replace(request, more=llamacpp_peer.chosen_adapter(names.index(request.model), len(names)))
+        for request in requests
+    ]
+
+
+def _tell(figures: Figures, progress: Callable[[str], object]) -> None:
+    progress(
+        f"{figures.subject}: {figures.latency_s:.2f} s alone, {figures.one_adapter_per_s:.2f} requests/s with one "
+        f"adapter, {figures.mixed_per_s:.2f} mixed"
+    )
 
 
 @dataclass(frozen=True)
@@ -125,18 +208,22 @@ class _Measured:
     first_token_s: float
     one: Load
     mixed: Load
+    crowd_one: Load | None
+    crowd_mixed: Load | None
 
     @property
     def answers(self) -> list[str]:
         return self.alone.answers
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, Any]:
         return {
             "latency_s": statistics.median(self.alone.latencies_s),
             "first_token_s": self.first_token_s,
             "one_adapter_per_s": self.one.per_s,
             "mixed_per_s": self.mixed.per_s,
             "mixed_p95_s": self.mixed.p95_s,
+            "crowd_one_per_s": self.crowd_one.per_s if self.crowd_one else None,
+            "crowd_mixed_per_s": self.crowd_mixed.per_s if self.crowd_mixed else None,
         }
 
 
@@ -148,16 +235,36 @@ def _requests(workload: Workload, schema: dict[str, Any] | None) -> list[Request
     ]
 
 
-def _measure_load(client: httpx.Client, mixed: Sequence[Request]) -> _Measured:
-    one = [Request(mixed[0].model, request.messages, request.max_tokens, request.schema) for request in mixed]
-    ask_alone(client, one[:1])
-    alone = one[: max(4, len(one) // 3)]
+def _measure_load(
+    client: httpx.Client,
+    mixed: Sequence[Request],
+    warm_up: Sequence[Any],
+    *,
+    has_crowd: bool = True,
+) -> _Measured:
+    """Warm up under every adapter, then measure. Each round asks other requests than the one before it.
+
+    An engine that keeps what it has computed of a prompt would otherwise answer the later rounds from memory.
+    """
+    one = [replace(request, model=mixed[0].model, more=mixed[0].more) for request in mixed]
+    for request in {request.model: request for request in mixed}.values():
+        ask_in_flight(client, [replace(request, messages=messages) for messages in warm_up], IN_FLIGHT)
+    alone = one[: max(4, len(one) // 4)]
+    apart = [_retold(request, "first") for request in alone]
     return _Measured(
         alone=ask_alone(client, alone),
-        first_token_s=statistics.median(first_tokens(client, alone)),
-        one=ask_in_flight(client, one, IN_FLIGHT),
-        mixed=ask_in_flight(client, mixed, IN_FLIGHT),
+        first_token_s=statistics.median(first_tokens(client, apart)),
+        one=ask_in_flight(client, [_retold(request, "one") for request in one], IN_FLIGHT),
+        mixed=ask_in_flight(client, [_retold(request, "mixed") for request in mixed], IN_FLIGHT),
+        crowd_one=ask_in_flight(client, [_retold(one_, "c1") for one_ in one], CROWD) if has_crowd else None,
+        crowd_mixed=ask_in_flight(client, [_retold(request, "c3") for request in mixed], CROWD) if has_crowd else None,
     )
+
+
+def _retold(request: Request, word: str) -> Request:
+    """Return the request with a mark before the person's words: as long as before, and new to every cache."""
+    *before, last = request.messages
+    return replace(request, messages=[*before, last | {"content": f"({word}) {last['content']}"}])
 
 
 def _agreement(answers: Sequence[str], baseline: _Baseline) -> str:
@@ -173,14 +280,14 @@ def _load(client: httpx.Client, name: str, path: Path) -> float:
 
 
 @contextmanager
-def running_engine(model_dir: Path, folder: Path) -> Iterator[tuple[httpx.Client, int, float]]:
+def running_engine(model_dir: Path, folder: Path, *options: str) -> Iterator[tuple[httpx.Client, int, float]]:
     """Run an engine; yield a client for it, its process id and the seconds from start to service."""
     ready_file = folder / "engine.json"
     started = time.perf_counter()
     command = [sys.executable, "-m", "gpu_worker.engine", "--base-model", str(model_dir), "--name", BASE_NAME]
     with (folder / "engine.log").open("ab") as log:
         child = subprocess.Popen(
-            [*command, "--ready-file", str(ready_file)],
+            [*command, "--ready-file", str(ready_file), *options],
             env={**os.environ, **ENVIRONMENT, "ENGINE_API_KEY": KEY},
             stderr=log,
         )
@@ -205,25 +312,32 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
 def render(figures: Sequence[Figures], workload: Workload, *, source: str, requests: int) -> str:
     """Return the table and a sentence on what was done."""
     lines = [
         "## Serving",
         "",
-        f"SmolLM2-135M-Instruct in float32 with {len(workload.adapters)} LoRA adapters (r = 16, all linear layers), "
+        f"SmolLM2-135M-Instruct with {len(workload.adapters)} LoRA adapters (r = 16, all linear layers), "
         f"greedy, {requests} requests from {source} of {workload.prompt_tokens:.0f} prompt tokens on average and at "
-        f"most {workload.max_tokens} answer tokens; {IN_FLIGHT} requests in flight for the rates. "
-        "Tuneport over HTTP, transformers without.",
+        f"most {workload.max_tokens} answer tokens; {IN_FLIGHT} and {CROWD} requests in flight for the rates. "
+        "float32 unless a row says otherwise. Engines over HTTP, transformers without. Within the schema an answer may "
+        "rightly differ from transformers' free one.",
         "",
-        f"| engine | alone: latency, s | first token, s | requests/s, one adapter | {len(workload.adapters)} mixed "
-        "| mixed: p95, s | answers equal transformers' | resident, MB | cold start, s | hot add, s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| engine | alone: latency, s | first token, s | {IN_FLIGHT} in flight, one adapter: requests/s "
+        f"| {len(workload.adapters)} mixed | mixed: p95, s | {CROWD} in flight, one adapter | mixed "
+        "| answers equal transformers' | resident, MB | cold start, s | hot add, s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in figures:
-        hot_add = "–" if row.hot_add_s is None else f"{row.hot_add_s:.2f}"
+        hot_add, crowd, crowd_mixed = map(_number, (row.hot_add_s, row.crowd_one_per_s, row.crowd_mixed_per_s))
         lines.append(
             f"| {row.subject} | {row.latency_s:.2f} | {row.first_token_s:.2f} | {row.one_adapter_per_s:.2f} "
-            f"| {row.mixed_per_s:.2f} | {row.mixed_p95_s:.1f} | {row.equal} | {row.resident_bytes / 1e6:,.0f} "
+            f"| {row.mixed_per_s:.2f} | {row.mixed_p95_s:.1f} | {crowd} | {crowd_mixed} | {row.equal} "
+            f"| {row.resident_bytes / 1e6:,.0f} "
             f"| {row.cold_start_s:.1f} | {hot_add} |"
         )
     return "\n".join(lines)

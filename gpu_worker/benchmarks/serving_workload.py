@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Workload:
     schema: dict[str, Any]
     max_tokens: int
     prompt_tokens: float
+    others: list[Conversation] = field(default_factory=list)
+    """Requests that are never measured: every engine is warmed with them."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the baseline's process needs."""
@@ -62,6 +64,7 @@ def prepare_workload(
         schema=answer_schema([messages[-1]["content"] for messages in found]),
         max_tokens=longest_answer + 8,
         prompt_tokens=sum(map(len, prompts)) / len(prompts),
+        others=[messages[:-1] for messages in learned[:TRAINING_BATCH]],
     )
 
 

@@ -24,7 +24,8 @@ from datasets_app.demo_tickets import DEMO_SYSTEM_PROMPT, generate
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.benchmarks import llamafactory_peer, training_limit
 from gpu_worker.benchmarks.training_limit import Limit
-from gpu_worker.trainer.fast.native import CACHE_VARIABLE, NativeKernels, NativeUnavailable
+from gpu_worker.compiled import CACHE_VARIABLE, NativeUnavailable
+from gpu_worker.trainer.fast.native import NativeKernels
 from gpu_worker.trainer.plan import TrainingPlan
 from gpu_worker.trainer.rows import encode_file
 from gpu_worker.trainer.spec import JobFolder, read_spec

@@ -29,6 +29,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--state-dir", type=Path, help="where the self-check keeps its reference (default: beside it)")
     parser.add_argument("--runner", choices=("auto", "decoder", "transformers"), default="auto")
     parser.add_argument("--skip-self-check", action="store_true", help="do not compare with transformers at start-up")
+    parser.add_argument("--weights", choices=("fp32", "bf16", "int8"), help="arithmetic of the base model")
     parser.add_argument("--max-running", type=int)
     parser.add_argument("--max-waiting", type=int)
     parser.add_argument("--max-context", type=int)

@@ -67,7 +67,7 @@ def _checked_decoder_core(
 ) -> EngineCore:
     check = None
     if state_dir is not None:
-        check = SelfCheck(model_dir, state_dir)
+        check = SelfCheck(model_dir, state_dir, weights=config.weights)
         check.start()
     runner = DecoderRunner.load(model_dir, config, device=device)
     return_freed_memory()

@@ -2,7 +2,9 @@
 
 import itertools
 import logging
-from collections import Counter
+import math
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,11 +16,11 @@ from gpu_worker.engine.adapter_folder import LoadedAdapter, open_adapter
 from gpu_worker.engine.answer_memory import CONTEXT_TOKENS, AnswerMemory
 from gpu_worker.engine.block_pool import BlockPool
 from gpu_worker.engine.config import EngineConfig
-from gpu_worker.engine.errors import BadAdapter, BadRequest, ModelNotFound, Overloaded
+from gpu_worker.engine.errors import AdapterParked, BadAdapter, BadRequest, ModelNotFound, NoRoom, Overloaded
 from gpu_worker.engine.grammar import GrammarBroken
 from gpu_worker.engine.likelihood import Likelihoods
 from gpu_worker.engine.runner import Runner, StepRow
-from gpu_worker.engine.sampling import TokenLogprob, sample_token, token_logprob
+from gpu_worker.engine.sampling import TokenLogprob, penalised, sample_token, token_logprob
 from gpu_worker.engine.scheduler import Scheduler
 from gpu_worker.engine.sequence import AdapterRef, FinishReason, Sequence, SequenceOutput
 
@@ -40,6 +42,12 @@ class EngineStats:
     cache_used_share: float = 0.0
     cached_blocks: int = 0
     adapters: int = 0
+    parked_adapters: int = 0
+    """Adapters that are known but were put out of memory for others."""
+    evictions: int = 0
+
+
+LONGEST_RETRY_S = 60
 
 
 @dataclass
@@ -67,11 +75,15 @@ class EngineCore:
             prefix_cache=config.prefix_cache and runner.reuses_prefixes,
         )
         self._scheduler = Scheduler(self._config, self._pool, max_positions=runner.max_positions)
-        self._adapters: dict[str, AdapterRef] = {}
+        self._adapters: OrderedDict[str, AdapterRef] = OrderedDict()
+        self._parked: dict[str, Path] = {}
+        self._paths: dict[str, Path] = {}
+        self._forks = config.prefix_cache and runner.reuses_prefixes
         self._leaving: dict[int, AdapterRef] = {}
         self._memories: dict[int, AnswerMemory] = {}
         self._uids = itertools.count(1)
         self._stats = EngineStats()
+        self._seconds_each = 1.0  # of a sequence once it runs: a moving average, for the hint when to try again
 
     @property
     def max_context(self) -> int:
@@ -91,13 +103,16 @@ class EngineCore:
     # --- adapters ---------------------------------------------------------------------------------------------
 
     def adapter_names(self) -> list[str]:
-        """Return the names under which adapters can be asked for."""
-        return list(self._adapters)
+        """Return the names under which adapters can be asked for, in memory or not."""
+        return [*self._adapters, *self._parked]
 
     def find_adapter(self, name: str) -> AdapterRef:
-        """Return a loaded adapter. Raises: ModelNotFound."""
+        """Return an adapter that is in memory, and count it as used. Raises: ModelNotFound, AdapterParked."""
+        if name in self._parked:
+            raise AdapterParked(self._parked[name])
         if name not in self._adapters:
             raise ModelNotFound(f"The model {name!r} does not exist or is not loaded.", param="model")
+        self._adapters.move_to_end(name)
         return self._adapters[name]
 
     def read_adapter(self, path: Path) -> LoadedAdapter:
@@ -105,31 +120,77 @@ class EngineCore:
         return self._runner.read_adapter(open_adapter(path, max_rank=self._config.max_lora_rank))
 
     def add_adapter(self, name: str, loaded: LoadedAdapter) -> None:
-        """Make an adapter available between two steps. Raises: BadAdapter."""
-        if name in self._adapters:
+        """Make an adapter available between two steps; idle ones make room, the least recently used first.
+
+        Raises: BadAdapter, Overloaded if there is no room as long as the others are in use.
+        """
+        if name in self._adapters or name in self._parked:
             raise BadAdapter(f"An adapter named {name!r} is loaded already.", code="adapter_exists")
-        if len(self._adapters) + len(self._leaving) >= self._config.max_adapters:
+        if len(self._paths) >= self._config.max_known_adapters:
             raise BadAdapter("Too many adapters are loaded; unload one first.", code="adapter_room_full")
-        problem = loaded.folder.problem
-        adapter = AdapterRef(next(self._uids), name, problem.grammar if problem else "")
-        self._runner.add_adapter(adapter, loaded)
-        self._adapters[name] = adapter
-        if self._config.draft_tokens:
-            self._memories[adapter.uid] = AnswerMemory()
-        rank = loaded.folder.config.rank
-        logger.info("adapter %d loaded, rank %d, %d in all", adapter.uid, rank, len(self._adapters))
+        self._place_adapter(name, loaded)
+
+    def restore_adapter(self, name: str, loaded: LoadedAdapter) -> AdapterRef:
+        """Bring a parked adapter back into memory and return it; another request may have done so already.
+
+        Raises: ModelNotFound if it was unloaded meanwhile, BadAdapter, Overloaded.
+        """
+        if name in self._parked:
+            self._place_adapter(name, loaded)
+        return self.find_adapter(name)
 
     def remove_adapter(self, name: str) -> None:
         """Take a name away at once; sequences that run under it end normally first. Raises: ModelNotFound."""
-        adapter = self.find_adapter(name)
-        del self._adapters[name]
+        if self._parked.pop(name, None) is None:
+            self._withdraw(self.find_adapter(name))
+        del self._paths[name]
+
+    def _place_adapter(self, name: str, loaded: LoadedAdapter) -> None:
+        rank, problem = loaded.folder.config.rank, loaded.folder.problem
+        if rank > self._config.lora_rank_budget:
+            raise BadAdapter(f"The adapter's rank {rank} is above {self._config.lora_rank_budget}.")
+        adapter = AdapterRef(next(self._uids), name, problem.grammar if problem else "")
+        while not self._fits(adapter, loaded):
+            self._park_one()
+        self._adapters[name] = adapter
+        self._paths[name] = loaded.folder.path
+        self._parked.pop(name, None)
+        if self._config.draft_tokens:
+            self._memories[adapter.uid] = AnswerMemory()
+        logger.info("adapter %d loaded, rank %d, %d in memory", adapter.uid, rank, len(self._adapters))
+
+    def _fits(self, adapter: AdapterRef, loaded: LoadedAdapter) -> bool:
+        """Put an adapter into the runner if there is room. Raises: BadAdapter if it does not belong there."""
+        if len(self._adapters) + len(self._leaving) >= self._config.max_adapters:
+            return False
+        try:
+            self._runner.add_adapter(adapter, loaded)
+        except NoRoom:
+            return False
+        return True
+
+    def _park_one(self) -> None:
+        """Put the least recently used idle adapter out of memory. Raises: Overloaded if all are in use."""
+        in_use = self._uids_in_use()
+        idle = next((adapter for adapter in self._adapters.values() if adapter.uid not in in_use), None)
+        if idle is None:
+            raise Overloaded("All adapters in memory are in use; try again shortly.")
+        self._parked[idle.name] = self._paths[idle.name]
+        self._withdraw(idle)
+        self._stats.evictions += 1
+
+    def _withdraw(self, adapter: AdapterRef) -> None:
+        del self._adapters[adapter.name]
         self._leaving[adapter.uid] = adapter
         self._drop_unused_adapters()
+
+    def _uids_in_use(self) -> set[int]:
+        return {sequence.adapter.uid for sequence in self._scheduler.unfinished() if sequence.adapter}
 
     def _drop_unused_adapters(self) -> None:
         if not self._leaving:
             return
-        in_use = {sequence.adapter.uid for sequence in self._scheduler.unfinished() if sequence.adapter}
+        in_use = self._uids_in_use()
         for uid in [uid for uid in self._leaving if uid not in in_use]:
             self._pool.forget_adapter(uid)
             self._memories.pop(uid, None)
@@ -152,15 +213,30 @@ class EngineCore:
             if not all(0 <= token < self._runner.vocabulary for token in sequence.prompt_ids):
                 raise BadRequest("The prompt holds a token that this model does not know.", param="prompt")
             self._scheduler.require_fit(sequence)
-        # What arrives between two steps counts as waiting until the next one, though places to run are free.
-        places = self._config.max_waiting + max(0, self._config.max_running - self._scheduler.running)
-        if self._scheduler.waiting + len(sequences) > places:
-            raise Overloaded("Too many requests are waiting; try again shortly.")
+        self._require_places(sequences)
         for sequence in sequences:
             if sequence.adapter is not None:
                 sequence.memory = self._memories.get(sequence.adapter.uid)
+            if not self._forks:
+                sequence.leader = None
             self._scheduler.submit(sequence)
         self._stats.prompt_tokens += sum(len(sequence.prompt_ids) for sequence in sequences)
+
+    def _require_places(self, sequences: list[Sequence]) -> None:
+        """Refuse what the waiting line cannot take, as a whole or of one team. Raises: Overloaded."""
+        # What arrives between two steps counts as waiting until the next one, though places to run are free.
+        places = self._config.max_waiting + max(0, self._config.max_running - self._scheduler.running)
+        if self._scheduler.waiting + len(sequences) > places:
+            raise Overloaded("Too many requests are waiting; try again shortly.", retry_after_s=self._retry_after_s())
+        owner = sequences[0].owner
+        if owner and self._scheduler.waiting_of(owner) + len(sequences) > places * self._config.max_waiting_share:
+            message = "Too many of your requests are waiting; try again shortly."
+            raise Overloaded(message, retry_after_s=self._retry_after_s())
+
+    def _retry_after_s(self) -> int:
+        """Return in how many seconds half of the line will have gone, judged by the last answers."""
+        seconds = self._scheduler.waiting / 2 * self._seconds_each / self._config.max_running
+        return max(1, min(math.ceil(seconds), LONGEST_RETRY_S))
 
     def _require_adapter(self, adapter: AdapterRef | None) -> None:
         """Refuse an adapter that was unloaded since the request looked it up. Raises: ModelNotFound."""
@@ -173,19 +249,20 @@ class EngineCore:
         if sequence is not None:
             self._end(sequence, FinishReason.CANCELLED)
 
-    def abort(self) -> None:
-        """End every sequence after a step that broke off half-way; nothing of it is reused."""
+    def abort(self, reason: str) -> None:
+        """End every sequence at once; nothing of it is reused."""
         for sequence in self._scheduler.unfinished():
-            self._fail(sequence, "a step broke off")
+            self._fail(sequence, reason)
 
     def step(self) -> list[SequenceOutput]:
         """Compute one step and return what it added. Nothing is returned for sequences still in prefill."""
+        expired = [self._expire(sequence) for sequence in self._scheduler.expired(time.monotonic())]
         rows = self._scheduler.schedule()
         if not rows:
-            return []
+            return expired
         logits = self._runner.forward([row for _, row in rows])
         self._stats.steps += 1
-        outputs, first = [], 0
+        outputs, first = expired, 0
         for sequence, row in rows:
             self._scheduler.computed(sequence, len(row.token_ids) - row.draft_count)
             if row.logit_count:
@@ -198,7 +275,7 @@ class EngineCore:
         self._stats.running, self._stats.waiting = self._scheduler.running, self._scheduler.waiting
         self._stats.cache_used_share = self._pool.used_share
         self._stats.cached_blocks = self._pool.cached_blocks
-        self._stats.adapters = len(self._adapters)
+        self._stats.adapters, self._stats.parked_adapters = len(self._adapters), len(self._parked)
         return self._stats
 
     def _extend(self, sequence: Sequence, row: StepRow, logits: Tensor) -> SequenceOutput:
@@ -237,7 +314,7 @@ class EngineCore:
         """Choose the next token and note what it brings. Shapes: logits (vocabulary,). Raises: GrammarBroken."""
         params, grammar = sequence.params, sequence.grammar
         allowed = logits if grammar is None else grammar.mask(logits)
-        token = sample_token(allowed, params, sequence.generator)
+        token = sample_token(penalised(allowed, sequence.output_ids, params), params, sequence.generator)
         sequence.output_ids.append(token)
         added.token_ids.append(token)
         if sequence.memory is not None:
@@ -275,10 +352,19 @@ class EngineCore:
         self._end(sequence, FinishReason.ERROR)
         return SequenceOutput(sequence.id, (), "", (), FinishReason.ERROR, sequence.cached_tokens, error=message)
 
+    def _expire(self, sequence: Sequence) -> SequenceOutput:
+        self._end(sequence, FinishReason.EXPIRED)
+        message = "The engine is too busy to start this request in time; try again shortly."
+        return SequenceOutput(
+            sequence.id, (), "", (), FinishReason.EXPIRED, 0, error=message, retry_after_s=self._retry_after_s()
+        )
+
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.finish_reason = reason
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self._scheduler.publish(sequence)
+            if sequence.started_at is not None:
+                self._seconds_each += (time.monotonic() - sequence.started_at - self._seconds_each) / 8
         self._scheduler.remove(sequence)
         self._runner.release(sequence.id)
         self._stats.finished[reason.value] += 1

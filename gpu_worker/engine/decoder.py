@@ -1,5 +1,7 @@
 """The llama-shaped decoder: plain torch operations over a flat batch of tokens and a blocked key/value cache."""
 
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +10,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gpu_worker.compiled import CACHE_VARIABLE, NativeUnavailable
 from gpu_worker.engine.adapter_folder import AdapterFolder, LoadedAdapter, read_lora_weights
 from gpu_worker.engine.block_pool import BLOCK_SIZE
-from gpu_worker.engine.config import EngineConfig
-from gpu_worker.engine.lora_bank import DOWN, GATE_UP, OUTPUT, QKV, LoraBank, LoraRun, untouched_zeros
+from gpu_worker.engine.config import EngineConfig, Precision
+from gpu_worker.engine.errors import UnsupportedModel
+from gpu_worker.engine.kernels import Kernels, NativeKernels
+from gpu_worker.engine.lora_bank import DOWN, GATE_UP, OUTPUT, QKV, LoraBank, LoraPlan, untouched_zeros
 from gpu_worker.engine.model_shape import ModelShape, read_model_shape, rotary_frequencies
 from gpu_worker.engine.runner import StepRow
 from gpu_worker.engine.sequence import AdapterRef
-from gpu_worker.engine.step_layout import LongRow, ShortRows, StepLayout, lay_out
-from gpu_worker.engine.weights import DecoderWeights, load_weights
+from gpu_worker.engine.step_layout import DirectRows, LongRow, ShortRows, StepLayout, lay_out
+from gpu_worker.engine.weights import DecoderWeights, Placing, load_weights
+
+logger = logging.getLogger(__name__)
 
 
 def block_bytes(shape: ModelShape, dtype: torch.dtype) -> int:
@@ -30,7 +37,23 @@ class _Step:
 
     layout: StepLayout
     rotation: Tensor
-    lora: tuple[LoraRun, ...]
+    lora: LoraPlan
+
+
+def _placing(precision: Precision, device: torch.device) -> Placing:
+    if precision == "int8" and device.type != "cpu":
+        raise UnsupportedModel("8-bit weights are for processors only")
+    return Placing(device, torch.bfloat16 if precision == "bf16" else torch.float32, precision == "int8")
+
+
+def _kernels(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> Kernels:
+    # without a place to keep them they would be compiled at every start
+    if device.type == "cpu" and dtype == torch.float32 and os.environ.get(CACHE_VARIABLE):
+        try:
+            return NativeKernels(shape)
+        except NativeUnavailable as reason:
+            logger.info("steps are made of plain operations: %s", reason)
+    return Kernels(shape)
 
 
 class DecoderRunner:
@@ -52,12 +75,19 @@ class DecoderRunner:
         self.max_positions = shape.max_positions
         self.vocabulary = shape.vocabulary
         self._weights = weights
-        self._device, self._dtype = weights.embedding.device, weights.embedding.dtype
+        self._device, self._dtype = weights.final_norm.device, weights.final_norm.dtype
         # a row is one token: its keys, then its values, exactly as the fused projection puts them side by side
         cache_size = (blocks * BLOCK_SIZE, 2 * shape.kv_width)
         self._cache = [untouched_zeros(cache_size, self._device, self._dtype) for _ in range(shape.layers)]
         self._frequencies = rotary_frequencies(shape).to(self._device)
-        self._lora = LoraBank(shape, rank_budget=lora_rank_budget, device=self._device, dtype=self._dtype)
+        self._kernels = _kernels(shape, self._device, self._dtype)
+        self._lora = LoraBank(
+            shape,
+            rank_budget=lora_rank_budget,
+            device=self._device,
+            dtype=self._dtype,
+            kernels=self._kernels if isinstance(self._kernels, NativeKernels) else None,
+        )
 
     @classmethod
     def load(
@@ -66,11 +96,11 @@ class DecoderRunner:
         config: EngineConfig,
         *,
         device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
     ) -> "DecoderRunner":
-        """Load a base model folder. Raises: UnsupportedModel if it is not llama-shaped."""
+        """Load a base model folder. Raises: UnsupportedModel if it is not llama-shaped, or not to be had so here."""
         shape = read_model_shape(model_dir)
-        weights = load_weights(model_dir, shape, device=device or torch.device("cpu"), dtype=dtype)
+        placing = _placing(config.weights, device or torch.device("cpu"))
+        weights, dtype = load_weights(model_dir, shape, placing), placing.dtype
         blocks = 1 + max(1, config.kv_cache_bytes // block_bytes(shape, dtype))
         return cls(shape, weights, blocks=blocks, lora_rank_budget=config.lora_rank_budget)
 
@@ -109,31 +139,29 @@ class DecoderRunner:
     def forward(self, rows: Sequence[StepRow]) -> Tensor:
         """Compute the rows together; see `Runner.forward`."""
         groups = self.shape.heads // self.shape.kv_heads
-        layout = lay_out(rows, query_groups=groups, device=self._device, dtype=self._dtype)
+        direct = self._kernels.is_native
+        layout = lay_out(rows, query_groups=groups, device=self._device, dtype=self._dtype, direct=direct)
         angles = layout.positions[:, None].float() * self._frequencies[None, :]
         step = _Step(
             layout=layout,
             rotation=torch.polar(torch.ones_like(angles), angles)[:, None, :],
             lora=self._lora.plan(layout.adapter_uids),
         )
-        x = self._weights.embedding[layout.token_ids]
+        x = self._weights.embedding[layout.token_ids].to(self._dtype)
         for layer in range(self.shape.layers):
             x = self._attend(step, layer, x)
             x = self._feed_forward(step, layer, x)
-        x = self._norm(x[layout.logit_index], self._weights.final_norm)
+        x = self._kernels.rms_norm(x[layout.logit_index], self._weights.final_norm)
         return self._weights.head(x).float().cpu()
-
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(x, (x.shape[-1],), weight, self.shape.rms_eps)
 
     def _attend(self, step: _Step, layer: int, x: Tensor) -> Tensor:
         """Add the attention block to the residual stream. Shapes: x (N, hidden)."""
         weights = self._weights.layers[layer]
-        h = self._norm(x, weights.input_norm)
+        h = self._kernels.rms_norm(x, weights.input_norm)
         qkv = weights.qkv(h)
         self._lora.apply(step.lora, layer, QKV, h, qkv)
-        queries = self._rotate_and_store(step, layer, qkv)
-        attended = self._attention(step.layout, layer, queries)
+        self._kernels.rotate_and_store(qkv, step.rotation, step.layout.slots, self._cache[layer])
+        attended = self._attention(step.layout, layer, qkv)
         out = weights.output.add_to(x, attended)
         self._lora.apply(step.lora, layer, OUTPUT, attended, out)
         return out
@@ -141,38 +169,22 @@ class DecoderRunner:
     def _feed_forward(self, step: _Step, layer: int, x: Tensor) -> Tensor:
         """Add the gated feed-forward block to the residual stream. Shapes: x (N, hidden)."""
         weights = self._weights.layers[layer]
-        h = self._norm(x, weights.post_norm)
+        h = self._kernels.rms_norm(x, weights.post_norm)
         gate_up = weights.gate_up(h)
         self._lora.apply(step.lora, layer, GATE_UP, h, gate_up)
-        gate, up = gate_up.chunk(2, -1)
-        inner = functional.silu(gate).mul_(up)
+        inner = self._kernels.gated(gate_up)
         out = weights.down.add_to(x, inner)
         self._lora.apply(step.lora, layer, DOWN, inner, out)
         return out
 
-    def _rotate_and_store(self, step: _Step, layer: int, qkv: Tensor) -> Tensor:
-        """Rotate queries and keys by position, write keys and values to the cache, return the queries.
-
-        Shapes: qkv (N, qkv_width), changed in place; result (N, heads, head_dim).
-        """
-        shape = self.shape
-        tokens = qkv.shape[0]
-        rotated = qkv[:, : shape.query_width + shape.kv_width].view(tokens, -1, shape.head_dim // 2, 2)
-        if qkv.dtype == torch.float32:
-            torch.view_as_complex(rotated).mul_(step.rotation)
-        else:
-            turned = torch.view_as_complex(rotated.float()) * step.rotation
-            rotated.copy_(torch.view_as_real(turned))
-        self._cache[layer].index_copy_(0, step.layout.slots, qkv[:, shape.query_width :])
-        return qkv[:, : shape.query_width].view(tokens, shape.heads, shape.head_dim)
-
-    def _attention(self, layout: StepLayout, layer: int, queries: Tensor) -> Tensor:
-        """Return every token's attention over its own sequence.
-
-        Shapes: queries (N, heads, head_dim); result (N, query_width).
-        """
+    def _attention(self, layout: StepLayout, layer: int, qkv: Tensor) -> Tensor:
+        """Return every token's attention over its own sequence. Shapes: qkv (N, qkv_width); result (N, query_width)."""
+        queries = qkv[:, : self.shape.query_width].view(len(qkv), self.shape.heads, self.shape.head_dim)
         parts = []
-        if layout.short is not None:
+        if isinstance(layout.short, DirectRows):
+            assert isinstance(self._kernels, NativeKernels)
+            parts.append(self._kernels.attend(qkv, layout.short, self._cache[layer]))
+        elif layout.short is not None:
             parts.append(self._attend_short(layout.short, layer, queries[: layout.short.tokens]))
         parts += [self._attend_long(row, layer, queries[row.start : row.end]) for row in layout.long]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

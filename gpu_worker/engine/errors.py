@@ -1,5 +1,7 @@
 """What the engine refuses, in sentences, with the HTTP status and the code that a client receives."""
 
+from pathlib import Path
+
 
 class EngineError(Exception):
     """A refusal that may be shown to the caller.
@@ -37,6 +39,20 @@ class BadAdapter(BadRequest):
     """The adapter folder is not one that this engine can serve on its base model."""
 
     code = "invalid_adapter"
+
+
+class NoRoom(BadAdapter):
+    """The adapters in memory leave no room for another one."""
+
+    code = "adapter_room_full"
+
+
+class AdapterParked(Exception):
+    """The adapter was put out of memory for others; read its folder again and restore it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
 
 
 class InvalidApiKey(EngineError):

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+LARGEST, ZERO_POINT = 127.0, 128
+"""The kernel takes unsigned activations; signed ones fall to a reference implementation, thousands of times slower."""
+LEAST_PEAK = 1e-12
 PACKED_FOR_TOKENS = 8
 """Batch that the packed layout is chosen for: that of decoding several sequences. Larger ones gain as well."""
 
@@ -61,8 +64,44 @@ class PackedLinear:
         return out
 
 
-def make_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
-    """Return the fastest exact form of a matrix on its device; the given tensor need not be kept."""
+class Int8Linear:
+    """Weights and activations in 8 bits, sums in 32; about three times as fast as float32 on CPUs with VNNI.
+
+    Weights have one scale per output, activations one per token. So a token's result depends on nothing but itself:
+    integer sums are exact, whatever shares the step. Source: vector-wise quantisation, Dettmers et al. 2022,
+    arXiv:2208.07339, section 2.1, without outlier columns.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self._scales = weight.abs().amax(dim=1).clamp_min_(LEAST_PEAK).mul_(1 / LARGEST)
+        rounded = (weight / self._scales[:, None]).round_().to(torch.int8)
+        self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self._zero_points = torch.zeros(len(weight), dtype=torch.int32)
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the product."""
+        scales = x.abs().amax(dim=1, keepdim=True).clamp_min_(LEAST_PEAK).mul_(1 / LARGEST)
+        rounded = (x / scales).round_().add_(ZERO_POINT).to(torch.uint8)
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
+            rounded, 1.0, ZERO_POINT, self._weight, self._scales, self._zero_points,
+            None, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        out.mul_(scales)
+        return out if self._bias is None else out.add_(self._bias)
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """Return residual + product."""
+        return self(x).add_(residual)
+
+
+def make_linear(weight: Tensor, bias: Tensor | None = None, *, eight_bit: bool = False) -> Linear:
+    """Return the fastest form of a matrix on its device, exact unless 8 bits are asked for.
+
+    The given tensor need not be kept. 8 bits are a matter of the CPU's kernels; elsewhere they are not to be had.
+    """
+    if eight_bit:
+        return Int8Linear(weight, bias)
     has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
     packable = has_onednn and weight.device.type == "cpu" and weight.dtype == torch.float32
     if packable and hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):

@@ -43,6 +43,19 @@ class EngineLoop:
         """Start stepping."""
         self._thread.start()
 
+    def give_up(self) -> None:
+        """End every sequence with an error that says to try again: the time to finish them is over."""
+
+        def order(core: EngineCore) -> None:
+            core.abort("the engine shuts down")
+            for sequence_id in list(self._sinks):
+                self._deliver(_failure(sequence_id, "The engine is shutting down.", retry_after_s=1))
+
+        try:
+            self.call(order)
+        except Overloaded:
+            logger.debug("nothing to give up: the engine has stopped")
+
     def stop(self) -> None:
         """Stop after the present step; sequences that have not ended stay without further output."""
         with self._wake:
@@ -115,9 +128,10 @@ class EngineLoop:
             # a bug or exhausted memory: this step's answers are lost, the next requests get their chance
             logger.exception("an engine step failed")
             self._failed_steps += 1
-            self._core.abort()
+            self._core.abort("a step broke off")
             # also those that had ended in the broken step and whose last output was lost with it
-            return [_failure(sequence_id) for sequence_id in self._sinks]
+            message = "The engine failed while it computed this answer."
+            return [_failure(sequence_id, message) for sequence_id in self._sinks]
         self._failed_steps = 0
         return outputs
 
@@ -130,6 +144,5 @@ class EngineLoop:
         sink(output)
 
 
-def _failure(sequence_id: str) -> SequenceOutput:
-    message = "The engine failed while it computed this answer."
-    return SequenceOutput(sequence_id, (), "", (), FinishReason.ERROR, 0, error=message)
+def _failure(sequence_id: str, message: str, *, retry_after_s: int | None = None) -> SequenceOutput:
+    return SequenceOutput(sequence_id, (), "", (), FinishReason.ERROR, 0, error=message, retry_after_s=retry_after_s)

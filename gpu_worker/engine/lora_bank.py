@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 from gpu_worker.engine.adapter_folder import LoraWeights
-from gpu_worker.engine.errors import BadAdapter
+from gpu_worker.engine.errors import NoRoom
+from gpu_worker.engine.kernels import NativeKernels, column_ends
 from gpu_worker.engine.model_shape import ModelShape
 from gpu_worker.engine.weights import interleave_pairs
 
+NATIVE_STRETCH = 4
+"""The compiled kernel goes token by token: it gains as long as few tokens in a row have the same adapter."""
 MASKED_TOKENS = 32
 """Steps of at most this many tokens multiply all adapters at once."""
 
@@ -59,11 +62,38 @@ class LoraRun:
     foreign: dict[str, Tensor] | None
 
 
+@dataclass(frozen=True)
+class LoraTokens:
+    """Each token's own rank rows, for the compiled kernel.
+
+    Shapes: first[modules] (tokens,): first row in the bank of a projection of so many modules; ranks (tokens,).
+    """
+
+    first: dict[int, Tensor]
+    ranks: Tensor
+
+
+LoraPlan = Sequence[LoraRun] | LoraTokens
+
+
 class LoraBank:
     """Adapter weights of one base model in preallocated memory; adding or removing one copies nothing else."""
 
-    def __init__(self, shape: ModelShape, *, rank_budget: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        *,
+        rank_budget: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        kernels: NativeKernels | None = None,
+    ) -> None:
         self._shape = shape
+        self._kernels = kernels
+        self._ends = {
+            projection.name: column_ends([self._module_width(module) for module in projection.modules])
+            for projection in PROJECTIONS
+        }
         self._device = device
         self._rank_budget = rank_budget
         self._ranges: dict[int, RankRange] = {}
@@ -82,7 +112,7 @@ class LoraBank:
             self._b[projection.name] = [untouched_zeros((rows, width_out), device, dtype) for _ in layers]
 
     def add(self, uid: int, rank: int, weights: LoraWeights) -> None:
-        """Copy an adapter into free rank rows. Raises: BadAdapter if there are not enough."""
+        """Copy an adapter into free rank rows. Raises: NoRoom if there are not enough side by side."""
         ranks = self._free_range(rank)
         for layer in range(self._shape.layers):
             for projection in PROJECTIONS:
@@ -93,10 +123,12 @@ class LoraBank:
         """Free an adapter's rank rows."""
         del self._ranges[uid]
 
-    def plan(self, adapter_uids: Sequence[int | None]) -> tuple[LoraRun, ...]:
+    def plan(self, adapter_uids: Sequence[int | None]) -> LoraPlan:
         """Return what a step has to multiply, given the adapter of each of its tokens (None: bare base model)."""
         stretches = [(uid, len(list(group))) for uid, group in itertools.groupby(adapter_uids)]
         active = {uid for uid, _ in stretches if uid is not None}
+        if self._kernels is not None and active and len(adapter_uids) <= NATIVE_STRETCH * len(stretches):
+            return self._tokens(adapter_uids)
         if len(stretches) > 1 and len(adapter_uids) <= MASKED_TOKENS and active:
             tokens = torch.tensor([-1 if uid is None else uid for uid in adapter_uids], device=self._device)
             return tuple(self._masked_run(run, tokens) for run in self._adjacent(active))
@@ -107,19 +139,32 @@ class LoraBank:
             if uid is not None
         )
 
-    def apply(self, runs: Sequence[LoraRun], layer: int, projection: FusedProjection, x: Tensor, y: Tensor) -> None:
+    def apply(self, plan: LoraPlan, layer: int, projection: FusedProjection, x: Tensor, y: Tensor) -> None:
         """Add the low-rank updates to the projection's output, in place.
 
         Shapes: x (tokens, in), y (tokens, out).
         """
         parts = len(projection.modules)
-        for run in runs:
+        if isinstance(plan, LoraTokens):
+            assert self._kernels is not None
+            a, b, ends = self._a[projection.name][layer], self._b[projection.name][layer], self._ends[projection.name]
+            self._kernels.low_rank(x, a, b, plan.first[parts], plan.ranks, ends, y)
+            return
+        for run in plan:
             rows = slice(run.ranks.start * parts, run.ranks.end * parts)
             products = x[run.tokens] @ self._a[projection.name][layer][rows].t()
             if run.foreign is not None:
                 # filled and not multiplied by zero: one tenant's overflow must not become another's NaN
                 products.masked_fill_(run.foreign[projection.name], 0.0)
             y[run.tokens].addmm_(products, self._b[projection.name][layer][rows])
+
+    def _tokens(self, adapter_uids: Sequence[int | None]) -> LoraTokens:
+        none = RankRange(0, 0)
+        ranges = [none if uid is None else self._ranges[uid] for uid in adapter_uids]
+        first = torch.tensor([ranks.start for ranks in ranges])
+        counts = {len(projection.modules) for projection in PROJECTIONS}
+        ranks = torch.tensor([ranks.end - ranks.start for ranks in ranges])
+        return LoraTokens({modules: first * modules for modules in counts}, ranks)
 
     def _adjacent(self, active: Iterable[int]) -> list[list[int]]:
         """Group adapters whose rank rows touch, so that each group is one multiplication."""
@@ -149,7 +194,7 @@ class LoraBank:
                 break
             start = taken.end
         if start + rank > self._rank_budget:
-            raise BadAdapter("There is no room for another adapter; unload one first.", code="adapter_room_full")
+            raise NoRoom("There is no room for another adapter; unload one first.")
         return RankRange(start, start + rank)
 
     def _write(self, ranks: RankRange, layer: int, projection: FusedProjection, weights: LoraWeights) -> None:

@@ -1,5 +1,6 @@
 """Choose the next token from a row of logits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,16 @@ class SamplingParams:
 
     max_tokens: int
     temperature: float = 0.0
-    """0 is greedy; then top_p and seed do not matter."""
+    """0 is greedy; then top_p, top_k, min_p and seed do not matter."""
     top_p: float = 1.0
+    top_k: int = 0
+    """Sample among this many likeliest tokens; 0: among all."""
+    min_p: float = 0.0
+    """Never sample a token that is less likely than this share of the likeliest one."""
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit for every time that the answer holds it already."""
+    presence_penalty: float = 0.0
+    """Taken from a token's logit once if the answer holds it already."""
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
@@ -53,10 +62,27 @@ def sample_token(logits: Tensor, params: SamplingParams, generator: torch.Genera
     """
     if generator is None:
         return int(logits.argmax())
+    if 0 < params.top_k < logits.numel():
+        logits = logits.masked_fill(logits < logits.topk(params.top_k).values[-1], float("-inf"))
     probabilities = torch.softmax(logits / params.temperature, -1)
+    if params.min_p:
+        probabilities = probabilities.masked_fill(probabilities < params.min_p * probabilities.max(), 0.0)
     if params.top_p < 1:
+        if params.min_p:
+            probabilities = probabilities / probabilities.sum()
         return _sample_nucleus(probabilities, params.top_p, generator)
     return int(torch.multinomial(probabilities, 1, generator=generator))
+
+
+def penalised(logits: Tensor, output_ids: Sequence[int], params: SamplingParams) -> Tensor:
+    """Return the logits with what the answer holds already made less likely, or more if a penalty is negative.
+
+    Shapes: logits (vocab,), result the same. Source: OpenAI's definition of frequency and presence penalties.
+    """
+    if not output_ids or not (params.frequency_penalty or params.presence_penalty):
+        return logits
+    counts = torch.bincount(torch.tensor(output_ids), minlength=logits.numel())
+    return logits - params.frequency_penalty * counts - params.presence_penalty * (counts > 0)
 
 
 def _sample_nucleus(probabilities: Tensor, top_p: float, generator: torch.Generator) -> int:

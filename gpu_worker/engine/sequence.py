@@ -19,6 +19,7 @@ class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
     CANCELLED = "cancelled"
+    EXPIRED = "expired"
     ERROR = "error"
 
 
@@ -47,6 +48,14 @@ class Sequence:
     grammar: GrammarState | None = None
     memory: AnswerMemory | None = None
     cache_salt: str | None = None
+    owner: str = ""
+    """Whose request it is, for a fair order; empty if nobody said."""
+    leader: "Sequence | None" = None
+    """A sequence of the same prompt that computes it first; this one starts when it can reuse that."""
+    start_by: float | None = None
+    """When waiting to start is given up, on the monotonic clock; None: never."""
+    started_at: float | None = None
+    """When it was admitted, on the monotonic clock."""
     output_ids: list[int] = field(default_factory=list)
     computed: int = 0
     """Tokens whose keys and values are in the cache."""
@@ -67,6 +76,9 @@ class Sequence:
         decode: Decode,
         grammar: GrammarState | None = None,
         cache_salt: str | None = None,
+        owner: str = "",
+        leader: "Sequence | None" = None,
+        start_by: float | None = None,
     ) -> "Sequence":
         """Return a new sequence with its own random source and text stream."""
         return cls(
@@ -78,7 +90,15 @@ class Sequence:
             generator=seeded_generator(params),
             grammar=grammar,
             cache_salt=cache_salt,
+            owner=owner,
+            leader=leader,
+            start_by=start_by,
         )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing has to be waited for but room."""
+        return self.leader is None or bool(self.leader.output_ids) or self.leader.finish_reason is not None
 
     @property
     def namespace(self) -> Namespace | None:
@@ -141,3 +161,5 @@ class SequenceOutput:
     finish_reason: FinishReason | None
     cached_tokens: int
     error: str | None = None
+    retry_after_s: int | None = None
+    """With `error`: in how many seconds another try makes sense; None: it does not."""

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import uvicorn
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 DRAIN_S = 8
 """How long running answers may go on after SIGTERM."""
+LAST_WORDS_S = 1
+"""What of it is left for telling those that are not finished."""
 
 
 def serve(options: argparse.Namespace, *, api_key: str) -> int:
@@ -67,7 +70,7 @@ def _state_dir(options: argparse.Namespace) -> Path | None:
 
 def config_of(options: argparse.Namespace) -> EngineConfig:
     """Return the limits: defaults, except where the command line says otherwise."""
-    names = ("max_running", "max_waiting", "max_context", "lora_rank_budget")
+    names = ("weights", "max_running", "max_waiting", "max_context", "lora_rank_budget")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     if options.kv_cache_mb is not None:
         given["kv_cache_bytes"] = options.kv_cache_mb * 2**20
@@ -88,9 +91,18 @@ def _listen(options: argparse.Namespace, server: EngineServer, api_key: str) -> 
             timeout_graceful_shutdown=DRAIN_S,
         )
     )
+    # what is not answered when uvicorn is about to cut its connections ends with an error that says to try again
+    last_call = threading.Timer(DRAIN_S - LAST_WORDS_S, server.loop.give_up)
+    last_call.daemon = True
+
+    def drain(*_: object) -> None:
+        if not server.draining:
+            server.draining = uvicorn_server.should_exit = True
+            last_call.start()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn repeats the signal after its drain: with this handler that is no second death before our clean-up
-        signal.signal(number, lambda *_: setattr(uvicorn_server, "should_exit", True))
+        signal.signal(number, drain)
     # the socket listens already: a request that arrives before the first accept waits in its backlog
     if options.ready_file is not None:
         _announce(options.ready_file, options.host, listener.getsockname()[1])

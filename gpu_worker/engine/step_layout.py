@@ -36,6 +36,19 @@ class ShortRows:
 
 
 @dataclass(frozen=True)
+class DirectRows:
+    """The tokens of all short rows, for kernels that read the cache where it lies.
+
+    Shapes: tables: the rows' cache blocks one after the other; first (tokens,) where a token's begin in them;
+    lengths (tokens,): positions that it sees. All int64, on the CPU.
+    """
+
+    tables: Tensor
+    first: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
 class LongRow:
     """A row that attends alone, over its own past and itself.
 
@@ -61,13 +74,15 @@ class StepLayout:
     positions: Tensor
     slots: Tensor
     adapter_uids: list[int | None]
-    short: ShortRows | None
+    short: ShortRows | DirectRows | None
     long: tuple[LongRow, ...]
     logit_index: Tensor
 
 
-def lay_out(rows: Sequence[StepRow], *, query_groups: int, device: torch.device, dtype: torch.dtype) -> StepLayout:
-    """Return the layout of a step. `query_groups`: query heads per key/value head."""
+def lay_out(
+    rows: Sequence[StepRow], *, query_groups: int, device: torch.device, dtype: torch.dtype, direct: bool = False
+) -> StepLayout:
+    """Return the layout of a step. `query_groups`: query heads per key/value head; `direct`: short rows as such."""
     # short rows first; within both parts the rows of one adapter side by side, so that their tokens are one stretch
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index].token_ids) > SHORT_ROW, _uid(rows[index])))
     ordered = [rows[index] for index in order]
@@ -77,13 +92,17 @@ def lay_out(rows: Sequence[StepRow], *, query_groups: int, device: torch.device,
         starts.append(total)
         total += len(row.token_ids)
     positions = torch.cat([torch.arange(row.start, row.start + len(row.token_ids)) for row in ordered])
-    short = _short_rows(ordered[:short_count], positions, query_groups, dtype) if short_count else None
+    short: ShortRows | DirectRows | None = None
+    if short_count and direct:
+        short = _direct_rows(ordered[:short_count], positions)
+    elif short_count:
+        short = _to_device(_short_rows(ordered[:short_count], positions, query_groups, dtype), device)
     return StepLayout(
         token_ids=torch.tensor([token for row in ordered for token in row.token_ids]).to(device),
         positions=positions.to(device),
         slots=_slots(ordered, positions).to(device),
         adapter_uids=[row.adapter_uid for row in ordered for _ in row.token_ids],
-        short=_to_device(short, device),
+        short=short,
         long=tuple(
             _long_row(row, start, device, dtype)
             for row, start in zip(ordered[short_count:], starts[short_count:], strict=True)
@@ -146,13 +165,24 @@ def _short_rows(rows: Sequence[StepRow], positions: Tensor, groups: int, dtype: 
     )
 
 
+def _direct_rows(rows: Sequence[StepRow], positions: Tensor) -> DirectRows:
+    counts = torch.tensor([len(row.token_ids) for row in rows])
+    sizes = torch.tensor([len(row.block_table) for row in rows])
+    firsts = sizes.cumsum(0) - sizes
+    return DirectRows(
+        tables=torch.tensor([block for row in rows for block in row.block_table]),
+        first=firsts.repeat_interleave(counts),
+        lengths=positions[: int(counts.sum())] + 1,
+    )
+
+
 def _padded(block_table: Sequence[int], count: int) -> list[int]:
     table = list(block_table[:count])
     return table + [PADDING_BLOCK] * (count - len(table))
 
 
-def _to_device(short: ShortRows | None, device: torch.device) -> ShortRows | None:
-    if short is None or device.type == "cpu":
+def _to_device(short: ShortRows, device: torch.device) -> ShortRows:
+    if device.type == "cpu":
         return short
     return ShortRows(
         tokens=short.tokens,

@@ -29,7 +29,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """A whole decoder. Shapes: embedding (vocabulary, hidden)."""
+    """A whole decoder. Shapes: embedding (vocabulary, hidden), in whatever type its file has."""
 
     embedding: Tensor
     layers: tuple[LayerWeights, ...]
@@ -46,6 +46,12 @@ class TensorFolder:
         self._files: dict[str, str] | None = None
         if index.exists():
             self._files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+
+    def mapped(self, name: str) -> Tensor:
+        """Return one tensor whose mapping stays: of its memory only what is read becomes resident."""
+        with safe_open(self._dir / self._file_of(name), framework="pt") as file:
+            found: Tensor = file.get_tensor(name)
+        return found
 
     @contextmanager
     def tensors(self, *names: str) -> Iterator[tuple[Tensor, ...]]:
@@ -83,26 +89,39 @@ def interleave_pairs(rows: Tensor, head_dim: int) -> Tensor:
     return halves.transpose(1, 2).flatten(0, 2)
 
 
-def load_weights(model_dir: Path, shape: ModelShape, *, device: torch.device, dtype: torch.dtype) -> DecoderWeights:
+@dataclass(frozen=True)
+class Placing:
+    """Where the weights go, and in which arithmetic they are used."""
+
+    device: torch.device
+    dtype: torch.dtype
+    eight_bit: bool = False
+
+    def vector(self, tensor: Tensor) -> Tensor:
+        """Return a copy of a norm or bias."""
+        return tensor.to(self.device, self.dtype, copy=True)
+
+    def linear(self, matrix: Tensor, bias: Tensor | None = None) -> Linear:
+        """Return a matrix ready for multiplication; the given one may be memory-mapped."""
+        return make_linear(matrix.to(self.device, self.dtype, copy=True), bias, eight_bit=self.eight_bit)
+
+
+def load_weights(model_dir: Path, shape: ModelShape, placing: Placing) -> DecoderWeights:
     """Read, check and fuse the weights of a base model folder. Raises: UnsupportedModel with the reason."""
     folder = TensorFolder(model_dir)
-    with folder.tensors("model.embed_tokens.weight", "model.norm.weight") as (embedding, norm):
-        _check("the embedding", embedding, (shape.vocabulary, shape.hidden))
-        embedding = embedding.to(device, dtype, copy=True)
-        final_norm = norm.to(device, dtype, copy=True)
-    if shape.tied_head:
-        head = make_linear(embedding)
-    else:
-        with folder.tensors("lm_head.weight") as (lm_head,):
-            _check("the head", lm_head, (shape.vocabulary, shape.hidden))
-            head = make_linear(lm_head.to(device, dtype, copy=True))
-    layers = tuple(_load_layer(folder, index, shape, device, dtype) for index in range(shape.layers))
+    head_name = "model.embed_tokens.weight" if shape.tied_head else "lm_head.weight"
+    with folder.tensors("model.norm.weight", head_name) as (norm, matrix):
+        _check("the head", matrix, (shape.vocabulary, shape.hidden))
+        final_norm, head = placing.vector(norm), placing.linear(matrix)
+    embedding = folder.mapped("model.embed_tokens.weight")
+    _check("the embedding", embedding, (shape.vocabulary, shape.hidden))
+    if placing.device.type != "cpu":
+        embedding = embedding.to(placing.device, placing.dtype)
+    layers = tuple(_load_layer(folder, index, shape, placing) for index in range(shape.layers))
     return DecoderWeights(embedding, layers, final_norm, head)
 
 
-def _load_layer(
-    folder: TensorFolder, index: int, shape: ModelShape, device: torch.device, dtype: torch.dtype
-) -> LayerWeights:
+def _load_layer(folder: TensorFolder, index: int, shape: ModelShape, placing: Placing) -> LayerWeights:
     prefix = f"model.layers.{index}."
     names = [
         "input_layernorm",
@@ -113,27 +132,25 @@ def _load_layer(
 
     def keep(name: str, matrix: Tensor, width_out: int, width_in: int, bias: Tensor | None = None) -> Linear:
         _check(f"{prefix}{name}", matrix, (width_out, width_in))
-        return make_linear(matrix.to(device, dtype, copy=True), bias)
+        return placing.linear(matrix, bias)
 
-    bias = _load_qkv_bias(folder, prefix, shape, device, dtype) if shape.qkv_bias else None
+    bias = _load_qkv_bias(folder, prefix, shape, placing) if shape.qkv_bias else None
     with folder.tensors(*(f"{prefix}{name}.weight" for name in names)) as (norm, post, q, k, v, o, gate, up, down):
         qkv = torch.cat([interleave_pairs(q, shape.head_dim), interleave_pairs(k, shape.head_dim), v])
         return LayerWeights(
-            input_norm=norm.to(device, dtype, copy=True),
+            input_norm=placing.vector(norm),
             qkv=keep("qkv", qkv, shape.qkv_width, shape.hidden, bias),
             output=keep("output", o, shape.hidden, shape.query_width),
-            post_norm=post.to(device, dtype, copy=True),
+            post_norm=placing.vector(post),
             gate_up=keep("gate_up", torch.cat([gate, up]), 2 * shape.intermediate, shape.hidden),
             down=keep("down", down, shape.hidden, shape.intermediate),
         )
 
 
-def _load_qkv_bias(
-    folder: TensorFolder, prefix: str, shape: ModelShape, device: torch.device, dtype: torch.dtype
-) -> Tensor:
+def _load_qkv_bias(folder: TensorFolder, prefix: str, shape: ModelShape, placing: Placing) -> Tensor:
     with folder.tensors(*(f"{prefix}self_attn.{part}_proj.bias" for part in "qkv")) as (q, k, v):
         rows = [interleave_pairs(q, shape.head_dim), interleave_pairs(k, shape.head_dim), v]
-        return torch.cat(rows).to(device, dtype)
+        return placing.vector(torch.cat(rows))
 
 
 def _check(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:

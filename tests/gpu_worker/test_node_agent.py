@@ -21,6 +21,7 @@ import gpu_worker.engine_keeper as keeper_module
 import gpu_worker.node as node_module
 from deployments import inference, lifecycle, services
 from deployments.models import Engine, Placement
+from gpu_worker.engine_kinds import EngineProgram
 from gpu_worker.node import NodeAgent
 from portal.errors import PortalError
 from portal.models import BaseModel, Node
@@ -31,7 +32,7 @@ from tests.deployments.conftest import make_run, run  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.slow
 
-FAKE = (sys.executable, str(Path(fake_engine.__file__)))
+FAKE = EngineProgram("tuneport", (sys.executable, str(Path(fake_engine.__file__))))
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def agent(transactional_db, base_model, monkeypatch) -> Iterator[NodeAgent]:
     """An agent of the node "local" that is driven by hand, and its children gone at the end."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://secret@nowhere/x")
     monkeypatch.setattr(keeper_module, "FIRST_PAUSE_S", 0.05)
-    made = NodeAgent("local", command=FAKE, chores=())
+    made = NodeAgent("local", program=FAKE, chores=())
     yield made
     made._end()
 
@@ -162,7 +163,7 @@ def test_a_restarted_agent_begins_with_nothing_loaded(agent, work, team, run, se
     assert not Engine.objects.exists()
     with pytest.raises(PortalError):
         inference.resolve_adapter(team, run.adapter, "run")
-    again = NodeAgent("local", command=FAKE, chores=())
+    again = NodeAgent("local", program=FAKE, chores=())
     try:
         deadline = time.monotonic() + 10
         while "ready" not in placements().values() and time.monotonic() < deadline:
@@ -222,6 +223,7 @@ def test_the_engines_environment_holds_no_secret(agent, work, settings):
     work(engine)
     environment = json.loads((settings.DATA_DIR / "run" / "engine-local-tiny.environ").read_text())
     assert environment.pop("ENGINE_API_KEY") == engine().access_key
+    assert environment.pop("TUNEPORT_CACHE") == str(settings.DATA_DIR / "cache")
     assert not {name for name in environment if "SECRET" in name or "DATABASE" in name or "TUNEPORT" in name}
     assert environment["HOME"].startswith(str(settings.DATA_DIR))
     assert environment["HF_HUB_OFFLINE"] == "1"
@@ -281,7 +283,7 @@ def test_the_engine_dies_with_a_killed_agent(agent, work, settings, tmp_path):
         "print(process.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
-    command = [sys.executable, str(script), str(tmp_path), *FAKE]
+    command = [sys.executable, str(script), str(tmp_path), *FAKE.command]
     environment = {**os.environ, "PYTHONPATH": str(settings.BASE_DIR)}
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=settings.BASE_DIR, env=environment)
     pid = int(parent.stdout.readline())

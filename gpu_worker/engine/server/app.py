@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from datasets_app.rendering import ChatRenderer, RenderingError
 from gpu_worker.engine.core import EngineCore
-from gpu_worker.engine.errors import BadAdapter, BadRequest, EngineError, ModelNotFound
+from gpu_worker.engine.errors import BadAdapter, BadRequest, EngineError, ModelNotFound, Overloaded
 from gpu_worker.engine.loop import EngineLoop
 from gpu_worker.engine.server import requests as bodies
 from gpu_worker.engine.server.answers import (
@@ -49,6 +49,8 @@ class EngineServer:
     max_context: int
     started: int = field(default_factory=lambda: int(time.time()))
     metrics: HttpMetrics = field(default_factory=HttpMetrics)
+    draining: bool = False
+    """Set when the process is to end: what runs goes on, nothing new is begun."""
 
     def app(self, *, api_key: str) -> Starlette:
         """Return the ASGI application."""
@@ -109,6 +111,8 @@ class EngineServer:
         prompts: Sequence[Sequence[int]],
         shape_kind: ShapeKind,
     ) -> Response:
+        if self.draining:
+            raise Overloaded("The engine is shutting down.")
         adapter = None if order.model == self.base_name else order.model
         generation = await unless_client_goes(request, self.generator.start(order, prompts, adapter))
         shape = shape_kind(order.model, self._fingerprint(order.model), self.renderer)
@@ -173,8 +177,8 @@ class EngineServer:
     # --- state ------------------------------------------------------------------------------------------------
 
     async def health(self, request: Request) -> Response:
-        """GET /health: 200 while the engine's thread works."""
-        return Response(status_code=200 if self.loop.healthy else 503)
+        """GET /health: 200 while the engine's thread works and new requests are taken."""
+        return Response(status_code=200 if self.loop.healthy and not self.draining else 503)
 
     async def show_metrics(self, request: Request) -> Response:
         """GET /metrics."""

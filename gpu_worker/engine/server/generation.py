@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.engine.config import EngineConfig
-from gpu_worker.engine.core import EngineCore
-from gpu_worker.engine.errors import ContextTooLong, GenerationFailed
+from gpu_worker.engine.errors import AdapterParked, ContextTooLong, EngineError, GenerationFailed, Overloaded
 from gpu_worker.engine.grammar import Grammar, GrammarCompiler
 from gpu_worker.engine.loop import EngineLoop
 from gpu_worker.engine.sequence import AdapterRef, SequenceOutput
@@ -67,7 +66,7 @@ class Generation:
         while self.unfinished:
             output = await self.queue.get()
             if output.error is not None:
-                raise GenerationFailed(output.error)
+                raise _failure(output.error, output.retry_after_s)
             self.first_output = self.first_output or time.monotonic()
             choice = self.sequences[output.sequence_id]
             self.completion_tokens += len(output.token_ids)
@@ -98,6 +97,7 @@ class Generator:
         self._grammars = grammars
         self._renderer = renderer
         self._default_max_tokens = config.default_max_tokens
+        self._max_wait_s = config.max_wait_s
         self._max_context = max_context
         self._numbers = itertools.count()
 
@@ -108,11 +108,7 @@ class Generator:
         event_loop = asyncio.get_running_loop()
         adapter = await self._find_adapter(adapter_name)
         grammar = await self._grammar(order, adapter)
-        sequences = [
-            self._sequence(order, prompt, choice, adapter, grammar)
-            for prompt in prompts
-            for choice in range(order.choices)
-        ]
+        sequences = [sequence for prompt in prompts for sequence in self._sequences(order, prompt, adapter, grammar)]
         generation = Generation(
             sequences={sequence.id: index for index, sequence in enumerate(sequences)},
             prompt_tokens=sum(len(prompt) for prompt in prompts),
@@ -137,13 +133,14 @@ class Generator:
             self._loop.cancel(list(generation.unfinished))
 
     async def _find_adapter(self, name: str | None) -> AdapterRef | None:
+        """Return the adapter, read again if it was put out of memory for others. Raises: ModelNotFound, Overloaded."""
         if name is None:
             return None
-
-        def order(core: EngineCore) -> AdapterRef:
-            return core.find_adapter(name)
-
-        return await asyncio.wrap_future(self._loop.call(order))
+        try:
+            return await asyncio.wrap_future(self._loop.call(lambda core: core.find_adapter(name)))
+        except AdapterParked as parked:
+            loaded = await asyncio.to_thread(self._loop.read_adapter, parked.path)
+        return await asyncio.wrap_future(self._loop.call(lambda core: core.restore_adapter(name, loaded)))
 
     async def _grammar(self, order: GenerationOrder, adapter: AdapterRef | None) -> Grammar | None:
         """Return what the answer has to follow: the request's schema, else what the adapter was taught to answer."""
@@ -153,6 +150,21 @@ class Generator:
             return await asyncio.to_thread(self._grammars.compile_lark, adapter.grammar)
         return None
 
+    def _sequences(
+        self,
+        order: GenerationOrder,
+        prompt: Sequence[int],
+        adapter: AdapterRef | None,
+        grammar: Grammar | None,
+    ) -> list[EngineSequence]:
+        """Return the choices of one prompt; the first computes the prompt for all.
+
+        Raises: ContextTooLong.
+        """
+        leader = self._sequence(order, prompt, 0, adapter, grammar, None)
+        others = [self._sequence(order, prompt, choice, adapter, grammar, leader) for choice in range(1, order.choices)]
+        return [leader, *others]
+
     def _sequence(
         self,
         order: GenerationOrder,
@@ -160,6 +172,7 @@ class Generator:
         choice: int,
         adapter: AdapterRef | None,
         grammar: Grammar | None,
+        leader: EngineSequence | None,
     ) -> EngineSequence:
         room = self._max_context - len(prompt)
         if room < 1:
@@ -168,12 +181,26 @@ class Generator:
                 f"{len(prompt)}.",
                 param="messages",
             )
+        name = f"{next(self._numbers)}-{secrets.token_hex(4)}"
+        salt = order.cache_salt
+        if adapter is None and salt is None and order.choices > 1:
+            # without a namespace nothing is kept: one of its own lets the choices share their prompt with nobody else
+            salt = f"choices of {leader.id if leader else name}"
         return EngineSequence.create(
-            f"{next(self._numbers)}-{secrets.token_hex(4)}",
+            name,
             prompt,
             order.params_of(choice, default_max_tokens=min(self._default_max_tokens, room)),
             adapter=adapter,
             decode=self._renderer.decode,
             grammar=None if grammar is None else grammar.start(),
-            cache_salt=order.cache_salt,
+            cache_salt=salt,
+            owner=order.cache_salt or "",
+            leader=leader,
+            start_by=time.monotonic() + self._max_wait_s,
         )
+
+
+def _failure(message: str, retry_after_s: int | None) -> EngineError:
+    if retry_after_s is None:
+        return GenerationFailed(message)
+    return Overloaded(message, retry_after_s=retry_after_s)

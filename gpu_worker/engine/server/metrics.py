@@ -75,4 +75,6 @@ def _figures(stats: EngineStats) -> list[tuple[str, str, float]]:
         ("engine_cache_used_share", "gauge", round(stats.cache_used_share, 4)),
         ("engine_cache_prefix_blocks", "gauge", stats.cached_blocks),
         ("engine_adapters_loaded", "gauge", stats.adapters),
+        ("engine_adapters_parked", "gauge", stats.parked_adapters),
+        ("engine_adapter_evictions_total", "counter", stats.evictions),
     ]

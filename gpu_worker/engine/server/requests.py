@@ -15,8 +15,6 @@ MAX_STOP_CHARACTERS = 200
 NO_LIMIT_NAMED = 0
 
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
     "logit_bias": ({},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -75,6 +73,11 @@ class _Generation(BaseModel):
     model: StrictStr
     temperature: Annotated[Number, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[StrictInt, Field(ge=-1, le=1_000_000)] = 0
+    """vLLM's extension, as min_p: 0 and -1 look at all tokens."""
+    min_p: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] = 0.0
+    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] = 0.0
     n: Annotated[StrictInt, Field(ge=1, le=MAX_CHOICES)] = 1
     seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: StrictStr | list[StrictStr] | None = None
@@ -178,6 +181,10 @@ def order_of(request: ChatRequest | CompletionRequest) -> GenerationOrder:
         max_tokens=_max_tokens(request) or NO_LIMIT_NAMED,
         temperature=request.temperature,
         top_p=request.top_p,
+        top_k=max(request.top_k, 0),
+        min_p=request.min_p,
+        frequency_penalty=request.frequency_penalty,
+        presence_penalty=request.presence_penalty,
         seed=request.seed,
         stop=_stops(request.stop),
         logprobs=_logprobs(request),

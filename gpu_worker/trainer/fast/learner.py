@@ -6,10 +6,11 @@ from typing import Literal
 import torch
 from safetensors import SafetensorError
 
+from gpu_worker.compiled import NativeUnavailable
 from gpu_worker.trainer.adapter import PREFIX, lora_config, lora_scale
 from gpu_worker.trainer.fast.decoder import FastDecoder, Layer
 from gpu_worker.trainer.fast.kernels import Kernels
-from gpu_worker.trainer.fast.native import NativeKernels, NativeUnavailable
+from gpu_worker.trainer.fast.native import NativeKernels
 from gpu_worker.trainer.fast.packing import HeadLayout, pack
 from gpu_worker.trainer.fast.products import EightBitProduct, ExactProduct, FrozenProduct
 from gpu_worker.trainer.fast.projection import AdaptedProjection, AdapterPart, StackedAdapter

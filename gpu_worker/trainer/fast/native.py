@@ -1,38 +1,19 @@
-"""The kernels of `kernels.cpp`: compiled once per machine, kept, and called with the addresses of tensors.
-
-Compiling takes three seconds with g++ and happens at the first run on a machine; later runs load the file in a
-millisecond. torch.compile could make the same kernels, but loads its compiler for six seconds at every start.
-"""
+"""The kernels of `kernels.cpp`, called with the addresses of tensors; see `gpu_worker.compiled`."""
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from gpu_worker.compiled import load_library
 from gpu_worker.trainer.fast.kernels import Finish, Kernels, LowRank
 from gpu_worker.trainer.fast.products import Activations, Product, Quantised
 
-CACHE_VARIABLE = "TUNEPORT_CACHE"  # a folder that only we can write to; without it every start compiles anew
 SOURCE = Path(__file__).with_name("kernels.cpp")
-COMPILE_LIMIT_S = 120
-# Sums and maxima may be reordered, as vector instructions do. A NaN still spreads to the loss, where it is noticed.
-FLAGS = (
-    "-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math",
-    "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math", "-ffinite-math-only",
-)  # fmt: skip
-X86_FLAGS = ("-mprefer-vector-width=512",)
-
-
-class NativeUnavailable(Exception):
-    """There are no compiled kernels on this machine; the text says why."""
+# Nothing here is allowed to be infinite; a NaN still spreads to the loss, where it is noticed.
+FLAGS = ("-ffinite-math-only",)
 
 
 class NativeKernels(Kernels):
@@ -40,7 +21,7 @@ class NativeKernels(Kernels):
 
     def __init__(self, *, eight_bit: bool) -> None:
         """Compile or load. Raises: NativeUnavailable."""
-        self._library = _load()
+        self._library = load_library(SOURCE, _SIGNATURES, flags=FLAGS)
         self._eight_bit = eight_bit
 
     def activations(self, x: Tensor) -> Activations:
@@ -183,61 +164,3 @@ def _address(tensor: Tensor | None) -> int | None:
 
 def _addresses(eight: Quantised | None) -> tuple[int | None, int | None]:
     return (None, None) if eight is None else (eight.values.data_ptr(), eight.scales.data_ptr())
-
-
-# --- compiling ---------------------------------------------------------------------------------------------------
-
-
-def _load() -> ctypes.CDLL:
-    cache = os.environ.get(CACHE_VARIABLE)
-    if cache:
-        path = Path(cache) / "kernels" / f"{_key()}.so"
-        if not path.exists():
-            _compile_into(path)
-        return _open(path)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernels.so"
-        _compile_into(path)
-        return _open(path)  # stays mapped when the file is gone
-
-
-def _open(path: Path) -> ctypes.CDLL:
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise NativeUnavailable("the compiled kernels cannot be loaded") from error
-    for name, arguments in _SIGNATURES.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, None
-    return library
-
-
-def _compile_into(path: Path) -> None:
-    """Compile aside and rename, so that runs that start together never load half a file."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        raise NativeUnavailable("this machine has no C++ compiler (g++)")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            aside = Path(folder) / path.name
-            command = [compiler, *_flags(), str(SOURCE), "-o", str(aside)]
-            subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_LIMIT_S)
-            aside.replace(path)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise NativeUnavailable(f"compiling them failed with {type(error).__name__}") from error
-
-
-def _flags() -> tuple[str, ...]:
-    return FLAGS + (X86_FLAGS if platform.machine() == "x86_64" else ())
-
-
-def _key() -> str:
-    """Return a name that differs wherever the compiled file would: source, options, kind of processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        features = sorted({line for line in lines if line.lower().startswith(("flags", "features", "model name"))})
-    except OSError:
-        features = [platform.processor()]
-    parts = (SOURCE.read_text(encoding="utf-8"), *_flags(), platform.machine(), *features)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

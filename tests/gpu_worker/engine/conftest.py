@@ -1,12 +1,13 @@
 """A tiny base model, three random adapters in PEFT's own format, and transformers as the judge."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from datasets_app.rendering import ChatRenderer
+from gpu_worker.compiled import CACHE_VARIABLE
 from tests.gpu_worker.engine.driver import Driver, make_driver
 from tests.gpu_worker.engine.reference import Reference, make_adapter
 from tests.tiny_model import make_tiny_model
@@ -18,6 +19,14 @@ ADAPTERS = ("north", "south", "west")
 def one_thread() -> None:
     """The tiny model is faster without a thread pool, above all on a busy machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def compiled_kernels(kernel_cache: Path) -> Iterator[None]:
+    """Steps of compiled kernels, as in production; the other tests take the plain operations of other machines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(kernel_cache))
+        yield
 
 
 @pytest.fixture(scope="session")

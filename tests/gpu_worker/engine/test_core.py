@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.engine import adapter_folder
-from gpu_worker.engine.errors import BadAdapter, ContextTooLong, ModelNotFound, Overloaded
+from gpu_worker.engine.errors import AdapterParked, BadAdapter, ContextTooLong, ModelNotFound, Overloaded
 from gpu_worker.engine.sequence import FinishReason
 from tests.gpu_worker.engine.driver import Driver, make_driver
 from tests.gpu_worker.engine.reference import Reference
@@ -143,14 +143,55 @@ def test_a_reused_name_never_meets_the_old_cache(
 def test_adapter_names_and_room_are_bounded(
     model_dir: Path, renderer: ChatRenderer, adapter_dirs: dict[str, Path]
 ) -> None:
-    driver = make_driver(model_dir, renderer, {"north": adapter_dirs["north"]}, lora_rank_budget=10)
+    limits = {"lora_rank_budget": 10, "max_known_adapters": 2}
+    driver = make_driver(model_dir, renderer, {"north": adapter_dirs["north"]}, **limits)
     loaded = driver.core.read_adapter(adapter_dirs["south"])
     with pytest.raises(BadAdapter, match="loaded already"):
         driver.core.add_adapter("north", loaded)
-    with pytest.raises(BadAdapter, match="no room"):
+    driver.submit("busy", PROMPT, "north")
+    with pytest.raises(Overloaded, match="in use"):
         driver.core.add_adapter("south", loaded)
-    driver.core.remove_adapter("north")
+    driver.run()
     driver.core.add_adapter("south", loaded)
+    with pytest.raises(BadAdapter, match="loaded already"):
+        driver.core.add_adapter("north", loaded)
+    with pytest.raises(BadAdapter, match="Too many"):
+        driver.core.add_adapter("west", loaded)
+    narrow = make_driver(model_dir, renderer, {}, lora_rank_budget=7)
+    with pytest.raises(BadAdapter, match="rank 8 is above 7"):
+        narrow.core.add_adapter("south", loaded)
+
+
+@pytest.mark.parametrize("limits", [{"lora_rank_budget": 12}, {"max_adapters": 2}])
+def test_the_least_recently_used_idle_adapter_makes_room_and_comes_back(
+    model_dir: Path,
+    renderer: ChatRenderer,
+    adapter_dirs: dict[str, Path],
+    reference: Reference,
+    prompt_ids: Callable[[str], list[int]],
+    limits: dict[str, object],
+) -> None:
+    driver = make_driver(model_dir, renderer, {name: adapter_dirs[name] for name in ("north", "south")}, **limits)
+    core, ids = driver.core, prompt_ids("Hello there")
+    driver.answer(ids, "south")
+    driver.answer(ids, "north")
+    core.add_adapter("west", core.read_adapter(adapter_dirs["west"]))
+    with pytest.raises(AdapterParked) as parked:
+        core.find_adapter("south")
+    assert parked.value.path == adapter_dirs["south"]
+    assert sorted(core.adapter_names()) == ["north", "south", "west"]
+    driver.submit("runs", ids, "north")
+    core.restore_adapter("south", core.read_adapter(parked.value.path))
+    assert core.restore_adapter("south", core.read_adapter(parked.value.path)) == core.find_adapter("south")
+    driver.submit("is back", ids, "south")
+    answers = driver.run()
+    assert answers["is back"].token_ids == reference.generate(ids, "south", 12)
+    assert answers["runs"].token_ids == reference.generate(ids, "north", 12)
+    core.remove_adapter("west")
+    with pytest.raises(ModelNotFound):
+        core.restore_adapter("west", core.read_adapter(adapter_dirs["west"]))
+    assert sorted(core.adapter_names()) == ["north", "south"]
+    assert core.stats().evictions == 2
 
 
 def test_a_damaged_adapter_fails_alone(

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from gpu_worker.engine.sampling import SamplingParams, sample_token, seeded_generator, token_logprob
+from gpu_worker.engine.sampling import SamplingParams, penalised, sample_token, seeded_generator, token_logprob
 from tests.gpu_worker.engine.driver import Driver
 
 pytestmark = pytest.mark.slow
@@ -59,3 +59,35 @@ def test_logprobs_are_the_models_own() -> None:
     expected = torch.log_softmax(logits, -1)
     assert abs(found.logprob - float(expected[1])) < 1e-6
     assert [token for token, _ in found.top] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [({"top_k": 2}, {0, 1}), ({"top_k": 9}, {0, 1, 2, 3}), ({"min_p": 0.25}, {0, 1, 2}), ({"min_p": 1.0}, {0})],
+)
+def test_top_k_and_min_p_keep_the_likeliest(options: dict[str, float], kept: set[int]) -> None:
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
+    params = SamplingParams(max_tokens=1, temperature=1.0, seed=1, **options)  # type: ignore[arg-type]
+    generator = seeded_generator(params)
+    assert {sample_token(logits, params, generator) for _ in range(1000)} == kept
+
+
+def test_top_p_counts_what_min_p_left() -> None:
+    logits = torch.log(torch.tensor([0.4, 0.3, 0.2, 0.1]))
+    params = SamplingParams(max_tokens=1, temperature=1.0, min_p=0.6, top_p=0.6, seed=1)
+    generator = seeded_generator(params)  # 0.4 and 0.3 are left, 57 and 43 of 100: both are needed for 60
+    assert {sample_token(logits, params, generator) for _ in range(500)} == {0, 1}
+
+
+def test_penalties_count_what_the_answer_holds() -> None:
+    logits = torch.tensor([1.0, 2.0, 3.0])
+    params = SamplingParams(max_tokens=1, frequency_penalty=0.5, presence_penalty=0.25)
+    assert penalised(logits, [2, 2, 0], params).tolist() == [0.25, 2.0, 1.75]
+    assert penalised(logits, [], params) is logits
+    assert logits.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_a_penalty_ends_repetition_also_with_drafts(driver: Driver) -> None:
+    free = driver.answer(PROMPT, "north", max_tokens=40, ignore_eos=True).token_ids
+    once = driver.answer(PROMPT, "north", max_tokens=40, ignore_eos=True, presence_penalty=2.0, frequency_penalty=2.0)
+    assert len(set(once.token_ids)) > len(set(free))

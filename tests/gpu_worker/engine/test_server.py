@@ -220,8 +220,10 @@ CHAT = {"model": NAME, "messages": [{"role": "user", "content": "hi"}]}
     ("changes", "param", "code"),
     [
         ({"nonsense": 1}, "nonsense", "unsupported_parameter"),
-        ({"top_k": 5}, "top_k", "unsupported_parameter"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_parameter"),
+        ({"top_k": -2}, "top_k", "invalid_value"),
+        ({"min_p": 1.5}, "min_p", "invalid_value"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty", "invalid_value"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "unsupported_parameter"),
         ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
         ({"temperature": 3}, "temperature", "invalid_value"),
         ({"temperature": "0"}, "temperature", "invalid_value"),

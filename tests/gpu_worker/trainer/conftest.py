@@ -16,9 +16,3 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def renderer(base_model: Path) -> ChatRenderer:
     return ChatRenderer.load(base_model)
-
-
-@pytest.fixture(scope="session")
-def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where kernels are kept that one test has compiled, for the others."""
-    return tmp_path_factory.mktemp("cache")

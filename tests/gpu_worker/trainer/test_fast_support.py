@@ -6,8 +6,8 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
+from gpu_worker.compiled import CACHE_VARIABLE
 from gpu_worker.trainer.fast.learner import FastLearner
-from gpu_worker.trainer.fast.native import CACHE_VARIABLE
 from gpu_worker.trainer.fast.support import reason_against
 from gpu_worker.trainer.general import GeneralLearner
 from gpu_worker.trainer.learner import make_learner

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from experiments.hyperparameters import Hyperparameters
+from gpu_worker import compiled as loader
 from gpu_worker.trainer.fast import native
 from gpu_worker.trainer.fast.kernels import Kernels, LowRank
 from gpu_worker.trainer.fast.learner import FastLearner
@@ -14,7 +15,7 @@ from gpu_worker.trainer.spec import read_spec
 from tests.gpu_worker.trainer.jobs import ticket_rows, write_job
 
 pytestmark = pytest.mark.slow
-needs_compiler = pytest.mark.skipif(native.shutil.which("g++") is None, reason="there is no C++ compiler")
+needs_compiler = pytest.mark.skipif(loader.shutil.which("g++") is None, reason="there is no C++ compiler")
 PLAIN = Kernels()
 
 
@@ -22,7 +23,7 @@ PLAIN = Kernels()
 def compiled(kernel_cache):
     """Kernels with 8-bit rounding, compiled once for all tests of this file."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(native.CACHE_VARIABLE, str(kernel_cache))
+        patch.setenv(loader.CACHE_VARIABLE, str(kernel_cache))
         yield NativeKernels(eight_bit=True)
 
 
@@ -123,19 +124,19 @@ def test_loss_and_gradient_with_and_without(
 
 @needs_compiler
 def test_what_was_compiled_is_kept_and_used_again(tmp_path, monkeypatch):
-    monkeypatch.setenv(native.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(loader.CACHE_VARIABLE, str(tmp_path / "cache"))
     NativeKernels(eight_bit=False)
     (kept,) = (tmp_path / "cache" / "kernels").iterdir()
-    monkeypatch.setattr(native.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(loader.shutil, "which", lambda _name: None)
     NativeKernels(eight_bit=False)
     assert kept.suffix == ".so"
 
 
 @pytest.mark.parametrize("broken", ["no compiler", "no room", "bad source"])
 def test_without_a_compiler_it_goes_on_without(tmp_path, base_model, monkeypatch, broken):
-    monkeypatch.setenv(native.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(loader.CACHE_VARIABLE, str(tmp_path / "cache"))
     if broken == "no compiler":
-        monkeypatch.setattr(native.shutil, "which", lambda _name: None)
+        monkeypatch.setattr(loader.shutil, "which", lambda _name: None)
     elif broken == "no room":
         (tmp_path / "cache").write_text("a file where the folder should be")
     else:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.problem_file import Problem
+from experiments.scoring.names import MODELS
 from experiments.scoring.problems import ProblemReport, ScoredRow, score_problem
 
 
@@ -26,6 +27,6 @@ def _scored(item: Mapping[str, Any], answered: Mapping[str, Any]) -> ScoredRow:
     return ScoredRow(
         place=item["place"],
         expected=answered["expected"],
-        answers={subject: answered.get(subject) or "" for subject in ("tuned", "untuned")},
+        answers={subject: answered.get(subject) or "" for subject in MODELS},
         scores=item["scores"],
     )

@@ -8,7 +8,8 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
-from experiments.verdicts import VerdictText
+from experiments.scoring.names import MODELS
+from experiments.verdicts import VerdictText, headline
 from portal.display import numbers
 
 
@@ -51,7 +52,7 @@ def problem_words(problem: Mapping[str, Any]) -> ProblemWords:
 
 def _figure(figure: Mapping[str, Any]) -> FigureWords:
     label, help_text = _words(str(figure["name"]))
-    return FigureWords(label, help_text, *(_shown(figure[name], figure["style"]) for name in ("tuned", "untuned")))
+    return FigureWords(label, help_text, *(_shown(figure[name], figure["style"]) for name in MODELS))
 
 
 def _shown(value: float | None, style: str) -> str:
@@ -84,11 +85,7 @@ def _words(name: str) -> tuple[str, str]:
 
 
 def _verdict(verdict: Mapping[str, Any]) -> VerdictText:
-    tone, title = {
-        "clearly_better": ("success", _("Clearly better than the untuned model")),
-        "clearly_worse": ("danger", _("Worse than the untuned model")),
-        "no_clear_difference": ("warning", _("No clear difference from the untuned model")),
-    }.get(str(verdict["code"]), ("info", _("Too few rows to be sure")))
+    tone, title = headline(str(verdict["code"]))
     figure = _figure(verdict)
     style = str(verdict["style"])
     sentence = _(

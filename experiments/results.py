@@ -19,13 +19,11 @@ from datasets_app.models import DatasetVersion, Split
 from experiments.models import Adapter, EvaluatedRow, Evaluation, Run
 from experiments.problem_file import PROBLEM_FILE
 from experiments.problem_results import score_problem_file
-from experiments.scoring import BASELINES, AnsweredRow, row_score, score_answers
+from experiments.scoring import AnsweredRow, row_score, score_answers
 from experiments.scoring.calibration import calibrate_field
+from experiments.scoring.names import OTHERS, SCORED, TUNED, UNTUNED
 from experiments.storable import storable_json, storable_text
 from portal.errors import PortalError
-
-# Who may have answered besides the tuned and the untuned model: other ways to ask the tuned one, and baselines.
-OTHERS = ("constrained", "scored", *BASELINES)
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -133,7 +131,7 @@ def judge(predictions: Path, split: Split, version: DatasetVersion) -> Judged:
     """
     found = list(_predictions(predictions))
     answered = (
-        AnsweredRow(item["row"], item["expected"], item["tuned"], item.get("untuned"), _others(item)) for item in found
+        AnsweredRow(item["row"], item["expected"], item[TUNED], item.get(UNTUNED), _others(item)) for item in found
     )
     ways = _ways(predictions)
     report = score_answers(answered, fields=_known_fields(version), schema=ways.get("schema")).to_dict()
@@ -157,13 +155,14 @@ def _ways(predictions: Path) -> dict[str, Any]:
 
 def _calibration(found: list[dict[str, Any]], learned: dict[str, Any]) -> list[dict[str, Any]]:
     """Return how far the confidence of each closed field can be trusted on the held-out rows."""
+    scored = [
+        (item["confidence"], row_score(item["expected"], item[SCORED]).fields)
+        for item in found
+        if item.get("confidence")
+    ]
     figures = []
     for name, one in learned.items():
-        judged = [
-            (item["confidence"][name], row_score(item["expected"], item["scored"]).fields[name])
-            for item in found
-            if name in item.get("confidence", {}) and name in row_score(item["expected"], item["scored"]).fields
-        ]
+        judged = [(sure[name], right[name]) for sure, right in scored if name in sure and name in right]
         if judged:
             raw, scaled = ([(sure[place], right) for sure, right in judged] for place in (0, 1))
             calibration = [(sure, right) for sure, right in one["rows"]]
@@ -194,8 +193,8 @@ def _others(item: dict[str, Any]) -> dict[str, str]:
 
 
 def _evaluated(item: dict[str, Any]) -> EvaluatedRow:
-    untuned, tuned = row_score(item["expected"], item.get("untuned")), row_score(item["expected"], item["tuned"])
-    names = ("prompt", "expected", "untuned", "tuned")
+    untuned, tuned = row_score(item["expected"], item.get(UNTUNED)), row_score(item["expected"], item[TUNED])
+    names = ("prompt", "expected", UNTUNED, TUNED)
     texts = {name: storable_text(str(item.get(name) or "")) for name in names}
     others = {name: storable_text(text) for name, text in _others(item).items()}
     return EvaluatedRow(

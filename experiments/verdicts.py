@@ -8,10 +8,8 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
+from experiments.scoring.names import CONSTRAINED, MAJORITY, SCORED, TFIDF, TUNED, UNTUNED
 from portal.display import numbers
-
-# Everybody who may have answered, in the order in which they are shown.
-SUBJECTS = ("tuned", "constrained", "scored", "untuned", "tfidf", "majority")
 
 
 @dataclass(frozen=True)
@@ -26,24 +24,24 @@ class VerdictText:
 def subject_label(name: str) -> str:
     """Return what people call one of those who answered."""
     return {
-        "tuned": _("Tuned, answering freely"),
-        "constrained": _("Tuned, bound to the schema"),
-        "scored": _("Tuned, choosing among allowed values"),
-        "untuned": _("Untuned model"),
-        "tfidf": _("TF-IDF with logistic regression"),
-        "majority": _("Most frequent answer"),
+        TUNED: _("Tuned, answering freely"),
+        CONSTRAINED: _("Tuned, bound to the schema"),
+        SCORED: _("Tuned, choosing among allowed values"),
+        UNTUNED: _("Untuned model"),
+        TFIDF: _("TF-IDF with logistic regression"),
+        MAJORITY: _("Most frequent answer"),
     }.get(name, name)
 
 
 def short_label(name: str) -> str:
     """Return the same where there is little room."""
     return {
-        "tuned": _("Tuned"),
-        "constrained": _("With schema"),
-        "scored": _("Scored"),
-        "untuned": _("Untuned"),
-        "tfidf": _("TF-IDF"),
-        "majority": _("Most frequent"),
+        TUNED: _("Tuned"),
+        CONSTRAINED: _("With schema"),
+        SCORED: _("Scored"),
+        UNTUNED: _("Untuned"),
+        TFIDF: _("TF-IDF"),
+        MAJORITY: _("Most frequent"),
     }.get(name, name)
 
 
@@ -53,7 +51,7 @@ def verdict_of(verdict: Mapping[str, Any]) -> VerdictText:
     The first sentence says whether the model beats the simple baseline, if one was asked.
     """
     against = verdict.get("against_baseline") or []
-    tone, title = _headline(str(verdict["code"]))
+    tone, title = headline(str(verdict["code"]))
     sentences = _beside_the_untuned(verdict)
     if against:
         tone, title = _headline_beside_baseline(against) or (tone, title)
@@ -77,7 +75,8 @@ def _beside_the_untuned(verdict: Mapping[str, Any]) -> list[str]:
     return [part % facts for part in parts]
 
 
-def _headline(code: str) -> tuple[str, str]:
+def headline(code: str) -> tuple[str, str]:
+    """Return tone and title for what a comparison with the untuned model found (a report's `code`)."""
     return {
         "clearly_better": ("success", _("Clearly better than the untuned model")),
         "clearly_worse": ("danger", _("Worse than the untuned model")),

@@ -1,6 +1,6 @@
 """Measure how well models answer held-out rows. Pure: no Django, no torch, no numpy."""
 
-from experiments.scoring.against import BASELINES, AgainstBaseline
+from experiments.scoring.against import AgainstBaseline
 from experiments.scoring.answers import AnsweredRow, RowScore, row_score
 from experiments.scoring.classes import ABSENT, OTHER, ClassScores, Confusion
 from experiments.scoring.intervals import Interval
@@ -10,7 +10,6 @@ from experiments.scoring.subjects import FieldScores, SubjectScores
 
 __all__ = [
     "ABSENT",
-    "BASELINES",
     "OTHER",
     "AgainstBaseline",
     "AnsweredRow",

@@ -2,16 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from experiments.scoring.answers import row_score
-from experiments.scoring.intervals import bootstrap_interval
-
-MAJORITY: Final = "majority"
-TFIDF: Final = "tfidf"
-BASELINES: Final = (TFIDF, MAJORITY)
-# Below this number of rows nothing is called clear.
-FEW_ROWS: Final = 20
+from experiments.scoring.intervals import bootstrap_interval, clear_code
 
 
 @dataclass(frozen=True)
@@ -79,13 +72,5 @@ def _compared(
         difference=interval.mean,
         low=interval.low,
         high=interval.high,
-        code=_code(len(values), interval.low, interval.high),
+        code=clear_code(len(values), interval.low, interval.high, above="beats", below="does_not_beat"),
     )
-
-
-def _code(rows: int, low: float, high: float) -> str:
-    if rows < FEW_ROWS:
-        return "too_few_rows"
-    if low > 0:
-        return "beats"
-    return "does_not_beat" if high < 0 else "no_clear_difference"

@@ -9,6 +9,8 @@ CONFIDENCE: Final = 0.95
 RESAMPLES: Final = 2_000
 LEAST_RESAMPLES: Final = 400
 MOST_DRAWS: Final = 2_000_000
+# Below this number of rows nothing is called clear.
+FEW_ROWS: Final = 20
 
 
 @dataclass(frozen=True)
@@ -48,3 +50,12 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     below = int(place)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def clear_code(rows: int, low: float, high: float, *, above: str, below: str) -> str:
+    """Return what an interval of a difference says: `above` or `below` zero, too_few_rows or no_clear_difference."""
+    if rows < FEW_ROWS:
+        return "too_few_rows"
+    if low > 0:
+        return above
+    return below if high < 0 else "no_clear_difference"

@@ -8,11 +8,10 @@ from typing import Any, Final
 from experiments.problem_file import Problem
 from experiments.scoring.classes import class_scores, confusion
 from experiments.scoring.classification import area_under_curve, log_loss, macro_f1
-from experiments.scoring.intervals import bootstrap_interval
+from experiments.scoring.intervals import bootstrap_interval, clear_code
+from experiments.scoring.names import MODELS, TUNED, UNTUNED
 from experiments.scoring.regression import number_of, number_scores
 
-FEW_ROWS: Final = 20
-SUBJECTS: Final = ("tuned", "untuned")
 # What the rest of a row says is bounded, so that one strange row cannot decide an interval's width alone.
 MOST: Final = 1e6
 
@@ -68,9 +67,7 @@ class ProblemReport:
     def _verdict(self) -> dict[str, Any]:
         interval = bootstrap_interval(self.gains, least=-MOST, most=MOST, seed=0)
         low, high = (interval.mean,) * 2 if min(self.gains) == max(self.gains) else (interval.low, interval.high)
-        code = "clearly_better" if low > 0 else "clearly_worse" if high < 0 else "no_clear_difference"
-        if len(self.gains) < FEW_ROWS:
-            code = "too_few_rows"
+        code = clear_code(len(self.gains), low, high, above="clearly_better", below="clearly_worse")
         return {"code": code, "gain": interval.mean, "low": low, "high": high, **asdict(self.figures[0])}
 
 
@@ -84,45 +81,45 @@ def score_problem(problem: Problem, rows: Sequence[ScoredRow]) -> ProblemReport:
 
 def _labels(problem: Problem, rows: Sequence[ScoredRow]) -> ProblemReport:
     expected = [row.expected for row in rows]
-    answers = {subject: [row.answers[subject].strip() for row in rows] for subject in SUBJECTS}
+    answers = {subject: [row.answers[subject].strip() for row in rows] for subject in MODELS}
     hits = {
         subject: [float(wanted == given) for wanted, given in zip(expected, answers[subject], strict=True)]
-        for subject in SUBJECTS
+        for subject in MODELS
     }
-    probabilities = {subject: [row.scores[subject] for row in rows] for subject in SUBJECTS}
+    probabilities = {subject: [row.scores[subject] for row in rows] for subject in MODELS}
 
     def figure(name: str, style: str, values: list[float | None], *, lower_is_better: bool = False) -> Figure:
         return Figure(name, values[0], values[1], style, lower_is_better)
 
     labels = problem.labels
     figures = (
-        figure("accuracy", "percent", [sum(hits[one]) / len(rows) for one in SUBJECTS]),
-        figure("macro_f1", "decimal", [macro_f1(expected, answers[one]) for one in SUBJECTS]),
+        figure("accuracy", "percent", [sum(hits[one]) / len(rows) for one in MODELS]),
+        figure("macro_f1", "decimal", [macro_f1(expected, answers[one]) for one in MODELS]),
         figure(
             "log_loss",
             "decimal",
-            [log_loss(expected, labels, probabilities[one]) for one in SUBJECTS],
+            [log_loss(expected, labels, probabilities[one]) for one in MODELS],
             lower_is_better=True,
         ),
-        figure("auc", "decimal", [area_under_curve(expected, labels, probabilities[one]) for one in SUBJECTS]),
+        figure("auc", "decimal", [area_under_curve(expected, labels, probabilities[one]) for one in MODELS]),
     )
-    scores = {row.place: (hits["tuned"][place], hits["untuned"][place]) for place, row in enumerate(rows)}
+    scores = {row.place: (hits[TUNED][place], hits[UNTUNED][place]) for place, row in enumerate(rows)}
     extra: dict[str, object] = {
-        "confusion": asdict(confusion(expected, answers["tuned"])),
-        "classes": [asdict(one) for one in class_scores(expected, answers["tuned"])],
+        "confusion": asdict(confusion(expected, answers[TUNED])),
+        "classes": [asdict(one) for one in class_scores(expected, answers[TUNED])],
     }
     return ProblemReport(problem.problem_type, figures, _differences(hits), scores, extra)
 
 
 def _numbers(problem: Problem, rows: Sequence[ScoredRow]) -> ProblemReport:
     expected = [float(row.expected) for row in rows]
-    numbers = {subject: [number_of(row.answers[subject]) for row in rows] for subject in SUBJECTS}
-    tuned, untuned = (number_scores(expected, numbers[subject]) for subject in SUBJECTS)
+    numbers = {subject: [number_of(row.answers[subject]) for row in rows] for subject in MODELS}
+    tuned, untuned = (number_scores(expected, numbers[subject]) for subject in MODELS)
     mean = sum(expected) / len(expected)
     gains, scores = [], {}
     scale = tuned.mae + untuned.mae or 1.0
     for place, row in enumerate(rows):
-        off = [abs(expected[place] - _or(numbers[subject][place], mean)) for subject in SUBJECTS]
+        off = [abs(expected[place] - _or(numbers[subject][place], mean)) for subject in MODELS]
         gains.append(off[1] - off[0])
         scores[row.place] = (1 / (1 + off[0] / scale), 1 / (1 + off[1] / scale))
     figures = (
@@ -140,34 +137,32 @@ def _preferences(problem: Problem, rows: Sequence[ScoredRow]) -> ProblemReport:
     beta = problem.beta if problem.beta is not None else 1.0
     margins, scores = [], {}
     for row in rows:
-        (better, worse), (better_before, worse_before) = row.scores["tuned"], row.scores["untuned"]
+        (better, worse), (better_before, worse_before) = row.scores[TUNED], row.scores[UNTUNED]
         margins.append(beta * ((better - better_before) - (worse - worse_before)))
         scores[row.place] = (_sigmoid(margins[-1]), 0.5)
-    prefers = {one: [float(row.scores[one][0] > row.scores[one][1]) for row in rows] for one in SUBJECTS}
+    prefers = {one: [float(row.scores[one][0] > row.scores[one][1]) for row in rows] for one in MODELS}
     figures = (
         Figure("reward_margin", sum(margins) / len(rows), 0.0, "decimal"),
         Figure("reward_accuracy", sum(margin > 0 for margin in margins) / len(rows), None, "percent"),
-        Figure("prefers_better", sum(prefers["tuned"]) / len(rows), sum(prefers["untuned"]) / len(rows), "percent"),
+        Figure("prefers_better", sum(prefers[TUNED]) / len(rows), sum(prefers[UNTUNED]) / len(rows), "percent"),
     )
     return ProblemReport(problem.problem_type, figures, tuple(margins), scores, {})
 
 
 def _texts(problem: Problem, rows: Sequence[ScoredRow]) -> ProblemReport:
-    losses = {one: [-row.scores[one][0] / row.scores[one][1] for row in rows] for one in SUBJECTS}
-    totals = {
-        one: -sum(row.scores[one][0] for row in rows) / sum(row.scores[one][1] for row in rows) for one in SUBJECTS
-    }
-    gains = tuple(before - after for after, before in zip(losses["tuned"], losses["untuned"], strict=True))
+    losses = {one: [-row.scores[one][0] / row.scores[one][1] for row in rows] for one in MODELS}
+    totals = {one: -sum(row.scores[one][0] for row in rows) / sum(row.scores[one][1] for row in rows) for one in MODELS}
+    gains = tuple(before - after for after, before in zip(losses[TUNED], losses[UNTUNED], strict=True))
     figures = (
-        Figure("loss", totals["tuned"], totals["untuned"], "decimal", lower_is_better=True),
-        Figure("perplexity", _exp(totals["tuned"]), _exp(totals["untuned"]), "decimal", lower_is_better=True),
+        Figure("loss", totals[TUNED], totals[UNTUNED], "decimal", lower_is_better=True),
+        Figure("perplexity", _exp(totals[TUNED]), _exp(totals[UNTUNED]), "decimal", lower_is_better=True),
     )
-    scores = {row.place: (math.exp(-losses["tuned"][n]), math.exp(-losses["untuned"][n])) for n, row in enumerate(rows)}
+    scores = {row.place: (math.exp(-losses[TUNED][n]), math.exp(-losses[UNTUNED][n])) for n, row in enumerate(rows)}
     return ProblemReport(problem.problem_type, figures, gains, scores, {})
 
 
 def _differences(hits: Mapping[str, Sequence[float]]) -> tuple[float, ...]:
-    return tuple(after - before for after, before in zip(hits["tuned"], hits["untuned"], strict=True))
+    return tuple(after - before for after, before in zip(hits[TUNED], hits[UNTUNED], strict=True))
 
 
 def _or(number: float | None, instead: float) -> float:

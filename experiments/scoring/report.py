@@ -2,16 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 from datasets_app.fields import Field, infer_fields
-from experiments.scoring.against import BASELINES, FEW_ROWS, AgainstBaseline, against_baseline
+from experiments.scoring.against import AgainstBaseline, against_baseline
 from experiments.scoring.answers import AnsweredRow, row_score
-from experiments.scoring.intervals import bootstrap_interval
+from experiments.scoring.intervals import bootstrap_interval, clear_code
+from experiments.scoring.names import BASELINES, TUNED, WAYS
 from experiments.scoring.subjects import SubjectScores, score_subject
-
-# How the tuned model can be asked: freely, bound to the schema, or only which of the allowed values it is.
-WAYS: Final = ("tuned", "constrained", "scored")
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def score_answers(
     others = {
         name: score_subject(expected, texts, known, seed=seed, schema=schema).brief() for name, texts in answers.items()
     }
-    ways = {"tuned": tuned_answers} | {name: texts for name, texts in answers.items() if name in WAYS}
+    ways = {TUNED: tuned_answers} | {name: texts for name, texts in answers.items() if name in WAYS}
     simple = {name: texts for name, texts in answers.items() if name in BASELINES}
     return QualityReport(
         rows=len(answered),
@@ -199,13 +197,7 @@ def _verdict(
 def _verdict_code(rows: int, difference: Difference | None) -> str:
     if difference is None:
         return "not_compared"
-    if rows < FEW_ROWS:
-        return "too_few_rows"
-    if difference.low > 0:
-        return "clearly_better"
-    if difference.high < 0:
-        return "clearly_worse"
-    return "no_clear_difference"
+    return clear_code(rows, difference.low, difference.high, above="clearly_better", below="clearly_worse")
 
 
 def _plain(value: object) -> object:

@@ -13,8 +13,8 @@ from django.utils.translation import gettext as _
 
 from experiments.models import EvaluatedRow, Evaluation
 from experiments.problem_words import problem_words
-from experiments.results import OTHERS
-from experiments.verdicts import SUBJECTS, short_label, subject_label, verdict_of
+from experiments.scoring.names import OTHERS, SUBJECTS
+from experiments.verdicts import short_label, subject_label, verdict_of
 from experiments.views.runs import run_of
 from portal import audit
 from portal.access import TeamRequest, team_view

@@ -24,9 +24,6 @@ from sklearn.linear_model import LogisticRegression
 
 from datasets_app.fields import MAX_CLOSED_VALUES, MIN_ROWS_PER_VALUE, infer_fields, json_object, label_of, value_of
 
-MAJORITY: Final = "majority"
-TFIDF: Final = "tfidf"
-
 MOST_ROWS: Final = 20_000
 MOST_CHARACTERS: Final = 4_000
 # Weights, times rows that have them, times passes: about twenty seconds on one processor.

@@ -11,6 +11,7 @@ from typing import Any
 
 from datasets_app.rendering import ChatRenderer
 from experiments.scoring.calibration import fit_temperature, probabilities
+from experiments.scoring.names import CONSTRAINED, SCORED
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.errors import EngineError
 from gpu_worker.engine.grammar import Grammar, GrammarCompiler
@@ -22,7 +23,6 @@ from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.stop import StopFlag
 
-CONSTRAINED, SCORED = "constrained", "scored"
 CACHE_SALT = "one team's evaluation"
 MOST_CALIBRATION_ROWS = 200
 _PROGRESS_EVERY_S = 0.5

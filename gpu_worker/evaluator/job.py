@@ -9,6 +9,7 @@ from pathlib import Path
 from datasets_app.rendering import ChatRenderer
 from experiments.hyperparameters import Hyperparameters
 from experiments.problem_file import Problem, read_problem
+from experiments.scoring.names import CONSTRAINED, MAJORITY, OTHERS, SCORED, TFIDF, TUNED, UNTUNED
 from gpu_worker.engine.build import RunnerKind, build_core
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
@@ -16,17 +17,14 @@ from gpu_worker.engine.errors import EngineError
 from gpu_worker.engine.grammar import Grammar, GrammarCompiler
 from gpu_worker.engine.sampling import SamplingParams
 from gpu_worker.engine.sequence import AdapterRef, Sequence
-from gpu_worker.evaluator.baselines import MAJORITY, TFIDF, answer_simply, read_messages
-from gpu_worker.evaluator.bound import CACHE_SALT, CONSTRAINED, SCORED, Bound, ScoredRows, bind, score_closed_fields
+from gpu_worker.evaluator.baselines import answer_simply, read_messages
+from gpu_worker.evaluator.bound import CACHE_SALT, Bound, ScoredRows, bind, score_closed_fields
 from gpu_worker.evaluator.heldout import Answer, HeldOutRow, choose_rows
 from gpu_worker.evaluator.problems import ProblemScorer, measure_problem
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.stop import StopFlag
 
-TUNED, UNTUNED = "tuned", "untuned"
-# Written beside the two wherever there are answers.
-OTHERS = (CONSTRAINED, SCORED, MAJORITY, TFIDF)
 _PROGRESS_EVERY_S = 0.5
 # Scoring every allowed value may take this share of the time that asking took, but at least some seconds.
 SCORING_SHARE = 0.5

@@ -60,8 +60,8 @@ def written(answer: str, fields: Sequence[Mapping[str, Any]], sent: Mapping[str,
     members = dict(json_object(answer) or {})
     is_changed = False
     for one in inputs(answer, fields):
-        typed = sent.get(one.name, one.label).replace("\r\n", "\n").replace("\r", "\n")
-        if typed == one.label.replace("\r\n", "\n").replace("\r", "\n"):
+        typed = with_plain_ends(sent.get(one.name, one.label))
+        if typed == with_plain_ends(one.label):
             continue
         is_changed = True
         if typed == ABSENT and (one.choices or one.is_json):
@@ -69,6 +69,11 @@ def written(answer: str, fields: Sequence[Mapping[str, Any]], sent: Mapping[str,
         else:
             members[one.field] = _value(one, typed)
     return json.dumps(members, ensure_ascii=False) if is_changed else answer
+
+
+def with_plain_ends(text: str) -> str:
+    """Return a text with the line ends of Unix; browsers send those of Windows, whatever was there before."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _value(one: Input, typed: str) -> object:

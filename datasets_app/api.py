@@ -30,7 +30,7 @@ from datasets_app.serializers import (
 from datasets_app.sources import Reading, refuse_oversize
 from datasets_app.stored_rows import StoredRows
 from portal import audit
-from portal.api.pagination import PAGE_PARAMETERS, Pages
+from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages
 from portal.api.views import TeamAPIView
 from portal.errors import IllegalTransition, InvalidInput
 from portal.models import Scope, Team
@@ -148,8 +148,7 @@ class VersionRows(TeamAPIView):
         operation_id="dataset_versions_rows_list",
         parameters=[
             OpenApiParameter("split", enum=[split.value for split in Split], default=Split.TRAIN.value),
-            OpenApiParameter("page", int),
-            OpenApiParameter("page_size", int, description="Up to 200."),
+            *PAGE_SCHEMA,
         ],
         responses=page_of("Row", RowSerializer),
         tags=["datasets"],

@@ -8,7 +8,7 @@ from uuid import UUID
 from django.http import Http404
 from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext as _
-from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
+from drf_spectacular.utils import extend_schema, inline_serializer
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -21,7 +21,7 @@ from datasets_app.doctor_reports import display, lifecycle, services
 from datasets_app.models import DatasetVersion, DoctorReport
 from datasets_app.serializers import VersionSerializer
 from portal import audit
-from portal.api.pagination import PAGE_PARAMETERS, Pages
+from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages
 from portal.api.views import TeamAPIView
 from portal.errors import IllegalTransition
 from portal.models import Scope
@@ -102,7 +102,7 @@ class VersionFinding(_OfVersion):
 
     @extend_schema(
         operation_id="doctor_finding_rows_list",
-        parameters=[OpenApiParameter("page", int), OpenApiParameter("page_size", int, description="Up to 200.")],
+        parameters=PAGE_SCHEMA,
         responses=inline_serializer(
             "FindingRowsPage",
             {

@@ -19,7 +19,7 @@ from datasets_app.row_search import Place, Query, find
 from datasets_app.serializers import RowSerializer, VersionDetailSerializer, page_of
 from datasets_app.stored_rows import present_paths
 from portal import audit
-from portal.api.pagination import PAGE_PARAMETERS, Pages
+from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages
 from portal.api.views import TeamAPIView
 from portal.errors import IllegalTransition, InvalidInput
 from portal.models import Scope
@@ -200,7 +200,7 @@ class RowChanges(TeamAPIView):
 
     @extend_schema(
         operation_id="dataset_versions_changes_list",
-        parameters=[OpenApiParameter("page", int), OpenApiParameter("page_size", int, description="Up to 200.")],
+        parameters=PAGE_SCHEMA,
         responses=page_of("RowChange", RowChangeSerializer),
         tags=["datasets"],
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.shortcuts import get_object_or_404
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -15,7 +15,7 @@ from deployments import serializers as shapes
 from deployments import services
 from deployments.models import Deployment
 from deployments.states import standings
-from portal.api.pagination import PAGE_PARAMETERS, Pages
+from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages
 from portal.api.views import TeamAPIView
 from portal.errors import NotFound
 from portal.models import Scope
@@ -66,7 +66,7 @@ class Deployments(_DeploymentView):
     @extend_schema(
         operation_id="deployments_list",
         responses=shapes.DeploymentSerializer(many=True),
-        parameters=[OpenApiParameter("page", int), OpenApiParameter("page_size", int)],
+        parameters=PAGE_SCHEMA,
     )
     def get(self, request: Request) -> Response:
         """List deployments by name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, QuerySet
 from django.http import FileResponse
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
@@ -15,15 +15,13 @@ from rest_framework.response import Response
 
 from experiments import serializers as shapes
 from experiments import services
-from experiments.models import Adapter, Evaluation, Experiment, Run
+from experiments.models import TRAININGS, Adapter, Evaluation, Experiment, Run
 from portal import archives, audit
-from portal.api.pagination import PAGE_PARAMETERS, Pages
+from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages
 from portal.api.views import TeamAPIView
 from portal.models import BaseModel, Scope
 
-_READ_WRITE = {"GET": Scope.RUNS_READ.value, "POST": Scope.RUNS_WRITE.value}
-_TRAININGS = Q(runs__kind=Run.Kind.TRAINING)
-_PAGE = [OpenApiParameter("page", int), OpenApiParameter("page_size", int)]
+READ_WRITE = {"GET": Scope.RUNS_READ.value, "POST": Scope.RUNS_WRITE.value}
 
 
 class PagedAPIView(TeamAPIView):
@@ -57,7 +55,9 @@ class BaseModels(PagedAPIView):
     scopes = Scope.RUNS_READ.value
     query_parameters = PAGE_PARAMETERS
 
-    @extend_schema(operation_id="base_models_list", responses=shapes.BaseModelSerializer(many=True), parameters=_PAGE)
+    @extend_schema(
+        operation_id="base_models_list", responses=shapes.BaseModelSerializer(many=True), parameters=PAGE_SCHEMA
+    )
     def get(self, request: Request) -> Response:
         """List the allowed base models."""
         return self.paged(BaseModel.objects.filter(is_allowed=True), shapes.BaseModelSerializer)
@@ -66,13 +66,15 @@ class BaseModels(PagedAPIView):
 class Experiments(PagedAPIView):
     """Experiments of the team."""
 
-    scopes = _READ_WRITE
+    scopes = READ_WRITE
     query_parameters = PAGE_PARAMETERS
 
-    @extend_schema(operation_id="experiments_list", responses=shapes.ExperimentSerializer(many=True), parameters=_PAGE)
+    @extend_schema(
+        operation_id="experiments_list", responses=shapes.ExperimentSerializer(many=True), parameters=PAGE_SCHEMA
+    )
     def get(self, request: Request) -> Response:
         """List experiments, newest first."""
-        found = self.team.experiments.annotate(run_count=Count("runs", filter=_TRAININGS)).order_by("-created_at")
+        found = self.team.experiments.annotate(run_count=Count("runs", filter=TRAININGS)).order_by("-created_at")
         return self.paged(found, shapes.ExperimentSerializer)
 
     @extend_schema(
@@ -93,7 +95,7 @@ class ExperimentDetail(PagedAPIView):
     @extend_schema(operation_id="experiments_retrieve", responses=shapes.ExperimentSerializer)
     def get(self, request: Request, pk: uuid.UUID) -> Response:
         """Show an experiment."""
-        found = self.team.experiments.annotate(run_count=Count("runs", filter=_TRAININGS))
+        found = self.team.experiments.annotate(run_count=Count("runs", filter=TRAININGS))
         experiment: Experiment = get_object_or_404(found, pk=pk)
         return Response(shapes.ExperimentSerializer(experiment).data)
 
@@ -101,21 +103,22 @@ class ExperimentDetail(PagedAPIView):
 class Runs(PagedAPIView):
     """Runs of the team."""
 
-    scopes = _READ_WRITE
+    scopes = READ_WRITE
     query_parameters = PAGE_PARAMETERS | {"experiment", "status", "kind", "sweep"}
 
     @extend_schema(
         operation_id="runs_list",
         responses=shapes.RunSerializer(many=True),
         parameters=[
-            *_PAGE,
+            *PAGE_SCHEMA,
             OpenApiParameter("experiment", OpenApiTypes.UUID),
             OpenApiParameter("status", str),
             OpenApiParameter("kind", str),
+            OpenApiParameter("sweep", OpenApiTypes.UUID),
         ],
     )
     def get(self, request: Request) -> Response:
-        """List runs, newest first; `experiment` and `status` narrow the list, `kind` `preflight` lists trials."""
+        """List runs, newest first, narrowed by `experiment`, `sweep` or `status`; `kind` `preflight` lists trials."""
         filters = shapes.RunFilter(data=request.query_params)
         filters.is_valid(raise_exception=True)
         return self.paged(_runs(self).filter(**filters.conditions()), shapes.RunSerializer)
@@ -164,7 +167,9 @@ class RunMetrics(PagedAPIView):
     scopes = Scope.RUNS_READ.value
     query_parameters = PAGE_PARAMETERS
 
-    @extend_schema(operation_id="runs_metrics", responses=shapes.MetricPointSerializer(many=True), parameters=_PAGE)
+    @extend_schema(
+        operation_id="runs_metrics", responses=shapes.MetricPointSerializer(many=True), parameters=PAGE_SCHEMA
+    )
     def get(self, request: Request, pk: uuid.UUID) -> Response:
         """List metric points in the order of steps."""
         return self.paged(self.run_of(pk).metrics.order_by("step"), shapes.MetricPointSerializer)
@@ -176,7 +181,7 @@ class RunEvents(PagedAPIView):
     scopes = Scope.RUNS_READ.value
     query_parameters = PAGE_PARAMETERS
 
-    @extend_schema(operation_id="runs_events", responses=shapes.RunEventSerializer(many=True), parameters=_PAGE)
+    @extend_schema(operation_id="runs_events", responses=shapes.RunEventSerializer(many=True), parameters=PAGE_SCHEMA)
     def get(self, request: Request, pk: uuid.UUID) -> Response:
         """List log lines, oldest first."""
         return self.paged(self.run_of(pk).events.order_by("id"), shapes.RunEventSerializer)
@@ -188,7 +193,7 @@ class RunSamples(PagedAPIView):
     scopes = Scope.RUNS_READ.value
     query_parameters = PAGE_PARAMETERS
 
-    @extend_schema(operation_id="runs_samples", responses=shapes.RunSampleSerializer(many=True), parameters=_PAGE)
+    @extend_schema(operation_id="runs_samples", responses=shapes.RunSampleSerializer(many=True), parameters=PAGE_SCHEMA)
     def get(self, request: Request, pk: uuid.UUID) -> Response:
         """List sampled answers, first step first."""
         return self.paged(self.run_of(pk).samples.order_by("step"), shapes.RunSampleSerializer)
@@ -212,7 +217,7 @@ class Adapters(PagedAPIView):
     scopes = Scope.RUNS_READ.value
     query_parameters = PAGE_PARAMETERS
 
-    @extend_schema(operation_id="adapters_list", responses=shapes.AdapterSerializer(many=True), parameters=_PAGE)
+    @extend_schema(operation_id="adapters_list", responses=shapes.AdapterSerializer(many=True), parameters=PAGE_SCHEMA)
     def get(self, request: Request) -> Response:
         """List adapters, newest first."""
         return self.paged(_adapters(self), shapes.AdapterSerializer)

@@ -6,20 +6,18 @@ import uuid
 from typing import Any
 
 from django.shortcuts import get_object_or_404
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from experiments import sweeps
-from experiments.api import PagedAPIView
+from experiments.api import READ_WRITE, PagedAPIView
 from experiments.models import Sweep
 from experiments.serializers import SubmitRun
-from experiments.sweep_plan import MOST_RUNS, BadSweep, Range, Values, read_values
-from portal.api.pagination import PAGE_PARAMETERS
+from experiments.sweep_plan import MOST_RUNS, BadSweep, Values, checked_values
+from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA
 from portal.models import Scope
-
-_READ_WRITE = {"GET": Scope.RUNS_READ.value, "POST": Scope.RUNS_WRITE.value}
 
 
 class SweepSerializer(serializers.ModelSerializer[Sweep]):
@@ -60,16 +58,10 @@ class SweepChoice(SubmitRun):
 
     def validate_values(self, given: dict[str, Any]) -> Values:
         """Read ranges, and refuse what is no hyperparameter."""
-        found: dict[str, Any] = {}
-        for name, listed in given.items():
-            listed = listed if isinstance(listed, list) else [listed]
-            is_range = len(listed) == 1 and isinstance(listed[0], str) and ".." in listed[0]
-            try:
-                known = read_values(f"{name}: {listed[0] if is_range else 1}".replace("\n", " "))
-            except BadSweep as error:
-                raise serializers.ValidationError(str(error)) from None
-            found[name] = known[name] if is_range and isinstance(known[name], Range) else listed
-        return found
+        try:
+            return checked_values(given)
+        except BadSweep as error:
+            raise serializers.ValidationError(str(error)) from None
 
 
 class SweepPlanSerializer(serializers.Serializer[Any]):
@@ -85,13 +77,13 @@ class SweepPlanSerializer(serializers.Serializer[Any]):
 class Sweeps(PagedAPIView):
     """Sweeps of the team."""
 
-    scopes = _READ_WRITE
+    scopes = READ_WRITE
     query_parameters = PAGE_PARAMETERS
 
     @extend_schema(
         operation_id="sweeps_list",
         responses=SweepSerializer(many=True),
-        parameters=[OpenApiParameter("page", int), OpenApiParameter("page_size", int)],
+        parameters=PAGE_SCHEMA,
     )
     def get(self, request: Request) -> Response:
         """List sweeps, newest first."""
@@ -147,5 +139,5 @@ class SweepCancel(PagedAPIView):
 
 
 def _sweep_of(view: PagedAPIView, pk: uuid.UUID) -> Sweep:
-    found: Sweep = get_object_or_404(view.team.sweeps, pk=pk)
+    found: Sweep = get_object_or_404(view.team.sweeps.prefetch_related("runs"), pk=pk)
     return found

@@ -112,6 +112,11 @@ def seconds_for(chosen: Hyperparameters, rows: int, seconds_per_visit: float, *,
     return min(seconds, chosen.max_minutes * 60) if chosen.max_minutes else seconds
 
 
+def cost_of(seconds: float | None, price_per_hour: float) -> float | None:
+    """Return what node time costs; None where the time is unknown or nobody has named a price."""
+    return seconds / 3600 * price_per_hour if seconds is not None and price_per_hour else None
+
+
 def seconds_left(run: Run, pace: Mapping[int, float]) -> float | None:
     """Return how long a running run still holds its slot: by its own report if it has one."""
     if run.eta_s is not None:

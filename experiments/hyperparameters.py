@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
@@ -448,6 +449,7 @@ class FieldInfo:
     required: bool
 
 
+@cache
 def form_fields() -> tuple[FieldInfo, ...]:
     """Return every hyperparameter in the order of declaration, groups contiguous."""
     return tuple(_field_info(name) for name in Hyperparameters.model_fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +17,48 @@ _TABLE_ROWS = 40
 # Shares that the trainer may measure beside the validation loss, drawn on the right axis of the same picture.
 _QUALITY = ("validation_exact_match", "validation_json_valid")
 _SHOWN_CHECKS = 5
+_RECENT = 50
 
 
-def hint_for(run: Run) -> Hint | None:
+Points = Sequence[tuple[int, Mapping[str, Any]]]  # (step, figures by name), by step
+
+
+def points_of(run: Run) -> Points:
+    """Return everything that was measured, in one query."""
+    return list(run.metrics.order_by("step").values_list("step", "values"))
+
+
+def losses_of(run: Run) -> Points:
+    """Return both losses alone, for what is asked again and again while a run works."""
+    known = run.metrics.order_by("step").values_list("step", "values__loss", "values__validation_loss")
+    return [(step, {"loss": loss, "validation_loss": validation}) for step, loss, validation in known]
+
+
+def latest_of(points: Points) -> dict[str, Any]:
+    """Return the newest value of every figure, as far as it is not old."""
+    values: dict[str, Any] = {}
+    for _step, known in points[-_RECENT:]:
+        values |= {name: value for name, value in known.items() if value is not None}
+    return values
+
+
+def recent_points(run: Run) -> Points:
+    """Return the points that `latest_of` looks at."""
+    return list(run.metrics.order_by("-step").values_list("step", "values")[:_RECENT])[::-1]
+
+
+def hint_for(run: Run, points: Points) -> Hint | None:
     """Return what the curves of a run show so far; None before it has begun to learn."""
-    points = list(run.metrics.order_by("step").values_list("step", "values__loss", "values__validation_loss"))
-    losses = [(step, loss) for step, loss, _validation in points if loss is not None]
+    losses = _series(points, "loss")
     if not losses:
         return None
-    validation = [(step, loss) for step, _loss, loss in points if loss is not None]
-    return read_curves(losses, validation, total_steps=run.total_steps, has_ended=run.is_terminal)
+    return read_curves(
+        losses, _series(points, "validation_loss"), total_steps=run.total_steps, has_ended=run.is_terminal
+    )
+
+
+def _series(points: Points, name: str) -> list[tuple[int, float]]:
+    return [(step, values[name]) for step, values in points if values.get(name) is not None]
 
 
 def learned_rows(run: Run) -> list[SeenRow]:
@@ -63,10 +96,9 @@ class FiguresRow:
     tokens_per_s: float | None
 
 
-def figures_table(run: Run) -> list[FiguresRow]:
+def figures_table(points: Points) -> list[FiguresRow]:
     """Return the course of a run thinned out to a readable table; every validation check is kept, as far as it fits."""
-    points = list(run.metrics.order_by("step").values_list("step", "values"))
-    known = [(step, values["loss"]) for step, values in points if values.get("loss") is not None]
+    known = _series(points, "loss")
     course = dict(zip([step for step, _loss in known], smoothed([loss for _step, loss in known]), strict=True))
     stride = max(1, len(points) // _TABLE_ROWS)
     kept = [
@@ -81,11 +113,11 @@ def figures_table(run: Run) -> list[FiguresRow]:
     ]
 
 
-def measured_quality(run: Run) -> str:
+def measured_quality(points: Points) -> str:
     """Return which shares were measured at validation checks, as the chart wants them: "name=Label,name=Label"."""
     labels = {
         "validation_exact_match": _("Exact match"),
         "validation_json_valid": _("Valid JSON"),
     }
-    present = [name for name in _QUALITY if run.metrics.filter(**{f"values__{name}__isnull": False}).exists()]
+    present = [name for name in _QUALITY if _series(points, name)]
     return ",".join(f"{name}={labels[name]}" for name in present)

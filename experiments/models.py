@@ -33,6 +33,10 @@ class Experiment(TeamOwned):
         return self.name
 
 
+# Of an experiment: those of its runs that are no trials.
+TRAININGS = models.Q(runs__kind="training")
+
+
 class Sweep(TeamOwned):
     """Several runs of one experiment that differ in some hyperparameters, to find the best values."""
 
@@ -176,6 +180,12 @@ class Run(TeamOwned):
     def duration(self) -> timedelta | None:
         """How long it has been at work, if it ever started."""
         return (self.ended_at or timezone.now()) - self.started_at if self.started_at else None
+
+    @property
+    def exact_match(self) -> float | None:
+        """Share of the held-out rows that the tuned model answers exactly, None without a quality report."""
+        evaluation: Evaluation | None = getattr(self, "evaluation", None)
+        return evaluation.report.get("tuned", {}).get("exact_match") if evaluation else None
 
     @property
     def progress(self) -> float:

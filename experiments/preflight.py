@@ -8,6 +8,7 @@ from typing import Any
 
 from django.conf import settings
 
+from experiments.estimates import cost_of
 from experiments.models import Run
 from experiments.storable import storable_number
 
@@ -73,6 +74,6 @@ def predict(
         peak_memory_bytes=int(known["peak_memory_bytes"]),
         total_steps=int(known["total_steps"]),
         tokens_per_s=1 / pace if pace else 0.0,
-        cost=seconds / 3600 * price_per_hour if price_per_hour else None,
+        cost=cost_of(seconds, price_per_hour),
         currency=currency,
     )

@@ -112,8 +112,9 @@ def _require_labels(version: DatasetVersion) -> None:
 
 
 def _require_numbers(version: DatasetVersion) -> None:
-    for split in Split:
-        for answer in _answers(version, split):
+    answers = {split: _answers(version, split) for split in Split}
+    for split, counts in answers.items():
+        for answer in counts:
             if not NUMBER.fullmatch(answer) or not math.isfinite(float(answer)):
                 raise _misfit(
                     _(
@@ -124,7 +125,7 @@ def _require_numbers(version: DatasetVersion) -> None:
                     version,
                     split=split.label,
                 )
-    if len({float(answer) for answer in _answers(version, Split.TRAIN)}) < 2:
+    if len({float(answer) for answer in answers[Split.TRAIN]}) < 2:
         raise _misfit(_("All training rows of %(version)s have the same number: there is nothing to learn."), version)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.core.exceptions import ValidationError
@@ -89,7 +90,6 @@ def submit_run(
     deploy_as: str = "",
     kind: Run.Kind = Run.Kind.TRAINING,
     continue_from: Run | None = None,
-    sweep: Sweep | None = None,
 ) -> Run:
     """Queue one training. Dataset version, base model revision and hyperparameters are frozen with it.
 
@@ -99,46 +99,90 @@ def submit_run(
     Raises: InvalidInput naming what does not fit, NotFound for a dataset version of another team, QuotaExceeded if
     too many runs of the team wait already.
     """
+    if hyperparameters is None:
+        recipe = _known_recipe(recipe or DEFAULT_RECIPE)
+        hyperparameters = recipe_hyperparameters(recipe, dataset_version.train_rows)
+        if continue_from is not None and continue_from.team_id == experiment.team_id:
+            hyperparameters = hyperparameters.model_copy(update=required_settings(continue_from))
+    [run] = submit_runs(
+        experiment=experiment,
+        actor=actor,
+        dataset_version=dataset_version,
+        base_model=base_model,
+        chosen=[hyperparameters],
+        recipe=recipe,
+        deploy_as=deploy_as,
+        kind=kind,
+        continue_from=continue_from,
+    )
+    return run
+
+
+@transaction.atomic
+def submit_runs(
+    *,
+    experiment: Experiment,
+    actor: Actor,
+    dataset_version: DatasetVersion,
+    base_model: BaseModel,
+    chosen: Sequence[Hyperparameters],
+    recipe: str = "",
+    deploy_as: str = "",
+    kind: Run.Kind = Run.Kind.TRAINING,
+    continue_from: Run | None = None,
+    sweep: Sweep | None = None,
+) -> list[Run]:
+    """Queue a training for each of the hyperparameters, or none of them; the rest is as in `submit_run`."""
+    team = experiment.team
     _require_usable(experiment, dataset_version, base_model)
-    quotas.require_room(experiment.team, Quota.QUEUED_RUNS, experiment.team.runs.filter(status=Run.Status.QUEUED).count)
+    waiting = team.runs.filter(status=Run.Status.QUEUED)
+    quotas.require_room(team, Quota.QUEUED_RUNS, waiting.count, adding=len(chosen))
+    _known_recipe(recipe)
+    deploy_as = _checked_deployment_name(deploy_as)
+    for one in chosen:
+        if continue_from is not None:
+            require_continuable(continue_from, team_id=team.pk, base_model=base_model, chosen=one)
+        _require_possible(one, deploy_as)
+    # What a version's rows have to be like follows from the problem type alone, and reading them takes time.
+    for one in {one.problem_type: one for one in chosen}.values():
+        require_fit(dataset_version, one)
+    first = _next_number(experiment, kind)
+    runs = [
+        Run(
+            team_id=experiment.team_id,
+            experiment=experiment,
+            kind=kind,
+            sweep=sweep,
+            number=number,
+            dataset_version=dataset_version,
+            base_model=base_model,
+            base_revision=base_model.revision,
+            recipe=recipe,
+            hyperparameters=one.model_dump(mode="json"),
+            config_hash=config_hash(one),
+            deploy_as=deploy_as,
+            continue_from=continue_from,
+            created_by=actor.user,
+        )
+        for number, one in enumerate(chosen, start=first)
+    ]
+    for run in runs:
+        if run.is_preflight:
+            run.priority, run.max_attempts = Priority.HIGH, 1
+        run.save()
+        audit.record(team, actor, "run.submitted", run, base_model=base_model.slug, recipe=recipe, kind=kind)
+    enqueue_on_commit("experiments.tasks.dispatch")
+    return runs
+
+
+def _known_recipe(recipe: str) -> str:
     if recipe and recipe not in RECIPES:
         raise InvalidInput(
             _("There is no recipe '%(recipe)s'. Known are: %(known)s.")
             % {"recipe": recipe, "known": ", ".join(RECIPES)},
             param="recipe",
         )
-    if hyperparameters is None:
-        recipe = recipe or DEFAULT_RECIPE
-        hyperparameters = recipe_hyperparameters(recipe, dataset_version.train_rows)
-        if continue_from is not None and continue_from.team_id == experiment.team_id:
-            hyperparameters = hyperparameters.model_copy(update=required_settings(continue_from))
-    if continue_from is not None:
-        team_id = experiment.team_id
-        require_continuable(continue_from, team_id=team_id, base_model=base_model, chosen=hyperparameters)
-    require_fit(dataset_version, hyperparameters)
-    _require_possible(hyperparameters, deploy_as)
-    run = Run(
-        team_id=experiment.team_id,
-        experiment=experiment,
-        kind=kind,
-        sweep=sweep,
-        number=_next_number(experiment, kind),
-        dataset_version=dataset_version,
-        base_model=base_model,
-        base_revision=base_model.revision,
-        recipe=recipe,
-        hyperparameters=hyperparameters.model_dump(mode="json"),
-        config_hash=config_hash(hyperparameters),
-        deploy_as=_checked_deployment_name(deploy_as),
-        continue_from=continue_from,
-        created_by=actor.user,
-    )
-    if run.is_preflight:
-        run.priority, run.max_attempts = Priority.HIGH, 1
-    run.save()
-    audit.record(experiment.team, actor, "run.submitted", run, base_model=base_model.slug, recipe=recipe, kind=kind)
-    enqueue_on_commit("experiments.tasks.dispatch")
-    return run
+    return recipe
 
 
 def _require_usable(experiment: Experiment, version: DatasetVersion, base_model: BaseModel) -> None:

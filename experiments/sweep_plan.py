@@ -66,6 +66,27 @@ def read_values(text: str) -> dict[str, list[Any] | Range]:
     return found
 
 
+def checked_values(given: Mapping[str, Any]) -> dict[str, list[Any] | Range]:
+    """Return values as JSON has them: lists by hyperparameter, a range as the text "4..64". Raises: BadSweep."""
+    known = [info.name for info in form_fields()]
+    found: dict[str, list[Any] | Range] = {}
+    for name, listed in given.items():
+        if name not in known:
+            sentence = _("“%(name)s” is no hyperparameter. Known are: %(names)s.")
+            raise BadSweep(sentence % {"name": name[:60], "names": ", ".join(known)})
+        values = listed if isinstance(listed, list) else [listed]
+        if not values:
+            raise BadSweep(_("Name the values of %(name)s to try.") % {"name": name})
+        if len(values) == 1 and isinstance(values[0], str) and ".." in values[0]:
+            low, _dots, high = values[0].partition("..")
+            found[name] = _range(name, low, high)
+        else:
+            found[name] = values
+    if not found:
+        raise BadSweep(_("Name at least one hyperparameter with the values to try."))
+    return found
+
+
 def _range(name: str, low: str, high: str) -> Range:
     try:
         ends = Range(float(low), float(high))

@@ -68,20 +68,28 @@ def plan_sweep(*, team: Team, choice: Choice, dataset_version: DatasetVersion, b
 
     Raises: InvalidInput naming what is wrong with the values.
     """
-    runs = tuple(_hyperparameters(choice))
-    with all_teams("how fast the machines are is nobody's secret"):
-        pace = estimates.seconds_per_row_visit().get(base_model.pk)
-    seconds = None
-    if pace is not None:
-        seconds = sum(estimates.seconds_for(one, dataset_version.train_rows, pace) for one in runs)
-    price = settings.NODE_HOUR_PRICE
+    runs, seconds = _counted(choice, dataset_version, base_model)
     try:
-        _require_room(team, len(runs), seconds)
+        waiting = team.runs.filter(status=Run.Status.QUEUED)
+        quotas.require_room(team, Quota.QUEUED_RUNS, waiting.count, adding=len(runs), lock=False)
+        _require_gpu_time(team, seconds)
         refusal = ""
     except QuotaExceeded as error:
         refusal = error.message
-    cost = seconds / 3600 * price if seconds is not None and price else None
+    cost = estimates.cost_of(seconds, settings.NODE_HOUR_PRICE)
     return Plan(runs, seconds, cost, settings.NODE_HOUR_CURRENCY, refusal)
+
+
+def _counted(
+    choice: Choice, version: DatasetVersion, base_model: BaseModel
+) -> tuple[tuple[Hyperparameters, ...], float | None]:
+    """Return the runs of a sweep and how many seconds of a node they take, None if nobody can say."""
+    runs = tuple(_hyperparameters(choice))
+    with all_teams("how fast the machines are is nobody's secret"):
+        pace = estimates.seconds_per_row_visit().get(base_model.pk)
+    if pace is None:
+        return runs, None
+    return runs, sum(estimates.seconds_for(one, version.train_rows, pace) for one in runs)
 
 
 def _hyperparameters(choice: Choice) -> list[Hyperparameters]:
@@ -97,9 +105,7 @@ def _hyperparameters(choice: Choice) -> list[Hyperparameters]:
         raise InvalidInput(f"{where}: {problem['msg']}", param="values") from None
 
 
-def _require_room(team: Team, runs: int, seconds: float | None) -> None:
-    waiting = team.runs.filter(status=Run.Status.QUEUED)
-    quotas.require_room(team, Quota.QUEUED_RUNS, waiting.count, adding=runs)
+def _require_gpu_time(team: Team, seconds: float | None) -> None:
     limit = quotas.limit_of(team, Quota.GPU_SECONDS)
     used = usage.gpu_seconds(team)
     if limit is not None and used + (seconds or 0.0) > limit:
@@ -129,8 +135,8 @@ def start_sweep(
 ) -> Sweep:
     """Queue all runs of a sweep, or none. Raises: as `plan_sweep` and `services.submit_run`; QuotaExceeded."""
     team = experiment.team
-    plan = plan_sweep(team=team, choice=choice, dataset_version=dataset_version, base_model=base_model)
-    _require_room(team, len(plan.runs), plan.seconds)
+    runs, seconds = _counted(choice, dataset_version, base_model)
+    _require_gpu_time(team, seconds)
     sweep = Sweep(
         team=team,
         experiment=experiment,
@@ -140,18 +146,17 @@ def start_sweep(
         created_by=actor.user,
     )
     sweep.save()
-    audit.record(team, actor, "sweep.started", sweep, runs=len(plan.runs))
-    for one in plan.runs:
-        services.submit_run(
-            experiment=experiment,
-            actor=actor,
-            dataset_version=dataset_version,
-            base_model=base_model,
-            recipe=recipe,
-            hyperparameters=one,
-            continue_from=continue_from,
-            sweep=sweep,
-        )
+    audit.record(team, actor, "sweep.started", sweep, runs=len(runs))
+    services.submit_runs(
+        experiment=experiment,
+        actor=actor,
+        dataset_version=dataset_version,
+        base_model=base_model,
+        recipe=recipe,
+        chosen=runs,
+        continue_from=continue_from,
+        sweep=sweep,
+    )
     return sweep
 
 

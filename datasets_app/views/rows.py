@@ -219,14 +219,10 @@ def _texts(sent: QueryDict, found: DatasetVersion, row_id: int) -> dict[str, str
     now = row_changes.as_changed(original, found.row_changes.filter(row_id=row_id).first())
     texts = {}
     for name in names:
-        typed = _with_plain_ends(str(sent[name]))
+        typed = answer_form.with_plain_ends(str(sent[name]))
         known = (row_changes.text_of(row, name) for row in (now, original))
-        texts[name] = next((text for text in known if _with_plain_ends(text) == typed), typed)
+        texts[name] = next((text for text in known if answer_form.with_plain_ends(text) == typed), typed)
     return texts
-
-
-def _with_plain_ends(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _answer_of_fields(sent: QueryDict, found: DatasetVersion, row_id: int) -> str:

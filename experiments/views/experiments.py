@@ -8,14 +8,14 @@ from typing import Any
 
 from django.core.paginator import Paginator
 from django.db import transaction
-from django.db.models import Count, Max, Q
+from django.db.models import Count, Max
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
 from experiments import services, sweeps
 from experiments.forms import RunForm
 from experiments.hyperparameters import RECIPES, form_fields
-from experiments.models import Experiment, Run, Sweep
+from experiments.models import TRAININGS, Experiment, Run, Sweep
 from portal import search
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
@@ -23,7 +23,6 @@ from portal.errors import PortalError
 from portal.models import Role
 
 _PER_PAGE = 20
-_TRAININGS = Q(runs__kind=Run.Kind.TRAINING)
 
 
 @team_view()
@@ -31,7 +30,7 @@ def index(request: TeamRequest) -> HttpResponse:
     """List experiments, newest first, with a search by name."""
     query = search.typed(request)
     found = request.team.experiments.annotate(
-        run_count=Count("runs", filter=_TRAININGS), last_run_at=Max("runs__queued_at")
+        run_count=Count("runs", filter=TRAININGS), last_run_at=Max("runs__queued_at")
     )
     if query:
         found = found.filter(name__icontains=query)
@@ -59,9 +58,7 @@ def detail(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
 
 
 def _with_figures(run: Run) -> Run:
-    """Attach what the comparison table shows: headline figures and the hyperparameters that people vary."""
-    evaluation = getattr(run, "evaluation", None)
-    run.headline = evaluation.report.get("tuned", {}).get("exact_match") if evaluation else None  # type: ignore[attr-defined]
+    """Attach what the comparison table shows besides: the hyperparameters that people vary."""
     run.varied = {name: run.hyperparameters.get(name) for name in ("epochs", "learning_rate", "lora_r", "batch_size")}  # type: ignore[attr-defined]
     return run
 

@@ -39,12 +39,13 @@ def run_of(request: TeamRequest, pk: uuid.UUID) -> Run:
 def run(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Show a run as it learns."""
     found = run_of(request, pk)
+    points = insights.points_of(found)
     context = {
-        **_live(found),
+        **_live(found, points, insights.latest_of(points)),
         **_shown_rows(request, found),
         "lines": list(_log(found, 0)),
-        "table": insights.figures_table(found),
-        "quality_metrics": insights.measured_quality(found),
+        "table": insights.figures_table(points),
+        "quality_metrics": insights.measured_quality(points),
     }
     return render(request, "experiments/run.html", context)
 
@@ -54,7 +55,8 @@ def run_status(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Answer the live part of the run page; 286 stops its polling when the run has ended."""
     found = run_of(request, pk)
     status = _STOP_POLLING if found.is_terminal else 200
-    response = render(request, "experiments/_run_status.html", _live(found), status=status)
+    live = _live(found, insights.losses_of(found), insights.latest_of(insights.recent_points(found)))
+    response = render(request, "experiments/_run_status.html", live, status=status)
     if found.is_terminal and request.GET.get("was") not in (None, found.status):
         response["HX-Refresh"] = "true"  # the page around the card offers other actions now
     return response
@@ -78,18 +80,14 @@ def _shown_rows(request: TeamRequest, found: Run) -> dict[str, Any]:
     return {"learned_rows": rows, "samples": samples, "rows_state": insights.rows_state(found)}
 
 
-def _live(found: Run) -> dict[str, Any]:
-    latest = found.metrics.order_by("-step")[:50]
-    values: dict[str, Any] = {}
-    for point in reversed(latest):
-        values |= {name: value for name, value in point.values.items() if value is not None}
+def _live(found: Run, points: insights.Points, latest: dict[str, Any]) -> dict[str, Any]:
     waiting = scheduling.waiting_place(found) if found.status == Run.Status.QUEUED else None
     return {
         "run": found,
-        "latest": values,
+        "latest": latest,
         "waiting": waiting,
         "adapter": getattr(found, "adapter", None),
-        "reading": None if found.is_preflight else insights.hint_for(found),
+        "reading": None if found.is_preflight else insights.hint_for(found, points),
         "prediction": prediction_of(found),
     }
 

@@ -69,17 +69,12 @@ def _rows(runs: list[Run], names: list[tuple[str, str]]) -> list[SweepRow]:
             run=run,
             values=[(label, run.hyperparameters.get(name)) for name, label in names],
             validation_loss=min((loss for _share, loss in courses.get(run.pk, [])), default=None),
-            exact_match=_exact_match(run),
+            exact_match=run.exact_match,
             is_best=best is not None and run.pk == best.pk,
             was_stopped_early=sweeps.was_stopped_early(run),
         )
         for run in runs
     ]
-
-
-def _exact_match(run: Run) -> float | None:
-    evaluation = getattr(run, "evaluation", None)
-    return evaluation.report.get("tuned", {}).get("exact_match") if evaluation else None
 
 
 @team_view(role=Role.EDITOR)

@@ -1,8 +1,10 @@
 """Pages of lists."""
 
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework.pagination import PageNumberPagination
 
 PAGE_PARAMETERS = frozenset({"page", "page_size"})
+PAGE_SCHEMA = [OpenApiParameter("page", int), OpenApiParameter("page_size", int, description="Up to 200.")]
 
 
 class Pages(PageNumberPagination):

@@ -10,12 +10,15 @@ class DeploymentsConfig(AppConfig):
 
     def ready(self) -> None:
         from datasets_app import dependants
+        from deployments.adapter_uses import deployments_with
         from deployments.dataset_dependants import deployments_below
         from deployments.platform_facts import deployment_facts
         from deployments.services import stop_all_deployments
+        from experiments import kept
         from portal.platform_facts import report_by
         from portal.team_end import when_archived
 
         report_by(deployment_facts)
+        kept.report_by(deployments_with)
         when_archived(stop_all_deployments)
         dependants.report_by(deployments_below)

@@ -55,6 +55,9 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
         adapter = team.adapters.create(run=run, base_model=base_model, step=1, sha256="0" * 64, size_bytes=1)
         adapter.folder.mkdir(parents=True)
         (adapter.folder / "adapter_config.json").write_text("{}")
+        kept = run.folder / "kept" / "step-2"
+        kept.mkdir(parents=True)
+        (kept / "adapter_config.json").write_text("{}")
         deployment = team.deployments.create(name="triage")
         live = team.deploymentversions.create(deployment=deployment, number=1, adapter=adapter)
         deployment.live_version = live

@@ -12,7 +12,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST
 
-from experiments import insights, scheduling, services
+from experiments import insights, kept, scheduling, services
+from experiments.hyperparameter_words import value_words
 from experiments.hyperparameters import Hyperparameters, form_fields, to_yaml
 from experiments.models import Priority, Run
 from experiments.preflight import prediction_of
@@ -45,6 +46,7 @@ def run(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
         **_shown_rows(request, found),
         "lines": list(_log(found, 0)),
         "table": insights.figures_table(points),
+        "kept": [] if found.is_preflight else kept.kept_weights(found, points),
         "quality_metrics": insights.measured_quality(points),
     }
     return render(request, "experiments/run.html", context)
@@ -128,9 +130,7 @@ def settings(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     found = run_of(request, pk)
     groups: dict[str, list[tuple[str, object, str, str]]] = {}
     for info in form_fields():
-        value = found.hyperparameters.get(info.name)
-        words = dict(info.choices).get(str(value))
-        shown = _(words) if words else _("none") if value is None else value
+        shown = value_words(info, found.hyperparameters.get(info.name))
         groups.setdefault(_(info.group), []).append((_(info.label), shown, info.unit, _(info.help)))
     context = {"run": found, "groups": list(groups.items()), "facts": found.facts}
     return render(request, "experiments/settings.html", context)
@@ -182,6 +182,18 @@ def adapter_download(request: TeamRequest, pk: uuid.UUID) -> HttpResponse | File
         raise Http404
     audit.read(request.team, Actor.of(request), "adapter.downloaded", adapter)
     return archives.folder_response(adapter.folder, f"adapter-{found.pk}.zip")
+
+
+@team_view()
+@refuse_while_impersonating
+def kept_download(request: TeamRequest, pk: uuid.UUID, step: int) -> HttpResponse | FileResponse:
+    """Download the weights that were kept at a checkpoint as a ZIP of their PEFT folder."""
+    found = run_of(request, pk)
+    folder = kept.kept_folder(found, step)
+    if folder is None:
+        raise Http404
+    audit.read(request.team, Actor.of(request), "adapter.downloaded", found)
+    return archives.folder_response(folder, f"adapter-{found.pk}-step-{step}.zip")
 
 
 @team_view(role=Role.EDITOR)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from dataclasses import dataclass
-from typing import Any
 
 from django.contrib import messages
 from django.http import HttpResponse
@@ -14,8 +14,10 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from experiments import sweeps
-from experiments.hyperparameters import form_fields
+from experiments.hyperparameter_words import value_words
+from experiments.hyperparameters import FieldInfo, form_fields
 from experiments.models import Run, Sweep
+from experiments.sweep_figures import Outcome, by_value
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.models import Role
@@ -29,7 +31,7 @@ class SweepRow:
     """One run of a sweep as the table shows it; `values` are (label, value) pairs."""
 
     run: Run
-    values: list[tuple[str, Any]]
+    values: list[tuple[str, str]]
     validation_loss: float | None
     exact_match: float | None
     is_best: bool
@@ -46,28 +48,48 @@ def sweep(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Show the runs of a sweep, the best one marked; asked again by itself while some have not ended."""
     found = _sweep_of(request, pk)
     runs = list(found.runs.select_related("evaluation", "experiment").order_by("number"))
-    labels = {info.name: _(info.label) for info in form_fields()}
-    names = [(name, labels.get(name, name)) for name in found.values]
-    shown = [run for run in runs if run.started_at is not None][:_MOST_LINES]
+    known = {info.name: info for info in form_fields()}
+    infos = [known[name] for name in found.values if name in known]  # what may be chosen may have changed since
+    rows = _rows(runs, infos)
+    drawn = sorted(rows, key=_by_interest)[:_MOST_LINES]
     context = {
         "sweep": found,
-        "names": names,
-        "rows": _rows(runs, names),
+        "labels": [_(info.label) for info in infos],
+        "rows": rows,
+        "figures": by_value({info.name: _(info.label) for info in infos}, [_outcome(row, infos) for row in rows]),
         "sources": [
-            {"label": f"#{run.number}", "url": reverse("experiments:metrics", args=[request.team.slug, run.pk])}
-            for run in shown
+            {"label": f"#{row.run.number}", "url": reverse("experiments:metrics", args=[request.team.slug, row.run.pk])}
+            for row in drawn
         ],
+        "is_partly_drawn": len(drawn) < len(rows),
         "is_open": any(not run.is_terminal for run in runs),
     }
     return render(request, "experiments/sweep.html", context)
 
 
-def _rows(runs: list[Run], names: list[tuple[str, str]]) -> list[SweepRow]:
+def _by_interest(row: SweepRow) -> tuple[bool, float, int]:
+    """Return what sorts the runs for the chart: those with the lowest losses first, those not yet begun last."""
+    loss = row.validation_loss
+    return row.run.started_at is None, math.inf if loss is None else loss, row.run.number
+
+
+def _outcome(row: SweepRow, infos: list[FieldInfo]) -> Outcome:
+    return Outcome(
+        number=row.run.number,
+        values={info.name: row.run.hyperparameters.get(info.name) for info in infos},
+        words={info.name: value for info, (_label, value) in zip(infos, row.values, strict=True)},
+        validation_loss=row.validation_loss,
+        exact_match=row.exact_match,
+        is_best=row.is_best,
+    )
+
+
+def _rows(runs: list[Run], infos: list[FieldInfo]) -> list[SweepRow]:
     best, courses = sweeps.best_of(runs), sweeps.courses(runs)
     return [
         SweepRow(
             run=run,
-            values=[(label, run.hyperparameters.get(name)) for name, label in names],
+            values=[(_(info.label), value_words(info, run.hyperparameters.get(info.name))) for info in infos],
             validation_loss=min((loss for _share, loss in courses.get(run.pk, [])), default=None),
             exact_match=run.exact_match,
             is_best=best is not None and run.pk == best.pk,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,25 @@ class Column:
     y: str
     width: str
     height: str
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One dot of a scatter; its place in percent of the box."""
+
+    x: str
+    y: str
+    label: str
+    is_marked: bool
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Dots over an axis of values. `levels` (highest first) and `ticks` (place in percent, words) name the axes."""
+
+    dots: list[Dot]
+    levels: list[str]
+    ticks: list[tuple[str, str]]
 
 
 def line(values: Sequence[float | None], *, width: int, height: int, margin: float = 2.5) -> Line | None:
@@ -110,6 +129,43 @@ def columns(items: Sequence[Mapping[str, Any]], *, gap: float = 0.18) -> list[Co
             )
         )
     return drawn
+
+
+def scatter(
+    items: Sequence[Mapping[str, Any]],
+    *,
+    places: Sequence[str] | None,
+    write: Callable[[float], str],
+    margin: float = 8,
+) -> Scatter | None:
+    """Return dots for ``items``: mappings with x, y, label and is_marked; None if there are none.
+
+    With ``places``, x is the number of one of them, and they stand side by side; without, x is drawn to scale, by
+    orders of magnitude if the values lie far apart. ``write`` writes numbers.
+    """
+    if not items:
+        return None
+    xs, ys = [float(item["x"]) for item in items], [float(item["y"]) for item in items]
+    lowest, highest = min(ys), max(ys)
+    if places is None:
+        by_magnitude = min(xs) > 0 and max(xs) / min(xs) >= 10
+        scaled = [math.log(x) for x in xs] if by_magnitude else xs
+        across = [_within(x, min(scaled), max(scaled), margin) for x in scaled]
+        ticks = [(across[at], write(xs[at])) for at in (xs.index(min(xs)), xs.index(max(xs)))]
+    else:
+        across = [(x + 0.5) / len(places) * 100 for x in xs]
+        ticks = [((at + 0.5) / len(places) * 100, words) for at, words in enumerate(places)]
+    dots = [
+        Dot(_short(x), _short(100 - _within(y, lowest, highest, margin)), str(item["label"]), bool(item["is_marked"]))
+        for x, y, item in zip(across, ys, items, strict=True)
+    ]
+    levels = [write(highest), write((lowest + highest) / 2), write(lowest)] if highest > lowest else [write(lowest)]
+    return Scatter(dots, levels, [(_short(x), words) for x, words in ticks])
+
+
+def _within(value: float, lowest: float, highest: float, margin: float) -> float:
+    """Return a value's place between the margins of 0 to 100; the middle if there is but one value."""
+    return 50.0 if highest <= lowest else margin + (value - lowest) / (highest - lowest) * (100 - 2 * margin)
 
 
 def heat(value: float | None, highest: float | None) -> int:

@@ -200,6 +200,12 @@ def histogram(items: Sequence[Mapping[str, Any]], label: str = "", unit: str = "
     return {"columns": drawn, "label": label, "unit": unit, "first": drawn[:1], "middle": middle, "last": drawn[-1:]}
 
 
+@register.inclusion_tag("components/_scatter.html")
+def scatter(drawn: shapes.Scatter | None, label: str = "") -> dict[str, Any]:
+    """Draw dots (of ``shapes.scatter``) over named values; a table beside it has to say the same in words."""
+    return {"drawn": drawn, "label": label}
+
+
 # --- Forms -------------------------------------------------------------------------------------------------------
 
 

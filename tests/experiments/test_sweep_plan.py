@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.hyperparameters import Hyperparameters
-from experiments.sweep_plan import MOST_RUNS, BadSweep, Range, combinations, is_losing, read_values, with_values
+from experiments.sweep_plan import (
+    MOST_RUNS,
+    BadSweep,
+    Range,
+    checked_values,
+    combinations,
+    is_losing,
+    read_values,
+    with_values,
+)
 
 
 def test_a_grid_makes_every_combination_once():
@@ -89,3 +98,17 @@ def test_the_best_of_all_is_never_stopped(losses, upto):
     courses = [course(*one) for one in losses]
     best = min(courses, key=lambda one: min(loss for _share, loss in one[:upto]))
     assert not is_losing(best[:upto], [one for one in courses if one is not best])
+
+
+@pytest.mark.parametrize("given", [{}, {"nonsense": [1]}, {"lora_r": []}, {"lora_r": ["9..3"]}])
+def test_values_as_json_are_refused_with_a_sentence(given):
+    with pytest.raises(BadSweep, match=r"\w+ \w+"):
+        checked_values(given)
+
+
+def test_values_as_json_are_lists_and_ranges():
+    assert checked_values({"lora_r": ["4..64"], "schedule": ["cosine", "linear"], "seed": 7}) == {
+        "lora_r": Range(4.0, 64.0),
+        "schedule": ["cosine", "linear"],
+        "seed": [7],
+    }

@@ -161,6 +161,7 @@ ROUTES: dict[str, Key] = {
     "experiments:rerun": RUN,
     "experiments:priority": RUN,
     "experiments:adapter_download": RUN,
+    "experiments:kept_download": lambda world: {**RUN(world), "step": 2},
     "experiments-api:base_models": NOTHING,
     "experiments-api:experiments": NOTHING,
     "experiments-api:experiment": EXPERIMENT,

@@ -1,0 +1,89 @@
+"""The weights that a run has kept: its result and, where every checkpoint is kept, those beside it.
+
+The rooms above report who answers with an adapter (`report_by`, in `ready()`), so that none of them is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from experiments.models import Adapter, Run
+from experiments.storable import storable_number
+
+_KEPT, _STEP = "kept", "step-"
+
+
+@dataclass(frozen=True)
+class Use:
+    """Something that answers with an adapter: its name, and the page of it."""
+
+    name: str
+    view: str
+    pk: UUID
+
+
+Reporter = Callable[[Adapter], Iterable[Use]]
+_reporters: list[Reporter] = []
+
+
+def report_by(reporter: Reporter) -> None:
+    """Have `reporter(adapter)` asked who answers with it. Call it in `ready()`."""
+    if reporter not in _reporters:
+        _reporters.append(reporter)
+
+
+@dataclass(frozen=True)
+class KeptWeights:
+    """The weights of one step as a PEFT folder.
+
+    The result is what is deployed, tried and continued. `is_best`: of all that are kept, those with the lowest
+    validation loss; which is None where nothing was validated at just this step.
+    """
+
+    step: int
+    size_bytes: int
+    validation_loss: float | None
+    is_result: bool
+    is_best: bool
+    uses: tuple[Use, ...] = ()
+
+
+def kept_weights(run: Run, points: Sequence[tuple[int, Mapping[str, Any]]]) -> list[KeptWeights]:
+    """Return what is kept of a run, first step first; `points` are its (step, figures). Call it in the team's scope."""
+    adapter: Adapter | None = getattr(run, "adapter", None)
+    losses = {step: storable_number(values.get("validation_loss")) for step, values in points}
+    found = {step: _size(folder) for step, folder in _folders(run).items()}
+    if adapter is not None:
+        found[adapter.step] = adapter.size_bytes
+    validated = [loss for step in found if (loss := losses.get(step)) is not None]
+    best = min(validated) if len(validated) > 1 else None
+    uses = tuple(use for reporter in _reporters for use in reporter(adapter)) if adapter is not None else ()
+    return [
+        KeptWeights(
+            step=step,
+            size_bytes=size_bytes,
+            validation_loss=losses.get(step),
+            is_result=(is_result := adapter is not None and step == adapter.step),
+            is_best=best is not None and losses.get(step) == best,
+            uses=uses if is_result else (),
+        )
+        for step, size_bytes in sorted(found.items())
+    ]
+
+
+def kept_folder(run: Run, step: int) -> Path | None:
+    """Return the PEFT folder of a checkpoint that was kept, None if this step's was not."""
+    return _folders(run).get(step)
+
+
+def _folders(run: Run) -> dict[int, Path]:
+    names = ((path, path.name.removeprefix(_STEP)) for path in (run.folder / _KEPT).glob(f"{_STEP}*"))
+    return {int(number): path for path, number in names if number.isdecimal() and len(number) < 10}
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())

@@ -9,6 +9,7 @@ from typing import Any
 from django import forms, template
 from django.core.paginator import Paginator
 
+from portal.display import numbers, shapes
 from portal.templatetags.ui import STATUSES
 
 register = template.Library()
@@ -79,6 +80,14 @@ def style_guide_samples() -> dict[str, Any]:
             {"label": f"{start}–{start + 31}", "value": count}
             for start, count in zip(range(0, 384, 32), [12, 96, 310, 522, 480, 331, 190, 97, 41, 18, 6, 2], strict=True)
         ],
+        "ranks": shapes.scatter(
+            [
+                {"x": place, "y": loss, "label": f"{loss}", "is_marked": loss == 0.41}
+                for place, loss in ((0, 0.62), (0, 0.58), (1, 0.47), (1, 0.52), (2, 0.41), (2, 0.44))
+            ],
+            places=["4", "8", "16"],
+            write=numbers.significant,
+        ),
         "confusion": [("Bug", [58, 3, 1]), ("Incident", [2, 91, 6]), ("Question", [0, 4, 77])],
         "classes": ["Bug", "Incident", "Question"],
         "log": [

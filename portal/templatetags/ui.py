@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
-from django import forms, template
+from django import template
 from django.forms import BoundField
 from django.template.context import Context
 from django.template.loader import render_to_string
@@ -16,10 +16,10 @@ from django.templatetags.static import static
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
-from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from portal.display import numbers, shapes
+from portal.fields import draw
 
 register = template.Library()
 
@@ -97,18 +97,25 @@ STATUSES: Mapping[str, Status] = {
 }
 
 
-@register.inclusion_tag("components/_status.html")
-def status(value: str, label: str = "") -> dict[str, Any]:
+# Lists show these two by the dozen, so they are written here: a template of their own takes ten times as long.
+
+
+@register.simple_tag
+def status(value: str, label: str = "") -> SafeString:
     """Show a state of a run, dataset version, deployment, API token or node; an unknown one shows as its own word."""
     known = STATUSES.get(str(value).lower(), Status(str(value), "neutral", "circle-dashed"))
-    return {"label": label or known.label, "tone": known.tone, "icon_name": known.icon}
+    mark = icon(known.icon, "", "state-icon")
+    return format_html('<span class="state state-{}">{}{}</span>', known.tone, mark, label or known.label)
 
 
-@register.inclusion_tag("components/_time.html")
-def when(value: datetime | date | None, style: str = "datetime") -> dict[str, Any]:
+@register.simple_tag
+def when(value: datetime | date | None, style: str = "datetime") -> SafeString | str:
     """Show a moment: UTC text that the browser turns into the viewer's zone. Styles: datetime, date, relative."""
-    moment = value.astimezone(UTC) if isinstance(value, datetime) else value
-    return {"moment": moment, "style": style, "has_time": isinstance(value, datetime)}
+    if isinstance(value, datetime):
+        moment = value.astimezone(UTC)
+        shown = f"{moment:%Y-%m-%d %H:%M} UTC"
+        return format_html('<time datetime="{}" data-time="{}">{}</time>', moment.isoformat(), style, shown)
+    return format_html('<time datetime="{}">{}</time>', value.isoformat(), value) if value else numbers.UNKNOWN
 
 
 @register.inclusion_tag("components/_progress.html")
@@ -209,80 +216,22 @@ def scatter(drawn: shapes.Scatter | None, label: str = "") -> dict[str, Any]:
 # --- Forms -------------------------------------------------------------------------------------------------------
 
 
-@register.inclusion_tag("components/_field.html")
+@register.simple_tag
 def field(
-    bound: BoundField, unit: str = "", hint: str = "", style: str = "", descriptions: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+    bound: BoundField, unit: str = "", style: str = "", descriptions: Mapping[str, str] | None = None
+) -> SafeString:
     """Show a form field with label, control, unit, range, help and errors.
 
     ``style``: "cards" shows radio choices as cards (``descriptions`` by value), "switch" a checkbox as a switch.
     ``field.unit`` and ``field.shown_if`` (other field, values) of the form field are honoured.
     """
-    shown_if = getattr(bound.field, "shown_if", None)
-    kind = _kind(bound)
-    return {
-        "field": bound,
-        "kind": style or kind,
-        "control": _control(bound, kind, style),
-        "unit": unit or getattr(bound.field, "unit", ""),
-        "hint": hint,
-        "range_text": _range_text(bound),
-        "choice_type": "checkbox" if isinstance(bound.field.widget, forms.CheckboxSelectMultiple) else "radio",
-        "choices": _choices(bound, descriptions or {}) if kind == "radio" else [],
-        "shown_if_name": bound.form.add_prefix(shown_if[0]) if shown_if else "",
-        "shown_if_values": "|".join(shown_if[1]) if shown_if else "",
-    }
+    return draw([bound], error_icon=icon("alert-circle"), unit=unit, style=style, descriptions=descriptions)
 
 
-def _kind(bound: BoundField) -> str:
-    widget = bound.field.widget
-    if isinstance(widget, forms.CheckboxInput):
-        return "checkbox"
-    if isinstance(widget, (forms.RadioSelect, forms.CheckboxSelectMultiple)):
-        return "radio"
-    return "select" if isinstance(widget, forms.Select) else "input"
-
-
-def _control(bound: BoundField, kind: str, style: str) -> SafeString | str:
-    if kind == "radio":
-        return ""
-    classes = {"checkbox": "form-check-input", "select": "form-select"}.get(kind, "form-control")
-    own = str(bound.field.widget.attrs.get("class", ""))
-    invalid = "is-invalid" if bound.errors else ""
-    attributes: dict[str, str | bool] = {"class": " ".join(filter(None, [classes, own, invalid]))}
-    if isinstance(bound.field, (forms.IntegerField, forms.FloatField, forms.DecimalField)) and kind == "input":
-        attributes["inputmode"] = "numeric" if type(bound.field) is forms.IntegerField else "decimal"
-    if style == "switch":
-        attributes["role"] = "switch"
-    return bound.as_widget(attrs=attributes)
-
-
-def _range_text(bound: BoundField) -> str:
-    lowest, highest = getattr(bound.field, "min_value", None), getattr(bound.field, "max_value", None)
-    if lowest is not None and highest is not None:
-        return _("%(lowest)s to %(highest)s") % {"lowest": _plain(lowest), "highest": _plain(highest)}
-    if lowest is not None:
-        return _("at least %(lowest)s") % {"lowest": _plain(lowest)}
-    return _("at most %(highest)s") % {"highest": _plain(highest)} if highest is not None else ""
-
-
-def _plain(number: float) -> str:
-    return numbers.thousands(number) if float(number).is_integer() else numbers.significant(number, 3).rstrip("0")
-
-
-def _choices(bound: BoundField, descriptions: Mapping[str, str]) -> list[dict[str, Any]]:
-    chosen = bound.value()
-    selected = {str(one) for one in chosen} if isinstance(chosen, (list, tuple)) else {str(chosen)}
-    return [
-        {
-            "value": value,
-            "label": label,
-            "description": descriptions.get(str(value), ""),
-            "checked": str(value) in selected,
-            "id": f"{bound.auto_id}_{index}",
-        }
-        for index, (value, label) in enumerate(bound.field.choices)  # type: ignore[attr-defined]
-    ]
+@register.simple_tag
+def fields(bounds: Iterable[BoundField]) -> SafeString:
+    """Show many form fields as ``field`` shows one, in one pass."""
+    return draw(bounds, error_icon=icon("alert-circle"))
 
 
 # --- Boxes around content ----------------------------------------------------------------------------------------

@@ -141,7 +141,8 @@ def _fetch(
         cursor.execute("; ".join([*before, statement, *after]), [team_id, everything, *parameters])
         for _result in before:
             cursor.nextset()
-        return list(cursor.fetchall()) if cursor.description else []
+        # Not `description`, which makes an object of every column.
+        return list(cursor.fetchall()) if cursor.rownumber is not None else []
 
 
 def _read() -> tuple[str, str]:

@@ -40,7 +40,7 @@ class DrawnField:
     name: str
     label: Any
     help: Any
-    errors: Sequence[str]
+    errors: Sequence[object]
     control: SafeString | str
     unit: str
     range_text: str
@@ -81,7 +81,7 @@ def _drawn(bound: BoundField, unit: str, style: str, descriptions: Mapping[str, 
         name=bound.html_name,
         label=bound.label,
         help=bound.help_text,
-        errors=errors,
+        errors=list(errors),
         control=_control(bound, kind, style, is_invalid=bool(errors)),
         unit=unit or getattr(field, "unit", ""),
         range_text=_range_text(field),

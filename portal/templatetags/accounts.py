@@ -6,13 +6,11 @@ from collections.abc import Iterable
 
 from allauth.socialaccount.models import SocialAccount
 from django import forms, template
-from django.template.loader import render_to_string
-from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from portal.oidc.config import Provider
-from portal.templatetags.ui import field
+from portal.templatetags.ui import fields
 
 register = template.Library()
 
@@ -51,7 +49,7 @@ def account_fields(form: forms.Form) -> SafeString:
             bound.field.initial, bound.field.help_text = True, _("Otherwise it is asked for after the password only.")
         bound.field.widget.attrs.pop("placeholder", None)
         bound.label = words.get(str(bound.label), bound.label)
-    return format_html_join("", "{}", ((_shown(bound),) for bound in form))
+    return fields(form)
 
 
 @register.filter
@@ -67,7 +65,3 @@ def browser_name(user_agent: str) -> str:
     browser = next((name for mark, name in _BROWSERS if mark in user_agent), "")
     system = next((name for mark, name in _SYSTEMS if mark in user_agent), "")
     return ", ".join(filter(None, [browser, system])) or user_agent[:60] or _("unknown")
-
-
-def _shown(bound: forms.BoundField) -> str:
-    return str(bound) if bound.is_hidden else render_to_string("components/_field.html", field(bound))

@@ -13,6 +13,8 @@ from django.conf import settings
 from django.db import connection
 from psycopg.conninfo import make_conninfo
 
+from tests.forked import Forked
+
 PROJECT = Path(__file__).resolve().parent.parent
 _PREPARE = "import os, sys, django; os.environ['DJANGO_SETTINGS_MODULE'] = 'portal.settings'; django.setup()\n"
 
@@ -34,16 +36,15 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def processes(program: str, *arguments: str, count: int) -> Iterator[list[subprocess.Popen[str]]]:
+def processes(program: str, *arguments: str, count: int) -> Iterator[list[Forked]]:
     """Start `count` processes that run a program with Django set up; they are stopped at the end."""
     started = [
-        subprocess.Popen(
+        Forked(
             [sys.executable, "-c", _PREPARE + program, *arguments],
             cwd=PROJECT,
             env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
         )
         for _number in range(count)
     ]
@@ -55,7 +56,7 @@ def processes(program: str, *arguments: str, count: int) -> Iterator[list[subpro
             process.communicate()
 
 
-def release(started: list[subprocess.Popen[str]]) -> None:
+def release(started: list[Forked]) -> None:
     """Wait until all processes said that they are ready, then let them go on in the same moment."""
     for process in started:
         assert process.stdout is not None
@@ -66,7 +67,7 @@ def release(started: list[subprocess.Popen[str]]) -> None:
         process.stdin.flush()
 
 
-def answers(started: list[subprocess.Popen[str]], limit_s: float = 60.0) -> list[str]:
+def answers(started: list[Forked], limit_s: float = 60.0) -> list[str]:
     """Return all lines that the processes wrote until they ended."""
     lines: list[str] = []
     for process in started:

@@ -17,9 +17,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 PART_BYTES = 8 << 20
 
 
-@pytest.fixture
-def table(tmp_path) -> Path:
-    path = tmp_path / "tickets.csv"
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("tables") / "tickets.csv"
     path.write_bytes(csv_bytes([(f"Ticket {number} " + "is broken " * 30, "VPN") for number in range(60_000)]))
     assert 2 * PART_BYTES < path.stat().st_size < 3 * PART_BYTES
     return path

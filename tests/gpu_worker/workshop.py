@@ -24,6 +24,7 @@ from experiments.models import MetricPoint, Run, RunEvent
 from portal.models import Node
 from portal.rls import all_teams
 from tests.experiments.runs import fresh
+from tests.forked import Forked
 
 HERE = Path(__file__).resolve().parent
 LEASE_SECONDS = 1
@@ -52,7 +53,7 @@ class Workshop:
     def __init__(self, run: Run, program: tuple[str, ...] = FAKE) -> None:
         self.run = run
         self.program = program
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[subprocess.Popen[bytes] | Forked] = []
         self.log = Path(settings.DATA_DIR) / "supervisors.log"
 
     def behave(self, **behaviour: object) -> None:
@@ -67,13 +68,15 @@ class Workshop:
         assert token is not None, self.run.status
         return Lease(self.run.pk, token)
 
-    def start(self, lease: Lease | None = None) -> subprocess.Popen[bytes]:
+    def start(self, lease: Lease | None = None) -> subprocess.Popen[bytes] | Forked:
         """Start a supervisor as the node's queue would."""
         lease = lease or self.dispatch()
         with self.log.open("ab") as output:
-            process = subprocess.Popen(
+            start = subprocess.Popen if self.program is REAL else Forked
+            process = start(
                 [*self.program, str(lease.run_id), str(lease.token)],
                 env=child_environment(),
+                cwd=settings.BASE_DIR,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -138,6 +141,7 @@ class Workshop:
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
         with contextlib.suppress(OSError, ValueError):
             os.killpg(self.trainer_pid(), signal.SIGKILL)

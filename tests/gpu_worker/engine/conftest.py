@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.compiled import CACHE_VARIABLE
@@ -13,12 +12,6 @@ from tests.gpu_worker.engine.reference import Reference, make_adapter
 from tests.tiny_model import make_tiny_model
 
 ADAPTERS = ("north", "south", "west")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """The tiny model is faster without a thread pool, above all on a busy machine."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

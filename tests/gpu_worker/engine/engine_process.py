@@ -13,6 +13,8 @@ from typing import Any
 
 import httpx
 
+from tests.forked import Forked
+
 KEY = "test-key"
 NAME = "tiny"
 ROOT = Path(__file__).resolve().parents[3]
@@ -21,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 class EngineProcess:
     """A running `python -m gpu_worker.engine`."""
 
-    def __init__(self, child: subprocess.Popen[bytes], ready: dict[str, Any]) -> None:
+    def __init__(self, child: Forked, ready: dict[str, Any]) -> None:
         self.child = child
         self.ready = ready
         self.url = f"http://{ready['host']}:{ready['port']}"
@@ -70,7 +72,7 @@ def environment(**changes: str) -> dict[str, str]:
 def running_engine(model_dir: Path, folder: Path, *options: str) -> Iterator[EngineProcess]:
     ready_file = folder / "engine.json"
     with (folder / "engine.log").open("wb") as log:
-        child = subprocess.Popen(command(model_dir, ready_file, *options), env=environment(), cwd=ROOT, stderr=log)
+        child = Forked(command(model_dir, ready_file, *options), env=environment(), cwd=ROOT, stderr=log)
     try:
         deadline = time.monotonic() + 60
         while not ready_file.exists():

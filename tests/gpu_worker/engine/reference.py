@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
+
+# transformers and PEFT are imported late: collecting the tests should not take seconds.
 
 
 def make_adapter(model_dir: Path, path: Path, *, seed: int, scale: float = 0.15, **options: Any) -> Path:
     """Write a random adapter as PEFT writes it. Both halves are random, so that it changes the model."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_dir), LoraConfig(**options))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -24,6 +27,9 @@ class Reference:
     """Greedy answers of transformers and PEFT, one prompt at a time."""
 
     def __init__(self, model_dir: Path, adapters: dict[str, Path]) -> None:
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
         base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
         names = list(adapters)
         self._model = PeftModel.from_pretrained(base, adapters[names[0]], adapter_name=names[0])

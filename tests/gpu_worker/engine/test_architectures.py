@@ -7,15 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
 
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.engine.errors import UnsupportedModel
@@ -44,23 +35,25 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-MODELS: dict[str, Any] = {
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, tie_word_embeddings=True)),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=None, head_dim=16)),
-    "llama3": lambda: LlamaForCausalLM(
-        LlamaConfig(**SMALL, tie_word_embeddings=False, rope_parameters=LLAMA3_ROPE, head_dim=32)
-    ),
-    "one-kv-head-each": lambda: LlamaForCausalLM(LlamaConfig(**SMALL | {"num_key_value_heads": 4})),
+# kind → family, and what its config says
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2": ("Qwen2", SMALL | {"tie_word_embeddings": True}),
+    "mistral": ("Mistral", SMALL | {"sliding_window": None, "head_dim": 16}),
+    "llama3": ("Llama", SMALL | {"tie_word_embeddings": False, "rope_parameters": LLAMA3_ROPE, "head_dim": 32}),
+    "one-kv-head-each": ("Llama", SMALL | {"num_key_value_heads": 4}),
 }
 
 
 def make_model(folder: Path, tokenizer_dir: Path, kind: str, **save_options: Any) -> Path:
+    import transformers
+
     folder.mkdir()
+    family, config = MODELS[kind]
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(tokenizer_dir / name, folder / name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        model = MODELS[kind]()
+        model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**config))
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):  # initialised to zero, which would hide a bias that is left out
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -87,6 +80,8 @@ def test_equal_to_transformers(kind: str, model_dir: Path, tmp_path: Path) -> No
 
 def test_logits_are_equal_to_rounding(model_dir: Path, tmp_path: Path) -> None:
     """Greedy equality could hide a small systematic error; the numbers cannot."""
+    from transformers import AutoModelForCausalLM
+
     from gpu_worker.engine.config import EngineConfig
     from gpu_worker.engine.decoder import DecoderRunner
     from gpu_worker.engine.runner import StepRow

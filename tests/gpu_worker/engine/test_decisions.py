@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from gpu_worker.engine.build import build_core
 from gpu_worker.engine.config import EngineConfig
@@ -17,6 +16,8 @@ VALUES = ("Cloud", "Cloud IAM", "Mail", "Mailing list", "VPN", "7")
 
 @pytest.fixture(scope="module")
 def base(model_dir):
+    from transformers import AutoModelForCausalLM
+
     return AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
 
 

@@ -1,5 +1,7 @@
 """Log probabilities of given continuations are those of transformers and PEFT, on both runners."""
 
+import functools
+
 import pytest
 import torch
 
@@ -11,13 +13,17 @@ pytestmark = pytest.mark.slow
 LENGTHS = (1, 15, 16, 17, 33)
 
 
-def reference(model_dir, adapter, prompt, continuation):
+@functools.cache
+def loaded(model_dir, adapter):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    if adapter:
-        model = PeftModel.from_pretrained(model, adapter)
+    return PeftModel.from_pretrained(model, adapter) if adapter else model
+
+
+def reference(model_dir, adapter, prompt, continuation):
+    model = loaded(model_dir, adapter)
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([[*prompt, *continuation]])).logits[0]
     logprobs = logits[len(prompt) - 1 : -1].log_softmax(-1)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import torch
 
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.engine.build import build_core
@@ -35,7 +34,6 @@ pytestmark = [
 
 
 def test_mixed_requests_equal_transformers_and_schemas_hold(tmp_path: Path) -> None:
-    torch.set_num_threads(2)
     options = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
     adapters = {
         name: make_adapter(MODEL, tmp_path / name, seed=seed, scale=0.02, **options)

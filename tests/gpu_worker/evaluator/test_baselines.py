@@ -8,9 +8,6 @@ import time
 from collections import Counter
 
 import pytest
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline, make_union
 
 from gpu_worker.evaluator import baselines
 from gpu_worker.evaluator.baselines import answer_simply, most_frequent, question_of
@@ -41,6 +38,10 @@ def conversation(question: str, answer: str) -> list[dict[str, str]]:
 
 
 def test_closed_fields_are_answered_as_scikit_learn_answers_them():
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline, make_union
+
     train, asked = rows(200), rows(60, seed=2)
     questions = [question_of(row) for row in asked]
     found = [json.loads(answer) for answer in answer_simply(train, questions).tfidf]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from gpu_worker.evaluator.heldout import choose_rows
 from gpu_worker.evaluator.job import answer_limit, evaluate
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.stop import StopFlag
+from tests.forked import Forked
 from tests.tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -63,13 +66,12 @@ def answers_of(job: Path) -> list[dict]:
     return [json.loads(line) for line in (job / "evaluation" / "predictions.jsonl").read_text().splitlines()]
 
 
-def start(job: Path) -> subprocess.Popen[str]:
+def start(job: Path) -> Forked:
     """Start the evaluator as the supervisor does: a process of its own that talks on standard output."""
-    return subprocess.Popen(
+    return Forked(
         [sys.executable, "-m", "gpu_worker.evaluator", str(job)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        text=True,
         cwd=Path(__file__).resolve().parents[3],
         env={**os.environ, "TUNEPORT_STANDALONE": "1"},
     )
@@ -81,19 +83,25 @@ def run(job: Path) -> tuple[int, list[dict]]:
     return child.returncode, [json.loads(line) for line in told.splitlines()]
 
 
-def generated(model: Path, adapter: Path | None, prompt: str, limit: int) -> str:
-    """Return what transformers' own generate answers."""
+@functools.cache
+def loaded(model: Path, adapter: Path | None) -> Any:
+    """Return the model as transformers and PEFT load it."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    return PeftModel.from_pretrained(base, adapter) if adapter else base
+
+
+def generated(model: Path, adapter: Path | None, prompt: str, limit: int) -> str:
+    """Return what transformers' own generate answers."""
     from datasets_app.rendering import ChatRenderer
 
     renderer = ChatRenderer.load(model)
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    if adapter is not None:
-        loaded = PeftModel.from_pretrained(loaded, adapter)
     ids = torch.tensor([renderer.prompt_ids([{"role": "user", "content": prompt}])])
-    out = loaded.generate(input_ids=ids, max_new_tokens=limit, do_sample=False, eos_token_id=list(renderer.eos_ids))
+    out = loaded(model, adapter).generate(
+        input_ids=ids, max_new_tokens=limit, do_sample=False, eos_token_id=list(renderer.eos_ids)
+    )
     return renderer.decode(out[0, ids.shape[1] :].tolist())
 
 
@@ -182,19 +190,15 @@ def test_confidence_is_what_transformers_computes(job, model):
 
 def likelihoods(model: Path, adapter: Path, prompt: str, texts: list[str]) -> list[float]:
     """Return the log probability of each answer as transformers and PEFT compute it."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
     from datasets_app.rendering import ChatRenderer
 
     renderer = ChatRenderer.load(model)
-    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), adapter)
     ids = renderer.prompt_ids([{"role": "user", "content": prompt}])
     found = []
     for text in texts:
         whole = torch.tensor([[*ids, *renderer.encode(text)]])
         with torch.no_grad():
-            logprobs = loaded(input_ids=whole).logits[0, :-1].log_softmax(-1)
+            logprobs = loaded(model, adapter)(input_ids=whole).logits[0, :-1].log_softmax(-1)
         found.append(float(logprobs.gather(1, whole[0, 1:, None])[len(ids) - 1 :].sum()))
     return found
 

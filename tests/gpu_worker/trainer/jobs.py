@@ -13,6 +13,7 @@ from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.job import Job
 from gpu_worker.trainer.spec import JobFolder
 from gpu_worker.trainer.stop import StopFlag
+from tests.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[3]
 QUEUES = {"printer": "Hardware", "password": "Access", "invoice": "Billing", "network": "Network"}
@@ -71,16 +72,14 @@ def run_here(job: JobFolder, *, stop: StopFlag | None = None) -> tuple[int, list
     return code, parse(stream.getvalue())
 
 
-def start_process(job: JobFolder, **environment: str) -> subprocess.Popen:
-    """Start `python -m gpu_worker.trainer`."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "gpu_worker.trainer", str(job.root)],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def command(job: JobFolder) -> list[str]:
+    """What starts the trainer."""
+    return [sys.executable, "-m", "gpu_worker.trainer", str(job.root)]
+
+
+def start_process(job: JobFolder) -> Forked:
+    """Start the trainer in a process of its own."""
+    return Forked(command(job), cwd=ROOT, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def run_process(job: JobFolder) -> tuple[int, list[dict], str]:

@@ -35,6 +35,7 @@ _CONTROL_TIMEOUT_S = 15.0
 _HEALTH_TIMEOUT_S = 5.0
 _MAX_ANSWER_BYTES = 32 * 1024 * 1024
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+SCORE = "/v1/score_values"
 
 _pool = Pool()
 
@@ -58,6 +59,15 @@ class EngineTarget:
         if body is None:
             return Request(method, path, headers)
         return Request(method, path, headers | {"content-type": "application/json"}, json.dumps(body).encode())
+
+
+@dataclass(frozen=True)
+class ScoredValues:
+    """How likely each of some values is (natural logarithms), and how many tokens were read for it."""
+
+    logprobs: list[float]
+    tokens: int
+    cached_tokens: int
 
 
 class EngineTimeout(PortalError):
@@ -92,6 +102,16 @@ def chat(
         content = _read_all(answer, deadline, caller)
     _raise_for(answer, content)
     return _decoded(content)
+
+
+def score_values(target: EngineTarget, body: Mapping[str, Any], *, caller: int | None = None) -> ScoredValues:
+    """Return how likely an answer of each value is. Raises: as `chat`; PortalError from an engine that cannot score."""
+    answer = chat(target, body, path=SCORE, caller=caller)
+    logprobs, usage = answer.get("logprobs"), answer.get("usage") or {}
+    if not isinstance(logprobs, list) or len(logprobs) != len(body["values"]):
+        raise _broken()
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    return ScoredValues([float(one) for one in logprobs], int(usage.get("prompt_tokens") or 0), int(cached))
 
 
 def stream_chat(

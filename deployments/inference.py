@@ -11,21 +11,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from django.conf import settings
 from django.db import connection
 from django.utils.translation import gettext as _
 
 from deployments import admission, engine_client
 from deployments.engine_connection import CallerGone, Silence
 from deployments.metering import CLIENT_CLOSED_REQUEST, Caller, RequestCount
+from deployments.slots import Slot, slots
 from deployments.targets import (
     Target,
     forget,
     is_writable,
     model_not_found,
-    resolve,
     resolve_adapter,
     resolve_base_model,
 )
+from deployments.tuned_models import resolve
 from portal.errors import PortalError, error_body
 
 __all__ = [
@@ -34,12 +36,14 @@ __all__ = [
     "Target",
     "admit",
     "complete",
+    "counted",
     "is_writable",
     "model_not_found",
     "resolve",
     "resolve_adapter",
     "resolve_base_model",
     "stream",
+    "with_system_prompt",
 ]
 
 PING = b": ping\n\n"
@@ -65,7 +69,8 @@ def complete(target: Target, body: Body, caller: Caller) -> Body:
     caller = _admitted(target, body, caller)
     count = RequestCount(target, caller, streamed=False)
     asked = _engine_body(target, body, caller)
-    with _counting_refusals(count):
+    _let_go_of_the_database()
+    with _counting_refusals(count), slots.held():
         answer = engine_client.chat(target.engine, asked, path=_path(body), caller=caller.descriptor)
     count.note_usage(answer)
     count.write(200)
@@ -79,13 +84,17 @@ def stream(target: Target, body: Body, caller: Caller) -> AnswerStream:
     """
     caller = _admitted(target, body, caller)
     count = RequestCount(target, caller, streamed=True)
-    if not connection.in_atomic_block:
-        connection.close()  # answers take seconds: hundreds of them must not hold a database connection each
+    _let_go_of_the_database(is_long=True)
     wants_usage = bool(body.get("stream_options", {}).get("include_usage"))
     asked = _engine_body(target, {**body, "stream_options": {"include_usage": True}}, caller)
     with _counting_refusals(count):
-        events = engine_client.stream_chat(target.engine, asked, path=_path(body), caller=caller.descriptor)
-    return AnswerStream(target, events, count, wants_usage=wants_usage)
+        slot = slots.take()
+        try:
+            events = engine_client.stream_chat(target.engine, asked, path=_path(body), caller=caller.descriptor)
+        except BaseException:
+            slot.release()
+            raise
+    return AnswerStream(target, events, count, slot, wants_usage=wants_usage)
 
 
 class AnswerStream:
@@ -95,11 +104,12 @@ class AnswerStream:
     """
 
     def __init__(
-        self, target: Target, events: engine_client.ChatStream, count: RequestCount, *, wants_usage: bool
+        self, target: Target, events: engine_client.ChatStream, count: RequestCount, slot: Slot, *, wants_usage: bool
     ) -> None:
         self._target = target
         self._events = events
         self._count = count
+        self._slot = slot
         self._wants_usage = wants_usage
         self._status = CLIENT_CLOSED_REQUEST  # until the end was reached, whoever closes us has hung up
         self._frames = self._all_frames()
@@ -115,8 +125,11 @@ class AnswerStream:
         """Stop the engine if it still generates, and count the request; a second call does nothing."""
         if not self._is_closed:
             self._is_closed = True
-            self._events.close()
-            self._count.write(self._status)
+            try:
+                self._events.close()
+            finally:
+                self._slot.release()
+                self._count.write(self._status)
 
     def _all_frames(self) -> Iterator[bytes]:
         try:
@@ -153,6 +166,18 @@ class AnswerStream:
 
 
 @contextmanager
+def counted(target: Target, caller: Caller) -> Iterator[RequestCount]:
+    """Hold a slot for a request that is asked in another way than `complete` does, and count it at its end.
+
+    The block notes the usage. Raises: RateLimited; what the block raises.
+    """
+    count = RequestCount(target, caller, streamed=False)
+    with _counting_refusals(count), slots.held():
+        yield count
+    count.write(200)
+
+
+@contextmanager
 def _counting_refusals(count: RequestCount) -> Iterator[None]:
     """Count a request that ends before there is an answer."""
     try:
@@ -167,16 +192,35 @@ def _counting_refusals(count: RequestCount) -> Iterator[None]:
         raise
 
 
+def _let_go_of_the_database(*, is_long: bool = False) -> None:
+    """Answers take seconds: hundreds of them must not hold a database connection each.
+
+    To a pool it is given back for every answer; otherwise closing it costs more than a short answer does.
+    """
+    if not connection.in_atomic_block and (is_long or settings.DATABASE_POOL):
+        connection.close()
+
+
 def _engine_body(target: Target, body: Body, caller: Caller) -> Body:
     """Return the request as the engine wants it: its own name for the model, and the version's system prompt.
 
-    The salt keeps a team's cached prefixes to itself and tells our engine whose turn it is.
+    The salt keeps teams apart: no prefix is shared between them, and an engine serves them in turns by it.
     """
-    asked = {**body, "model": target.engine_model, "cache_salt": f"team-{caller.team.pk}"}
+    asked = {**body, "model": target.engine_model, "cache_salt": cache_salt(caller)}
+    return with_system_prompt(target, asked)
+
+
+def cache_salt(caller: Caller) -> str:
+    """Return what tells an engine whose request it is: only equal salts share cached prefixes."""
+    return f"team-{caller.team.pk}"
+
+
+def with_system_prompt(target: Target, body: Body) -> Body:
+    """Return a request with the version's system prompt in front, unless it brings one or is no conversation."""
     messages = body.get("messages", ())
-    if messages and target.system_prompt and not any(message["role"] == "system" for message in messages):
-        asked["messages"] = [{"role": "system", "content": target.system_prompt}, *messages]
-    return asked
+    if not messages or not target.system_prompt or any(message["role"] == "system" for message in messages):
+        return body
+    return {**body, "messages": [{"role": "system", "content": target.system_prompt}, *messages]}
 
 
 def _path(body: Body) -> str:

@@ -6,9 +6,22 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from deployments.openai_api.models import ApiFile, BatchJob, FineTuningJob, KeptAnswer
 from experiments.models import Adapter
 from portal.models import ApiToken, BaseModel, Node, User
 from portal.scoping import TeamOwned
+
+__all__ = [
+    "ApiFile",
+    "BatchJob",
+    "Deployment",
+    "DeploymentVersion",
+    "Engine",
+    "FineTuningJob",
+    "InferenceRecord",
+    "KeptAnswer",
+    "Placement",
+]
 
 
 class Engine(models.Model):

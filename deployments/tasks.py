@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from uuid import UUID
 
 from django.utils.translation import gettext as _
 
 from deployments import services
+from deployments.openai_api import batches, files, job_words, jobs, repeats
 from experiments.models import Run
 from portal.access import may_still_edit
 from portal.actors import Actor
@@ -22,6 +24,7 @@ def deploy_finished_run(run_id: str) -> None:
         run = Run.unscoped.select_related("team", "created_by", "dataset_version").filter(pk=run_id).first()
     if run is None or not run.deploy_as:
         return
+    _keep_results(run)
     with team_scope(run.team_id):
         if run.team.deploymentversions.filter(deployment__name=run.deploy_as, adapter__run=run).exists():
             return
@@ -41,6 +44,36 @@ def deploy_finished_run(run_id: str) -> None:
         )
 
 
+def _keep_results(run: Run) -> None:
+    with team_scope(run.team_id):
+        job = run.team.finetuningjobs.filter(run=run).select_related("team").first()
+        if job is not None:
+            try:
+                job_words.keep_results(job)
+            except PortalError as error:
+                _note(run, _("The file of figures could not be kept: %(reason)s") % {"reason": error.message})
+
+
+def prepare_fine_tuning(job_id: str) -> None:
+    """Check the files of a fine-tuning job, import them and submit its run."""
+    jobs.prepare(UUID(job_id))
+
+
+def run_batch(batch_id: str) -> None:
+    """Work on a batch for a moment."""
+    batches.work(UUID(batch_id))
+
+
+def sweep_api() -> int:
+    """Go on with what lost messages left behind under /v1; return how much that was."""
+    return jobs.sweep() + job_words.keep_missing_results() + batches.sweep()
+
+
+def prune_api() -> int:
+    """Delete files under /v1 whose time is up, and forget kept answers; return how many."""
+    return files.prune() + repeats.prune()
+
+
 def _note(run: Run, message: str) -> None:
-    logger.warning("run %s is not deployed", run.pk)
+    logger.warning("run %s: what was to follow its end was left out", run.pk)
     run.events.create(team=run.team, kind="deployment", level="warning", message=message)

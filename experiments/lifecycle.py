@@ -183,6 +183,33 @@ def stop_run(lease: Lease, *, adapter: Path | None, step: int) -> None:
         audit.record(run.team, _SUPERVISOR, "run.cancelled", run, step=step, adapter_kept=placed is not None)
 
 
+def pause_run(lease: Lease) -> bool:
+    """Put a run that was asked to pause back into the queue, where it is held; return whether it was.
+
+    It goes on from its last checkpoint when somebody lets it. Raises: LeaseLost.
+    """
+    with all_teams(_REASON):
+        change(lease, gpu_seconds=charged())
+        if not held_by(lease).filter(is_held=True).exists():
+            return False
+        _hold(load_run(lease.run_id), actor=_SUPERVISOR)
+        return True
+
+
+def _hold(run: Run, *, actor: Actor) -> None:
+    Run.unscoped.filter(pk=run.pk).update(
+        status=Run.Status.QUEUED,
+        node=None,
+        slot=None,
+        attempt=Greatest(F("attempt") - 1, 0),
+        cancel_requested_at=None,
+        **RELEASED,
+    )
+    _say(run, _("Paused at step %(step)d.") % {"step": run.checkpoint_step})
+    audit.record(run.team, actor, "run.paused", run, step=run.checkpoint_step)
+    enqueue_on_commit("experiments.tasks.dispatch")
+
+
 def fail_run(lease: Lease, *, code: str, message: str) -> None:
     """End a run that cannot succeed; `message` tells people what happened and what to do. Raises: LeaseLost."""
     with all_teams(_REASON):
@@ -243,6 +270,9 @@ def _sweep_one(run: Run) -> None:
 def _give_back(run: Run, message: str, *, actor: Actor, burn_attempt: bool) -> None:
     """Bring a locked, active run back to the queue, or to its end if it cannot or shall not go on."""
     this_run = Run.unscoped.filter(pk=run.pk)
+    if run.is_held:
+        _hold(run, actor=actor)
+        return
     if run.cancel_requested_at is not None:
         this_run.update(status=Run.Status.CANCELLED, ended_at=Now(), **RELEASED)
         _say(run, _("The run was asked to stop and its node was lost; it does not start again."))

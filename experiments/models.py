@@ -119,6 +119,7 @@ class Run(TeamOwned):
     lease_token = models.UUIDField(null=True)
     lease_until = models.DateTimeField(null=True)
     cancel_requested_at = models.DateTimeField(null=True)
+    is_held = models.BooleanField(default=False, help_text="paused: it waits until somebody lets it go on")
 
     step = models.PositiveIntegerField(default=0)
     total_steps = models.PositiveIntegerField(default=0)

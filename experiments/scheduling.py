@@ -59,8 +59,8 @@ _PICK = f"""
     FROM experiments_run run
     JOIN portal_team team ON team.id = run.team_id
     LEFT JOIN shares ON shares.team_id = run.team_id
-    WHERE run.status = 'queued' AND coalesce(shares.active, 0) < team.max_concurrent_runs AND team.archived_at IS NULL
-        AND run.team_id NOT IN (SELECT team_id FROM spent)
+    WHERE run.status = 'queued' AND NOT run.is_held AND coalesce(shares.active, 0) < team.max_concurrent_runs
+        AND team.archived_at IS NULL AND run.team_id NOT IN (SELECT team_id FROM spent)
     ORDER BY run.started_at IS NULL,
              coalesce(shares.active, 0)::float / team.weight, coalesce(shares.recent_s, 0) / team.weight,
              run.priority DESC, run.queued_at, run.id
@@ -82,7 +82,7 @@ _PLACES = f"""
         FROM experiments_run run
         JOIN portal_team team ON team.id = run.team_id
         LEFT JOIN shares ON shares.team_id = run.team_id
-        WHERE run.status = 'queued'
+        WHERE run.status = 'queued' AND NOT run.is_held
     ), placed AS (
         SELECT id, is_spent, max_concurrent_runs, before_it >= max_concurrent_runs AS over_limit, row_number() OVER (
             ORDER BY before_it >= max_concurrent_runs, started_at IS NULL, before_it::float / weight,

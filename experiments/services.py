@@ -260,8 +260,8 @@ def cancel_run(*, run: Run, actor: Actor, reason: str = "") -> Run:
     this_run = run.experiment.runs.filter(pk=run.pk)
     why = {"reason": reason} if reason else {}
     if locked.status == Run.Status.RUNNING:
-        if locked.cancel_requested_at is None:
-            this_run.update(cancel_requested_at=Now())
+        if locked.cancel_requested_at is None or locked.is_held:
+            this_run.update(cancel_requested_at=Now(), is_held=False)
             audit.record(locked.team, actor, "run.cancel_requested", locked, **why)
     else:
         # A supervisor that is just starting finds its lease gone and leaves.

@@ -74,6 +74,7 @@ class Supervisor:
         self.programs = programs
         self.lease = watch.lease
         self.folder = watch.folder
+        self.is_paused = False
 
     def work(self) -> None:
         """Train, evaluate and end the run. Raises: LeaseLost, DatabaseGone."""
@@ -88,7 +89,7 @@ class Supervisor:
             message = _("Another machine is still working on this run.")
             self.watch.insist(partial(lifecycle.release_run, self.lease, message, burn_attempt=True))
             return
-        if self.watch.stop in (None, Stop.CANCEL):
+        if self.watch.stop in (None, Stop.CANCEL) and not self.is_paused:
             self.folder.tidy()
 
     def _see_through(self, lock: int) -> None:
@@ -183,6 +184,9 @@ class Supervisor:
     def end_stopped(self, ending: Ending | None) -> None:
         """Report a run that was stopped: cancelled with what it learned, or back in the queue for another time."""
         if self.watch.stop == Stop.CANCEL:
+            self.is_paused = self.watch.insist(partial(lifecycle.pause_run, self.lease))
+            if self.is_paused:
+                return
             step = step_of(ending.outcome if ending else self._reported_facts().get("finished", {}))
             self.watch.insist(partial(lifecycle.stop_run, self.lease, adapter=self.folder.adapter, step=step))
             return

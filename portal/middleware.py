@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import uuid
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[HttpRequest], HttpResponse]
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
 _SAID_BY_PROXIES = ("HTTP_X_FORWARDED_", "HTTP_FORWARDED", "HTTP_X_REAL_IP")
+_LONGEST_RETRY_S = 120  # told to wait longer, OpenAI's SDK does not retry at all
 _MULTIPART_SLACK_BYTES = 1024 * 1024
 
 
@@ -54,12 +56,14 @@ def request_id(get_response: Handler) -> Handler:
     def middleware(request: HttpRequest) -> HttpResponse:
         sent = request.headers.get("X-Request-ID", "")
         request.request_id = sent if _SAFE_ID.match(sent) else f"req_{uuid.uuid4().hex}"  # type: ignore[attr-defined]
-        mark, response = logs.begin(request), None
+        mark, response, started = logs.begin(request), None, time.monotonic()
         try:
             response = answer(request)
         finally:
             logs.end(mark, response)
         response["x-request-id"] = request.request_id  # type: ignore[attr-defined]
+        if request.path.startswith("/v1/"):
+            _speak_as_openai(response, started)
         return response
 
     def answer(request: HttpRequest) -> HttpResponse:
@@ -72,6 +76,14 @@ def request_id(get_response: Handler) -> Handler:
         return get_response(request)
 
     return middleware
+
+
+def _speak_as_openai(response: HttpResponse, started: float) -> None:
+    """Say what clients of OpenAI read in every answer: how long it took (a stream: until it began), when to retry."""
+    response.headers.setdefault("openai-processing-ms", str(round((time.monotonic() - started) * 1000)))
+    wait_s = response.headers.get("Retry-After", "")
+    if wait_s.isdecimal() and int(wait_s) > _LONGEST_RETRY_S:
+        response["Retry-After"] = str(_LONGEST_RETRY_S)
 
 
 def security_headers(get_response: Handler) -> Handler:

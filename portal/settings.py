@@ -170,6 +170,15 @@ TEMPLATES = [
 FORM_RENDERER = "django.forms.renderers.Jinja2"
 
 
+# Database connections that a process with many threads shares (manage.py up sets it for its web servers); 0: one for
+# each thread. Never for the queue: its forked children would share them.
+DATABASE_POOL = env.int("TUNEPORT_DATABASE_POOL", default=0)
+
+
+def _pool() -> dict[str, object]:
+    return {"pool": {"min_size": 1, "max_size": DATABASE_POOL, "timeout": 10}} if DATABASE_POOL else {}
+
+
 def _database() -> dict[str, object]:
     """Return the database entry from DATABASE_URL, which manage.py points to the embedded server when it is unset."""
     url = env.str("DATABASE_URL", default="")
@@ -181,10 +190,10 @@ def _database() -> dict[str, object]:
         "PASSWORD": known.pop("password", ""),
         "HOST": known.pop("host", ""),
         "PORT": known.pop("port", ""),
-        # No pool: the forked children of the queue would share its connections.
-        "CONN_MAX_AGE": 60,
+        # With a pool connections live in it, not in threads.
+        "CONN_MAX_AGE": 0 if DATABASE_POOL else 60,
         "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": known,
+        "OPTIONS": known | _pool(),
     }
 
 
@@ -370,6 +379,9 @@ VLLM_COMMAND = env.str("TUNEPORT_VLLM_COMMAND", default="vllm")
 ENGINE_WEIGHTS = env.str("TUNEPORT_ENGINE_WEIGHTS", default="fp32")
 if ENGINE_WEIGHTS not in ("fp32", "bf16", "int8"):
     raise ImproperlyConfigured("TUNEPORT_ENGINE_WEIGHTS must be 'fp32', 'bf16' or 'int8'.")
+# Requests to engines that one process puts at the same time; further ones are told to come back. Keep it below the
+# threads of the process, so that some are left for everything else (manage.py up sets it for its two services).
+MODEL_REQUESTS = env.int("TUNEPORT_MODEL_REQUESTS", default=1000)
 ENGINE_TIMEOUT_SECONDS = env.int("TUNEPORT_ENGINE_TIMEOUT_SECONDS", default=120)
 
 # "line" for people, "json" for a log store. Neither shows anybody's data: see portal/logs.py.

@@ -8,7 +8,7 @@ from datetime import timedelta
 from django.utils import timezone
 
 from datasets_app.models import DatasetVersion
-from deployments.models import Deployment, DeploymentVersion
+from deployments.models import ApiFile, BatchJob, Deployment, DeploymentVersion, FineTuningJob
 from experiments.hyperparameters import Hyperparameters, config_hash
 from experiments.models import Adapter, Run
 from portal.models import ApiToken, BaseModel, Invitation, Membership, Role, ServiceAccount, Team
@@ -30,6 +30,9 @@ class World:
     membership: Membership
     invitation: Invitation
     deleted_version: DatasetVersion
+    file: ApiFile
+    job: FineTuningJob
+    batch: BatchJob
 
 
 def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion) -> World:
@@ -71,6 +74,20 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
         deleted_version = team.datasetversions.create(
             dataset=gone, number=1, status=DatasetVersion.Status.READY, deleted_at=gone.deleted_at
         )
+        file = team.apifiles.create(
+            purpose=ApiFile.Purpose.FINE_TUNE, status="processed", name="rows.jsonl", size_bytes=2, sha256="0" * 64
+        )
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        file.path.write_text("{}")
+        job = team.finetuningjobs.create(
+            base_model=base_model, asked_model=base_model.slug, training_file=file, files_hash="0" * 64, seed=1,
+            training_file_id_shown=file.public_id, model_name=f"ft:tiny:{team.slug}::1", state="submitted", run=run,
+            dataset_version=ready_version, metadata={"ticket": "4711"},
+        )  # fmt: skip
+        batch = team.batchjobs.create(
+            endpoint="/v1/chat/completions", input_file=file, input_file_id_shown=file.public_id, status="completed",
+            expires_at=expires_at, metadata={"quarter": "last"},
+        )  # fmt: skip
         return World(
             team,
             ready_version,
@@ -83,4 +100,7 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
             membership,
             invitation,
             deleted_version,
+            file,
+            job,
+            batch,
         )

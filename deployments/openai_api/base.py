@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -98,13 +97,6 @@ class OpenAIView(TeamAPIView):
         except quotas.Refused as refused:
             self._limits = admission.headers(refused.standings)
             raise quotas.refusal(refused) from None
-
-    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        """Answer, and say how long it took (for a stream: until it began)."""
-        started = time.monotonic()
-        response = super().dispatch(request, *args, **kwargs)
-        response["openai-processing-ms"] = str(round((time.monotonic() - started) * 1000))
-        return response
 
 
 def event_stream(frames: AnswerStream) -> HttpResponseBase:

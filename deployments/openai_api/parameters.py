@@ -7,6 +7,7 @@ since clients send them without being asked.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ Reader = Callable[[str, Any], Any]
 
 MAX_TEXT = 1_000_000
 MAX_MESSAGES = 1_000
+_SCHEMA_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -38,7 +40,7 @@ def chat_request(body: Any) -> dict[str, Any]:
 
     Raises: InvalidInput naming the parameter.
     """
-    body = _object(body)
+    body = require_object(body)
     options = _options(body, _CHAT_READERS, besides="messages")
     return {"model": _model(body), "messages": _messages(body), **options}
 
@@ -48,22 +50,53 @@ def completion_request(body: Any) -> dict[str, Any]:
 
     Raises: InvalidInput naming the parameter.
     """
-    body = _object(body)
+    body = require_object(body)
     options = _options(body, _COMPLETION_READERS, besides="prompt")
     return {"model": _model(body), "prompt": _prompt(body), **options}
 
 
-def _object(body: Any) -> dict[str, Any]:
+def require_object(body: Any) -> dict[str, Any]:
+    """Return the body, if it is a JSON object. Raises: InvalidInput."""
     if not isinstance(body, dict):
         raise InvalidInput(_("The body of the request has to be a JSON object."), code="invalid_json")
     return body
+
+
+def unsupported(name: str) -> UnsupportedParameter:
+    """Return the error for a parameter that nobody knows."""
+    return UnsupportedParameter(_("The parameter '%(name)s' is not supported.") % {"name": name[:60]}, param=name[:60])
+
+
+def required_text(body: Mapping[str, Any], name: str, *, limit: int) -> str:
+    """Return a text without which there is nothing to do. Raises: InvalidInput."""
+    if not body.get(name):
+        raise MissingParameter(_("'%(name)s' is missing.") % {"name": name}, param=name)
+    return text(name, body[name], limit=limit)
+
+
+def optional_text(body: Mapping[str, Any], name: str, *, limit: int) -> str:
+    """Return a text, '' if it is left out or null. Raises: InvalidInput."""
+    return "" if body.get(name) is None else text(name, body[name], limit=limit)
+
+
+def metadata(value: Any) -> dict[str, str]:
+    """Return up to 16 texts that a client keeps with something. Raises: InvalidInput."""
+    if value is None:
+        return {}
+    _metadata("metadata", value)
+    for key, kept in value.items():
+        text("metadata", key, limit=64)
+        text("metadata", kept, limit=512)
+        if "\0" in key or "\0" in kept:
+            raise InvalidInput(_("'metadata' holds a character that cannot be stored."), param="metadata")
+    return dict(value)
 
 
 def _model(body: Mapping[str, Any]) -> str:
     model = body.get("model")
     if model is None:
         raise MissingParameter(_("Say which model to ask."), param="model")
-    return _text("model", model, limit=200)
+    return text("model", model, limit=200)
 
 
 def _options(body: Mapping[str, Any], readers: Mapping[str, Reader], *, besides: str) -> dict[str, Any]:
@@ -72,9 +105,7 @@ def _options(body: Mapping[str, Any], readers: Mapping[str, Reader], *, besides:
         if name in ("model", besides):
             continue
         if name not in readers:
-            raise UnsupportedParameter(
-                _("The parameter '%(name)s' is not supported.") % {"name": name[:60]}, param=name[:60]
-            )
+            raise unsupported(name)
         if value is not None and (read := readers[name](name, value)) is not None:
             options[name] = read
     if "max_completion_tokens" in options:
@@ -94,14 +125,18 @@ def _options(body: Mapping[str, Any], readers: Mapping[str, Reader], *, besides:
 
 
 def _messages(body: Mapping[str, Any]) -> list[dict[str, str]]:
-    messages = body.get("messages")
-    if messages is None:
+    if body.get("messages") is None:
         raise MissingParameter(_("Say what to answer in 'messages'."), param="messages")
+    return messages_of("messages", body["messages"])
+
+
+def messages_of(name: str, messages: Any) -> list[dict[str, str]]:
+    """Return a conversation with plain text. Raises: InvalidInput naming the message."""
     if not isinstance(messages, list) or not messages:
-        raise InvalidInput(_("'messages' has to be a list with at least one message."), param="messages")
+        raise InvalidInput(_("'%(name)s' has to be a list with at least one message.") % {"name": name}, param=name)
     if len(messages) > MAX_MESSAGES:
-        raise InvalidInput(_("'messages' has more than 1,000 messages."), param="messages")
-    return [_message(f"messages[{index}]", message) for index, message in enumerate(messages)]
+        raise InvalidInput(_("'%(name)s' has more than 1,000 messages.") % {"name": name}, param=name)
+    return [_message(f"{name}[{index}]", message) for index, message in enumerate(messages)]
 
 
 def _message(path: str, message: Any) -> dict[str, str]:
@@ -123,16 +158,16 @@ def _message(path: str, message: Any) -> dict[str, str]:
 
 def _content(path: str, content: Any) -> str:
     if isinstance(content, str):
-        return _text(path, content)
+        return text(path, content)
     if not isinstance(content, list) or not content:
         raise InvalidInput(_("The content of a message has to be text or a list of text parts."), param=path)
-    return _text(path, "".join(_part(f"{path}[{index}]", part) for index, part in enumerate(content)))
+    return text(path, "".join(_part(f"{path}[{index}]", part) for index, part in enumerate(content)))
 
 
 def _part(path: str, part: Any) -> str:
     if not isinstance(part, dict) or part.get("type") != "text":
         raise UnsupportedParameter(_("Only text parts are supported: no images, audio or files."), param=path)
-    return _text(f"{path}.text", part.get("text"))
+    return text(f"{path}.text", part.get("text"))
 
 
 def _prompt(body: Mapping[str, Any]) -> str:
@@ -143,13 +178,14 @@ def _prompt(body: Mapping[str, Any]) -> str:
         prompt = prompt[0]
     if not isinstance(prompt, str):
         raise UnsupportedParameter(_("'prompt' has to be one text: no lists of texts or tokens."), param="prompt")
-    return _text("prompt", prompt)
+    return text("prompt", prompt)
 
 
 # --- Readers of one parameter: (name, value that is not null) -> value for the engine, None to leave it out ---------
 
 
-def _text(name: str, value: Any, *, limit: int = MAX_TEXT) -> str:
+def text(name: str, value: Any, *, limit: int = MAX_TEXT) -> str:
+    """Return a text that can be sent on. Raises: InvalidInput."""
     if not isinstance(value, str):
         raise InvalidInput(_("'%(name)s' has to be text.") % {"name": name}, param=name)
     if len(value) > limit:
@@ -201,9 +237,9 @@ def _stop(name: str, value: Any) -> list[str] | None:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or len(texts) > 4:
         raise InvalidInput(_("'stop' has to be a text or a list of up to four."), param=name)
-    if not all(isinstance(text, str) and text for text in texts):
+    if not all(isinstance(one, str) and one for one in texts):
         raise InvalidInput(_("Each 'stop' has to be a text that is not empty."), param=name)
-    return [_text(name, text, limit=1_000) for text in texts] or None
+    return [text(name, one, limit=1_000) for one in texts] or None
 
 
 def _stream_options(name: str, value: Any) -> dict[str, bool]:
@@ -229,13 +265,47 @@ def _only(*usual: Any) -> Reader:
     return read
 
 
+def _penalty(name: str, value: Any) -> float | None:
+    return _number(-2, 2)(name, value) or None
+
+
+def _response_format(name: str, value: Any) -> dict[str, Any]:
+    """Return what an answer has to look like; `json_schema` without a schema means the one of the deployment."""
+    if not isinstance(value, dict) or value.get("type") not in ("text", "json_object", "json_schema"):
+        raise InvalidInput(
+            _("'response_format' has to be an object with type text, json_object or json_schema."), param=name
+        )
+    for key in value:
+        if key != "type" and (key != "json_schema" or value["type"] != "json_schema"):
+            raise unsupported(f"{name}.{key}")
+    described = value.get("json_schema")
+    if value["type"] != "json_schema" or described is None:
+        return {"type": value["type"]}
+    return {"type": "json_schema", "json_schema": _json_schema(f"{name}.json_schema", described)}
+
+
+def _json_schema(path: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidInput(_("A JSON schema is described by an object with name and schema."), param=path)
+    for key in value:
+        if key not in ("name", "description", "schema", "strict"):
+            raise unsupported(f"{path}.{key}")
+    if not isinstance(value.get("name"), str) or not _SCHEMA_NAME.match(value["name"]):
+        raise InvalidInput(
+            _("The name of a schema has 1 to 64 Latin letters, digits, hyphens or underscores."), param=f"{path}.name"
+        )
+    if not isinstance(value.get("schema"), dict):
+        raise InvalidInput(_("A JSON schema has to be an object."), param=f"{path}.schema")
+    return {key: one for key, one in value.items() if one is not None}
+
+
 def _note(name: str, value: Any) -> None:
     """Accept an identifier that concerns the caller only: it changes no answer and is not kept."""
-    _text(name, value, limit=512)
+    text(name, value, limit=512)
 
 
 def _metadata(name: str, value: Any) -> None:
-    if not isinstance(value, dict) or len(value) > 16 or not all(isinstance(text, str) for text in value.values()):
+    if not isinstance(value, dict) or len(value) > 16 or not all(isinstance(one, str) for one in value.values()):
         raise InvalidInput(_("'metadata' has to be an object with up to 16 texts."), param=name)
 
 
@@ -249,8 +319,8 @@ _SHARED_READERS: dict[str, Reader] = {
     "stream": _boolean,
     "stream_options": _stream_options,
     "user": _note,
-    "frequency_penalty": _only(0),
-    "presence_penalty": _only(0),
+    "frequency_penalty": _penalty,
+    "presence_penalty": _penalty,
     "logit_bias": _only({}),
 }
 _CHAT_READERS: dict[str, Reader] = {
@@ -258,7 +328,7 @@ _CHAT_READERS: dict[str, Reader] = {
     "max_completion_tokens": _integer(1, 1_000_000),
     "logprobs": _boolean,
     "top_logprobs": _integer(0, 20),
-    "response_format": _only({"type": "text"}),
+    "response_format": _response_format,
     "tools": _only([]),
     "tool_choice": _only("none"),
     "parallel_tool_calls": _only(True, False),  # without tools it means nothing

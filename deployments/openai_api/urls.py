@@ -2,12 +2,26 @@
 
 from django.urls import URLPattern, path
 
-from deployments.openai_api import views
+from deployments.openai_api import batch_views, file_views, job_views, model_views, views
 
 app_name = "openai"
 urlpatterns: list[URLPattern] = [
     path("chat/completions", views.ChatCompletions.as_view(), name="chat"),
     path("completions", views.Completions.as_view(), name="completions"),
-    path("models", views.ModelList.as_view(), name="models"),
-    path("models/<path:model_id>", views.ModelDetail.as_view(), name="model"),
+    path("models", model_views.ModelList.as_view(), name="models"),
+    path("models/<path:model_id>", model_views.ModelDetail.as_view(), name="model"),
+    path("decisions", views.Decisions.as_view(), name="decisions"),
+    path("batches", batch_views.Batches.as_view(), name="batches"),
+    path("batches/<str:batch_id>", batch_views.Batch.as_view(), name="batch"),
+    path("batches/<str:batch_id>/cancel", batch_views.BatchCancel.as_view(), name="batch_cancel"),
+    path("files", file_views.Files.as_view(), name="files"),
+    path("files/<str:file_id>", file_views.File.as_view(), name="file"),
+    path("files/<str:file_id>/content", file_views.FileContent.as_view(), name="file_content"),
+    path("fine_tuning/jobs", job_views.Jobs.as_view(), name="jobs"),
+    path("fine_tuning/jobs/<str:job_id>", job_views.Job.as_view(), name="job"),
+    path("fine_tuning/jobs/<str:job_id>/events", job_views.JobEvents.as_view(), name="job_events"),
+    path("fine_tuning/jobs/<str:job_id>/checkpoints", job_views.JobCheckpoints.as_view(), name="job_checkpoints"),
+    path("fine_tuning/jobs/<str:job_id>/cancel", job_views.JobCancel.as_view(), name="job_cancel"),
+    path("fine_tuning/jobs/<str:job_id>/pause", job_views.JobPause.as_view(), name="job_pause"),
+    path("fine_tuning/jobs/<str:job_id>/resume", job_views.JobResume.as_view(), name="job_resume"),
 ]

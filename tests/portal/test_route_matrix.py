@@ -39,6 +39,9 @@ TOKEN: Key = lambda world: {"pk": world.token.pk}  # noqa: E731
 SERVICE_ACCOUNT: Key = lambda world: {"pk": world.service_account.pk}  # noqa: E731
 TEAM: Key = lambda world: {"slug": world.team.slug}  # noqa: E731
 PERSON: Key = lambda world: {"pk": world.token.created_by_id}  # noqa: E731
+FILE: Key = lambda world: {"file_id": world.file.public_id}  # noqa: E731
+JOB: Key = lambda world: {"job_id": world.job.public_id}  # noqa: E731
+BATCH: Key = lambda world: {"batch_id": world.batch.public_id}  # noqa: E731
 NODE: Key = lambda world: {"name": "local"}  # noqa: E731
 
 # route name → how its object is found; pages get the team's slug besides.
@@ -256,8 +259,22 @@ ROUTES: dict[str, Key] = {
     "deployments-api:deployment_start": DEPLOYMENT,
     "openai:chat": NOTHING,
     "openai:completions": NOTHING,
+    "openai:decisions": NOTHING,
     "openai:models": NOTHING,
     "openai:model": lambda world: {"model_id": world.deployment.name},
+    "openai:files": NOTHING,
+    "openai:file": FILE,
+    "openai:file_content": FILE,
+    "openai:jobs": NOTHING,
+    "openai:job": JOB,
+    "openai:job_events": JOB,
+    "openai:job_checkpoints": JOB,
+    "openai:job_cancel": JOB,
+    "openai:job_pause": JOB,
+    "openai:job_resume": JOB,
+    "openai:batches": NOTHING,
+    "openai:batch": BATCH,
+    "openai:batch_cancel": BATCH,
 }
 
 

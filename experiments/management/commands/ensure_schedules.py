@@ -11,6 +11,8 @@ SCHEDULES = (
     ("dispatch", "experiments.tasks.dispatch", 1),
     ("sweep", "experiments.tasks.sweep", 1),
     ("sweep-imports", "datasets_app.tasks.sweep", 1),
+    ("sweep-api", "deployments.tasks.sweep_api", 1),
+    ("prune-api", "deployments.tasks.prune_api", 15),
     ("sweep-quotas", "portal.tasks.sweep_quotas", 1),
     ("watch-usage", "portal.tasks.watch_usage", 5),
     ("prune-sessions", "portal.tasks.prune", 60),

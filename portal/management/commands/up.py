@@ -21,6 +21,11 @@ from portal.process_table import has_children
 from portal.processes import ProcessGroup, Service, end_detached
 
 DEFAULT_PORT = 8000
+# Threads of a process, and how many of them may wait for engines: the rest answers pages and says no.
+WEB_THREADS, WEB_MODEL_REQUESTS = 16, 8
+API_THREADS, API_MODEL_REQUESTS = 128, 120
+# Database connections that the threads of a process share: they need one for moments only.
+DATABASE_POOL = 20
 PORTS_TO_TRY = 50
 CHECKPOINT_LIMIT_S = 30.0
 DATABASE_CHECK_EVERY_S = 3.0
@@ -38,6 +43,9 @@ class Command(BaseCommand):
         """Declare the options."""
         parser.add_argument(
             "--port", type=int, help=f"port of the pages; without it, the first free from {DEFAULT_PORT}"
+        )
+        parser.add_argument(
+            "--api-port", type=int, help="port of /v1 alone, for many streams; without it, the first free behind --port"
         )
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
         parser.add_argument("--node", default=default_node_name(), help="name of this GPU node (default: %(default)s)")
@@ -58,8 +66,9 @@ class Command(BaseCommand):
         group: ProcessGroup
         if not options["no_web"]:
             port = chosen_port(options["host"], options["port"])
-            services += [web(options["host"], port), queue("default")]
-            ticks.append(announce(options["host"], port, lambda line: group.say("tuneport", line)))
+            api_port = chosen_port(options["host"], options["api_port"], first=port + 1)
+            services += [web(options["host"], port), api(options["host"], api_port), queue("default")]
+            ticks.append(announce(options["host"], port, api_port, lambda line: group.say("tuneport", line)))
         if not options["no_gpu"]:
             services += [queue(f"gpu-{options['node']}"), node(options["node"])]
 
@@ -102,7 +111,7 @@ def default_node_name() -> str:
     return re.sub(r"[^a-z0-9]+", "-", socket.gethostname().split(".")[0].lower()).strip("-")[:63].strip("-") or "local"
 
 
-def chosen_port(host: str, wanted: int | None) -> int:
+def chosen_port(host: str, wanted: int | None, *, first: int | None = None) -> int:
     """Return the port to listen on. Raises: CommandError when the wanted one, or every one tried, is taken."""
     if wanted is not None:
         if not is_free(host, wanted):
@@ -110,13 +119,14 @@ def chosen_port(host: str, wanted: int | None) -> int:
                 f"Port {wanted} on {host} cannot be used: another program listens there, or it is forbidden."
             )
         return wanted
-    for port in range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TO_TRY):
+    first = DEFAULT_PORT if first is None else first
+    for port in range(first, first + PORTS_TO_TRY):
         if is_free(host, port):
-            if port != DEFAULT_PORT:
-                sys.stdout.write(f"Port {DEFAULT_PORT} is taken by another program; using {port}.\n")
+            if port != first:
+                sys.stdout.write(f"Port {first} is taken by another program; using {port}.\n")
             return port
     raise CommandError(
-        f"No free port from {DEFAULT_PORT} to {DEFAULT_PORT + PORTS_TO_TRY - 1} on {host}; choose one with --port."
+        f"No free port from {first} to {first + PORTS_TO_TRY - 1} on {host}; choose one with --port and --api-port."
     )
 
 
@@ -133,7 +143,22 @@ def is_free(host: str, port: int) -> bool:
 
 
 def web(host: str, port: int) -> Service:
-    """Return the web server. Threads, because a stream through the proxy holds one for as long as it lasts."""
+    """Return the web server: pages, and /v1 for those who know only this port, in a part of its threads."""
+    limits = {"--max-requests": "2000", "--max-requests-jitter": "200"}
+    return gunicorn("web", host, port, threads=WEB_THREADS, model_requests=WEB_MODEL_REQUESTS, **limits)
+
+
+def api(host: str, port: int) -> Service:
+    """Return the server of /v1: threads, because a stream through the proxy holds one for as long as it lasts.
+
+    Its streams cannot take what pages need, whatever their number: those have a server of their own.
+    """
+    limits = {"--max-requests": "500000", "--max-requests-jitter": "50000", "--keep-alive": "30"}
+    return gunicorn("api", host, port, threads=API_THREADS, model_requests=API_MODEL_REQUESTS, **limits)
+
+
+def gunicorn(name: str, host: str, port: int, *, threads: int, model_requests: int, **more: str) -> Service:
+    """Return a server of the one code base, with two processes."""
     shared_memory = Path("/dev/shm")  # noqa: S108 - gunicorn's heartbeat files must not wait for a slow disk
     heartbeat = shared_memory if os.access(shared_memory, os.W_OK) else Path(settings.DATA_DIR) / "run"
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -141,18 +166,18 @@ def web(host: str, port: int) -> Service:
         "--bind": address,
         "--worker-class": "gthread",
         "--workers": "2",
-        "--threads": "16",
+        "--threads": str(threads),
         "--timeout": "120",
         "--graceful-timeout": "20",
-        "--max-requests": "2000",
-        "--max-requests-jitter": "200",
         "--worker-tmp-dir": str(heartbeat),
         "--log-level": "warning",
         "--chdir": str(settings.BASE_DIR),
+        **more,
     }
     flat = [text for option in options.items() for text in option]
     command = [sys.executable, "-m", "gunicorn", "portal.wsgi:application", "--no-control-socket", *flat]
-    return Service("web", command, stage=WEB_STAGE)
+    environment = {"TUNEPORT_MODEL_REQUESTS": str(model_requests), "TUNEPORT_DATABASE_POOL": str(DATABASE_POOL)}
+    return Service(name, command, environment, stage=WEB_STAGE)
 
 
 def queue(cluster: str) -> Service:
@@ -171,10 +196,11 @@ def manage(*arguments: str) -> list[str]:
     return [sys.executable, str(Path(settings.BASE_DIR) / "manage.py"), *arguments]
 
 
-def announce(host: str, port: int, say: Callable[[str], None]) -> Callable[[], None]:
+def announce(host: str, port: int, api_port: int, say: Callable[[str], None]) -> Callable[[], None]:
     """Return a function that asks /healthz until it answers, and then says how to get in, once."""
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what to ask, not where to listen
-    address = f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+    shown = f"[{reached}]" if ":" in reached else reached
+    address, api_address = f"http://{shown}:{port}", f"http://{shown}:{api_port}/v1"
     started = time.monotonic()
     done = False
 
@@ -184,6 +210,7 @@ def announce(host: str, port: int, say: Callable[[str], None]) -> Callable[[], N
             return
         done = True
         say(f"ready after {time.monotonic() - started:.0f} s: {address}")
+        say(f"the same API for many requests at once: {api_address}")
         for line in welcome_lines(address):
             say(line)
 

@@ -1,0 +1,58 @@
+"""One request to a model, from its checked body to its answer: the same for a caller who waits and for a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from django.utils.translation import gettext as _
+
+from deployments import inference
+from deployments.inference import Caller, Target
+from deployments.openai_api import decisions, parameters
+from portal.errors import InvalidInput
+from portal.models import ApiToken, Team
+
+Body = dict[str, Any]
+
+CHAT, COMPLETIONS, DECISIONS = "/v1/chat/completions", "/v1/completions", "/v1/decisions"
+ENDPOINTS: Final[Mapping[str, Callable[[Any], Body]]] = {
+    CHAT: parameters.chat_request,
+    COMPLETIONS: parameters.completion_request,
+    DECISIONS: decisions.decision_request,
+}
+
+
+def target_of(team: Team, token: ApiToken, model: str) -> Target:
+    """Return what a model's name stands for, if this token may call it. Raises: as `inference.resolve`."""
+    if not token.may_call(model):
+        raise inference.model_not_found()
+    return inference.resolve(team, model)
+
+
+def with_stored_schema(target: Target, body: Body) -> Body:
+    """Return a request that asks for the deployment's own schema as one that names none: it is added on the way.
+
+    Raises: InvalidInput if there is none.
+    """
+    if body.get("response_format") != {"type": "json_schema"}:
+        return body
+    if getattr(target, "response_schema", None) is None:
+        raise InvalidInput(
+            _("This model has no schema of its own. Send one in 'response_format.json_schema'."),
+            param="response_format.json_schema",
+            code="missing_required_parameter",
+        )
+    return {name: value for name, value in body.items() if name != "response_format"}
+
+
+def answer_whole(endpoint: str, sent: Any, *, token: ApiToken, caller: Caller) -> Body:
+    """Return the whole answer to a request that nobody has looked at yet. Raises: PortalError."""
+    body = ENDPOINTS[endpoint](sent)
+    if body.get("stream"):
+        raise InvalidInput(_("A batch has no streams."), param="stream")
+    target = target_of(caller.team, token, body["model"])
+    if endpoint == DECISIONS:
+        return decisions.decide(target, body, decisions.admit(target, body, caller))
+    body = with_stored_schema(target, body)
+    return inference.complete(target, body, inference.admit(target, body, caller))

@@ -1,0 +1,78 @@
+"""The names of fine-tuned models under /v1: `ft:<base>:<team>:<suffix>:<id>`, also with `:ckpt-step-<step>` behind.
+
+Such a name leads to the deployment that was made of the job's run when it succeeded. Where there is none (it was
+deleted, or the team may have no more of them), the adapter is loaded for a while when it is called.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from deployments import placing, targets
+from deployments.models import FineTuningJob
+from deployments.prompts import common_system_prompt
+from deployments.targets import Target
+from experiments.models import Adapter
+from portal.models import Team
+from portal.rls import team_scope
+
+PREFIX: Final = "ft:"
+STAY: Final = timedelta(minutes=30)
+_RENEW_WHEN_LEFT: Final = timedelta(minutes=20)
+_CHECKPOINT: Final = re.compile(r"(?P<model>.+):ckpt-step-(?P<step>\d{1,9})\Z")
+
+
+def resolve(team: Team, name: str) -> Target:
+    """Return where to ask for any model by its name. Raises: as `targets.resolve`."""
+    if not name.startswith(PREFIX) or not targets.is_writable(name):
+        return targets.resolve(team, name)
+    with team_scope(team.pk):
+        job = find(team, name)
+        is_deployed = team.deployments.filter(name=job.deployment_name).exists()
+        if not is_deployed:
+            _wish_for(_adapter(job))
+    if is_deployed:
+        return replace(targets.resolve(team, job.deployment_name), public_name=name)
+    with team_scope(team.pk):
+        prompt = common_system_prompt(job.run.dataset_version) if job.run else ""
+        return targets.resolve_adapter(team, _adapter(job), name, system_prompt=prompt)
+
+
+def find(team: Team, name: str) -> FineTuningJob:
+    """Return the job whose model has this name and can be called. Call it in the team's row scope. Raises: NotFound."""
+    checkpoint = _CHECKPOINT.match(name)
+    model_name = checkpoint["model"] if checkpoint else name
+    job: FineTuningJob | None = callable_jobs(team).filter(model_name=model_name).first()
+    if job is None or (checkpoint and _adapter(job).step != int(checkpoint["step"])):
+        raise targets.model_not_found()
+    return job
+
+
+def callable_jobs(team: Team) -> QuerySet[FineTuningJob]:
+    """Return the jobs that have left a model which nobody deleted."""
+    rows: QuerySet[FineTuningJob] = team.finetuningjobs.filter(run__status="succeeded", is_model_deleted=False)
+    return rows.filter(run__adapter__isnull=False).select_related(
+        "team", "run__adapter__base_model", "run__dataset_version"
+    )
+
+
+def _adapter(job: FineTuningJob) -> Adapter:
+    assert job.run is not None
+    return job.run.adapter
+
+
+def _wish_for(adapter: Adapter) -> None:
+    """Have the adapter loaded for a while, without a write for each request."""
+    until = timezone.now() + STAY
+    if (
+        not adapter.placements.filter(wanted_until__gt=until - STAY + _RENEW_WHEN_LEFT)
+        .exclude(status="failed")
+        .exists()
+    ):
+        placing.ensure_placement(adapter=adapter, wanted_until=until)

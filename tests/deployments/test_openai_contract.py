@@ -75,9 +75,17 @@ def error_of(response, status: int) -> dict:
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"frequency": 1}}, "stream_options.frequency"),
         ({"top_logprobs": 3}, "top_logprobs"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
         ({"logit_bias": {"5": 1}}, "logit_bias"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}},
+            "response_format.json_schema.name",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+            "response_format.json_schema.schema",
+        ),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"functions": [{}]}, "functions"),
         ({"reasoning_effort": "low"}, "reasoning_effort"),
@@ -126,7 +134,7 @@ def test_unknown_paths_and_methods_answer_in_the_one_shape(api, client):
     assert error_of(api.get("/v1/nothing/here"), 404)
     assert error_of(client.get("/v1/nothing"), 404)
     assert error_of(api.get(CHAT), 405)["code"] == "method_not_allowed"
-    assert error_of(api.delete("/v1/models/demo-triage"), 405)
+    assert error_of(api.delete(CHAT), 405)
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

@@ -79,7 +79,7 @@ def test_the_versions_system_prompt_is_put_before_messages_without_one(client, d
     assert engine.requests[0]["temperature"] == 0, "the likeliest answer, unless the caller asks otherwise"
 
 
-def test_options_reach_the_engine(client, engine: FakeEngine):
+def test_options_reach_the_engine(client, deployed, engine: FakeEngine):
     parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
     answer = client.chat.completions.create(
         model="demo-triage", messages=user(parts), n=2, temperature=0.5, top_p=0.9, seed=7, stop=["\n"],
@@ -88,8 +88,10 @@ def test_options_reach_the_engine(client, engine: FakeEngine):
     assert len(answer.choices) == 2
     (asked,) = engine.requests
     assert asked["messages"][-1]["content"] == "one two"
-    named = {key: asked[key] for key in asked if key not in ("messages", "model")}
-    assert named == {"n": 2, "temperature": 0.5, "top_p": 0.9, "seed": 7, "stop": ["\n"], "max_tokens": 12}
+    named = {key: asked[key] for key in asked if key not in ("messages", "model", "response_format")}
+    salt = deployed.team_id.hex
+    sampling = {"n": 2, "temperature": 0.5, "top_p": 0.9, "seed": 7, "stop": ["\n"], "max_tokens": 12}
+    assert named == sampling | {"cache_salt": salt}, "what is cached of one team serves no other"
 
 
 def test_a_stream_arrives_in_pieces_and_ends_with_usage_if_asked(client, deployed):
@@ -187,8 +189,8 @@ def test_errors_reach_the_sdk_as_its_own_exceptions(client, live_server):
         OpenAI(base_url=f"{live_server.url}/v1", api_key="tnp_nope", max_retries=0).models.list()
     assert wrong.value.code == "invalid_api_key"
     with pytest.raises(openai.BadRequestError) as unsupported:
-        client.chat.completions.create(model="demo-triage", messages=user("x"), frequency_penalty=1)
-    assert (unsupported.value.code, unsupported.value.param) == ("unsupported_parameter", "frequency_penalty")
+        client.chat.completions.create(model="demo-triage", messages=user("x"), logit_bias={"5": 1})
+    assert (unsupported.value.code, unsupported.value.param) == ("unsupported_parameter", "logit_bias")
 
 
 def test_fifty_requests_at_once_do_not_mix(client, engine: FakeEngine):

@@ -89,7 +89,7 @@ def test_options_reach_the_engine(client, deployed, engine: FakeEngine):
     (asked,) = engine.requests
     assert asked["messages"][-1]["content"] == "one two"
     named = {key: asked[key] for key in asked if key not in ("messages", "model", "response_format")}
-    salt = deployed.team_id.hex
+    salt = f"team-{deployed.team_id}"
     sampling = {"n": 2, "temperature": 0.5, "top_p": 0.9, "seed": 7, "stop": ["\n"], "max_tokens": 12}
     assert named == sampling | {"cache_salt": salt}, "what is cached of one team serves no other"
 

@@ -6,7 +6,7 @@ It streams: memory grows by some dozens of bytes a row, whatever the texts are.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -135,29 +135,22 @@ def read_source(
     """
     outcome = Outcome()
     maker = RowMaker(mapping, source.limits, facts.counts.parser if facts is not None else None)
-    for made in _made_rows(source, mapping, maker, progress):
-        if isinstance(made, RowFault):
+    mapping.validate(source.columns)
+    make, rows, count = maker.flat, 0, 0
+    for count, record in enumerate(source.records(), 1):
+        made = record if type(record) is RowFault else make(record)  # type: ignore[arg-type]
+        if type(made) is RowFault:
             outcome.fault_count += 1
             if len(outcome.faults) < source.limits.max_faults:
                 outcome.faults.append(made)
-            continue
-        if out is not None and (skip_faulty or not outcome.fault_count):
-            out.add_flat(first_id + outcome.rows, made)
-            if facts is not None:
-                facts.add(made)
-        outcome.rows += 1
-    return outcome
-
-
-def _made_rows(
-    source: Table, mapping: ColumnMapping, maker: RowMaker, progress: Progress
-) -> Iterator[FlatRow | RowFault]:
-    """Yield what becomes of every record, telling the progress now and then and at the end."""
-    mapping.validate(source.columns)
-    make = maker.flat
-    count = 0
-    for count, record in enumerate(source.records(), 1):
-        yield record if isinstance(record, RowFault) else make(record)
+        else:
+            if out is not None and (skip_faulty or not outcome.fault_count):
+                out.add_flat(first_id + rows, made)  # type: ignore[arg-type]
+                if facts is not None:
+                    facts.add(made)  # type: ignore[arg-type]
+            rows += 1
         if count % ROWS_PER_PROGRESS == 0:
             progress(count, source.position_bytes)
     progress(count, source.position_bytes)
+    outcome.rows = rows
+    return outcome

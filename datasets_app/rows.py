@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final
 
 from datasets_app.cells import date_of, split_named
@@ -78,13 +78,22 @@ def row_digest(messages: Sequence[Message], rejected: str = "") -> bytes:
     return _digest("\0".join(parts) + "\0" + _told_rejected(rejected))
 
 
+def _told(system: str | None, earlier: Sequence[Message]) -> str:
+    """Return what stands in the text of a digest before the last question."""
+    parts = [str(2 + (system is not None) + len(earlier))]
+    parts += [] if system is None else ["system", system]
+    for message in earlier:
+        parts += message["role"], message["content"]
+    return "\0".join(parts) + "\0"
+
+
 def _told_rejected(rejected: str) -> str:
     # Nothing at all for the rows of every version from before there were preferences: their hashes stay.
     return f"rejected\0{rejected}\0" if rejected else ""
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=32).digest()
+    return blake2b(text.encode(), digest_size=32).digest()
 
 
 # Not frozen: millions are made in one pass, and freezing makes each twice as dear.
@@ -163,6 +172,12 @@ class RowMaker:
         self._prompt_column = mapping.messages or mapping.text or (None if mapping.template else mapping.prompt)
         self._answer_column = mapping.messages or mapping.text or mapping.response
         self._has_places = bool(mapping.group or mapping.at or mapping.split)
+        # Most tables: two columns, and for each row the same system prompt or none.
+        others = (mapping.template, mapping.system, mapping.messages, mapping.text, mapping.rejected, self._has_places)
+        self._is_plain = not any(others)
+        self._system = mapping.system_prompt or None
+        self._room = limits.max_prompt_characters - len(mapping.system_prompt)
+        self._told = _told(self._system, ())
 
     def make(self, record: Record) -> CanonicalRow | RowFault:
         """Return the canonical row of a record, or why there is none."""
@@ -173,6 +188,29 @@ class RowMaker:
 
     def flat(self, record: Record) -> FlatRow | RowFault:
         """Return a record as a row of the store, or why there is none."""
+        return (self._plain(record) if self._is_plain else None) or self._looked_at(record)
+
+    def _plain(self, record: Record) -> FlatRow | None:
+        """Return what `_looked_at` would, in half the time, or None for a row that is not beyond doubt."""
+        values, mapping = record.values, self._mapping
+        prompt, answer = values.get(mapping.prompt), values.get(mapping.response)  # type: ignore[arg-type]
+        if type(prompt) is not str or type(answer) is not str:
+            return None
+        prompt, answer = prompt.strip(), answer.strip()
+        if not 0 < len(prompt) <= self._room or not 0 < len(answer) <= self._limits.max_answer_characters:
+            return None
+        told = f"{self._told}user\0{prompt}\0assistant\0{answer}\0"
+        if told.count("\0") != (7 if self._system else 5):
+            return None
+        try:
+            if mapping.json_answers and answer not in self._json_answers:
+                self._check_json(answer)
+            digest = blake2b(told.encode(), digest_size=32).digest()
+        except (_Refused, UnicodeEncodeError):
+            return None
+        return FlatRow(record.line, self._system, prompt, answer, None, digest)
+
+    def _looked_at(self, record: Record) -> FlatRow | RowFault:
         try:
             system, prompt, answer, earlier = self._conversation(record.values)
             rejected = self._rejected(record.values, answer) if self._mapping.rejected else ""
@@ -257,12 +295,8 @@ class RowMaker:
         self, system: str | None, prompt: str, answer: str, earlier: Sequence[Message] | None, rejected: str
     ) -> bytes:
         """Return `row_digest` of the conversation; making it shows whether the texts can be stored."""
-        told = "" if system is None else f"system\0{system}\0"
-        count = 2 + (system is not None)
-        if earlier:
-            count += len(earlier)
-            told += "".join(f"{message['role']}\0{message['content']}\0" for message in earlier)
-        text = f"{count}\0{told}user\0{prompt}\0assistant\0{answer}\0"
+        count = 2 + (system is not None) + len(earlier or ())
+        text = f"{_told(system, earlier or ())}user\0{prompt}\0assistant\0{answer}\0"
         if text.count("\0") != 2 * count + 1:
             raise _Refused(self._answer_column if "\0" in answer else self._prompt_column, "nul")
         try:

@@ -119,12 +119,15 @@ class RowWriter:
 
     def add_flat(self, number: int, row: FlatRow) -> None:
         """Append one row, with its id, as the columns that it is made of."""
-        self._waiting.append((number, row))
+        waiting = self._waiting
+        waiting.append((number, row))
         self.rows += 1
-        self._characters += len(row.prompt) + len(row.answer) + len(row.system or "") + len(row.rejected)
-        if row.earlier:
-            self._characters += sum(len(message["content"]) for message in row.earlier)
-        if len(self._waiting) >= ROWS_PER_BATCH:
+        characters = len(row.prompt) + len(row.answer)
+        if row.system or row.rejected or row.earlier:
+            characters += len(row.system or "") + len(row.rejected)
+            characters += sum(len(message["content"]) for message in row.earlier or ())
+        self._characters += characters
+        if len(waiting) >= ROWS_PER_BATCH:
             self._convert()
         if self._converted >= ROWS_PER_GROUP or self._characters > CHARACTERS_PER_GROUP:
             self._flush()
@@ -147,11 +150,11 @@ class RowWriter:
         """Turn the texts at hand into Arrow's form; in small numbers they are still in the processor's cache."""
         if not self._waiting:
             return
-        rows = [row for _number, row in self._waiting]
+        numbers, rows = zip(*self._waiting, strict=True)
         digests = [row.digest for row in rows]
         self._hash.add_digests(b"".join(digests))
-        columns: list[list[Any]] = [
-            [number for number, _row in self._waiting],
+        columns: list[Sequence[Any]] = [
+            numbers,
             [row.row for row in rows],
             [row.system for row in rows],
             [row.prompt for row in rows],
@@ -162,7 +165,7 @@ class RowWriter:
             [row.rejected or None for row in rows],
             digests,
         ]
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, self._schema, strict=False)]
+        arrays = [_array(values, field.type) for values, field in zip(columns, self._schema, strict=False)]
         self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
         self._converted += len(rows)
         self._waiting.clear()
@@ -192,6 +195,14 @@ class RowWriter:
                 _sync_folder(self.path.parent)
         finally:
             self._aside.unlink(missing_ok=True)
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Return a column; most tables have one text, or none, in all rows of some of them."""
+    first = values[0]
+    if (first is None or isinstance(first, str)) and values.count(first) == len(values):
+        return pa.nulls(len(values), kind) if first is None else pa.repeat(pa.scalar(first, kind), len(values))
+    return pa.array(values, kind)
 
 
 def _open_writer(target: Any, schema: pa.Schema) -> pq.ParquetWriter:

@@ -1,15 +1,17 @@
 """Which of a few allowed values follows a prompt: a probability for each of them, that is how sure the model is.
 
-All values behind one prompt are scored together, and the prompt is computed once. Values that the model's next token
-rules out are not spelled out: their bound is taken instead, far below anything that would show in a probability.
+All values behind one prompt are scored together; the prompt, and what values have in common, is computed once. Values
+that the model's next token rules out are not spelled out: their bound is taken instead, far below anything that would
+show in a probability.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpu_worker.engine.likelihood import Likelihoods, TokenIds
+from gpu_worker.engine.likelihood import Likelihoods
 from gpu_worker.engine.sequence import AdapterRef
+from gpu_worker.engine.token_tree import TokenIds
 
 RULED_OUT_NATS = 10.0
 """A value this much less likely than the best one has a probability below 0.00005."""
@@ -47,14 +49,15 @@ def decide(
         return Decision((0.0,))
     common = _common(values)
     prompt, rests = [*prompt, *values[0][:common]], [tuple(value[common:]) for value in values]
-    first = scorer.next_token(prompt, adapter, cache_salt=cache_salt)
-    totals = [float(first[rest[0]]) for rest in rests]
-    exact: set[int] = {place for place, rest in enumerate(rests) if len(rest) == 1}
-    while open_places := _possible(totals, exact, ruled_out):
-        found = scorer.of(prompt, [rests[place] for place in open_places], adapter, cache_salt=cache_salt)
-        for place, logprobs in zip(open_places, found, strict=True):
-            totals[place] = sum(logprobs)
-        exact.update(open_places)
+    with scorer.behind(prompt, adapter, cache_salt=cache_salt) as behind:
+        first = behind.next_token
+        totals = [float(first[rest[0]]) for rest in rests]
+        exact: set[int] = {place for place, rest in enumerate(rests) if len(rest) == 1}
+        while open_places := _possible(totals, exact, ruled_out):
+            found = behind.of([rests[place] for place in open_places])
+            for place, logprobs in zip(open_places, found, strict=True):
+                totals[place] = sum(logprobs)
+            exact.update(open_places)
     whole = _log_sum(totals)
     return Decision(tuple(total - whole for total in totals))
 

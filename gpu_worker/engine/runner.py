@@ -25,6 +25,8 @@ class StepRow:
     """Logits are wanted after each of the last `logit_count` tokens; 0 for an inner piece of a prompt."""
     draft_count: int = 0
     """How many of the last tokens are only expected; where they turn out wrong, the next row starts before them."""
+    parents: tuple[int, ...] = ()
+    """If the tokens are a tree instead of a chain: for each the place of the one that it follows, -1 for the cache."""
 
 
 class Runner(Protocol):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gpu_worker.engine.block_pool import BLOCK_SIZE, PADDING_BLOCK
 from gpu_worker.engine.runner import StepRow
+from gpu_worker.engine.token_tree import depths
 
 SHORT_ROW = 16
 """Rows of at most this many tokens are padded to a common length and attend together."""
@@ -84,23 +85,23 @@ def lay_out(
 ) -> StepLayout:
     """Return the layout of a step. `query_groups`: query heads per key/value head; `direct`: short rows as such."""
     # short rows first; within both parts the rows of one adapter side by side, so that their tokens are one stretch
-    order = sorted(range(len(rows)), key=lambda index: (len(rows[index].token_ids) > SHORT_ROW, _uid(rows[index])))
+    order = sorted(range(len(rows)), key=lambda index: (_attends_alone(rows[index]), _uid(rows[index])))
     ordered = [rows[index] for index in order]
-    short_count = sum(len(row.token_ids) <= SHORT_ROW for row in rows)
+    short_count = sum(not _attends_alone(row) for row in rows)
     starts, total = [], 0
     for row in ordered:
         starts.append(total)
         total += len(row.token_ids)
-    positions = torch.cat([torch.arange(row.start, row.start + len(row.token_ids)) for row in ordered])
+    places = torch.cat([torch.arange(row.start, row.start + len(row.token_ids)) for row in ordered])
     short: ShortRows | DirectRows | None = None
     if short_count and direct:
-        short = _direct_rows(ordered[:short_count], positions)
+        short = _direct_rows(ordered[:short_count], places)
     elif short_count:
-        short = _to_device(_short_rows(ordered[:short_count], positions, query_groups, dtype), device)
+        short = _to_device(_short_rows(ordered[:short_count], places, query_groups, dtype), device)
     return StepLayout(
         token_ids=torch.tensor([token for row in ordered for token in row.token_ids]).to(device),
-        positions=positions.to(device),
-        slots=_slots(ordered, positions).to(device),
+        positions=_positions(ordered, places).to(device),
+        slots=_slots(ordered, places).to(device),
         adapter_uids=[row.adapter_uid for row in ordered for _ in row.token_ids],
         short=short,
         long=tuple(
@@ -115,7 +116,21 @@ def _uid(row: StepRow) -> int:
     return row.adapter_uid or 0
 
 
-def _slots(rows: Sequence[StepRow], positions: Tensor) -> Tensor:
+def _attends_alone(row: StepRow) -> bool:
+    return len(row.token_ids) > SHORT_ROW or bool(row.parents)
+
+
+def _positions(rows: Sequence[StepRow], places: Tensor) -> Tensor:
+    """Return how many tokens each flat token has before it: its place in the cache, or less in a tree."""
+    if not any(row.parents for row in rows):
+        return places
+    found: list[int] = []
+    for row in rows:
+        found += [row.start + depth for depth in (depths(row.parents) if row.parents else range(len(row.token_ids)))]
+    return torch.tensor(found)
+
+
+def _slots(rows: Sequence[StepRow], places: Tensor) -> Tensor:
     """Return the cache slot of every flat token."""
     blocks = torch.tensor(
         [
@@ -124,7 +139,7 @@ def _slots(rows: Sequence[StepRow], positions: Tensor) -> Tensor:
             for position in range(row.start, row.start + len(row.token_ids))
         ]
     )
-    return blocks * BLOCK_SIZE + positions % BLOCK_SIZE
+    return blocks * BLOCK_SIZE + places % BLOCK_SIZE
 
 
 def _logit_index(rows: Sequence[StepRow], order: Sequence[int], starts: Sequence[int]) -> Tensor:
@@ -199,7 +214,9 @@ def _long_row(row: StepRow, flat_start: int, device: torch.device, dtype: torch.
     count = len(row.token_ids)
     length = row.start + count
     mask = None
-    if row.start:
+    if row.parents:
+        mask = _tree_mask(row, dtype).to(device)
+    elif row.start:
         future = torch.arange(length)[None, :] > torch.arange(row.start, length)[:, None]
         mask = torch.zeros(future.shape, dtype=dtype).masked_fill_(future, float("-inf")).to(device)
     block_count = (length - 1) // BLOCK_SIZE + 1
@@ -210,3 +227,16 @@ def _long_row(row: StepRow, flat_start: int, device: torch.device, dtype: torch.
         blocks=torch.tensor(row.block_table[:block_count]).to(device),
         mask=mask,
     )
+
+
+def _tree_mask(row: StepRow, dtype: torch.dtype) -> Tensor:
+    """Let each token of a tree see the cache, its ancestors and itself. Shapes: result (tokens, start + tokens)."""
+    count = len(row.token_ids)
+    seen = torch.zeros((count, count), dtype=torch.bool)
+    for place, parent in enumerate(row.parents):
+        if parent >= 0:
+            seen[place] = seen[parent]
+        seen[place, place] = True
+    mask = torch.zeros((count, row.start + count), dtype=dtype)
+    mask[:, row.start :].masked_fill_(~seen, float("-inf"))
+    return mask

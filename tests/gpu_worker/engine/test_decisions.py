@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -62,12 +63,14 @@ def test_values_that_are_ruled_out_are_not_spelled_out():
         """Says first tokens, and counts what it has to spell out."""
 
         spelled: list[int] = []
+        next_token = torch.tensor([-1.0, -2.0, -30.0, -40.0])
 
-        def next_token(self, prompt, adapter, *, cache_salt):
+        @contextlib.contextmanager
+        def behind(self, prompt, adapter, *, cache_salt):
             assert prompt == [1, 5]
-            return torch.tensor([-1.0, -2.0, -30.0, -40.0])
+            yield self
 
-        def of(self, prompt, continuations, adapter, *, cache_salt):
+        def of(self, continuations):
             self.spelled += [ids[0] for ids in continuations]
             return [[-1.0, -35.0] if ids[0] == 0 else [-2.0, -31.0] for ids in continuations]
 

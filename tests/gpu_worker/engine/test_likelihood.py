@@ -57,3 +57,20 @@ def test_a_text_longer_than_a_step_is_scored_piece_by_piece(model_dir, renderer,
     monkeypatch.setattr("gpu_worker.engine.likelihood.TOKENS_PER_STEP", 7)
     (pieces,) = core.likelihoods().of(ids[:50], [ids[50:]], None)
     assert pieces == pytest.approx(whole, abs=1e-4)
+
+
+def test_texts_that_begin_alike_are_scored_as_if_alone(model_dir, renderer, tmp_path, monkeypatch):
+    write_adapter(model_dir, tmp_path / "adapter")
+    core = build_core(model_dir, renderer, EngineConfig())
+    core.add_adapter("a", core.read_adapter(tmp_path / "adapter"))
+    draw = torch.Generator().manual_seed(3)
+    prompt = torch.randint(3, 300, (21,), generator=draw).tolist()
+    stems = torch.randint(3, 300, (4, 19), generator=draw).tolist()
+    texts = [[*stem[:cut], *end] for stem in stems for cut in (0, 1, 7, 19) for end in ([5, 6], [5, 7, 8], [9])]
+    scorer, adapter, free = core.likelihoods(), core.find_adapter("a"), core._pool.free_blocks
+    alone = [scorer.of(prompt, [text], adapter)[0] for text in texts]
+    for most in (512, 30, 3):
+        monkeypatch.setattr("gpu_worker.engine.likelihood.TOKENS_PER_STEP", most)
+        for found, right in zip(scorer.of(prompt, texts, adapter, cache_salt="team"), alone, strict=True):
+            assert found == pytest.approx(right, abs=2e-4)
+    assert core._pool.free_blocks == free

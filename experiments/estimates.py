@@ -16,6 +16,7 @@ from django.db import connection
 
 from experiments.hyperparameters import Hyperparameters
 from experiments.models import Run
+from experiments.trials import STEPS
 
 # Seconds of a node for one reading of one row, evaluation and start-up included: the middle of the month's runs.
 # All teams' runs are taken together: how fast the machines are is nobody's secret.
@@ -30,8 +31,8 @@ _PACE = """
 """
 
 
-# A trial is over after these steps, and most often sooner than this time.
-_PREFLIGHT_STEPS, _PREFLIGHT_S = 20, 300.0
+# A trial is over after its steps, and most often sooner than this time.
+_PREFLIGHT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def expected_seconds(run: Run, pace: Mapping[int, float]) -> float | None:
     if seconds_per_visit is None:
         return None
     if run.is_preflight:
-        return min(_PREFLIGHT_S, _PREFLIGHT_STEPS * float(run.hyperparameters["batch_size"]) * seconds_per_visit)
+        return min(_PREFLIGHT_S, STEPS * float(run.hyperparameters["batch_size"]) * seconds_per_visit)
     try:
         chosen = Hyperparameters.model_validate(run.hyperparameters)
     except ValueError:  # what may be chosen has changed since

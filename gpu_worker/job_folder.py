@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from datasets_app.store import RowsHash, WrittenRows, content_hash, read_all_ids
 from datasets_app.stored_rows import count_storage, exported, tokens_folder
 from experiments.models import Run
 from experiments.results import ADAPTER_FILES
-from gpu_worker.base_model_folder import MANIFEST, is_intact, manifest_revision
+from gpu_worker.base_model_folder import MANIFEST, is_intact, manifest_revision, sha256_of
 from portal.process_table import mentions, signal_group
 from portal.rls import all_teams
 
@@ -294,8 +293,7 @@ def _bring_start(folder: JobFolder, run: Run) -> None:
     try:
         for name in ADAPTER_FILES:
             shutil.copyfile(adapter.folder / name, folder.start / name)
-        with (folder.start / ADAPTER_FILES[1]).open("rb") as file:
-            intact = hashlib.file_digest(file, "sha256").hexdigest() == adapter.sha256
+        intact = sha256_of(folder.start / ADAPTER_FILES[1]) == adapter.sha256
     except FileNotFoundError:
         intact = False
     if not intact:
@@ -353,7 +351,9 @@ def offer_untuned_answers(folder: JobFolder, run: Run, earlier: list[Run]) -> bo
         found = JobFolder(candidate.folder)
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             if json.loads(found.spec.read_text())["evaluation"] == _evaluation_spec(run):
-                answers = [json.loads(line) for line in found.predictions.read_text(encoding="utf-8").splitlines()]
+                answers = [
+                    json.loads(line) for line in found.predictions.read_text(encoding="utf-8").split("\n") if line
+                ]
                 lines = [json.dumps(_untuned_part(answer), ensure_ascii=False) for answer in answers]
                 _write_whole(folder.untuned_cache, "".join(line + "\n" for line in lines))
                 return bool(lines)

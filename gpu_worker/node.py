@@ -6,7 +6,6 @@ Engines are its children, so what it remembers of them is the truth; they go on 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -21,6 +20,7 @@ from deployments import engine_client, lifecycle
 from deployments.engine_client import AdapterRefused
 from deployments.lifecycle import PlacementState
 from experiments.problem_file import PROBLEM_FILE
+from gpu_worker.base_model_folder import sha256_of
 from gpu_worker.database_patience import Patience
 from gpu_worker.engine_keeper import DRAIN_LIMIT_S, Due, EngineKeeper
 from gpu_worker.engine_kinds import EngineProgram, choose_program
@@ -214,8 +214,7 @@ def require_free_answers(state: PlacementState) -> None:
 def require_intact(state: PlacementState) -> None:
     """Refuse an adapter whose weights are not the ones that its run left behind. Raises: AdapterRefused."""
     try:
-        with (state.folder / "adapter_model.safetensors").open("rb") as weights:
-            digest = hashlib.file_digest(weights, "sha256").hexdigest()
+        digest = sha256_of(state.folder / "adapter_model.safetensors")
     except OSError:
         raise AdapterRefused(_("The adapter's files are missing on this node.")) from None
     if digest != state.sha256:

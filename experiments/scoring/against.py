@@ -35,7 +35,7 @@ def against_baseline(
     seed: int,
 ) -> tuple[AgainstBaseline, ...]:
     """Compare every way of asking with the baseline that is right most often, rows in pairs; nothing without one."""
-    measure = _measure(expected)
+    measure = measure_of(expected)
     reached = {name: _values(expected, answers, measure) for name, answers in baselines.items()}
     if not reached:
         return ()
@@ -46,11 +46,15 @@ def against_baseline(
     )
 
 
-def _measure(expected: Sequence[str]) -> str:
-    """Return how answers are counted: exactly, unless most of them are texts that occur once."""
+def measure_of(expected: Sequence[str]) -> str:
+    """Return how answers are counted: exact_match, or score where they are free text."""
+    return "score" if is_free_text(expected) else "exact_match"
+
+
+def is_free_text(expected: Sequence[str]) -> bool:
+    """Tell whether most of the expected answers are texts that occur once, so that nobody expects their very words."""
     texts = [text for text in expected if row_score(text, text).valid_json is None]
-    is_free = 2 * len(texts) > len(expected) and 2 * len(set(texts)) > len(texts)
-    return "score" if is_free else "exact_match"
+    return 2 * len(texts) > len(expected) and 2 * len(set(texts)) > len(texts)
 
 
 def _values(expected: Sequence[str], answers: Sequence[str], measure: str) -> list[float]:

@@ -13,7 +13,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -23,9 +22,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from datasets_app.fields import MAX_CLOSED_VALUES, MIN_ROWS_PER_VALUE, infer_fields, json_object, label_of, value_of
+from gpu_worker.trainer.heldout import question_of
 
 MOST_ROWS: Final = 20_000
-MOST_CHARACTERS: Final = 4_000
 # Weights, times rows that have them, times passes: about twenty seconds on one processor.
 MOST_WORK: Final = 6_000_000_000
 PASSES: Final = 20
@@ -64,26 +63,12 @@ def answer_simply(
     return BaselineAnswers([majority] * len(asked), learned.answers(answers), len(train))
 
 
-def question_of(messages: Messages) -> str:
-    """Return what is asked in a row: all its turns but the system prompt, which is mostly the same, and the answer."""
-    texts = [message["content"] for message in messages[:-1] if message["role"] != "system"]
-    return "\n".join(texts)[:MOST_CHARACTERS]
-
-
 def most_frequent(answers: Sequence[str]) -> str:
     """Return the one answer that is right most often: JSON field by field, other text as a whole."""
     objects = [members for answer in answers if (members := json_object(answer)) is not None]
     if 2 * len(objects) < len(answers):
         return _first(Counter(answers))
     return _written({name: _first(_labels(objects, name)) for name in _names(objects)})
-
-
-def read_messages(path: Path) -> list[Messages]:
-    """Return the conversations of a JSON-lines file of rows, none if it does not exist."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line)["messages"] for line in file if line.strip()]
 
 
 class _Learned:

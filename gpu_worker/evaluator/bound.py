@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,17 @@ from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.errors import EngineError
 from gpu_worker.engine.grammar import Grammar, GrammarCompiler
 from gpu_worker.engine.sequence import AdapterRef
-from gpu_worker.evaluator.baselines import read_messages
+from gpu_worker.evaluator.baselines import Messages
 from gpu_worker.evaluator.choices import Choice, Chooser, ChosenAnswer, infer_schema, right_label
-from gpu_worker.evaluator.heldout import Answer, HeldOutRow, choose_rows
+from gpu_worker.evaluator.heldout import Answer, choose_rows
+from gpu_worker.evaluator.pace import Pace
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.events import Events
+from gpu_worker.trainer.heldout import HeldOutRow
 from gpu_worker.trainer.stop import StopFlag
 
 CACHE_SALT = "one team's evaluation"
 MOST_CALIBRATION_ROWS = 200
-_PROGRESS_EVERY_S = 0.5
 # The first row is slow, because nothing is remembered yet.
 _ROWS_THAT_TELL = 3
 
@@ -57,7 +58,7 @@ def bind(
     core: EngineCore,
     renderer: ChatRenderer,
     model_dir: Path,
-    job_dir: Path,
+    training_rows: Callable[[], Sequence[Messages]],
     schema: dict[str, Any] | None,
     tuned: AdapterRef,
     events: Events,
@@ -68,7 +69,7 @@ def bind(
     """
     if tuned.grammar:
         return None
-    schema = schema or infer_schema([row[-1]["content"] for row in read_messages(job_dir / "data" / "train.jsonl")])
+    schema = schema or infer_schema([row[-1]["content"] for row in training_rows()])
     if not schema or "properties" not in schema:
         return None
     compiler = GrammarCompiler(model_dir, vocabulary=core.vocabulary, eos_ids=renderer.eos_ids)
@@ -185,7 +186,7 @@ class _Progress:
         self._stop = stop
         self._total = total
         self._done = 0
-        self._told_at = 0.0
+        self._pace = Pace()
 
     def after(self, answer: ChosenAnswer) -> ChosenAnswer:
         """Count one more row and return its answer. Raises: StopRequested, _TooSlow."""
@@ -194,7 +195,6 @@ class _Progress:
         needed_s = (time.monotonic() - self._started) / self._done * self._total
         if self._done >= _ROWS_THAT_TELL and needed_s > self._limit_s:
             raise _TooSlow(needed_s)
-        if time.monotonic() - self._told_at > _PROGRESS_EVERY_S or self._done == self._total:
-            self._told_at = time.monotonic()
+        if self._pace.is_due(is_last=self._done == self._total):
             self._events.emit("evaluation_progress", subject=SCORED, done=self._done, total=self._total)
         return answer

@@ -1,14 +1,15 @@
 """One evaluation: choose rows, let both models answer them in one batch, write the answers down."""
 
 import json
-import os
 import time
 from collections.abc import Sequence as Rows
+from functools import cache
 from pathlib import Path
 
 from datasets_app.rendering import ChatRenderer
 from experiments.hyperparameters import Hyperparameters
 from experiments.problem_file import Problem, read_problem
+from experiments.scoring.against import is_free_text
 from experiments.scoring.names import CONSTRAINED, MAJORITY, OTHERS, SCORED, TFIDF, TUNED, UNTUNED
 from gpu_worker.engine.build import RunnerKind, build_core
 from gpu_worker.engine.config import EngineConfig
@@ -17,20 +18,22 @@ from gpu_worker.engine.errors import EngineError
 from gpu_worker.engine.grammar import Grammar, GrammarCompiler
 from gpu_worker.engine.sampling import SamplingParams
 from gpu_worker.engine.sequence import AdapterRef, Sequence
-from gpu_worker.evaluator.baselines import answer_simply, read_messages
+from gpu_worker.evaluator.baselines import Messages, answer_simply
 from gpu_worker.evaluator.bound import CACHE_SALT, Bound, ScoredRows, bind, score_closed_fields
-from gpu_worker.evaluator.heldout import Answer, HeldOutRow, choose_rows
+from gpu_worker.evaluator.expected import Nats, expected_nats
+from gpu_worker.evaluator.heldout import Answer, choose_rows, read_lines
+from gpu_worker.evaluator.pace import Pace
 from gpu_worker.evaluator.problems import ProblemScorer, measure_problem
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.events import Events
+from gpu_worker.trainer.heldout import HeldOutRow, answer_limit
+from gpu_worker.trainer.rows import read_messages
 from gpu_worker.trainer.stop import StopFlag
+from gpu_worker.trainer.storage import publish_text
 
-_PROGRESS_EVERY_S = 0.5
 # Scoring every allowed value may take this share of the time that asking took, but at least some seconds.
 SCORING_SHARE = 0.5
 LEAST_SCORING_S = 20.0
-# An answer more than twice as long as the longest right one is wrong in any case: no time is spent on its rest.
-_LONGEST_FACTOR, _LONGEST_MARGIN = 2, 16
 
 
 def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
@@ -60,7 +63,10 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     asked.put(TUNED, questions[TUNED], tuned)
     asked.put(UNTUNED, questions[UNTUNED], None)
     writes_freely = problem is None or problem.problem_type == "preference"
-    bound = bind(core, renderer, model_dir, job_dir, spec.get("schema"), tuned, events) if writes_freely else None
+    training_rows = cache(lambda: _training_rows(job_dir / "data" / "train.jsonl", events))
+    bound = None
+    if writes_freely:
+        bound = bind(core, renderer, model_dir, training_rows, spec.get("schema"), tuned, events)
     if bound is not None:
         asked.put(CONSTRAINED, rows, tuned, bound.grammar)
     asking = time.monotonic()
@@ -76,11 +82,14 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
         contents = [row.content for row in rows]
         measure_problem(scorer, problem, contents, {TUNED: tuned, UNTUNED: None}, job_dir / "evaluation", events, stop)
     learns_answers = problem is None or problem.problem_type != "pretraining"
-    simple = _ask_baselines(job_dir / "data" / "train.jsonl", rows, events, stop) if learns_answers else {}
+    simple = _ask_baselines(training_rows(), rows, events, stop) if learns_answers else {}
     if scored is not None:
         answers |= {(SCORED, row): Answer(text, "stop") for row, text in scored.answers.items()}
     _write_schema(job_dir / "evaluation", bound, scored)
-    _write(job_dir / "evaluation", rows, answers | simple, scored)
+    nats: dict[int, Nats] = {}
+    if problem is None and is_free_text([row.expected for row in rows]):
+        nats = expected_nats(core.likelihoods(), renderer, rows, {TUNED: tuned, UNTUNED: None}, events, stop)
+    _write(job_dir / "evaluation", rows, answers | simple, scored, nats)
     events.emit("evaluated", rows=len(rows), seconds=round(time.monotonic() - started, 1))
 
 
@@ -108,12 +117,6 @@ def runner_for(adapter: Path) -> RunnerKind:
     return "transformers" if config.get("use_dora") else "auto"
 
 
-def answer_limit(rows: Rows[HeldOutRow], most: int) -> int:
-    """Return how many tokens an answer may have: `most`, or less where the right answers are all short."""
-    longest = max(row.answer_tokens for row in rows)
-    return min(most, _LONGEST_FACTOR * longest + _LONGEST_MARGIN)
-
-
 def _load_adapter(core: EngineCore, folder: Path) -> AdapterRef:
     try:
         core.add_adapter(TUNED, core.read_adapter(folder))
@@ -126,7 +129,7 @@ def _known_answers(path: Path, rows: Rows[HeldOutRow]) -> dict[int, Answer]:
     """Return what an earlier run found the untuned model to answer, or nothing unless it is for just these rows."""
     if not path.exists():
         return {}
-    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [json.loads(line) for line in read_lines(path)]
     if [(item["row"], item["prompt"], item["expected"]) for item in found] != [
         (row.row, row.prompt, row.expected) for row in rows
     ]:
@@ -134,10 +137,21 @@ def _known_answers(path: Path, rows: Rows[HeldOutRow]) -> dict[int, Answer]:
     return {item["row"]: Answer(item["untuned"], item["untuned_finish"]) for item in found}
 
 
-def _ask_baselines(path: Path, rows: Rows[HeldOutRow], events: Events, stop: StopFlag) -> dict[tuple[str, int], Answer]:
+def _training_rows(path: Path, events: Events) -> list[Messages]:
+    """Return the conversations that were learned, none if they cannot be read."""
+    try:
+        return [messages for _number, messages in read_messages(path)]
+    except TrainingError as error:
+        events.log(error.message, level="warning")
+        return []
+
+
+def _ask_baselines(
+    train: Rows[Messages], rows: Rows[HeldOutRow], events: Events, stop: StopFlag
+) -> dict[tuple[str, int], Answer]:
     """Return what the simple baselines answer, or nothing if they cannot learn: a report without them is still one."""
     try:
-        found = answer_simply(read_messages(path), [row.question for row in rows], check=stop.check)
+        found = answer_simply(train, [row.question for row in rows], check=stop.check)
     except (ValueError, LookupError, TypeError, MemoryError) as error:
         events.log(f"There is no simple baseline to compare with: {type(error).__name__}.", level="warning")
         return {}
@@ -194,7 +208,7 @@ class Questions:
 
     def run(self, events: Events, stop: StopFlag) -> None:
         """Step until every question is answered. Raises: StopRequested, TrainingError if an answer breaks off."""
-        told_at = 0.0
+        pace = Pace()
         while self._core.busy:
             stop.check()
             for output in self._core.step():
@@ -204,8 +218,7 @@ class Questions:
                 if output.finish_reason is not None:
                     text = "".join(self._texts.pop(output.sequence_id))
                     self.answers[self._open.pop(output.sequence_id)] = Answer(text, output.finish_reason.value)
-            if time.monotonic() - told_at > _PROGRESS_EVERY_S or not self._core.busy:
-                told_at = time.monotonic()
+            if pace.is_due(is_last=not self._core.busy):
                 self._tell(events)
 
     def _tell(self, events: Events) -> None:
@@ -219,31 +232,34 @@ def _write_schema(folder: Path, bound: Bound | None, scored: ScoredRows | None) 
     """Write what the answers were bound to, and what was learned about confidence, for whoever judges them."""
     folder.mkdir(exist_ok=True)
     content = {"schema": bound.schema if bound else None, "calibration": scored.calibration if scored else None}
-    (folder / "ways.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    publish_text(folder / "ways.json", json.dumps(content, ensure_ascii=False))
 
 
 def _write(
-    folder: Path, rows: Rows[HeldOutRow], answers: dict[tuple[str, int], Answer], scored: ScoredRows | None
+    folder: Path,
+    rows: Rows[HeldOutRow],
+    answers: dict[tuple[str, int], Answer],
+    scored: ScoredRows | None,
+    nats: dict[int, Nats],
 ) -> None:
-    """Write the answers aside and rename, so that a reader finds all of them or none."""
     folder.mkdir(exist_ok=True)
-    aside = folder / "predictions.jsonl.unfinished"
-    with aside.open("w", encoding="utf-8") as file:
-        for row in rows:
-            tuned, untuned = answers[TUNED, row.row], answers[UNTUNED, row.row]
-            item = {
-                "row": row.row,
-                "prompt": row.prompt,
-                "expected": row.expected,
-                "untuned": untuned.text,
-                "tuned": tuned.text,
-                "untuned_finish": untuned.finish,
-                "tuned_finish": tuned.finish,
-            }
-            item |= {subject: answers[subject, row.row].text for subject in OTHERS if (subject, row.row) in answers}
-            if scored is not None and row.row in scored.confidence:
-                item["confidence"] = scored.confidence[row.row]
-            file.write(json.dumps(item, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(folder / "predictions.jsonl")
+    lines = [_line(row, answers, scored) | ({"nats": nats[row.row]} if row.row in nats else {}) for row in rows]
+    publish_text(folder / "predictions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _line(row: HeldOutRow, answers: dict[tuple[str, int], Answer], scored: ScoredRows | None) -> dict[str, object]:
+    tuned, untuned = answers[TUNED, row.row], answers[UNTUNED, row.row]
+    line: dict[str, object] = {
+        "row": row.row,
+        "place": row.place,
+        "prompt": row.prompt,
+        "expected": row.expected,
+        "untuned": untuned.text,
+        "tuned": tuned.text,
+        "untuned_finish": untuned.finish,
+        "tuned_finish": tuned.finish,
+    }
+    line |= {subject: answers[subject, row.row].text for subject in OTHERS if (subject, row.row) in answers}
+    if scored is not None and row.row in scored.confidence:
+        line["confidence"] = scored.confidence[row.row]
+    return line

@@ -6,8 +6,6 @@ a preference, the whole text of pre-training. The untuned model is the same mode
 
 import json
 import math
-import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,14 +14,16 @@ from typing import Any
 from datasets_app.rendering import ChatRenderer
 from experiments.hyperparameters import Hyperparameters
 from experiments.problem_file import PROBLEM_FILE, Problem
+from experiments.scoring.calibration import probabilities
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.likelihood import Likelihoods
 from gpu_worker.engine.sequence import AdapterRef
+from gpu_worker.evaluator.pace import Pace
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.problems import pretraining
 from gpu_worker.trainer.stop import StopFlag
+from gpu_worker.trainer.storage import publish_text
 
-PROGRESS_EVERY_S = 0.5
 # Labels times rows: what a pair of models scores in some minutes on two CPU cores.
 MOST_LABEL_SCORES = 40_000
 
@@ -57,9 +57,7 @@ class ProblemScorer:
     def _probabilities(self, content: Content, adapter: AdapterRef | None) -> list[float]:
         prompt = self._renderer.prompt_ids(content["messages"][:-1])
         found = [math.fsum(tokens) for tokens in self._likelihoods.of(prompt, self._labels, adapter)]
-        most = max(found)
-        weights = [math.exp(one - most) for one in found]
-        return [weight / math.fsum(weights) for weight in weights]
+        return probabilities(found, 1.0)
 
     def _pair(self, content: Content, adapter: AdapterRef | None) -> list[float]:
         messages = content["messages"]
@@ -94,7 +92,7 @@ def measure_problem(
     """
     most = max(1, MOST_LABEL_SCORES // max(1, len(adapters) * len(problem.labels)))
     rows: list[dict[str, object]] = []
-    told_at = time.monotonic()
+    pace = Pace()
     for number, content in enumerate(contents[:most]):
         stop.check()
         try:
@@ -102,16 +100,10 @@ def measure_problem(
         except ValueError:  # longer than the model reads; counted as not measured
             continue
         rows.append({"place": number, "scores": scores})
-        if time.monotonic() - told_at > PROGRESS_EVERY_S:
-            told_at = time.monotonic()
+        if pace.is_due():
             events.emit("evaluation_progress", subject="scores", done=number + 1, total=len(contents))
     folder.mkdir(exist_ok=True)
-    aside = folder / f"{PROBLEM_FILE}.unfinished"
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump({"problem": asdict(problem), "rows": rows}, file, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(folder / PROBLEM_FILE)
+    publish_text(folder / PROBLEM_FILE, json.dumps({"problem": asdict(problem), "rows": rows}, ensure_ascii=False))
 
 
 def _answer(text: str) -> dict[str, str]:

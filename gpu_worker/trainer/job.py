@@ -58,8 +58,9 @@ class Job:
 
     def _prepare(self, spec: TrainSpec) -> "_Run":
         self.events.phase("tokenizing")
+        renderer = _renderer(spec)
         with self.ranks.first_one_first():
-            train, validation = self._encode(spec)
+            train, validation = self._encode(spec, renderer)
         self.stop.check()
         self.events.phase("loading")
         longest = max(len(row.token_ids) for row in (*train.rows, *validation.rows))
@@ -70,19 +71,14 @@ class Job:
         require_space(self.folder.root, checkpoints.bytes_needed(learner.parameters.count))
         self.stop.check()
         checkpoints.seed_random(spec.hyperparameters.seed)
-        run = _Run(self, spec, learner, train, validation)
+        run = _Run(self, spec, learner, renderer, train, validation)
         resumed_from = run.resume() if spec.resume else None
         run.announce(resumed_from)
         if resumed_from is None:
             run.show_first_batch()
         return run
 
-    def _encode(self, spec: TrainSpec) -> tuple[EncodedRows, EncodedRows]:
-        try:
-            renderer = ChatRenderer.load(spec.base_model.path)
-        except RenderingError as error:
-            raise unusable_base_model(str(error).rstrip(".")) from error
-
+    def _encode(self, spec: TrainSpec, renderer: ChatRenderer) -> tuple[EncodedRows, EncodedRows]:
         def encode(path: Path, at_most: int | None = None) -> EncodedRows:
             if not path.exists():  # then there is nothing to name it by; the reader says what is missing
                 return problems.encode(path, renderer, spec.hyperparameters)
@@ -102,15 +98,29 @@ class Job:
         return train, validation
 
 
+def _renderer(spec: TrainSpec) -> ChatRenderer:
+    try:
+        return ChatRenderer.load(spec.base_model.path)
+    except RenderingError as error:
+        raise unusable_base_model(str(error).rstrip(".")) from error
+
+
 class _Run:
     """A run that is ready to step: the loop, and what is written for it."""
 
     def __init__(
-        self, job: Job, spec: TrainSpec, learner: Learner, train: EncodedRows, validation: EncodedRows
+        self,
+        job: Job,
+        spec: TrainSpec,
+        learner: Learner,
+        renderer: ChatRenderer,
+        train: EncodedRows,
+        validation: EncodedRows,
     ) -> None:
         self._job = job
         self._spec = spec
         self._learner = learner
+        self._renderer = renderer
         self._train = train
         self._identity = checkpoints.identity(spec, job.folder)
         self._problem = problems.describe(job.folder.train_rows, spec.hyperparameters)
@@ -131,7 +141,8 @@ class _Run:
         # with several processes, the others would wait for the one that answers
         if self._job.ranks.count > 1 or reason_against(self._spec, self._learner):
             return None
-        return Sampler(self._job.folder, self._spec, self._learner, self._job.events, self._job.stop)
+        job = self._job
+        return Sampler(job.folder, self._spec, self._learner, self._renderer, job.events, job.stop)
 
     def resume(self) -> int | None:
         """Take up the newest checkpoint that can be trusted; return its step, or None to start from the beginning."""
@@ -172,8 +183,7 @@ class _Run:
     def show_first_batch(self) -> None:
         """Tell token by token what the first step learns from; the page shows it, no log does."""
         rows = [self._train.rows[row] for row in self.loop.plan.batch(0)[:MOST_ROWS]]
-        renderer = ChatRenderer.load(self._spec.base_model.path)
-        self._job.events.emit("first_batch", rows=describe_rows(rows, renderer))
+        self._job.events.emit("first_batch", rows=describe_rows(rows, self._renderer))
 
     def save_checkpoint(self) -> None:
         """Save the present state, unless it is saved already."""

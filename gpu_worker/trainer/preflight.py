@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.hyperparameters import Hyperparameters
+from experiments.trials import STEPS
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.plan import TrainingPlan
 
-STEPS = 20
 # The first steps fill caches and are slower than all that follow; the last ones show the most memory.
 WARM_UP_STEPS, LONGEST_STEPS = 3, 5
 

@@ -6,7 +6,6 @@ once more for some seconds, and nothing in between.
 
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +18,9 @@ from gpu_worker.trainer import checkpoints
 from gpu_worker.trainer.adapter import write_adapter
 from gpu_worker.trainer.errors import StopRequested
 from gpu_worker.trainer.events import Events
+from gpu_worker.trainer.heldout import HeldOutRow, answer_limit, heldout_row
 from gpu_worker.trainer.learner import Learner
-from gpu_worker.trainer.rows import read_messages
+from gpu_worker.trainer.rows import read_rows
 from gpu_worker.trainer.spec import JobFolder, TrainSpec
 from gpu_worker.trainer.stop import StopFlag
 
@@ -28,19 +28,6 @@ SHOWN_ROWS: Final = 8
 SHOWN_CHARACTERS: Final = 600
 # Nothing is begun that surely cannot end in time.
 LEAST_SECONDS: Final = 0.5
-# An answer more than twice as long as the longest right one is wrong in any case.
-_LONGEST_FACTOR, _LONGEST_MARGIN = 2, 16
-
-
-@dataclass(frozen=True)
-class Question:
-    """A validation row to be answered."""
-
-    row: int
-    prompt: str
-    expected: str
-    prompt_ids: tuple[int, ...]
-    answer_tokens: int
 
 
 def reason_against(spec: TrainSpec, learner: Learner) -> str:
@@ -60,17 +47,24 @@ def reason_against(spec: TrainSpec, learner: Learner) -> str:
 class Sampler:
     """Answers the same validation rows again and again, with whatever the adapter has learned so far."""
 
-    def __init__(self, folder: JobFolder, spec: TrainSpec, learner: Learner, events: Events, stop: StopFlag) -> None:
+    def __init__(
+        self,
+        folder: JobFolder,
+        spec: TrainSpec,
+        learner: Learner,
+        renderer: ChatRenderer,
+        events: Events,
+        stop: StopFlag,
+    ) -> None:
         """Raises: TrainingError (bad_data) if the rows cannot be read."""
         self._folder = folder.root / "tmp" / "sampled-adapter"
         self._model_dir = spec.base_model.path
         self._learner = learner
         self._events = events
         self._stop = stop
-        self._renderer = ChatRenderer.load(self._model_dir)
-        self._questions = _questions(folder.validation_rows, self._renderer, spec.hyperparameters)
-        longest = max((question.answer_tokens for question in self._questions), default=0)
-        self._limit = min(spec.hyperparameters.max_new_tokens, _LONGEST_FACTOR * longest + _LONGEST_MARGIN)
+        self._renderer = renderer
+        self._questions = _questions(folder.validation_rows, renderer, spec.hyperparameters)
+        self._limit = answer_limit(self._questions, spec.hyperparameters.max_new_tokens)
 
     def sample(self, place: dict[str, float], limit_s: float) -> float | None:
         """Answer within `limit_s` seconds, report what was answered by then, and return the share of exact answers.
@@ -139,26 +133,22 @@ class Sampler:
         return exact
 
 
-def _shown(question: Question, answer: str, score: RowScore) -> dict[str, Any]:
+def _shown(question: HeldOutRow, answer: str, score: RowScore) -> dict[str, Any]:
     texts = {"prompt": question.prompt, "expected": question.expected, "answer": answer}
     short = {name: text[:SHOWN_CHARACTERS] for name, text in texts.items()}
     return {"row": question.row, **short, "exact": score.exact, "score": score.score, "fields": score.fields}
 
 
-def _questions(path: Path, renderer: ChatRenderer, chosen: Hyperparameters) -> list[Question]:
+def _questions(path: Path, renderer: ChatRenderer, chosen: Hyperparameters) -> list[HeldOutRow]:
     """Return the first validation rows that fit."""
-    found: list[Question] = []
-    for number, messages in read_messages(path) if path.exists() else ():
+    found: list[HeldOutRow] = []
+    for number, content in read_rows(path) if path.exists() else ():
         if len(found) == chosen.sample_rows:
             break
         try:
-            rendered = renderer.row(messages)
+            question = heldout_row(content | {"row": number}, renderer)
         except (RenderingError, KeyError, TypeError, AttributeError):
             continue
-        asked = [message["content"] for message in messages[:-1] if message["role"] == "user"]
-        if len(rendered.token_ids) <= chosen.max_length:
-            prompt_ids = tuple(rendered.token_ids[: rendered.prompt_length])
-            answer_tokens = len(rendered.token_ids) - rendered.prompt_length
-            prompt = asked[-1] if asked else ""
-            found.append(Question(number, prompt, messages[-1]["content"], prompt_ids, answer_tokens))
+        if len(question.prompt_ids) + question.answer_tokens <= chosen.max_length:
+            found.append(question)
     return found

@@ -10,7 +10,8 @@ from collections import Counter
 import pytest
 
 from gpu_worker.evaluator import baselines
-from gpu_worker.evaluator.baselines import answer_simply, most_frequent, question_of
+from gpu_worker.evaluator.baselines import answer_simply, most_frequent
+from gpu_worker.trainer.heldout import question_of
 
 QUEUES = {"VPN": "tunnel remote connect", "Mail": "inbox letter sender", "Disk": "storage quota folder"}
 NOISE = ["please", "help", "with", "this", "today", "since", "monday", "again", "thanks", "nothing", "works"]

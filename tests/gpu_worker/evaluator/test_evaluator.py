@@ -20,8 +20,9 @@ import torch
 
 from datasets_app.doctor.schema import deviations
 from gpu_worker.evaluator.heldout import choose_rows
-from gpu_worker.evaluator.job import answer_limit, evaluate
+from gpu_worker.evaluator.job import evaluate
 from gpu_worker.trainer.events import Events
+from gpu_worker.trainer.heldout import answer_limit
 from gpu_worker.trainer.stop import StopFlag
 from tests.forked import Forked
 from tests.tiny_model import make_tiny_model

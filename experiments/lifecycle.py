@@ -16,7 +16,8 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Coalesce, Greatest, Now
 from django.utils.translation import gettext as _
 
-from datasets_app.models import Split
+from datasets_app import row_origins
+from datasets_app.models import DatasetVersion, Split
 from experiments import results, scheduling, sweeps
 from experiments.leases import RELEASED, Lease, LeaseLost, change, charged, held_by, renewed, stop_requested, with_token
 from experiments.measurements import write_digest
@@ -158,11 +159,20 @@ def finish_preflight(lease: Lease) -> None:
         audit.record(run.team, _SUPERVISOR, "run.succeeded", run, kind=run.kind)
 
 
+def _origins(version: DatasetVersion, split: Split) -> list[str]:
+    try:
+        with all_teams(_REASON):
+            return row_origins.origins(version, split)
+    except (OSError, ValueError, LookupError):  # figures by source are the least of a report
+        logger.exception("version %s: where its rows came from could not be read", version.pk)
+        return []
+
+
 def _judge(run: Run, predictions: Path | None, split: Split) -> results.Judged | None:
     if predictions is None:
         return None
     try:
-        return results.judge(predictions, split, run.dataset_version)
+        return results.judge(predictions, split, run.dataset_version, _origins(run.dataset_version, split))
     except Exception:  # whatever is wrong with the answers, hours of training are worth more
         logger.exception("run %s: the predictions could not be judged", run.pk)
         return None

@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ from experiments.models import Adapter, EvaluatedRow, Evaluation, Run
 from experiments.problem_file import PROBLEM_FILE
 from experiments.problem_results import score_problem_file
 from experiments.scoring import AnsweredRow, row_score, score_answers
+from experiments.scoring.against import measure_of
 from experiments.scoring.calibration import calibrate_field
 from experiments.scoring.names import OTHERS, SCORED, TUNED, UNTUNED
+from experiments.scoring.slices import BANDS, OTHER, Slicing, length_bands, slice_by
+from experiments.scoring.texts import TextReport, score_texts
 from experiments.storable import storable_json, storable_text
 from portal.errors import PortalError
 
@@ -124,9 +128,10 @@ class Judged:
     answers: tuple[EvaluatedRow, ...]
 
 
-def judge(predictions: Path, split: Split, version: DatasetVersion) -> Judged:
+def judge(predictions: Path, split: Split, version: DatasetVersion, origins: Sequence[str] = ()) -> Judged:
     """Score the evaluator's predictions file; which fields are closed is known from all rows of the version.
 
+    `origins`: from which file each row of the split came; nothing is said by source without them.
     Raises: OSError, ValueError, LookupError or TypeError if it is not what an evaluator writes.
     """
     found = list(_predictions(predictions))
@@ -136,6 +141,10 @@ def judge(predictions: Path, split: Split, version: DatasetVersion) -> Judged:
     ways = _ways(predictions)
     report = score_answers(answered, fields=_known_fields(version), schema=ways.get("schema")).to_dict()
     report["calibration"] = _calibration(found, ways.get("calibration") or {})
+    report["slices"] = [asdict(one) for one in _slices(found, origins)]
+    texts = _texts(found)
+    if texts is not None:
+        report["texts"] = asdict(texts)
     scored = score_problem_file(predictions.with_name(PROBLEM_FILE), found)
     if scored is not None:
         report["problem"] = scored.to_dict()
@@ -144,6 +153,34 @@ def judge(predictions: Path, split: Split, version: DatasetVersion) -> Judged:
     for place, (tuned, untuned) in scored.row_scores.items() if scored else ():
         rows[place].tuned_score, rows[place].untuned_score = tuned, untuned
     return Judged(split, storable, rows)
+
+
+def _slices(found: Sequence[dict[str, Any]], origins: Sequence[str]) -> Iterator[Slicing]:
+    """Yield the tuned model's figures by length, language and source of the rows."""
+    expected, answers = [item["expected"] for item in found], [item[TUNED] for item in found]
+    measure = measure_of(expected)
+    bands, bounds = length_bands([len(item["prompt"]) for item in found])
+    yield slice_by("length", bands, expected, answers, measure=measure, order=BANDS, bounds=bounds)
+    yield slice_by("language", _languages(found), expected, answers, measure=measure)
+    if origins and all(item.get("place", len(origins)) < len(origins) for item in found):
+        sources = [origins[item["place"]] for item in found]
+        yield slice_by("source", sources, expected, answers, measure=measure)
+
+
+def _languages(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the language of each prompt; rare ones are mostly mistakes of the guess, and stand together."""
+    from datasets_app.doctor.languages import MIN_SHARE, language_of  # late: its model takes a second
+
+    guessed = [language_of(item["prompt"]) for item in found]
+    counts = Counter(guessed)
+    return [one if counts[one] >= MIN_SHARE * len(found) else OTHER for one in guessed]
+
+
+def _texts(found: Sequence[dict[str, Any]]) -> TextReport | None:
+    """Return the figures of free text, of everybody who answered all rows."""
+    names = [name for name in (TUNED, UNTUNED, *OTHERS) if all(item.get(name) is not None for item in found)]
+    answers = {name: [item[name] for item in found] for name in names}
+    return score_texts([item["expected"] for item in found], answers, [item.get("nats") for item in found])
 
 
 def _ways(predictions: Path) -> dict[str, Any]:

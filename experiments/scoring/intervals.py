@@ -1,8 +1,10 @@
 """How far a figure measured on a few rows can be trusted."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final
 
 CONFIDENCE: Final = 0.95
@@ -42,6 +44,22 @@ def bootstrap_interval(values: Sequence[float], *, least: float, most: float, se
     means = sorted(sum(choices(values, k=count)) / count for _ in range(resamples))
     tail = (1 - CONFIDENCE) / 2
     return Interval(mean, _quantile(means, tail), _quantile(means, 1 - tail))
+
+
+def share_interval(hits: int, count: int) -> Interval:
+    """Return the share of hits with its interval, which is sound for few rows and for none or all of them, too.
+
+    Source: Wilson 1927, Journal of the American Statistical Association 22(158).
+    Raises: ValueError without rows.
+    """
+    if not count:
+        raise ValueError("an interval needs values")
+    share, z = hits / count, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    scale = 1 + z * z / count
+    middle = (share + z * z / (2 * count)) / scale
+    reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / scale
+    # rounding must not push a share of none or all outside of its own bounds
+    return Interval(share, min(share, max(0.0, middle - reach)), max(share, min(1.0, middle + reach)))
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

@@ -14,6 +14,7 @@ from rest_framework.response import Response
 from deployments import serializers as shapes
 from deployments import services
 from deployments.models import Deployment
+from deployments.prompts import schema_of
 from deployments.states import standings
 from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages
 from portal.api.views import TeamAPIView
@@ -24,6 +25,7 @@ from portal.views.errors import default_message
 _SCOPES = {
     "GET": Scope.DEPLOYMENTS_READ.value,
     "POST": Scope.DEPLOYMENTS_WRITE.value,
+    "PATCH": Scope.DEPLOYMENTS_WRITE.value,
     "DELETE": Scope.DEPLOYMENTS_WRITE.value,
 }
 _DETAIL = {200: shapes.DeploymentDetailSerializer}
@@ -82,7 +84,9 @@ class Deployments(_DeploymentView):
     )
     def post(self, request: Request) -> Response:
         """Deploy a run under a name. It answers as soon as its adapter is loaded: ask again until `state` is ready."""
-        version = services.deploy_run(team=self.team, actor=self.actor, **self.read(shapes.DeploySerializer))
+        given = self.read(shapes.DeploySerializer)
+        schema = schema_of(given["run"].dataset_version) if given.pop("bind_to_schema") else None
+        version = services.deploy_run(team=self.team, actor=self.actor, response_schema=schema, **given)
         return self.shown(version.deployment_id, status=201)
 
 
@@ -93,6 +97,14 @@ class DeploymentDetail(_DeploymentView):
     def get(self, request: Request, pk: uuid.UUID) -> Response:
         """Show a deployment with its versions."""
         return self.shown(self.deployment(pk).pk)
+
+    @extend_schema(operation_id="deployments_update", request=shapes.SleepSerializer, responses=_DETAIL)
+    def patch(self, request: Request, pk: uuid.UUID) -> Response:
+        """Change when it sleeps."""
+        deployment = self.deployment(pk)
+        minutes = self.read(shapes.SleepSerializer)["sleep_after_minutes"]
+        services.set_sleep(deployment=deployment, actor=self.actor, minutes=minutes)
+        return self.shown(pk)
 
     @extend_schema(operation_id="deployments_delete", responses={204: None})
     def delete(self, request: Request, pk: uuid.UUID) -> Response:
@@ -108,11 +120,12 @@ class DeploymentPromote(_DeploymentView):
     def post(self, request: Request, pk: uuid.UUID) -> Response:
         """Let a version answer once it is loaded; an earlier number rolls back."""
         deployment = self.deployment(pk)
-        number = self.read(shapes.PromoteSerializer)["version"]
+        given = self.read(shapes.PromoteSerializer)
+        number = given.pop("version")
         version = deployment.versions.select_related("deployment__team", "adapter").filter(number=number).first()
         if version is None:
             raise NotFound(default_message(404), param="version")
-        services.promote_version(version=version, actor=self.actor)
+        services.promote_version(version=version, actor=self.actor, **given)
         return self.shown(deployment.pk)
 
 

@@ -1,7 +1,7 @@
 """From a model's name to an answer: shared by /v1 and the playground.
 
 No transaction is open while an engine generates. What was answered is counted afterwards, also when the caller hung up
-or the engine died; texts are never kept.
+or the engine died; texts are kept only where the team wants that.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from django.utils.translation import gettext as _
 from deployments import admission, engine_client
 from deployments.engine_connection import CallerGone, Silence
 from deployments.metering import CLIENT_CLOSED_REQUEST, Caller, RequestCount
+from deployments.request_log import Heard
 from deployments.slots import Slot, slots
 from deployments.targets import (
     Target,
@@ -67,12 +68,14 @@ def complete(target: Target, body: Body, caller: Caller) -> Body:
     A caller for whom nothing was reserved is admitted first. Raises: PortalError.
     """
     caller = _admitted(target, body, caller)
-    count = RequestCount(target, caller, streamed=False)
     asked = _engine_body(target, body, caller)
+    count = RequestCount(target, caller, streamed=False, heard=Heard.of(target.log, asked))
     _let_go_of_the_database()
     with _counting_refusals(count), slots.held():
         answer = engine_client.chat(target.engine, asked, path=_path(body), caller=caller.descriptor)
     count.note_usage(answer)
+    if count.heard is not None:
+        count.heard.note_answer(answer)
     count.write(200)
     return _public(target, answer)
 
@@ -83,10 +86,10 @@ def stream(target: Target, body: Body, caller: Caller) -> AnswerStream:
     A caller for whom nothing was reserved is admitted first. Raises: PortalError, as long as nothing was sent.
     """
     caller = _admitted(target, body, caller)
-    count = RequestCount(target, caller, streamed=True)
+    asked = _engine_body(target, {**body, "stream_options": {"include_usage": True}}, caller)
+    count = RequestCount(target, caller, streamed=True, heard=Heard.of(target.log, asked))
     _let_go_of_the_database(is_long=True)
     wants_usage = bool(body.get("stream_options", {}).get("include_usage"))
-    asked = _engine_body(target, {**body, "stream_options": {"include_usage": True}}, caller)
     with _counting_refusals(count):
         slot = slots.take()
         try:
@@ -156,6 +159,8 @@ class AnswerStream:
         if "error" in event:
             raise _engine_error(event["error"])
         self._count.note_chunk(event)
+        if self._count.heard is not None:
+            self._count.heard.note_chunk(event)
         if not event.get("choices") and not self._wants_usage:
             return
         if self._wants_usage:
@@ -202,11 +207,17 @@ def _let_go_of_the_database(*, is_long: bool = False) -> None:
 
 
 def _engine_body(target: Target, body: Body, caller: Caller) -> Body:
-    """Return the request as the engine wants it: its own name for the model, and the version's system prompt.
+    """Return the request as the engine wants it: its own name for the model, and what the version adds to requests.
 
+    A version's system prompt and schema stand in for what a request does not bring; its limit of tokens holds always.
     The salt keeps teams apart: no prefix is shared between them, and an engine serves them in turns by it.
     """
     asked = {**body, "model": target.engine_model, "cache_salt": cache_salt(caller)}
+    if target.max_tokens is not None:
+        asked["max_tokens"] = min(int(body.get("max_tokens") or target.max_tokens), target.max_tokens)
+    if target.response_schema is not None and "messages" in body and not body.get("response_format"):
+        schema = {"name": "answer", "strict": True, "schema": target.response_schema}
+        asked["response_format"] = {"type": "json_schema", "json_schema": schema}
     return with_system_prompt(target, asked)
 
 

@@ -15,10 +15,9 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from deployments import placing
+from deployments import history, placing
 from deployments.models import Deployment, DeploymentVersion, Engine, Placement
 from experiments.models import Adapter
-from portal import audit
 from portal.actors import Actor
 from portal.models import BaseModel, Node
 from portal.rls import all_teams
@@ -206,17 +205,18 @@ def finish_promotions() -> int:
     return len(finished)
 
 
-def put_live(deployment: Deployment, version: DeploymentVersion, actor: Actor) -> None:
+def put_live(deployment: Deployment, version: DeploymentVersion, actor: Actor, *, reason: str = "") -> None:
     """Let a version answer from the next request on; the one before it stays loaded for a moment."""
     before = deployment.live_version
     deployment.live_version, deployment.next_version = version, None
     deployment.save(update_fields=["live_version", "next_version"])
+    if version.first_live_at is None:
+        version.first_live_at = timezone.now()
+        version.save(update_fields=["first_live_at"])
     if before is not None and before.adapter_id != version.adapter_id:
         placing.drain(before.adapter)
     number_before = before.number if before is not None else None
-    audit.record(
-        deployment.team, actor, "deployment.promoted", deployment, version=version.number, before=number_before
-    )
+    history.note(deployment, actor, "deployment.promoted", version=version.number, before=number_before, reason=reason)
 
 
 def _engine(node: Node, base_model: BaseModel) -> QuerySet[Engine]:
@@ -224,10 +224,14 @@ def _engine(node: Node, base_model: BaseModel) -> QuerySet[Engine]:
 
 
 def _is_needed(adapter_id: str) -> Exists:
-    """Return whether a running deployment has or awaits a version with the adapter in the outer column."""
+    """Return whether a running deployment that is awake has or awaits a version with the adapter in the outer column.
+
+    One that nobody has asked for as long as it was told to wait sleeps: that is a matter of the clock, stored nowhere.
+    """
     adapter = OuterRef(adapter_id)
     behind = Q(live_version__adapter=adapter) | Q(next_version__adapter=adapter)
-    return Exists(Deployment.unscoped.filter(behind, is_running=True))
+    awake = Q(sleep_after_minutes=None) | Q(awake_until__gt=Now())
+    return Exists(Deployment.unscoped.filter(behind, awake, is_running=True))
 
 
 def _reset_placements(node: Node, base_model: BaseModel) -> None:

@@ -1,4 +1,7 @@
-"""Who asked, and what it took: one row for each request to a model, with counts and times, never text."""
+"""Who asked, and what it took: one row for each request to a model, with counts and times.
+
+Texts are kept beside it only for deployments whose team has switched that on (see `request_log`).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from typing import Any
 from uuid import UUID
@@ -17,7 +20,8 @@ from uuid import UUID
 from django.db import DataError, Error, IntegrityError, connection
 from django.http import HttpRequest
 
-from deployments.models import InferenceRecord
+from deployments.models import InferenceRecord, LoggedText
+from deployments.request_log import Heard
 from deployments.targets import Target
 from portal import quotas, usage
 from portal.models import Quota, Team
@@ -34,10 +38,11 @@ _FAULT_OF_A_RECORD = (IntegrityError, DataError)
 
 @dataclass(frozen=True)
 class Counted:
-    """A request for the ledger, and what of its reservation it really took."""
+    """A request for the ledger, what of its reservation it really took, and its texts where the team keeps them."""
 
     record: InferenceRecord
     settlement: Settlement | None = None
+    text: LoggedText | None = None
 
 
 class Ledger:
@@ -53,9 +58,11 @@ class Ledger:
         self._writer: threading.Thread | None = None
         os.register_at_fork(after_in_child=self._forget)
 
-    def add(self, record: InferenceRecord, settlement: Settlement | None = None) -> None:
+    def add(
+        self, record: InferenceRecord, settlement: Settlement | None = None, text: LoggedText | None = None
+    ) -> None:
         """Have a record written soon; within a transaction it is written at once and belongs to it."""
-        counted = Counted(record, settlement)
+        counted = Counted(record, settlement, text)
         if connection.in_atomic_block:
             _write([counted])
             return
@@ -116,6 +123,10 @@ def _write(batch: list[Counted]) -> None:
     records = [counted.record for counted in batch]
     with all_teams("counted requests of all teams, written together"):
         InferenceRecord.unscoped.bulk_create(records)
+        texts = [counted.text for counted in batch if counted.text is not None]
+        for text in texts:
+            text.record_id = text.record.pk  # known since a moment ago
+        LoggedText.unscoped.bulk_create(texts)
         usage.add_requests([_fact(record) for record in records])
         # Last, since whoever reserves waits for the rows that this locks.
         quotas.settle([counted.settlement for counted in batch if counted.settlement is not None])
@@ -138,9 +149,9 @@ def _write_alone(counted: Counted) -> None:
     try:
         _write([counted])
     except _FAULT_OF_A_RECORD:
-        record.version_id = record.token_id = None
+        record.version_id = record.token_id = record.pk = None
         try:
-            _write([counted])
+            _write([replace(counted, text=None)])
         except _FAULT_OF_A_RECORD as error:  # its team is gone, or something in it cannot be stored
             logger.warning("request %s is not counted: %s", record.request_id, type(error).__name__)
 
@@ -184,6 +195,7 @@ class RequestCount:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     has_usage: bool = False
+    heard: Heard | None = None  # only where the team keeps texts
 
     def note_usage(self, answer: Mapping[str, Any]) -> None:
         """Take over the engine's count of tokens."""
@@ -208,21 +220,22 @@ class RequestCount:
         """
         if not self.has_usage and status in (200, CLIENT_CLOSED_REQUEST):
             self.prompt_tokens = self.caller.likely_prompt_tokens
-        ledger.add(
-            InferenceRecord(
-                team_id=self.caller.team.pk,
-                version_id=self.target.version_id,
-                model=self.target.public_name[:120],
-                token_id=self.caller.token_id,
-                request_id=self.caller.request_id[:64],
-                streamed=self.streamed,
-                status=status,
-                prompt_tokens=self.prompt_tokens,
-                completion_tokens=self.completion_tokens,
-                first_token_ms=self.first_token_ms,
-                duration_ms=self._elapsed_ms(),
-            ),
-            self._settlement(status),
+        record = self._record(status)
+        ledger.add(record, self._settlement(status), self.heard.text_of(record) if self.heard is not None else None)
+
+    def _record(self, status: int) -> InferenceRecord:
+        return InferenceRecord(
+            team_id=self.caller.team.pk,
+            version_id=self.target.version_id,
+            model=self.target.public_name[:120],
+            token_id=self.caller.token_id,
+            request_id=self.caller.request_id[:64],
+            streamed=self.streamed,
+            status=status,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            first_token_ms=self.first_token_ms,
+            duration_ms=self._elapsed_ms(),
         )
 
     def _settlement(self, status: int) -> Settlement | None:

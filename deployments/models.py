@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from datasets_app.models import DatasetVersion
 from deployments.openai_api.models import ApiFile, BatchJob, FineTuningJob, KeptAnswer
 from experiments.models import Adapter
+from portal.audit_actions import action_label
 from portal.models import ApiToken, BaseModel, Node, User
+from portal.ordered_json import OrderedJSONField
 from portal.scoping import TeamOwned
 
 __all__ = [
     "ApiFile",
     "BatchJob",
     "Deployment",
+    "DeploymentEvent",
     "DeploymentVersion",
     "Engine",
     "FineTuningJob",
     "InferenceRecord",
     "KeptAnswer",
+    "LoggedText",
+    "ModelExport",
     "Placement",
+    "PromotionPolicy",
 ]
 
 
@@ -91,6 +101,11 @@ class Deployment(TeamOwned):
         editable=False,
         help_text="goes live when its adapter is loaded; until then the live version serves",
     )
+    sleep_after_minutes = models.PositiveIntegerField(null=True, help_text="without a request; empty: never")
+    awake_until = models.DateTimeField(null=True, help_text="renewed by requests; counts where it may sleep at all")
+
+    logs_text = models.BooleanField(default=False, help_text="whether what is asked and answered is kept")
+    log_days = models.PositiveSmallIntegerField(default=30, help_text="for how long")
 
     class Meta(TeamOwned.Meta):
         ordering = ["name"]
@@ -98,6 +113,12 @@ class Deployment(TeamOwned):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether nobody has asked it for so long that its adapter need not be loaded."""
+        rests = self.sleep_after_minutes is not None
+        return rests and (self.awake_until is None or self.awake_until <= timezone.now())
 
 
 class DeploymentVersion(TeamOwned):
@@ -107,6 +128,11 @@ class DeploymentVersion(TeamOwned):
     number = models.PositiveIntegerField()
     adapter = models.ForeignKey(Adapter, on_delete=models.RESTRICT, related_name="deployment_versions")
     system_prompt = models.TextField(blank=True, help_text="put before requests that bring none of their own")
+    response_schema = OrderedJSONField(null=True, help_text="JSON Schema of answers to requests that bring none")
+    thresholds = models.JSONField(default=dict, help_text="least confidence by field; below it a decision abstains")
+    max_tokens = models.PositiveIntegerField(null=True, help_text="most tokens that an answer may have")
+    note = models.CharField(max_length=300, blank=True, help_text="why it was made")
+    first_live_at = models.DateTimeField(null=True, help_text="when it first answered under the name")
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -118,6 +144,59 @@ class DeploymentVersion(TeamOwned):
 
     def __str__(self) -> str:
         return f"{self.deployment} v{self.number}"
+
+    @property
+    def pinned_name(self) -> str:
+        """The name by which this very version is called, whichever answers under the deployment's name."""
+        return f"{self.deployment.name}@v{self.number}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save a new version; of one that exists only the time may be noted when it first answered."""
+        if not self._state.adding and set(kwargs.get("update_fields") or {"all"}) != {"first_live_at"}:
+            raise RuntimeError("a deployment version never changes: make a new one")
+        super().save(*args, **kwargs)
+
+
+class DeploymentEvent(TeamOwned):
+    """What was done with a deployment, by whom and why; the page's history. The audit trail has it as well."""
+
+    id = models.BigAutoField(primary_key=True)  # type: ignore[assignment]
+    deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="events")
+    at = models.DateTimeField(default=timezone.now)
+    action = models.CharField(max_length=60, help_text="as in the audit trail")
+    version = models.PositiveIntegerField(null=True)
+    before = models.PositiveIntegerField(null=True, help_text="the version that answered until then")
+    person = models.ForeignKey(User, on_delete=models.SET_NULL, related_name="+", null=True)
+    actor = models.CharField(max_length=254, help_text="who, for when there is no person")
+    reason = models.CharField(max_length=300, blank=True)
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.deployment} {self.action}"
+
+    @property
+    def words(self) -> str:
+        """What was done, as people read it."""
+        return str(action_label(self.action))
+
+
+class PromotionPolicy(TeamOwned):
+    """What a version has to reach before it may answer; a team without a row has the defaults. Empty: not asked."""
+
+    is_on = models.BooleanField(default=True)
+    min_macro_f1 = models.FloatField(null=True)
+    max_f1_drop = models.FloatField(null=True, default=0.02)
+    max_recall_drop = models.FloatField(null=True, default=0.1)
+    max_invalid_json = models.FloatField(null=True, default=0.0)
+    max_median_ms = models.PositiveIntegerField(null=True)
+
+    class Meta(TeamOwned.Meta):
+        constraints = [models.UniqueConstraint(fields=["team"], name="one_promotion_policy_per_team")]
+
+    def __str__(self) -> str:
+        return f"promotion policy of {self.team}"
 
 
 class InferenceRecord(TeamOwned):
@@ -148,3 +227,88 @@ class InferenceRecord(TeamOwned):
 
     def __str__(self) -> str:
         return self.request_id
+
+
+class LoggedText(TeamOwned):
+    """What was asked and answered in one request, for teams that want it kept, and what should have been answered."""
+
+    record = models.OneToOneField(InferenceRecord, on_delete=models.CASCADE, related_name="text")
+    deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="texts")
+    at = models.DateTimeField(default=timezone.now)
+    kept_until = models.DateTimeField(db_index=True)
+    messages = models.JSONField(help_text="as the model got them, with the version's system prompt")
+    answer = models.TextField(blank=True)
+    correction = models.TextField(blank=True, help_text="what a person says the answer should have been")
+    corrected_by = models.ForeignKey(User, on_delete=models.SET_NULL, related_name="+", null=True)
+    corrected_at = models.DateTimeField(null=True)
+    taken_into = models.ForeignKey(
+        DatasetVersion, on_delete=models.SET_NULL, related_name="+", null=True,
+        help_text="the dataset version that has the correction as a row",
+    )  # fmt: skip
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["-record_id"]
+
+    def __str__(self) -> str:
+        return f"text of request {self.record_id}"
+
+
+class ModelExport(TeamOwned):
+    """A model on its way out: one file to be downloaded for some days, or a repository on a hub.
+
+    QUEUED → RUNNING → READY or FAILED. The file is storage of the team until it expires.
+    """
+
+    class Kind(models.TextChoices):
+        MERGED = "merged", _("Merged model (safetensors)")
+        GGUF = "gguf", _("GGUF for llama.cpp and Ollama")
+        HUB = "hub", _("Push to the Hugging Face hub")
+
+    class Weights(models.TextChoices):
+        F16 = "f16", _("16 bits: half the size, the usual choice")
+        Q8 = "q8_0", _("8 bits: a quarter of the size, nearly the same answers")
+        F32 = "f32", _("32 bits: nothing is rounded")
+
+    class Status(models.TextChoices):
+        QUEUED = "queued", _("Queued")
+        RUNNING = "running", _("Running")
+        READY = "ready", _("Ready")
+        FAILED = "failed", _("Failed")
+
+    OPEN = (Status.QUEUED, Status.RUNNING)
+
+    adapter = models.ForeignKey(Adapter, on_delete=models.CASCADE, related_name="exports")
+    kind = models.CharField(max_length=8, choices=Kind.choices)
+    weights = models.CharField(max_length=8, choices=Weights.choices, blank=True, help_text="of a GGUF file")
+    repository = models.CharField(max_length=120, blank=True, help_text="owner/name on the hub")
+    is_private = models.BooleanField(default=True)
+    whole_model = models.BooleanField(default=False, help_text="push the merged model instead of the adapter")
+    secret_name = models.CharField(max_length=60, blank=True, help_text="the team's secret with the hub's credential")
+    status = models.CharField(max_length=8, choices=Status.choices, default=Status.QUEUED)
+    progress = models.PositiveSmallIntegerField(default=0, help_text="per cent of the work that is done")
+    error = models.TextField(blank=True, help_text="a sentence for people")
+    file_name = models.CharField(max_length=200, blank=True)
+    url = models.CharField(max_length=300, blank=True, help_text="where it is on the hub")
+    size_bytes = models.PositiveBigIntegerField(default=0, help_text="counted as storage; estimated until it is ready")
+    claim = models.UUIDField(null=True)
+    heartbeat_at = models.DateTimeField(null=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(null=True)
+
+    class Meta(TeamOwned.Meta):
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} of {self.adapter}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its file lies and is made."""
+        return self.team.folder / "exports" / str(self.pk)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not over yet."""
+        return self.status in self.OPEN

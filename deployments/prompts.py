@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from datasets_app import store
+from datasets_app.answer_schemas.origins import current_schema
 from datasets_app.models import DatasetVersion, Split
 from datasets_app.rows import CanonicalRow, Message
 
@@ -38,6 +40,13 @@ def common_system_prompt(version: DatasetVersion) -> str:
         return ""
     prompts = {_sample(row).system for row in store.read_slice(path, 0, _ROWS_LOOKED_AT)}
     return prompts.pop() if len(prompts) == 1 else ""
+
+
+def schema_of(version: DatasetVersion) -> dict[str, Any] | None:
+    """Return the schema of a version's answers, None if nobody has written or found one."""
+    known = current_schema(version)
+    schema: dict[str, Any] | None = known.schema if known is not None else None
+    return schema
 
 
 def random_row(version: DatasetVersion, split: Split) -> SampleRow | None:

@@ -7,8 +7,9 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from deployments.history import MAX_REASON
 from deployments.models import Deployment, DeploymentVersion
-from deployments.services import MAX_SYSTEM_PROMPT
+from deployments.services import LONGEST_SLEEP_MINUTES, MAX_ANSWER_TOKENS, MAX_SYSTEM_PROMPT
 from deployments.states import Standing, State, standing_of
 from experiments.models import Run
 from experiments.serializers import TeamSerializer
@@ -17,6 +18,8 @@ from experiments.serializers import TeamSerializer
 class DeploymentVersionSerializer(serializers.ModelSerializer[DeploymentVersion]):
     """One adapter with its settings behind a deployment."""
 
+    response_schema = serializers.DictField(allow_null=True, read_only=True)
+    thresholds = serializers.DictField(child=serializers.FloatField(), read_only=True)
     run = serializers.PrimaryKeyRelatedField(source="adapter.run", read_only=True)  # type: ignore[var-annotated]
     base_model = serializers.SlugRelatedField(  # type: ignore[var-annotated]
         source="adapter.base_model", slug_field="slug", read_only=True
@@ -24,13 +27,18 @@ class DeploymentVersionSerializer(serializers.ModelSerializer[DeploymentVersion]
 
     class Meta:
         model = DeploymentVersion
-        fields = ["id", "number", "run", "adapter", "base_model", "system_prompt", "created_at"]
+        fields = [
+            "id", "number", "run", "adapter", "base_model", "system_prompt", "response_schema", "thresholds",
+            "max_tokens", "note", "created_at", "first_live_at",
+        ]  # fmt: skip
 
 
 class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
     """A name under which the team calls a model."""
 
-    state = serializers.SerializerMethodField(help_text="ready: it answers; pending: its adapter is being loaded")
+    state = serializers.SerializerMethodField(
+        help_text="ready: it answers; pending: being loaded; asleep: the next request wakes it"
+    )
     error = serializers.SerializerMethodField(help_text="why it cannot be loaded, or empty")
     live_version = DeploymentVersionSerializer(read_only=True, allow_null=True)
     next_version = DeploymentVersionSerializer(
@@ -39,7 +47,17 @@ class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
 
     class Meta:
         model = Deployment
-        fields = ["id", "name", "state", "error", "is_running", "created_at", "live_version", "next_version"]
+        fields = [
+            "id",
+            "name",
+            "state",
+            "error",
+            "is_running",
+            "created_at",
+            "sleep_after_minutes",
+            "live_version",
+            "next_version",
+        ]
 
     @extend_schema_field({"type": "string", "enum": [state.value for state in State]})
     def get_state(self, deployment: Deployment) -> str:
@@ -78,9 +96,34 @@ class DeploySerializer(TeamSerializer):
         default=None,
         help_text="left out: the one that all training rows had",
     )
+    bind_to_schema = serializers.BooleanField(default=False, help_text="hold answers to the schema of the dataset")
+    thresholds = serializers.DictField(
+        child=serializers.FloatField(min_value=0, max_value=1), default=dict, help_text="least confidence by field"
+    )
+    max_tokens = serializers.IntegerField(
+        min_value=1, max_value=MAX_ANSWER_TOKENS, allow_null=True, default=None, help_text="most tokens of an answer"
+    )
+    note = serializers.CharField(max_length=MAX_REASON, allow_blank=True, default="", help_text="why it is made")
 
 
 class PromoteSerializer(serializers.Serializer):  # type: ignore[type-arg]
     """Which version shall answer; an earlier number rolls back."""
 
     version = serializers.IntegerField(min_value=1, help_text="number of the version")
+    reason = serializers.CharField(
+        max_length=MAX_REASON, allow_blank=True, default="", help_text="why; for the history"
+    )
+    override = serializers.BooleanField(
+        default=False, help_text="although the team's rules hold it back; for admins, with a reason"
+    )
+
+
+class SleepSerializer(serializers.Serializer):  # type: ignore[type-arg]
+    """When a deployment sleeps."""
+
+    sleep_after_minutes = serializers.IntegerField(
+        min_value=1,
+        max_value=LONGEST_SLEEP_MINUTES,
+        allow_null=True,
+        help_text="without a request, then its adapter is unloaded until the next one; null: never",
+    )

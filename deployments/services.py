@@ -6,75 +6,140 @@ Each function is one transaction in the row scope of the team, and leaves a trac
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from deployments import lifecycle, placing
+from deployments import gate, history, lifecycle, placing
 from deployments.models import Deployment, DeploymentVersion, Placement
 from deployments.prompts import common_system_prompt
 from experiments.models import Adapter, Run
 from portal import audit, quotas
+from portal.access import may_administer
 from portal.actors import Actor
-from portal.errors import IllegalTransition, InvalidInput
+from portal.errors import Forbidden, IllegalTransition, InvalidInput
 from portal.models import BaseModel, Quota, Team
 
 PLAYGROUND_STAY = timedelta(minutes=30)
 MAX_SYSTEM_PROMPT = 20_000
+MAX_ANSWER_TOKENS = 32_768
+LONGEST_SLEEP_MINUTES = 7 * 24 * 60
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,60}\Z")
 
 
+@dataclass(frozen=True)
+class VersionSettings:
+    """What a version has besides its adapter. `system_prompt` None: the one that all training rows had."""
+
+    system_prompt: str | None = None
+    response_schema: dict[str, Any] | None = None
+    thresholds: dict[str, float] = field(default_factory=dict)
+    max_tokens: int | None = None
+
+
 @transaction.atomic
-def deploy_run(*, team: Team, actor: Actor, run: Run, name: str, system_prompt: str | None = None) -> DeploymentVersion:
+def deploy_run(
+    *,
+    team: Team,
+    actor: Actor,
+    run: Run,
+    name: str,
+    system_prompt: str | None = None,
+    response_schema: dict[str, Any] | None = None,
+    thresholds: dict[str, float] | None = None,
+    max_tokens: int | None = None,
+    note: str = "",
+) -> DeploymentVersion:
     """Put a run's adapter behind a name: a new deployment, or the next version of an existing one.
 
-    It goes live as soon as its adapter is loaded; until then an earlier version goes on answering. Without
-    `system_prompt` it gets the one that all training rows had, so that the model is asked as it was taught.
-    Deploying the newest version once more makes no second one.
-    Raises: InvalidInput for a name that cannot be used, IllegalTransition if the run has left no adapter,
+    It goes live as soon as its adapter is loaded; until then an earlier version goes on answering. If the team's gate
+    holds it back, it is kept as a version that does not answer. Without `system_prompt` it gets the one that all
+    training rows had, so that the model is asked as it was taught. Deploying the newest version once more makes no
+    second one.
+    Raises: InvalidInput for a name or setting that cannot be used, IllegalTransition if the run has left no adapter,
     QuotaExceeded if a new name would be one too many.
     """
-    name = _checked_name(name)
+    name, note = _checked_name(name), history.clean_reason(note)
     adapter = _adapter_of(run)
-    if system_prompt is None:
-        system_prompt = common_system_prompt(run.dataset_version)
-    if len(system_prompt) > MAX_SYSTEM_PROMPT:
-        raise InvalidInput(_("The system prompt is longer than 20,000 characters."), param="system_prompt")
+    settings = _checked_settings(
+        run, VersionSettings(system_prompt, response_schema, dict(thresholds or {}), max_tokens)
+    )
     if not team.deployments.filter(name=name).exists():
         quotas.require_room(team, Quota.DEPLOYMENTS, team.deployments.count)
     deployment, made = team.deployments.get_or_create(name=name, defaults={"created_by": actor.user})
     deployment = _locked(deployment)
     newest = deployment.versions.order_by("-number").first()
-    if newest is None or (newest.adapter_id, newest.system_prompt) != (adapter.pk, system_prompt):
+    if newest is None or not _is_same(newest, adapter, settings):
         newest = deployment.versions.create(
             team=team,
             number=newest.number + 1 if newest else 1,
             adapter=adapter,
-            system_prompt=system_prompt,
             created_by=actor.user,
+            note=note,
+            system_prompt=settings.system_prompt or "",
+            response_schema=settings.response_schema,
+            thresholds=settings.thresholds,
+            max_tokens=settings.max_tokens,
         )
         action = "deployment.created" if made else "deployment.version_added"
-        audit.record(team, actor, action, deployment, version=newest.number, run=str(run.pk))
+        history.note(deployment, actor, action, version=newest.number, reason=note, run=str(run.pk))
     if not deployment.is_running:
         _set_running(deployment, True, actor)
-    _go_live(deployment, newest, actor)
+    judgement = gate.judge(deployment, newest)
+    if judgement.has_passed:
+        _go_live(deployment, newest, actor, reason=note)
+    else:
+        history.note(deployment, actor, "deployment.held_back", version=newest.number, reason=judgement.sentence[:300])
     return newest
 
 
 @transaction.atomic
-def promote_version(*, version: DeploymentVersion, actor: Actor) -> Deployment:
+def promote_version(
+    *, version: DeploymentVersion, actor: Actor, reason: str = "", override: bool = False
+) -> Deployment:
     """Let a version answer; promoting an earlier one is how to roll back.
 
-    The switch happens when the version's adapter is loaded; until then the present one goes on answering.
+    The switch happens when the version's adapter is loaded; until then the present one goes on answering. With
+    `override` an admin of the team lets one answer that the gate holds back, and says why.
+    Raises: HeldBack with the rules that fail, Forbidden, InvalidInput for an override without a reason.
     """
     deployment = _locked(version.deployment)
+    reason = history.clean_reason(reason)
+    judgement = gate.judge(deployment, version)
+    if not judgement.has_passed:
+        _require_override(deployment, version, judgement, actor, reason=reason, override=override)
     if deployment.is_running:
-        _go_live(deployment, version, actor)
+        _go_live(deployment, version, actor, reason=reason)
     elif deployment.live_version_id != version.pk:
-        lifecycle.put_live(deployment, version, actor)
+        lifecycle.put_live(deployment, version, actor, reason=reason)
     return deployment
+
+
+def _require_override(
+    deployment: Deployment,
+    version: DeploymentVersion,
+    judgement: gate.Judgement,
+    actor: Actor,
+    *,
+    reason: str,
+    override: bool,
+) -> None:
+    if not override:
+        raise gate.HeldBack(
+            _("The gate holds version %(number)d back. %(rules)s.")
+            % {"number": version.number, "rules": judgement.sentence},
+            param="version",
+        )
+    if not may_administer(deployment.team, actor):
+        raise Forbidden(_("Only an admin of the team may let a version answer that the gate holds back."))
+    if not reason:
+        raise InvalidInput(_("Say why this version shall answer although the gate holds it back."), param="reason")
+    rules = ", ".join(sorted({rule.code for rule in judgement.failed}))
+    history.note(deployment, actor, "deployment.gate_overridden", version=version.number, reason=reason, rules=rules)
 
 
 @transaction.atomic
@@ -96,6 +161,25 @@ def start_deployment(*, deployment: Deployment, actor: Actor) -> Deployment:
         _set_running(deployment, True, actor)
         for version in filter(None, (deployment.live_version, deployment.next_version)):
             placing.ensure_placement(adapter=version.adapter)
+    return deployment
+
+
+@transaction.atomic
+def set_sleep(*, deployment: Deployment, actor: Actor, minutes: int | None) -> Deployment:
+    """Say after how many minutes without a request its adapter is unloaded; None: never. A request wakes it.
+
+    Raises: InvalidInput.
+    """
+    if minutes is not None and not 1 <= minutes <= LONGEST_SLEEP_MINUTES:
+        raise InvalidInput(
+            _("Choose 1 to %(most)d minutes.") % {"most": LONGEST_SLEEP_MINUTES}, param="sleep_after_minutes"
+        )
+    deployment = _locked(deployment)
+    if deployment.sleep_after_minutes != minutes:
+        deployment.sleep_after_minutes = minutes
+        deployment.save(update_fields=["sleep_after_minutes"])
+        history.note(deployment, actor, "deployment.sleep_changed", minutes=minutes)
+    _keep_awake(deployment)
     return deployment
 
 
@@ -125,24 +209,33 @@ def ensure_placement(*, adapter: Adapter, wanted_until: datetime | None = None) 
     )
 
 
-def _go_live(deployment: Deployment, version: DeploymentVersion, actor: Actor) -> None:
+def _go_live(deployment: Deployment, version: DeploymentVersion, actor: Actor, *, reason: str) -> None:
     """Switch to `version` if it is loaded, else note that it is next; asking for the live one cancels a wait."""
+    _keep_awake(deployment)
     placement = placing.ensure_placement(adapter=version.adapter)
     if deployment.live_version_id == version.pk:
         deployment.next_version = None
         deployment.save(update_fields=["next_version"])
     elif placement.status == Placement.Status.READY:
-        lifecycle.put_live(deployment, version, actor)
+        lifecycle.put_live(deployment, version, actor, reason=reason)
     elif deployment.next_version_id != version.pk:
         deployment.next_version = version
         deployment.save(update_fields=["next_version"])
-        audit.record(deployment.team, actor, "deployment.promotion_started", deployment, version=version.number)
+        history.note(deployment, actor, "deployment.promotion_started", version=version.number, reason=reason)
+
+
+def _keep_awake(deployment: Deployment) -> None:
+    if deployment.sleep_after_minutes is not None:
+        deployment.awake_until = timezone.now() + timedelta(minutes=deployment.sleep_after_minutes)
+        deployment.save(update_fields=["awake_until"])
 
 
 def _set_running(deployment: Deployment, is_running: bool, actor: Actor) -> None:
     deployment.is_running = is_running
     deployment.save(update_fields=["is_running"])
-    audit.record(deployment.team, actor, "deployment.started" if is_running else "deployment.stopped", deployment)
+    if is_running:
+        _keep_awake(deployment)
+    history.note(deployment, actor, "deployment.started" if is_running else "deployment.stopped")
 
 
 def _locked(deployment: Deployment) -> Deployment:
@@ -161,6 +254,31 @@ def _checked_name(name: str) -> str:
     if BaseModel.objects.filter(slug__iexact=name).exists():
         raise InvalidInput(_("This is the name of a base model. Choose another one."), param="name")
     return name
+
+
+def _checked_settings(run: Run, given: VersionSettings) -> VersionSettings:
+    """Return the settings as they are kept. Raises: InvalidInput naming the setting."""
+    prompt = given.system_prompt
+    if prompt is None:
+        prompt = common_system_prompt(run.dataset_version)
+    if len(prompt) > MAX_SYSTEM_PROMPT:
+        raise InvalidInput(_("The system prompt is longer than 20,000 characters."), param="system_prompt")
+    if given.max_tokens is not None and not 1 <= given.max_tokens <= MAX_ANSWER_TOKENS:
+        raise InvalidInput(
+            _("An answer may have 1 to %(most)d tokens.") % {"most": MAX_ANSWER_TOKENS}, param="max_tokens"
+        )
+    for name, least in given.thresholds.items():
+        if not isinstance(least, int | float) or isinstance(least, bool) or not 0 <= least <= 1 or len(name) > 200:
+            raise InvalidInput(
+                _("The least confidence of %(field)s has to lie between 0 and 1.") % {"field": name[:60]},
+                param="thresholds",
+            )
+    return VersionSettings(prompt, given.response_schema, given.thresholds, given.max_tokens)
+
+
+def _is_same(version: DeploymentVersion, adapter: Adapter, settings: VersionSettings) -> bool:
+    kept = VersionSettings(version.system_prompt, version.response_schema, version.thresholds, version.max_tokens)
+    return version.adapter_id == adapter.pk and kept == settings
 
 
 def _adapter_of(run: Run) -> Adapter:

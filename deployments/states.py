@@ -19,6 +19,7 @@ class State(StrEnum):
     PENDING = "pending"
     FAILED = "failed"
     STOPPED = "stopped"
+    ASLEEP = "asleep"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def _standing(deployment: Deployment, placed: dict[object, list[Placement]]) -> 
         return Standing(State.STOPPED)
     live, following = deployment.live_version, deployment.next_version
     of_live = _state_of(live, placed) if live is not None else Standing(State.PENDING)
+    if deployment.may_rest and live is not None and of_live.state == State.PENDING:
+        of_live = Standing(State.ASLEEP)
     if following is None:
         return of_live
     of_next = _state_of(following, placed)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from django.db.models import F, QuerySet
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from deployments import placing
 from deployments.engine_client import EngineTarget
-from deployments.models import Engine, Placement
+from deployments.models import Deployment, DeploymentVersion, Engine, Placement
 from experiments.models import Adapter
 from portal.errors import NotFound, PortalError, Unavailable
 from portal.models import BaseModel, Team
@@ -22,6 +27,18 @@ from portal.rls import team_scope
 KNOWN_FOR_S = 1.0
 _MOST_KNOWN = 10_000
 _LOADED = ("node__engines__url", "node__engines__access_key")
+# name@v2 asks for one version, whichever answers under the name; no name of a deployment or base model holds an @.
+_PINNED = re.compile(r"(?P<name>[A-Za-z0-9_-]{1,60})@v(?P<number>[1-9][0-9]{0,8})\Z")
+# Who wakes a model waits about as long as loading an adapter takes. Not all threads may wait: then there is an error
+# with a time to come back.
+WAKE_PATIENCE_S = 10.0
+_LOOK_EVERY_S = 0.1
+_MOST_WAITING = 8
+_waiting = threading.BoundedSemaphore(_MOST_WAITING)
+# A version that is called by its number stays loaded for as long after each request.
+PINNED_STAY = timedelta(minutes=30)
+# How often a request renews the time until which a deployment is awake: it is one row for all requests.
+_RENEW_EVERY = timedelta(seconds=20)
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,18 @@ class Target:
     fingerprint: str
     version_id: UUID | None = None
     system_prompt: str = ""
+    response_schema: dict[str, Any] | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    max_tokens: int | None = None
+    log: TextLog | None = None
+
+
+@dataclass(frozen=True)
+class TextLog:
+    """That texts are kept, with which deployment, and for how many days."""
+
+    deployment_id: UUID
+    days: int
 
 
 @dataclass(frozen=True)
@@ -46,19 +75,37 @@ _known: dict[UUID, _Known] = {}
 
 
 def resolve(team: Team, name: str) -> Target:
-    """Return where to ask for a model: a deployment of the team, or a base model by its id.
+    """Return where to ask for a model: a deployment of the team, one version of it (name@v2), or a base model.
 
-    Which version is live is read each time, so stopping and promoting take effect with the next request.
+    Which version is live is read each time, so stopping and promoting take effect with the next request. A request
+    wakes a deployment that sleeps, and waits for it a moment.
     Raises: NotFound with the same words for other teams' models and for names nobody has, Unavailable while the model
     is being loaded, PortalError if its deployment is stopped or cannot be loaded.
     """
     if not is_writable(name):
         raise model_not_found()
-    with team_scope(team.pk):
-        found = team.deployments.filter(name=name).values_list("is_running", "live_version_id").first()
-        if found is not None:
-            return _deployed_target(team, name, *found)
+    deadline = time.monotonic() + WAKE_PATIENCE_S
+    while True:
+        with team_scope(team.pk):
+            found = _named(team, name)
+            if found is None:
+                break
+            target = _deployed_target(team, found)
+        if not isinstance(target, Unavailable):
+            return target
+        if not found.may_wait or target.code != "model_loading" or time.monotonic() > deadline:
+            raise target
+        _wait_a_moment(target)
     return resolve_base_model(name)
+
+
+def _wait_a_moment(otherwise: Unavailable) -> None:
+    if not _waiting.acquire(blocking=False):
+        raise otherwise
+    try:
+        time.sleep(_LOOK_EVERY_S)
+    finally:
+        _waiting.release()
 
 
 def resolve_adapter(team: Team, adapter: Adapter, public_name: str, *, system_prompt: str = "") -> Target:
@@ -114,24 +161,97 @@ def _engine(row: Mapping[str, Any]) -> EngineTarget:
     return EngineTarget(row["node__engines__url"], row["node__engines__access_key"])
 
 
-def _deployed_target(team: Team, name: str, is_running: bool, version_id: UUID | None) -> Target:
-    if not is_running:
+@dataclass(frozen=True)
+class _Named:
+    """The deployment behind a name, and which of its versions is asked for."""
+
+    deployment: Deployment
+    version_id: UUID | None
+    public_name: str
+    is_pinned: bool
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether it is unloaded while nobody asks, so that a request may have to wait for it."""
+        return self.is_pinned or self.deployment.sleep_after_minutes is not None
+
+    @property
+    def log(self) -> TextLog | None:
+        """Whether and where the team keeps what is asked and answered."""
+        one = self.deployment
+        return TextLog(one.pk, one.log_days) if one.logs_text else None
+
+
+_ASKED = (
+    "team_id", "name", "is_running", "live_version_id", "sleep_after_minutes", "awake_until", "logs_text", "log_days",
+)  # fmt: skip
+
+
+def _named(team: Team, name: str) -> _Named | None:
+    pinned = _PINNED.match(name)
+    deployments = team.deployments.only(*_ASKED)
+    if pinned is None:
+        deployment = deployments.filter(name=name).first()
+        return _Named(deployment, deployment.live_version_id, name, False) if deployment is not None else None
+    deployment = deployments.filter(name=pinned["name"]).first()
+    if deployment is None:
+        return None
+    version_id = deployment.versions.filter(number=int(pinned["number"])).values_list("pk", flat=True).first()
+    return _Named(deployment, version_id, name, True) if version_id is not None else None
+
+
+def _deployed_target(team: Team, found: _Named) -> Target | Unavailable:
+    """Return where to ask, or why it has to be loaded first; the wish that it be loaded must not be rolled back."""
+    if not found.deployment.is_running:
         raise PortalError(
             _("This deployment is stopped. Start it to use it again."), code="deployment_stopped", param="model"
         )
-    if version_id is None:
-        following = team.deploymentversions.select_related("adapter").filter(next_in__name=name).first()
+    was_asleep = _keep_awake(team, found)
+    if found.version_id is None:
+        following = team.deploymentversions.select_related("adapter").filter(next_in=found.deployment.pk).first()
         raise _not_loaded(following.adapter) if following is not None else _loading()
-    known = _known.get(version_id)
-    if known is not None and time.monotonic() < known.until:
-        return known.target
-    version = team.deploymentversions.select_related("adapter").get(pk=version_id)
-    target = resolve_adapter(team, version.adapter, name, system_prompt=version.system_prompt)
-    target = replace(target, version_id=version_id)
+    known = _known.get(found.version_id)
+    if known is not None and time.monotonic() < known.until and not was_asleep:
+        return replace(known.target, public_name=found.public_name, log=found.log)
+    version = team.deploymentversions.select_related("adapter__team", "adapter__base_model").get(pk=found.version_id)
+    try:
+        target = resolve_adapter(team, version.adapter, found.public_name, system_prompt=version.system_prompt)
+    except Unavailable as error:
+        if found.may_wait and error.code == "model_loading":
+            _wake(version, found)
+            return error
+        raise
+    if found.is_pinned:
+        _wake(version, found)
+    target = replace(
+        target,
+        version_id=version.pk,
+        response_schema=version.response_schema,
+        thresholds=version.thresholds,
+        max_tokens=version.max_tokens,
+        log=found.log,
+    )
     if len(_known) > _MOST_KNOWN:
         _known.clear()
-    _known[version_id] = _Known(target, time.monotonic() + KNOWN_FOR_S)
+    _known[version.pk] = _Known(target, time.monotonic() + KNOWN_FOR_S)
     return target
+
+
+def _keep_awake(team: Team, found: _Named) -> bool:
+    """Renew the time until which a deployment is awake, now and then; return whether it slept."""
+    minutes, until = found.deployment.sleep_after_minutes, found.deployment.awake_until
+    if minutes is None or found.is_pinned:
+        return False
+    now = timezone.now()
+    renewed = now + timedelta(minutes=minutes)
+    if until is None or renewed - until > _RENEW_EVERY:
+        team.deployments.filter(pk=found.deployment.pk).update(awake_until=renewed)
+    return until is None or until <= now
+
+
+def _wake(version: DeploymentVersion, found: _Named) -> None:
+    stay = timezone.now() + PINNED_STAY if found.is_pinned else None
+    placing.ensure_placement(adapter=version.adapter, wanted_until=stay)
 
 
 def forget(target: Target) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.utils.translation import gettext as _
 
-from deployments import services
+from deployments import exports_lifecycle, request_log, services
 from deployments.openai_api import batches, files, job_words, jobs, repeats
 from experiments.models import Run
 from portal.access import may_still_edit
@@ -37,10 +37,13 @@ def deploy_finished_run(run_id: str) -> None:
         except PortalError as error:
             _note(run, _("Not deployed: %(reason)s") % {"reason": error.message})
             return
+        words = {"name": run.deploy_as, "number": version.number}
+        deployment = run.team.deployments.get(pk=version.deployment_id)
+        if version.pk not in (deployment.live_version_id, deployment.next_version_id):
+            _note(run, _("Version %(number)d of %(name)s is kept, but the team's rules hold it back.") % words)
+            return
         run.events.create(
-            team=run.team,
-            kind="deployment",
-            message=_("Deployed as %(name)s, version %(number)d.") % {"name": run.deploy_as, "number": version.number},
+            team=run.team, kind="deployment", message=_("Deployed as %(name)s, version %(number)d.") % words
         )
 
 
@@ -72,6 +75,13 @@ def sweep_api() -> int:
 def prune_api() -> int:
     """Delete files under /v1 whose time is up, and forget kept answers; return how many."""
     return files.prune() + repeats.prune()
+
+
+def prune() -> int:
+    """Delete what was kept for a time that is over, and queue lost exports again; return how many texts those were."""
+    exports_lifecycle.prune()
+    exports_lifecycle.EXPORTS.requeue_stalled()
+    return request_log.prune()
 
 
 def _note(run: Run, message: str) -> None:

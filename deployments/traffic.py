@@ -1,4 +1,4 @@
-"""How a deployment was used in the last day, hour by hour."""
+"""How a deployment was used: in the last day, hour by hour, and over longer times for its charts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db.models import Aggregate, Count, FloatField, Q, Sum
-from django.db.models.functions import TruncHour
+from django.db.models.functions import TruncDay, TruncHour
 from django.utils import timezone
 
 from deployments.models import Deployment
@@ -82,6 +82,41 @@ def last_day(deployment: Deployment) -> Traffic:
         errors_by_hour=[int(hour.get("errors", 0)) for hour in hours],
         median_s_by_hour=[_seconds(hour.get("median_ms")) for hour in hours],
     )
+
+
+class NinetyFifth(Median):
+    """The time that 19 of 20 requests stay below."""
+
+    template = "%(function)s(0.95) WITHIN GROUP (ORDER BY %(expressions)s)"
+
+
+def course(deployment: Deployment, *, days: int) -> list[dict[str, float | int | None]]:
+    """Return figures by hour, or by day over more than a week, the oldest first; `step` is the Unix time in seconds.
+
+    Times without a request count 0 of everything and have no times of answers.
+    """
+    width, trunc = (timedelta(hours=1), TruncHour) if days <= 7 else (timedelta(days=1), TruncDay)
+    now = timezone.now().replace(minute=0, second=0, microsecond=0)
+    last = now if days <= 7 else timezone.localtime(now).replace(hour=0)
+    first = last - timedelta(days=days) + width
+    asked = deployment.team.inferencerecords.filter(version__deployment=deployment, at__gte=first)
+    slow = NinetyFifth("duration_ms", filter=Q(status=200))
+    grouped = asked.annotate(begin=trunc("at")).values("begin").order_by().annotate(**_FIGURES, slow_ms=slow)
+    known: dict[datetime, dict[str, Any]] = {row["begin"]: dict(row) for row in grouped}
+    begins = [first + width * place for place in range(round((last - first) / width) + 1)]
+    return [_point(begin, known.get(begin, {})) for begin in begins]
+
+
+def _point(begin: datetime, row: dict[str, Any]) -> dict[str, float | int | None]:
+    return {
+        "step": int(begin.timestamp()),
+        "requests": int(row.get("requests") or 0),
+        "errors": int(row.get("errors") or 0),
+        "median_s": _seconds(row.get("median_ms")),
+        "slow_s": _seconds(row.get("slow_ms")),
+        "prompt_tokens": int(row.get("prompt_tokens") or 0),
+        "completion_tokens": int(row.get("completion_tokens") or 0),
+    }
 
 
 def _first_hour() -> datetime:

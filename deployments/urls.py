@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from deployments.views import deployments, platform, playground
+from deployments.views import deployments, exports, platform, playground, request_log, versions
 
 app_name = "deployments"
 urlpatterns: list[URLPattern] = [
@@ -15,7 +15,21 @@ urlpatterns: list[URLPattern] = [
     path("t/<slug:team>/deployments/<uuid:pk>/stop/", deployments.stop, name="stop"),
     path("t/<slug:team>/deployments/<uuid:pk>/start/", deployments.start, name="start"),
     path("t/<slug:team>/deployments/<uuid:pk>/delete/", deployments.delete, name="delete"),
-    path("t/<slug:team>/deployment-versions/<uuid:pk>/promote/", deployments.promote, name="promote"),
+    path("t/<slug:team>/deployment-versions/<uuid:pk>/promote/", versions.promote, name="promote"),
+    path("t/<slug:team>/deployments/<uuid:pk>/traffic/", deployments.traffic_points, name="traffic"),
+    path("t/<slug:team>/deployments/<uuid:pk>/log/", request_log.index, name="log"),
+    path("t/<slug:team>/deployments/<uuid:pk>/log/settings/", request_log.settings, name="log_settings"),
+    path("t/<slug:team>/deployments/<uuid:pk>/log/delete/", request_log.delete_texts, name="log_delete"),
+    path("t/<slug:team>/deployments/<uuid:pk>/log/take/", request_log.take, name="log_take"),
+    path("t/<slug:team>/deployments/<uuid:pk>/log/<int:record>/", request_log.record, name="log_record"),
+    path("t/<slug:team>/runs/<uuid:pk>/exports/", exports.index, name="exports"),
+    path("t/<slug:team>/runs/<uuid:pk>/exports/list/", exports.listed, name="exports_list"),
+    path("t/<slug:team>/runs/<uuid:pk>/exports/adapter.zip", exports.adapter, name="export_adapter"),
+    path("t/<slug:team>/runs/<uuid:pk>/model-card.md", exports.card, name="model_card"),
+    path("t/<slug:team>/exports/<uuid:pk>/file/", exports.download, name="export_download"),
+    path("t/<slug:team>/exports/<uuid:pk>/delete/", exports.delete, name="export_delete"),
+    path("t/<slug:team>/deployments/rules/", versions.policy, name="policy"),
+    path("t/<slug:team>/deployments/<uuid:pk>/sleep/", versions.sleep, name="sleep"),
     path("t/<slug:team>/playground/", playground.page, name="playground"),
     path("t/<slug:team>/playground/chat/", playground.chat, name="chat"),
     path("t/<slug:team>/playground/warm/", playground.warm, name="warm"),

@@ -12,6 +12,7 @@ from django.http import Http404, HttpRequest, HttpResponseBase
 from django.utils.translation import gettext as _
 
 from portal import second_factor
+from portal.actors import Actor
 from portal.errors import Forbidden
 from portal.models import Membership, Role, Team, User
 from portal.rls import all_teams, team_scope
@@ -120,6 +121,17 @@ def may_still_edit(team: Team, person: User | None) -> bool:
         return True
     membership = Membership.unscoped.filter(team=team, user=person).first()
     return person.is_active and membership is not None and Role(membership.role).includes(Role.EDITOR)
+
+
+def may_administer(team: Team, actor: Actor) -> bool:
+    """Return whether the doer is an admin of `team` now: a person, in a browser or by a token of their own.
+
+    Machines and service accounts are not. Call it in a scope that sees the team.
+    """
+    if actor.user is None or not actor.user.is_active:
+        return False
+    membership = Membership.unscoped.filter(team=team, user=actor.user).first()
+    return membership is not None and Role(membership.role).includes(Role.ADMIN)
 
 
 def teams_of(user: User) -> list[Team]:

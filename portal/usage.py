@@ -70,12 +70,13 @@ def add_requests(facts: Sequence[RequestFact]) -> None:
 
 
 def storage_bytes(team: Team) -> int:
-    """Return how much the team stores: uploaded files, their rows, and adapters. Call it in the team's row scope."""
+    """Return how much the team stores: files, rows, adapters and exports. Call it in the team's row scope."""
     # Through the team's own related managers: the rooms above are not imported here.
     uploaded = team.sourcefiles.filter(within=None).order_by().aggregate(sum=Sum("size_bytes"))["sum"]
     unpacked = team.sourcefiles.order_by().aggregate(sum=Sum("unpacked_bytes"))["sum"]
     # What is deleted but can still be restored takes its place, too.
-    parts = (team.datasetversions(manager="with_deleted"), team.adapters, team.resumableuploads, team.apifiles)
+    parts = (team.datasetversions(manager="with_deleted"), team.adapters, team.resumableuploads)
+    parts += (team.apifiles, team.modelexports)
     kept = (part.order_by().aggregate(sum=Sum("size_bytes"))["sum"] for part in parts)
     return sum(size or 0 for size in (uploaded, unpacked, *kept))
 

@@ -8,7 +8,15 @@ from datetime import timedelta
 from django.utils import timezone
 
 from datasets_app.models import DatasetVersion
-from deployments.models import ApiFile, BatchJob, Deployment, DeploymentVersion, FineTuningJob
+from deployments.models import (
+    ApiFile,
+    BatchJob,
+    Deployment,
+    DeploymentVersion,
+    FineTuningJob,
+    InferenceRecord,
+    ModelExport,
+)
 from experiments.hyperparameters import Hyperparameters, config_hash
 from experiments.models import Adapter, Run
 from portal.models import ApiToken, BaseModel, Invitation, Membership, Role, ServiceAccount, Team
@@ -33,6 +41,8 @@ class World:
     file: ApiFile
     job: FineTuningJob
     batch: BatchJob
+    record: InferenceRecord
+    export: ModelExport
 
 
 def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion) -> World:
@@ -65,6 +75,16 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
         live = team.deploymentversions.create(deployment=deployment, number=1, adapter=adapter)
         deployment.live_version = live
         deployment.save()
+        team.deploymentevents.create(
+            deployment=deployment, action="deployment.promoted", version=1, actor="somebody", reason="A reason to keep"
+        )
+        team.promotionpolicys.create()
+        record = team.inferencerecords.create(version=live, model="triage", status=200, duration_ms=5)
+        team.loggedtexts.create(
+            record=record, deployment=deployment, kept_until=timezone.now() + timedelta(days=1), answer="{}",
+            messages=[{"role": "user", "content": "Hi"}],
+        )  # fmt: skip
+        export = team.modelexports.create(adapter=adapter, kind="gguf", status="failed", error="It was too large.")
         account = team.serviceaccounts.create(name="Service desk")
         membership = team.memberships.get(role=Role.VIEWER)
         expires_at = timezone.now() + timedelta(days=1)
@@ -103,4 +123,6 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
             file,
             job,
             batch,
+            record,
+            export,
         )

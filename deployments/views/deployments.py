@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -14,8 +14,8 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from deployments import services, traffic
 from deployments.forms import DeployForm
-from deployments.models import Deployment
-from deployments.prompts import common_system_prompt
+from deployments.models import Deployment, DeploymentVersion
+from deployments.prompts import common_system_prompt, schema_of
 from deployments.states import standing_of, standings
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
@@ -24,6 +24,7 @@ from portal.models import Role
 
 STOP_POLLING = 286
 _PER_PAGE = 50
+_EVENTS = 50
 _LIVE = ("live_version__adapter__run__experiment", "live_version__adapter__base_model", "next_version")
 
 
@@ -47,7 +48,18 @@ def detail(request: TeamRequest, pk: str) -> HttpResponse:
     context = state_context(request, pk)
     context["traffic"] = traffic.last_day(context["deployment"])
     context["api_url"] = request.build_absolute_uri("/v1")
+    context["days"] = request.GET.get("days") if request.GET.get("days") in ("7", "30") else "1"
+    context["events"] = context["deployment"].events.select_related("person")[:_EVENTS]
     return render(request, "deployments/detail.html", context)
+
+
+@team_view()
+@require_GET
+def traffic_points(request: TeamRequest, pk: str) -> JsonResponse:
+    """Answer requests, errors, times and tokens of the last `?days=` days, as points of the charts."""
+    days = request.GET.get("days", "")
+    points = traffic.course(_deployment(request, pk), days=int(days) if days in ("1", "7", "30") else 1)
+    return JsonResponse({"points": points, "next": 0, "done": True})
 
 
 @team_view()
@@ -80,15 +92,15 @@ def deploy(request: TeamRequest) -> HttpResponse:
                 run=run,
                 name=name,
                 system_prompt=form.given_system_prompt,
+                response_schema=schema_of(run.dataset_version) if form.cleaned_data["bind_to_schema"] else None,
+                thresholds=form.cleaned_data["thresholds"],
+                max_tokens=form.cleaned_data["max_tokens"],
+                note=form.cleaned_data["note"],
             )
         except PortalError as error:
             form.add_error(error.param if error.param in form.fields else None, error.message)
         else:
-            messages.success(
-                request,
-                _("Version %(number)d of %(name)s is being loaded; it answers in a moment.")
-                % {"number": version.number, "name": version.deployment.name},
-            )
+            _say_what_becomes_of(request, version)
             return redirect("deployments:detail", request.team.slug, version.deployment_id)
     return render(request, "deployments/deploy.html", {"form": form}, status=400 if form.errors else 200)
 
@@ -98,21 +110,23 @@ def _initial(request: TeamRequest) -> dict[str, Any]:
     form = DeployForm({"run": request.GET.get("run", ""), "name": "-"}, team=request.team)
     form.full_clean()
     run = form.cleaned_data.get("run")
-    return {"run": run, "system_prompt": common_system_prompt(run.dataset_version)} if run is not None else {}
+    if run is None:
+        return {"name": request.GET.get("name", "")}
+    has_schema = schema_of(run.dataset_version) is not None
+    prompt = common_system_prompt(run.dataset_version)
+    return {"run": run, "name": request.GET.get("name", ""), "system_prompt": prompt, "bind_to_schema": has_schema}
 
 
-@team_view(role=Role.EDITOR)
-@require_POST
-def promote(request: TeamRequest, pk: str) -> HttpResponse:
-    """Let a version answer, or an earlier one again."""
-    version = get_object_or_404(request.team.deploymentversions.select_related("deployment__team", "adapter"), pk=pk)
-    deployment = services.promote_version(version=version, actor=Actor.of(request))
-    if deployment.next_version_id == version.pk:
-        text = _("Version %(number)d answers as soon as it is loaded; until then nothing changes.")
+def _say_what_becomes_of(request: HttpRequest, version: DeploymentVersion) -> None:
+    words = {"number": version.number, "name": version.deployment.name}
+    deployment = version.team.deployments.get(pk=version.deployment_id)
+    if version.pk in (deployment.live_version_id, deployment.next_version_id):
+        messages.success(request, _("Version %(number)d of %(name)s is being loaded; it answers in a moment.") % words)
     else:
-        text = _("Version %(number)d answers now.")
-    messages.success(request, text % {"number": version.number})
-    return _back(request, deployment)
+        messages.warning(
+            request,
+            _("Version %(number)d of %(name)s is kept, but a rule holds it back. Promote shows which one.") % words,
+        )
 
 
 @team_view(role=Role.EDITOR)

@@ -79,6 +79,7 @@ STATUSES: Mapping[str, Status] = {
     "pending": Status(gettext_lazy("Starting"), "info", "loader-2"),
     "ready": Status(gettext_lazy("Ready"), "success", "circle-check"),
     "stopped": Status(gettext_lazy("Stopped"), "neutral", "player-stop"),
+    "asleep": Status(gettext_lazy("Asleep"), "neutral", "player-pause"),
     "active": Status(gettext_lazy("Active"), "success", "circle-check"),
     "revoked": Status(gettext_lazy("Revoked"), "neutral", "ban"),
     "expired": Status(gettext_lazy("Expired"), "warning", "clock"),

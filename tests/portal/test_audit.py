@@ -49,7 +49,7 @@ def keys_of(function: ast.FunctionDef) -> set[str]:
     for call in ast.walk(function):
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
             continue
-        if not (isinstance(call.func.value, ast.Name) and call.func.value.id == "audit"):
+        if not (isinstance(call.func.value, ast.Name) and call.func.value.id in ("audit", "history")):
             continue
         named = call.args[1:3]
         values = {argument.id for argument in named if isinstance(argument, ast.Name)}

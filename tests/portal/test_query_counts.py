@@ -54,7 +54,16 @@ def fill(world: World, person: User, numbers: range) -> None:
             deployment.live_version = live
             deployment.save()
             InferenceRecord(team=team, version=live, model=deployment.name, status=200, duration_ms=1).save()
+            record = InferenceRecord(
+                team=team, version=world.deployment_version, model="triage", status=200, duration_ms=1
+            )
+            record.save()
+            team.loggedtexts.create(
+                record=record, deployment=world.deployment, kept_until=now, messages=[{"role": "user", "content": "A"}]
+            )
             team.deploymentversions.create(deployment=world.deployment, number=100 + number, adapter=adapter)
+            team.deploymentevents.create(deployment=world.deployment, action="deployment.promoted", actor="somebody")
+            team.modelexports.create(adapter=world.adapter, kind="gguf", status="failed")
             member = User.objects.create_user(f"more{number}@example.org")
             team.memberships.create(user=member, role=Role.VIEWER)
             tokens.create_token(

@@ -31,6 +31,7 @@ EXPERIMENT: Key = lambda world: {"pk": world.run.experiment_id}  # noqa: E731
 SWEEP: Key = lambda world: {"pk": world.run.sweep_id}  # noqa: E731
 RUN: Key = lambda world: {"pk": world.run.pk}  # noqa: E731
 ADAPTER: Key = lambda world: {"pk": world.adapter.pk}  # noqa: E731
+EXPORT: Key = lambda world: {"pk": world.export.pk}  # noqa: E731
 DEPLOYMENT: Key = lambda world: {"pk": world.deployment.pk}  # noqa: E731
 DEPLOYMENT_VERSION: Key = lambda world: {"pk": world.deployment_version.pk}  # noqa: E731
 MEMBERSHIP: Key = lambda world: {"pk": world.membership.pk}  # noqa: E731
@@ -248,6 +249,20 @@ ROUTES: dict[str, Key] = {
     "deployments:start": DEPLOYMENT,
     "deployments:delete": DEPLOYMENT,
     "deployments:promote": DEPLOYMENT_VERSION,
+    "deployments:policy": NOTHING,
+    "deployments:exports": RUN,
+    "deployments:exports_list": RUN,
+    "deployments:export_adapter": RUN,
+    "deployments:model_card": RUN,
+    "deployments:export_download": EXPORT,
+    "deployments:export_delete": EXPORT,
+    "deployments:sleep": DEPLOYMENT,
+    "deployments:traffic": DEPLOYMENT,
+    "deployments:log": DEPLOYMENT,
+    "deployments:log_settings": DEPLOYMENT,
+    "deployments:log_delete": DEPLOYMENT,
+    "deployments:log_take": DEPLOYMENT,
+    "deployments:log_record": lambda world: {**DEPLOYMENT(world), "record": world.record.pk},
     "deployments:playground": NOTHING,
     "deployments:chat": NOTHING,
     "deployments:warm": NOTHING,

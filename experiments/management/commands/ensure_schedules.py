@@ -17,6 +17,7 @@ SCHEDULES = (
     ("watch-usage", "portal.tasks.watch_usage", 5),
     ("prune-sessions", "portal.tasks.prune", 60),
     ("prune-datasets", "datasets_app.tasks.prune", 60),
+    ("prune-deployments", "deployments.tasks.prune", 10),
     ("prune-queue-results", "experiments.tasks.prune_queue_results", 60),
 )
 _LOCK = 4712

@@ -42,6 +42,12 @@ function wideEnough(_plot, ticks) {
   return 16 + 7 * Math.max(3, ...(ticks ?? []).map((tick) => tick.length));
 }
 
+/** Return a step as people read it: a number, or a moment where the x axis is time (data-time). */
+function moment(card, step) {
+  if (!("time" in card.dataset)) return step;
+  return new Date(step * 1000).toLocaleString(document.documentElement.lang, { dateStyle: "short", timeStyle: "short" });
+}
+
 class Chart {
   constructor(card) {
     this.card = card;
@@ -130,9 +136,9 @@ class Chart {
     const cells = (tag, words) => words.map((word) => make(tag, { className: "numeric", textContent: word }));
     const rows = steps.flatMap((step, at) => {
       const kept = at % stride === 0 || at === steps.length - 1 || this.sparse.some((sparse, line) => sparse && this.measured[line][at] !== null);
-      return kept ? [make("tr", {}, ...cells("td", [step, ...this.measured.map((column) => significant(column[at]))]))] : [];
+      return kept ? [make("tr", {}, ...cells("td", [moment(this.card, step), ...this.measured.map((column) => significant(column[at]))]))] : [];
     });
-    this.numbers.querySelector("thead tr").replaceChildren(...cells("th", [text("step"), ...this.lines.map((line) => line.label)]));
+    this.numbers.querySelector("thead tr").replaceChildren(...cells("th", [text("time" in this.card.dataset ? "time" : "step"), ...this.lines.map((line) => line.label)]));
     this.numbers.querySelector("tbody").replaceChildren(...rows);
   }
 
@@ -161,7 +167,8 @@ class Chart {
     const step = steps[at ?? steps.length - 1];
     const unit = this.card.dataset.unit ? ` ${this.card.dataset.unit}` : "";
     const values = written.length === 1 ? `: ${significant(written[0])}${unit}` : "";
-    this.card.querySelector("[data-summary]").textContent = `${text("step")} ${step}${values}`;
+    this.card.querySelector("[data-summary]").textContent =
+      "time" in this.card.dataset ? `${moment(this.card, step)}${values}` : `${text("step")} ${step}${values}`;
   }
 
   options() {
@@ -173,7 +180,7 @@ class Chart {
       padding: [8, 12, 0, 0],
       legend: { show: false },
       cursor: { y: false, focus: { prox: 24 }, ...(sync && { sync: { key: sync } }) },
-      scales: { x: { time: false }, y: "log" in this.card.dataset ? { distr: 3 } : {}, share: { range: [0, 1] } },
+      scales: { x: { time: "time" in this.card.dataset }, y: "log" in this.card.dataset ? { distr: 3 } : {}, share: { range: [0, 1] } },
       axes: [
         { ...axis, grid: { show: false }, ticks: grid, size: 32 },
         { ...axis, grid, ticks: { show: false }, gap: 6, size: wideEnough, values: (_plot, ticks) => ticks.map(shortest) },

@@ -1,0 +1,30 @@
+"""Evaluations as the gate reads them."""
+
+from __future__ import annotations
+
+from datasets_app.models import Split
+from experiments.models import Evaluation, Run
+
+
+def evaluate(
+    run: Run,
+    *,
+    recalls: dict[str, float] | None = None,
+    support: int = 40,
+    f1: float | None = 0.9,
+    json_valid: float | None = 1.0,
+    constrained_valid: float | None = None,
+    score: float = 0.9,
+) -> Evaluation:
+    """Give a run an evaluation of one closed field, `queue`, with these figures."""
+    classes = [
+        {"label": label, "precision": 1.0, "recall": recall, "f1": recall, "support": support, "predicted": support}
+        for label, recall in (recalls or {}).items()
+    ]
+    field = {"name": "queue", "closed": f1 is not None, "rows": 100, "right": 90, "f1": f1, "classes": classes or None}
+    tuned = {"rows": 100, "exact_match": 0.8, "json_valid": json_valid, "score": score, "fields": [field]}
+    others = {}
+    if constrained_valid is not None:
+        others["constrained"] = {**tuned, "json_valid": constrained_valid}
+    report = {"rows": 100, "kind": "json", "fields": [], "tuned": tuned, "untuned": None, "others": others}
+    return Evaluation.unscoped.create(team=run.team, run=run, split=Split.TEST, rows=100, report=report)

@@ -24,7 +24,7 @@ def job(tmp_path, base_model):
         ({}, {}),
         ({"path": "general"}, {"lora_alpha": 5, "rslora": True}),
         ({"dora": True}, {"dora": True}),
-        ({"lora_init": "pissa"}, {"lora_r": 8}),
+        ({"lora_init": "pissa"}, {"lora_r": 8, "learning_rate": 0.002}),
         ({"frozen_layers": 1}, {"frozen_layers": 1}),
         ({"training_kind": "full", "learning_rate": 0.001}, {"lora_r": 64}),
     ],

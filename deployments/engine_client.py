@@ -251,6 +251,8 @@ def _raise_for(answer: Exchange, content: bytes) -> None:
     if answer.status in (400, 413, 422):
         message = error.get("message") or _("The engine cannot answer this request.")
         raise PortalError(str(message), param=error.get("param"), code=_code_of(error))
+    if answer.status == 404 and "message" not in error:  # no model is missing, the route is
+        raise PortalError(_("The machine that serves this model cannot score values."), code="unsupported_model")
     if answer.status in (401, 404):
         # Its key or adapter is not what the portal thinks: it has just been started anew.
         raise Unavailable(_("The model is being loaded. Try again in a moment."), code="model_loading")

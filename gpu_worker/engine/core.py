@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gpu_worker.engine.adapter_folder import LoadedAdapter, open_adapter
 from gpu_worker.engine.answer_memory import CONTEXT_TOKENS, AnswerMemory
-from gpu_worker.engine.block_pool import BlockPool
+from gpu_worker.engine.block_pool import BLOCK_SIZE, BlockPool, Namespace
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.errors import AdapterParked, BadAdapter, BadRequest, ModelNotFound, NoRoom, Overloaded
 from gpu_worker.engine.grammar import GrammarBroken
@@ -198,8 +198,26 @@ class EngineCore:
             logger.info("adapter %d unloaded", uid)
 
     def likelihoods(self) -> Likelihoods:
-        """Return a scorer of given texts; use it only while no sequence runs or waits."""
+        """Return a scorer of given texts; use it between two steps, with room for its tokens."""
         return Likelihoods(self._runner, self._pool)
+
+    @property
+    def scorable_tokens(self) -> int:
+        """Most tokens that prompt and continuation may have together to be scored."""
+        return min(self._runner.max_positions, self._pool.capacity_tokens // 2)
+
+    def require_room(self, tokens: int) -> None:
+        """Refuse to score so many tokens where the running sequences leave no room for them. Raises: Overloaded."""
+        if self._pool.free_blocks < -(-tokens // BLOCK_SIZE) + 2:
+            raise Overloaded("There is no room to score values beside the answers that run; try again shortly.")
+
+    def known_tokens(self, prompt: list[int], adapter: AdapterRef | None, cache_salt: str | None) -> int:
+        """Return how many tokens of a prompt the cache holds."""
+        if cache_salt is None or not self._forks:
+            return 0
+        blocks = self._pool.acquire_prefix(Namespace(adapter.uid if adapter else None, cache_salt), prompt)
+        self._pool.release(blocks)
+        return len(blocks) * BLOCK_SIZE
 
     # --- sequences --------------------------------------------------------------------------------------------
 

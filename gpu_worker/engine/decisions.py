@@ -7,14 +7,26 @@ show in a probability.
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
-from gpu_worker.engine.likelihood import Likelihoods
+from gpu_worker.engine.likelihood import Place
 from gpu_worker.engine.sequence import AdapterRef
 from gpu_worker.engine.token_tree import TokenIds
 
 RULED_OUT_NATS = 10.0
 """A value this much less likely than the best one has a probability below 0.00005."""
+
+
+class Scorer(Protocol):
+    """Says how likely tokens are; `Likelihoods` does at once, others behind a running engine."""
+
+    def behind(
+        self, prompt: TokenIds, adapter: AdapterRef | None, *, cache_salt: str | None = None
+    ) -> AbstractContextManager[Place]:
+        """Lend the place behind a prompt, computed once for all that is asked there."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class Decision:
 
 
 def decide(
-    scorer: Likelihoods,
+    scorer: Scorer,
     prompt: TokenIds,
     values: Sequence[TokenIds],
     adapter: AdapterRef | None,

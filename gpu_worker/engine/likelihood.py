@@ -73,8 +73,9 @@ class Likelihoods:
             return
         namespace = Namespace(uid, cache_salt) if cache_salt is not None else None
         known = [] if namespace is None else self._pool.acquire_prefix(namespace, prompt)
-        shared = known + self._pool.acquire_new(_blocks(len(prompt)) - len(known))
+        shared = known
         try:
+            shared = known + self._pool.acquire_new(_blocks(len(prompt)) - len(known))
             for start in range(len(known) * BLOCK_SIZE, len(prompt), TOKENS_PER_STEP):
                 piece = prompt[start : start + TOKENS_PER_STEP]
                 is_last = start + len(piece) == len(prompt)

@@ -12,13 +12,14 @@ from pathlib import Path
 import uvicorn
 
 from datasets_app.rendering import ChatRenderer, RenderingError
-from gpu_worker.engine.build import build_core
+from gpu_worker.engine.build import build_core, keep_freed_memory_small
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.errors import UnsupportedModel
 from gpu_worker.engine.grammar import GrammarCompiler
 from gpu_worker.engine.loop import EngineLoop
 from gpu_worker.engine.server.app import EngineServer
 from gpu_worker.engine.server.generation import Generator
+from gpu_worker.engine.server.scoring import ValueScorer
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ LAST_WORDS_S = 1
 
 def serve(options: argparse.Namespace, *, api_key: str) -> int:
     """Load the base model, serve until SIGTERM, finish what runs; return the exit code."""
+    keep_freed_memory_small()
     config = config_of(options)
     try:
         renderer = ChatRenderer.load(options.base_model)
@@ -50,6 +52,7 @@ def serve(options: argparse.Namespace, *, api_key: str) -> int:
         ),
         renderer=renderer,
         max_context=core.max_context,
+        scorer=ValueScorer(loop, renderer),
     )
     loop.start()
     try:

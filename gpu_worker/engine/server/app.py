@@ -28,10 +28,11 @@ from gpu_worker.engine.server.answers import (
     unless_client_goes,
     whole_answer,
 )
-from gpu_worker.engine.server.generation import Generator
+from gpu_worker.engine.server.generation import Generator, TokenUsage
 from gpu_worker.engine.server.guards import Guard, internal_error, read_json
 from gpu_worker.engine.server.messages import plain_messages
 from gpu_worker.engine.server.metrics import HttpMetrics, render_metrics
+from gpu_worker.engine.server.scoring import ValueScorer, ValuesInText
 from gpu_worker.engine.server.shapes import ChatShape, CompletionShape, Shape
 
 ShapeKind = Callable[[str, str, ChatRenderer], Shape]
@@ -47,6 +48,7 @@ class EngineServer:
     generator: Generator
     renderer: ChatRenderer
     max_context: int
+    scorer: ValueScorer
     started: int = field(default_factory=lambda: int(time.time()))
     metrics: HttpMetrics = field(default_factory=HttpMetrics)
     draining: bool = False
@@ -60,6 +62,7 @@ class EngineServer:
             Route("/v1/models", self.models),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/completions", self.complete, methods=["POST"]),
+            Route("/v1/score_values", self.score, methods=["POST"]),
             Route("/v1/load_lora_adapter", self.load_adapter, methods=["POST"]),
             Route("/v1/unload_lora_adapter", self.unload_adapter, methods=["POST"]),
         ]
@@ -80,11 +83,7 @@ class EngineServer:
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         body = bodies.parse(bodies.ChatRequest, await read_json(request))
-        messages = plain_messages(body.messages)
-        try:
-            prompt = await asyncio.to_thread(self.renderer.prompt_ids, messages)
-        except RenderingError as error:
-            raise BadRequest(str(error), param="messages") from error
+        prompt = await self._rendered(plain_messages(body.messages))
         return await self._answer(request, bodies.order_of(body), [prompt], ChatShape)
 
     async def complete(self, request: Request) -> Response:
@@ -92,6 +91,24 @@ class EngineServer:
         body = bodies.parse(bodies.CompletionRequest, await read_json(request))
         prompts = await asyncio.to_thread(self._plain_prompts, body.prompt)
         return await self._answer(request, bodies.order_of(body), prompts, CompletionShape)
+
+    async def score(self, request: Request) -> Response:
+        """POST /v1/score_values: nothing is generated, the given values get probabilities."""
+        if self.draining:
+            raise Overloaded("The engine is shutting down.")
+        body = bodies.parse(bodies.ScoreRequest, await read_json(request))
+        prompt = await self._rendered(plain_messages(body.messages))
+        adapter = await self.generator.find_adapter(None if body.model == self.base_name else body.model)
+        asked = ValuesInText(prompt, body.beginning, body.values, body.ending)
+        scores = await unless_client_goes(request, self.scorer.score(asked, adapter, cache_salt=body.cache_salt))
+        usage = TokenUsage(scores.prompt_tokens, 0, scores.cached_tokens).to_dict()
+        return JSONResponse({"model": body.model, "logprobs": list(scores.logprobs), "usage": usage})
+
+    async def _rendered(self, messages: list[dict[str, str]]) -> list[int]:
+        try:
+            return await asyncio.to_thread(self.renderer.prompt_ids, messages)
+        except RenderingError as error:
+            raise BadRequest(str(error), param="messages") from error
 
     def _plain_prompts(self, prompt: str | list[int] | list[str]) -> list[list[int]]:
         if isinstance(prompt, str):

@@ -106,7 +106,7 @@ class Generator:
     ) -> Generation:
         """Queue every choice of every prompt. Raises: BadRequest, ModelNotFound, ContextTooLong, Overloaded."""
         event_loop = asyncio.get_running_loop()
-        adapter = await self._find_adapter(adapter_name)
+        adapter = await self.find_adapter(adapter_name)
         grammar = await self._grammar(order, adapter)
         sequences = [sequence for prompt in prompts for sequence in self._sequences(order, prompt, adapter, grammar)]
         generation = Generation(
@@ -132,7 +132,7 @@ class Generator:
         if generation.unfinished:
             self._loop.cancel(list(generation.unfinished))
 
-    async def _find_adapter(self, name: str | None) -> AdapterRef | None:
+    async def find_adapter(self, name: str | None) -> AdapterRef | None:
         """Return the adapter, read again if it was put out of memory for others. Raises: ModelNotFound, Overloaded."""
         if name is None:
             return None

@@ -10,6 +10,7 @@ from gpu_worker.engine.errors import BadRequest
 from gpu_worker.engine.sampling import SamplingParams
 
 MAX_CHOICES = 8
+MAX_VALUES = 1024
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 200
 NO_LIMIT_NAMED = 0
@@ -103,6 +104,21 @@ class CompletionRequest(_Generation):
 
     prompt: StrictStr | list[StrictInt] | list[StrictStr]
     logprobs: Annotated[StrictInt, Field(ge=0, le=5)] | None = None
+
+
+class ScoreRequest(BaseModel):
+    """Body of POST /v1/score_values, ours: how likely is each value as the answer, or as a part of it?
+
+    `beginning`: what stands before the value in the answer, `ending` what behind it; empty: the answer ends there.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    model: StrictStr
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    values: Annotated[list[Annotated[StrictStr, Field(min_length=1)]], Field(min_length=1, max_length=MAX_VALUES)]
+    beginning: StrictStr = ""
+    ending: StrictStr = ""
+    cache_salt: Annotated[StrictStr, Field(min_length=1, max_length=200)] | None = None
 
 
 class LoadAdapterRequest(BaseModel):

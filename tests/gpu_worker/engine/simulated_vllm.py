@@ -96,6 +96,9 @@ class Handler(BaseHTTPRequestHandler):
             "/v1/chat/completions": self.answer,
             "/v1/completions": self.answer,
         }
+        if self.path not in routes:
+            self.reply(404, {"detail": "Not Found"})
+            return
         routes[self.path](body)
 
     def load(self, body: dict[str, Any]) -> None:

@@ -6,10 +6,12 @@ Everything goes through the portal's own client, as in production.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,20 @@ SCHEMA = {
 }
 
 
+@dataclass(frozen=True)
+class KnownTarget(EngineTarget):
+    """A target of which the test knows what is behind it; the portal does not."""
+
+    kind: str = ""
+
+
 @pytest.fixture(scope="module", params=[TUNEPORT, SIMULATED_VLLM], ids=["tuneport", "simulated-vllm"])
 def target(
     request: pytest.FixtureRequest,
     model_dir: Path,
     adapter_dirs: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[EngineTarget]:
+) -> Iterator[KnownTarget]:
     """An engine that the node agent's own code started, with two adapters."""
     folder = tmp_path_factory.mktemp("engine")
     program: EngineProgram = request.param
@@ -57,7 +66,7 @@ def target(
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline, "the engine does not get ready"
             time.sleep(0.05)
-        target = EngineTarget(url, process.access_key)
+        target = KnownTarget(url, process.access_key, kind=program.kind)
         for name in ("north", "south"):
             engine_client.load_adapter(target, name=f"team-{name}-v1", folder=adapter_dirs[name])
         yield target
@@ -156,6 +165,30 @@ def test_what_the_caller_did_wrong_is_told_in_the_same_words(target: EngineTarge
         ask(target, "tiny", temperature=3)
     assert (refusal.value.status, refusal.value.param) == (400, "temperature")
     assert isinstance(refusal.value.code, str)
+
+
+def test_values_are_scored_or_refused_with_a_sentence(target: KnownTarget) -> None:
+    messages = [{"role": "user", "content": "The printer does not print."}]
+    body = {"model": "team-north-v1", "messages": messages, "values": ["yes", "no", "not sure"], "cache_salt": "team"}
+    if target.kind == "vllm":
+        with pytest.raises(PortalError, match="cannot score values"):
+            engine_client.score_values(target, body)
+        return
+    words = engine_client.score_values(target, body)
+    assert sum(map(math.exp, words.logprobs)) == pytest.approx(1)
+    part = {"beginning": '{"queue": ', "values": ['"Access"', '"Network"'], "ending": "}"}
+    field = engine_client.score_values(target, {**body, **part})
+    assert sum(map(math.exp, field.logprobs)) == pytest.approx(1)
+    assert field.cached_tokens >= 16
+    other = engine_client.score_values(target, {**body, **part, "model": "team-south-v1", "cache_salt": "other"})
+    assert other.cached_tokens == 0
+    assert other.logprobs != field.logprobs
+    with pytest.raises(PortalError) as refusal:
+        engine_client.score_values(target, {**body, "values": []})
+    assert refusal.value.param == "values"
+    with pytest.raises(PortalError) as refusal:
+        engine_client.score_values(target, {**body, "values": ["long " * 3000]})
+    assert refusal.value.code == "context_length_exceeded"
 
 
 def test_a_wrong_key_is_no_answer(target: EngineTarget) -> None:

@@ -28,7 +28,7 @@ class SweepSerializer(serializers.ModelSerializer[Sweep]):
 
     class Meta:
         model = Sweep
-        fields = ["id", "experiment", "method", "values", "stops_losers", "created_at", "runs", "best_run"]
+        fields = ["id", "experiment", "method", "values", "rule", "created_at", "runs", "best_run"]
         read_only_fields = fields
 
     def get_runs(self, sweep: Sweep) -> list[str]:
@@ -51,7 +51,12 @@ class SweepChoice(SubmitRun):
     )
     method = serializers.ChoiceField(choices=Sweep.Method.choices, default=Sweep.Method.GRID)
     runs = serializers.IntegerField(min_value=2, max_value=MOST_RUNS, required=False, default=8)
-    stops_losers = serializers.BooleanField(default=True)
+    rule = serializers.ChoiceField(
+        choices=Sweep.Rule.choices,
+        default=Sweep.Rule.MEDIAN,
+        help_text="Which runs are stopped before their end: `none`; `median`, those worse than the median of the "
+        "others; `halving`, the worse half at 1/8, 1/4 and 1/2 of the way (of 8 runs).",
+    )
     only_count = serializers.BooleanField(
         default=False, help_text="Say how many runs it makes and what they cost, and start nothing."
     )
@@ -68,7 +73,8 @@ class SweepPlanSerializer(serializers.Serializer[Any]):
     """What a sweep would make and cost."""
 
     runs = serializers.IntegerField(help_text="how many")
-    seconds = serializers.FloatField(allow_null=True, help_text="of a node, null if nobody can say")
+    seconds = serializers.FloatField(allow_null=True, help_text="of a node at most, null if nobody can say")
+    expected_seconds = serializers.FloatField(allow_null=True, help_text="if losers are stopped as the rule means to")
     cost = serializers.FloatField(allow_null=True)
     currency = serializers.CharField()
     refusal = serializers.CharField(help_text="why the team's limits have no room; empty if they have")
@@ -95,13 +101,15 @@ class Sweeps(PagedAPIView):
     def post(self, request: Request) -> Response:
         """Start a sweep, or with `only_count` say what it would make and cost."""
         given = self.read(SweepChoice)
-        names = ("values", "method", "runs", "stops_losers")
+        names = ("values", "method", "runs", "rule")
         base = given["hyperparameters"]
         choice = sweeps.Choice(base=base, seed=base.seed, **{name: given[name] for name in names})
         where = {name: given[name] for name in ("dataset_version", "base_model")}
         if given["only_count"]:
             plan = sweeps.plan_sweep(team=self.team, choice=choice, **where)
-            facts = {name: getattr(plan, name) for name in ("seconds", "cost", "currency", "refusal")}
+            facts = {
+                name: getattr(plan, name) for name in ("seconds", "expected_seconds", "cost", "currency", "refusal")
+            }
             return Response(SweepPlanSerializer({**facts, "runs": len(plan.runs)}).data)
         sweep = sweeps.start_sweep(
             experiment=given["experiment"],

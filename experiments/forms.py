@@ -12,21 +12,17 @@ from pydantic import ValidationError
 
 from datasets_app.models import DatasetVersion
 from experiments.continuing import required_settings
-from experiments.hyperparameters import (
-    RECIPES,
-    FieldInfo,
-    Hyperparameters,
-    form_fields,
-    from_yaml,
-    recipe_hyperparameters,
-)
+from experiments.hyperparameters import PROBLEM_TYPES, FieldInfo, Hyperparameters, form_fields, from_yaml
 from experiments.models import Experiment, Run, Sweep
+from experiments.recipes import RECIPES, Advice, Situation, advise
+from experiments.situations import situation_of
 from experiments.sweep_plan import MOST_RUNS, BadSweep, read_values
 from experiments.sweeps import Choice
 from portal.forms import TeamForm
 from portal.models import BaseModel, Team
 
 _PREFIX = "hp_"
+_YES_NO = (("yes", "Yes"), ("no", "No"))
 
 
 class RunForm(TeamForm):
@@ -88,11 +84,15 @@ class RunForm(TeamForm):
     sweep_runs = forms.IntegerField(
         label=gettext_lazy("Number of draws"), min_value=2, max_value=MOST_RUNS, required=False, initial=8
     )
-    sweep_stops_losers = forms.ChoiceField(
-        label=gettext_lazy("Stop losers early"),
-        choices=[("yes", gettext_lazy("Yes")), ("no", gettext_lazy("No"))],
+    sweep_rule = forms.ChoiceField(
+        label=gettext_lazy("Stop early"),
+        choices=Sweep.Rule.choices,
+        initial=Sweep.Rule.MEDIAN,
         required=False,
-        help_text=gettext_lazy("A run ends when its validation loss is worse than that of most others at this point."),
+        help_text=gettext_lazy(
+            "By the validation loss. The worse half (successive halving): 8 runs are judged at 1/8, 1/4 and 1/2 of "
+            "their way, and each time about half of them end."
+        ),
     )
 
     def __init__(self, *args: Any, team: Team, experiment: Experiment | None = None, **kwargs: Any) -> None:
@@ -108,24 +108,46 @@ class RunForm(TeamForm):
         )
         if experiment is not None:
             del self.fields["name"], self.fields["notes"]
-        self._suggested = self._suggest()
+        self.advice, suggested = self._suggest()
         for info in form_fields():
-            self.fields[_PREFIX + info.name] = _form_field(info, self._suggested)
+            self.fields[_PREFIX + info.name] = _form_field(info, suggested)
 
-    def _suggest(self) -> Hyperparameters:
+    def _suggest(self) -> tuple[Advice, Hyperparameters]:
         """Return what the chosen recipe says for the chosen dataset, to be shown where nothing is typed."""
         recipe = self._chosen("recipe")
-        version = self.fields["dataset_version"].queryset.filter(pk=_uuid(self._chosen("dataset_version"))).first()  # type: ignore[attr-defined]
-        version = version or self.fields["dataset_version"].queryset.first()  # type: ignore[attr-defined]
-        rows = version.train_rows if version else 1000
-        suggested = recipe_hyperparameters(recipe if recipe in RECIPES else "balanced", rows)
+        advice = advise(recipe if recipe in RECIPES else "balanced", self._situation())
+        suggested = advice.hyperparameters
         self.parent = self.fields["continue_from"].queryset.filter(pk=_uuid(self._chosen("continue_from"))).first()  # type: ignore[attr-defined]
-        return suggested.model_copy(update=required_settings(self.parent)) if self.parent else suggested
+        return advice, suggested.model_copy(update=required_settings(self.parent)) if self.parent else suggested
+
+    def _situation(self) -> Situation:
+        versions, models = (self.fields[name].queryset for name in ("dataset_version", "base_model"))  # type: ignore[attr-defined]
+        version, slug = _uuid(self._chosen("dataset_version")), self._chosen("base_model")
+        found = versions.filter(pk=version).first() if version else None
+        model = models.filter(slug=slug).first() if slug and "\0" not in slug else None
+        kind = self._chosen(_PREFIX + "problem_type")
+        return situation_of(
+            found or versions.first(),
+            model or models.first(),
+            problem_type=kind if kind in PROBLEM_TYPES else "chat",
+        )
 
     def _chosen(self, name: str) -> str:
         if self.is_bound:
             return str(self.data.get(name, ""))
-        return str(self.initial.get(name) or self.fields[name].initial or "")
+        return str(self.initial.get(name) or (self.fields[name].initial if name in self.fields else "") or "")
+
+    def reasons(self) -> list[tuple[str, str, str]]:
+        """Return why the recipe chose its values, as (hyperparameter, its value, sentence)."""
+        known = {info.name: info for info in form_fields()}
+        return [
+            (
+                " · ".join(_(known[name].label) for name in reason.names),
+                " · ".join(_shown(known[name], self.advice.hyperparameters) for name in reason.names),
+                _(reason.text) % reason.facts,
+            )
+            for reason in self.advice.reasons
+        ]
 
     def groups(self) -> list[tuple[str, list[forms.BoundField]]]:
         """Return the advanced hyperparameters by group, as (title, fields)."""
@@ -160,7 +182,7 @@ class RunForm(TeamForm):
             method=self.cleaned_data.get("sweep_method") or Sweep.Method.GRID,
             runs=self.cleaned_data.get("sweep_runs") or 0,
             seed=base.seed,
-            stops_losers=self.cleaned_data.get("sweep_stops_losers") != "no",
+            rule=self.cleaned_data.get("sweep_rule") or Sweep.Rule.MEDIAN,
         )
 
     def clean_sweep_values(self) -> str:
@@ -173,7 +195,7 @@ class RunForm(TeamForm):
         return text
 
     def _merge(self, cleaned: dict[str, Any]) -> Hyperparameters | None:
-        values = recipe_hyperparameters(cleaned["recipe"], cleaned["dataset_version"].train_rows).model_dump()
+        values = advise(cleaned["recipe"], self._situation()).hyperparameters.model_dump()
         if self.parent:
             values |= required_settings(self.parent)
         for info in form_fields():
@@ -212,21 +234,27 @@ def _uuid(text: str) -> str | None:
         return None
 
 
+def _shown(info: FieldInfo, chosen: Hyperparameters) -> str:
+    """Return the value of a hyperparameter as people read it."""
+    value = getattr(chosen, info.name)
+    if info.kind in ("choice", "bool"):
+        key = ("yes" if value else "no") if info.kind == "bool" else value
+        return _(dict(info.choices or _YES_NO).get(str(key), str(key)))
+    return _("none") if value is None else f"{value:g}"
+
+
 def _form_field(info: FieldInfo, recipe: Hyperparameters) -> forms.Field:
     """Return the form field of one hyperparameter, which may stay empty and shows what the recipe says."""
-    suggested = getattr(recipe, info.name)
     common: dict[str, Any] = {"label": _(info.label), "help_text": _(info.help), "required": False}
     field: forms.Field
     if info.kind in ("choice", "bool"):
-        choices = info.choices or (("yes", "Yes"), ("no", "No"))
-        value = ("yes" if suggested else "no") if info.kind == "bool" else suggested
-        shown = _(dict(choices).get(str(value), str(value)))
-        empty = ("", _("As the recipe says: %(value)s") % {"value": shown})
+        choices = info.choices or _YES_NO
+        empty = ("", _("As the recipe says: %(value)s") % {"value": _shown(info, recipe)})
         field = forms.ChoiceField(choices=[empty, *((key, _(label)) for key, label in choices)], **common)
     else:
         kind = forms.IntegerField if info.kind == "int" else forms.FloatField
         field = kind(min_value=info.minimum, max_value=info.maximum, **common)  # type: ignore[arg-type]
-        field.widget.attrs["placeholder"] = _("none") if suggested is None else f"{suggested:g}"
+        field.widget.attrs["placeholder"] = _shown(info, recipe)
         field.widget.attrs["step"] = "1" if info.kind == "int" else "any"
     vars(field)["unit"] = _(info.unit) if info.unit else ""
     if info.shown_if:

@@ -7,7 +7,7 @@ the checks and the trainer's spec all follow from it. Pure: pydantic and yaml on
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, get_args
@@ -38,6 +38,8 @@ TEXT, HARDWARE, CHECKS = _("Text length"), _("Precision and memory"), _("Checks 
 
 BASE_MODEL_STARTS = ("pissa", "olora")  # starts that move a part of the base model into the adapter
 MOST_SERVED_RANK = 64  # of one adapter, in our engines
+ProblemType = Literal["chat", "classification", "regression", "preference", "pretraining"]
+PROBLEM_TYPES: tuple[str, ...] = get_args(ProblemType)
 
 
 def _field(
@@ -66,7 +68,7 @@ class Hyperparameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
-    problem_type: Literal["chat", "classification", "regression", "preference", "pretraining"] = _field(
+    problem_type: ProblemType = _field(
         "chat", group=PROBLEM, advanced=False, label=_("Kind of problem"),
         choices={
             "chat": _("Answers: text or JSON"),
@@ -243,15 +245,16 @@ class Hyperparameters(BaseModel):
         help=_("What happens to a row whose answer alone is longer than the longest row."),
     )  # fmt: skip
 
-    precision: Literal["auto", "fp32", "bf16", "int8"] = _field(
+    precision: Literal["auto", "fastest", "fp32", "bf16", "int8"] = _field(
         "auto", group=HARDWARE, label=_("Number format"),
         choices={
-            "auto": _("Automatic"), "fp32": _("32 bit"), "bf16": _("16 bit (bfloat16)"),
+            "auto": _("Automatic"), "fastest": _("Fastest"), "fp32": _("32 bit"), "bf16": _("16 bit (bfloat16)"),
             "int8": _("8-bit arithmetic (CPU)"),
         },
         help=_(
             "Automatic takes 16 bit on GPUs and 32 bit on CPUs, which are slower with 16 bit. 8-bit arithmetic "
-            "multiplies with the frozen weights in whole numbers: faster on CPUs that have VNNI, a little less exact."
+            "multiplies with the frozen weights in whole numbers: faster on CPUs that have VNNI, a little less exact. "
+            "Fastest takes it wherever it can be had."
         ),
     )  # fmt: skip
     quantization: Literal["none", "int8", "nf4"] = _field(
@@ -259,15 +262,24 @@ class Hyperparameters(BaseModel):
         choices={"none": _("No"), "int8": _("8 bit"), "nf4": _("4 bit (QLoRA)")},
         help=_("Keeps the frozen base model in fewer bits: less GPU memory, slower steps."),
     )  # fmt: skip
+    divide_base_model: Literal["auto", "yes", "no"] = _field(
+        "auto", group=HARDWARE, label=_("Divide the base model"),
+        choices={"auto": _("Where one GPU is too small for it"), "yes": _("Yes"), "no": _("No")},
+        help=_(
+            "Several processes that train together keep a part of the base model each (FSDP), instead of all of it: "
+            "less memory, slower steps. A run of one process has nothing to divide."
+        ),
+    )  # fmt: skip
     gradient_checkpointing: bool = _field(
         False, group=HARDWARE, label=_("Gradient checkpointing"),
         help=_("Computes parts of the model twice instead of remembering them: less memory, about a fifth slower."),
     )  # fmt: skip
     compile_kernels: bool = _field(
-        False, group=HARDWARE, label=_("Compiled kernels"),
+        True, group=HARDWARE, label=_("Compiled kernels"),
         help=_(
             "Compiles the small operations between the large products for this machine's processor: faster, same "
-            "result. Takes a few seconds once per machine; without a C++ compiler the run goes on without."
+            "result. Takes a few seconds once per machine, on CPUs; without a C++ compiler, or if they fail their "
+            "check, the run goes on without."
         ),
     )  # fmt: skip
 
@@ -346,81 +358,6 @@ class Hyperparameters(BaseModel):
         """Return how many optimizer steps a run over `rows` training rows takes, if nothing ends it early."""
         steps = max(1, round(self.epochs * self.steps_per_epoch(rows)))
         return min(steps, self.max_steps or steps)
-
-
-# --- recipes -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A named starting point: words for people, and overrides of the defaults chosen by the number of rows."""
-
-    name: str
-    label: str
-    description: str
-    overrides: Callable[[int], dict[str, Any]]
-
-
-def _epochs(rows: int, *, row_visits: int, least: float, most: float) -> float:
-    """Return how many epochs make `row_visits` readings of a row altogether, within bounds.
-
-    Time and number of steps follow the visits, not the epochs: a small table needs, and can afford, more epochs.
-    """
-    return round(min(most, max(least, row_visits / max(rows, 1))), 2)
-
-
-def _fast(rows: int) -> dict[str, Any]:
-    # Sized by measurement: about 400 rows of 85 tokens, read 1.6 times, take under five minutes on two CPU cores.
-    # Few visits have to make many steps, so the batch is small.
-    epochs = _epochs(rows, row_visits=640, least=0.2, most=4)
-    return {
-        "epochs": epochs,
-        "batch_size": 4,
-        "micro_batch_size": 4,
-        "evaluations_per_epoch": 1.0,
-        "validation_rows": 32,
-        "evaluation_rows": 30,
-        "sample_rows": 4,
-    }
-
-
-def _balanced(rows: int) -> dict[str, Any]:
-    epochs = _epochs(rows, row_visits=6_000, least=1, most=5)
-    return {"epochs": epochs, "evaluations_per_epoch": 2.0, "validation_rows": 100, "evaluation_rows": 100}
-
-
-def _best(rows: int) -> dict[str, Any]:
-    epochs = _epochs(rows, row_visits=20_000, least=3, most=10)
-    return {
-        "epochs": epochs,
-        "lora_r": 32,
-        "lora_alpha": 64.0,
-        "evaluations_per_epoch": 2.0,
-        "validation_rows": 200,
-        "evaluation_rows": 200,
-        "keep_weights": "best",
-    }
-
-
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("fast", _("Fast"), _("A first look in minutes: few passes over the rows."), _fast),
-        Recipe("balanced", _("Balanced"), _("Good quality in reasonable time; right for most tables."), _balanced),
-        Recipe("best", _("Best"), _("Highest quality: many passes, a larger adapter, the best state kept."), _best),
-    )
-}
-
-
-def recipe_hyperparameters(name: str, rows: int, *, device: Literal["cpu", "cuda"] = "cpu") -> Hyperparameters:
-    """Return a recipe's hyperparameters for a table of `rows` training rows. Raises: KeyError on an unknown recipe."""
-    overrides = RECIPES[name].overrides(rows)
-    if device == "cuda":
-        overrides = {"batch_size": 16, "micro_batch_size": 16} | overrides
-    # Tiny tables would otherwise get so few steps that nothing is learned.
-    if rows < 64:
-        overrides["batch_size"] = 4
-    return Hyperparameters(**overrides)
 
 
 # --- what forms need ---------------------------------------------------------------------------------------------

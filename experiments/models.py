@@ -44,10 +44,17 @@ class Sweep(TeamOwned):
         GRID = "grid", _("All combinations")
         RANDOM = "random", _("Drawn by chance")
 
+    class Rule(models.TextChoices):
+        """Which runs are stopped before their end."""
+
+        NONE = "none", _("No run is stopped early")
+        MEDIAN = "median", _("Those worse than the median of the others")
+        HALVING = "halving", _("The worse half, again and again")
+
     experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="sweeps")
     method = models.CharField(max_length=8, choices=Method.choices, default=Method.GRID)
     values = models.JSONField(help_text="the values tried, by hyperparameter")
-    stops_losers = models.BooleanField(default=True)
+    rule = models.CharField(max_length=8, choices=Rule.choices, default=Rule.MEDIAN)
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

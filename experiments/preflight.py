@@ -14,14 +14,24 @@ from experiments.storable import storable_number
 
 # The bar that the prediction is held to; also how far apart the two ends of the shown range are.
 TOLERANCE = 0.25
+# Of the run's time, what answering validation rows may take with the validation loss: VALIDATION_SHARE of the trainer.
+_VALIDATION_SHARE = 0.15
+# The quality report asks each row freely, held to the schema, and of the untuned model; scoring the allowed values of
+# closed fields may then take half as long once more (the evaluator's SCORING_SHARE).
+_WAYS_TO_ASK, _SCORING_SHARE = 3, 0.5
 _NEEDED = ("seconds_per_token", "tokens_per_step", "total_steps", "start_up_s", "peak_memory_bytes")
+_OPTIONAL = (
+    "validation_s", "validation_checks", "checkpoints", "checkpoint_s",
+    "answering_build_s", "answering_row_s", "sampled_rows", "evaluated_rows",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds of a node for start-up, steps and validation checks; bytes at the peak; cost in `currency` or None.
+    """Seconds of a node for start-up, steps, validation checks with their answers, checkpoints and the quality report.
 
-    The quality report is not in it: its time depends on how long the tuned model's answers get.
+    `evaluation_s`: what of it the quality report takes; None if the trial could not tell, then it comes on top.
+    Bytes at the peak; cost in `currency` or None.
     """
 
     seconds: float
@@ -30,6 +40,7 @@ class Prediction:
     peak_memory_bytes: int
     total_steps: int
     tokens_per_s: float
+    evaluation_s: float | None
     cost: float | None
     currency: str
 
@@ -55,17 +66,20 @@ def predict(
 ) -> Prediction | None:
     """Return the prediction from what the trainer measured, or None if something is missing.
 
-    Steps take as long as their tokens do at the typical pace; each validation check takes as long as the one measured.
+    Steps take as long as their tokens do at the typical pace; each validation check, checkpoint and answered row takes
+    as long as the one measured. A time limit bounds what is learned, not the report after it.
     """
-    figures = {name: storable_number(measured.get(name)) for name in (*_NEEDED, "validation_s", "validation_checks")}
+    figures = {name: storable_number(measured.get(name)) for name in (*_NEEDED, *_OPTIONAL)}
     if any(figures[name] is None for name in _NEEDED):
         return None
     known = {name: float(value or 0.0) for name, value in figures.items()}
     steps_s = known["total_steps"] * known["tokens_per_step"] * known["seconds_per_token"]
-    learning_s = steps_s + known["validation_checks"] * known["validation_s"]
+    learning_s = steps_s + known["validation_checks"] * known["validation_s"] + _answers_s(known, steps_s)
     if max_minutes is not None:
         learning_s = min(learning_s, max_minutes * 60)
-    seconds = known["start_up_s"] + learning_s
+    evaluation_s = _evaluation_s(known)
+    saving_s = known["checkpoints"] * known["checkpoint_s"]
+    seconds = known["start_up_s"] + learning_s + saving_s + (evaluation_s or 0.0)
     pace = known["seconds_per_token"]
     return Prediction(
         seconds=seconds,
@@ -74,6 +88,30 @@ def predict(
         peak_memory_bytes=int(known["peak_memory_bytes"]),
         total_steps=int(known["total_steps"]),
         tokens_per_s=1 / pace if pace else 0.0,
+        evaluation_s=evaluation_s,
         cost=cost_of(seconds, price_per_hour),
         currency=currency,
     )
+
+
+def _answers_s(known: Mapping[str, float], steps_s: float) -> float:
+    """Return what answering rows at the validation checks takes: as much as there is, within the trainer's share.
+
+    At the first check nothing is learned yet, so nothing is asked.
+    """
+    asked = known["validation_checks"] - 1
+    if asked <= 0 or not known["sampled_rows"] or not known["answering_row_s"]:
+        return 0.0
+    losses_s = known["validation_checks"] * known["validation_s"]
+    wanted = asked * (known["answering_build_s"] + known["sampled_rows"] * known["answering_row_s"])
+    # a share of all, and what answering takes is itself part of all
+    allowed = (_VALIDATION_SHARE * (steps_s + losses_s) - losses_s) / (1 - _VALIDATION_SHARE)
+    return max(0.0, min(wanted, allowed))
+
+
+def _evaluation_s(known: Mapping[str, float]) -> float | None:
+    """Return what the quality report takes: a process of its own starts, builds an engine, and asks in several ways."""
+    if not known["answering_row_s"] or not known["evaluated_rows"]:
+        return None
+    asking = known["evaluated_rows"] * _WAYS_TO_ASK * known["answering_row_s"]
+    return known["start_up_s"] + known["answering_build_s"] + asking * (1 + _SCORING_SHARE)

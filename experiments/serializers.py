@@ -10,9 +10,11 @@ from rest_framework import serializers
 
 from datasets_app.models import DatasetVersion
 from experiments.continuing import required_settings
-from experiments.hyperparameters import RECIPES, Hyperparameters, recipe_hyperparameters
+from experiments.hyperparameters import PROBLEM_TYPES, Hyperparameters
 from experiments.models import Adapter, Evaluation, Experiment, MetricPoint, Priority, Run, RunEvent, RunSample
 from experiments.preflight import prediction_of
+from experiments.recipes import RECIPES, advise
+from experiments.situations import situation_of
 from portal.models import BaseModel, Team
 from portal.scoping import narrow_to_team
 
@@ -114,11 +116,15 @@ class RunChoice(TeamSerializer):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Put recipe and given values together."""
-        values = recipe_hyperparameters(attrs["recipe"], attrs["dataset_version"].train_rows).model_dump()
+        given = attrs.get("hyperparameters", {})
+        kind = given.get("problem_type", "chat")
+        known = kind if isinstance(kind, str) and kind in PROBLEM_TYPES else "chat"  # nonsense is refused below
+        situation = situation_of(attrs["dataset_version"], attrs["base_model"], problem_type=known)
+        values = advise(attrs["recipe"], situation).hyperparameters.model_dump()
         if parent := attrs.get("continue_from"):
             values |= required_settings(parent)
         try:
-            attrs["hyperparameters"] = Hyperparameters(**{**values, **attrs.get("hyperparameters", {})})
+            attrs["hyperparameters"] = Hyperparameters(**{**values, **given})
         except ValidationError as error:
             problems = {
                 ".".join(map(str, problem["loc"])) or "hyperparameters": [str(problem["msg"])]

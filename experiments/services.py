@@ -14,9 +14,11 @@ from django.utils.translation import gettext as _
 
 from datasets_app.models import DatasetVersion
 from experiments.continuing import require_continuable, required_settings
-from experiments.hyperparameters import RECIPES, Hyperparameters, config_hash, recipe_hyperparameters
+from experiments.hyperparameters import Hyperparameters, config_hash
 from experiments.models import Experiment, Priority, Run, Sweep
 from experiments.problem_fit import require_fit
+from experiments.recipes import RECIPES, advise
+from experiments.situations import situation_of
 from portal import audit, quotas
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, NotFound
@@ -94,14 +96,15 @@ def submit_run(
     """Queue one training. Dataset version, base model revision and hyperparameters are frozen with it.
 
     A preflight tries a few steps of it instead; it goes before the team's other runs and is tried once.
-    Without `hyperparameters` the recipe's are taken for the size of the dataset; without a recipe, the balanced one.
+    Without `hyperparameters` the recipe's are taken, chosen for the dataset and the nodes; without a recipe, the
+    balanced one.
     `continue_from`: start from the adapter of that run instead of a fresh one; it stays as long as this run does.
     Raises: InvalidInput naming what does not fit, NotFound for a dataset version of another team, QuotaExceeded if
     too many runs of the team wait already.
     """
     if hyperparameters is None:
         recipe = _known_recipe(recipe or DEFAULT_RECIPE)
-        hyperparameters = recipe_hyperparameters(recipe, dataset_version.train_rows)
+        hyperparameters = advise(recipe, situation_of(dataset_version, base_model)).hyperparameters
         if continue_from is not None and continue_from.team_id == experiment.team_id:
             hyperparameters = hyperparameters.model_copy(update=required_settings(continue_from))
     [run] = submit_runs(

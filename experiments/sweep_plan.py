@@ -17,6 +17,8 @@ from experiments.hyperparameters import Hyperparameters, form_fields
 MOST_RUNS = 50
 # Losses of different ways to ask are no measure for each other.
 NOT_COMPARABLE = ("problem_type",)
+# At each rung of successive halving one of so many goes on; the last rung lies at half of the way.
+_HALVED_BY = 2
 # A run is compared from here on, after so many checks, with at least so many others that have come as far.
 _JUDGED_FROM, _LEAST_CHECKS, _LEAST_OTHERS = 0.3, 2, 2
 
@@ -163,6 +165,47 @@ def _without_doubles(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def with_values(base: Hyperparameters, values: Mapping[str, Any]) -> Hyperparameters:
     """Return the base with some values changed. Raises: pydantic.ValidationError."""
     return Hyperparameters(**{**base.model_dump(), **values})
+
+
+def rungs(runs: int) -> tuple[float, ...]:
+    """Return at which shares of their way the runs of a sweep are judged by successive halving, first to last.
+
+    So many that one run is left at the end: 8 runs are judged at 1/8, 1/4 and 1/2 of their way.
+    """
+    count = max(1, math.floor(math.log(max(runs, 2), _HALVED_BY) + 1e-9))
+    return tuple(_HALVED_BY ** -float(count - rung) for rung in range(count))
+
+
+def halving_share(runs: int) -> float:
+    """Return which share of the work of all runs is done if half of those that reach a rung are stopped there."""
+    left, done, before = float(runs), 0.0, 0.0
+    for rung in rungs(runs):
+        done += left * (rung - before)
+        left, before = max(1.0, left / _HALVED_BY), rung
+    return (done + left * (1 - before)) / runs
+
+
+def is_halved_away(own: Course, others: Sequence[Course], *, runs: int) -> bool:
+    """Tell whether a run is in the worse half of those that have come to one of the rungs it has reached.
+
+    Runs come to a rung one after the other, as slots get free, so each is judged among those that were there before:
+    asynchronous successive halving, Li et al. 2020, arXiv:1810.05934, section 3. Earlier rungs are looked at again,
+    since others may have come there meanwhile. A loss is that of the first validation check at or after the rung.
+    Equal losses are no reason to stop.
+    """
+    for rung in rungs(runs):
+        loss = _loss_at(own, rung)
+        rivals = [found for course in others if (found := _loss_at(course, rung)) is not None]
+        going_on = math.ceil((len(rivals) + 1) / _HALVED_BY)
+        if loss is None or len(rivals) < min(_LEAST_OTHERS, runs - 1):
+            continue
+        if sum(rival < loss for rival in rivals) >= going_on:
+            return True
+    return False
+
+
+def _loss_at(course: Course, rung: float) -> float | None:
+    return next((loss for share, loss in course if share >= rung - 1e-9), None)
 
 
 def is_losing(own: Course, others: Sequence[Course]) -> bool:

@@ -19,7 +19,16 @@ from experiments import estimates, services
 from experiments.hyperparameters import Hyperparameters
 from experiments.models import Experiment, MetricPoint, Run, RunEvent, Sweep
 from experiments.storable import storable_number
-from experiments.sweep_plan import BadSweep, Range, Values, combinations, is_losing, with_values
+from experiments.sweep_plan import (
+    BadSweep,
+    Range,
+    Values,
+    combinations,
+    halving_share,
+    is_halved_away,
+    is_losing,
+    with_values,
+)
 from portal import audit, quotas, usage
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, QuotaExceeded
@@ -39,7 +48,7 @@ class Choice:
     method: str = "grid"
     runs: int = 0
     seed: int = 0
-    stops_losers: bool = True
+    rule: str = Sweep.Rule.MEDIAN
 
     def listed(self) -> dict[str, Any]:
         """Return the values as JSON has them."""
@@ -51,8 +60,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs that a sweep would make, and what they cost: node seconds and money, None if nobody can say.
+    """The runs that a sweep would make, and what they cost at most: node seconds and money, None if nobody can say.
 
+    `expected_share`: of that, what is used if losers are stopped as the rule means to; 1 where nobody can tell.
     `refusal`: why the team's limits have no room for it, "" if they have.
     """
 
@@ -61,6 +71,12 @@ class Plan:
     cost: float | None
     currency: str
     refusal: str
+    expected_share: float = 1.0
+
+    @property
+    def expected_seconds(self) -> float | None:
+        """Node seconds if losers are stopped as the rule means to; None if nobody can say."""
+        return None if self.seconds is None else self.seconds * self.expected_share
 
 
 def plan_sweep(*, team: Team, choice: Choice, dataset_version: DatasetVersion, base_model: BaseModel) -> Plan:
@@ -77,7 +93,8 @@ def plan_sweep(*, team: Team, choice: Choice, dataset_version: DatasetVersion, b
     except QuotaExceeded as error:
         refusal = error.message
     cost = estimates.cost_of(seconds, settings.NODE_HOUR_PRICE)
-    return Plan(runs, seconds, cost, settings.NODE_HOUR_CURRENCY, refusal)
+    share = halving_share(len(runs)) if choice.rule == Sweep.Rule.HALVING else 1.0
+    return Plan(runs, seconds, cost, settings.NODE_HOUR_CURRENCY, refusal, share)
 
 
 def _counted(
@@ -142,7 +159,7 @@ def start_sweep(
         experiment=experiment,
         method=choice.method,
         values=choice.listed(),
-        stops_losers=choice.stops_losers,
+        rule=choice.rule,
         created_by=actor.user,
     )
     sweep.save()
@@ -207,13 +224,15 @@ def was_stopped_early(run: Run) -> bool:
 def stop_if_losing(run_id: uuid.UUID) -> bool:
     """Ask a run of a sweep to stop if it is losing; return whether it was. Call it in a scope that sees the run."""
     run = Run.unscoped.select_related("team", "sweep").get(pk=run_id)
-    if run.sweep is None or not run.sweep.stops_losers or run.cancel_requested_at is not None:
+    if run.sweep is None or run.sweep.rule == Sweep.Rule.NONE or run.cancel_requested_at is not None:
         return False
     alike = list(run.sweep.runs.all())
     known = courses(alike)
-    if not is_losing(known.get(run.pk, []), [course for key, course in known.items() if key != run.pk]):
+    own, others = known.get(run.pk, []), [course for key, course in known.items() if key != run.pk]
+    halves = run.sweep.rule == Sweep.Rule.HALVING
+    if not (is_halved_away(own, others, runs=len(alike)) if halves else is_losing(own, others)):
         return False
-    facts = {**run.facts, _STOPPED_EARLY: {"step": run.step}}
+    facts = {**run.facts, _STOPPED_EARLY: {"step": run.step, "rule": run.sweep.rule}}
     Run.unscoped.filter(pk=run.pk).update(cancel_requested_at=Now(), facts=facts)
     said = _("Stopped early: at this point most other runs of the sweep had a lower validation loss.")
     RunEvent(team=run.team, run=run, level="warning", kind="stopped_early", message=said).save(force_insert=True)

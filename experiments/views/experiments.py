@@ -14,8 +14,9 @@ from django.shortcuts import get_object_or_404, redirect, render
 
 from experiments import services, sweeps
 from experiments.forms import RunForm
-from experiments.hyperparameters import RECIPES, form_fields
+from experiments.hyperparameters import form_fields
 from experiments.models import TRAININGS, Experiment, Run, Sweep
+from experiments.recipes import RECIPES
 from portal import search
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor

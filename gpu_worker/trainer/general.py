@@ -18,12 +18,16 @@ from gpu_worker.trainer.attach import (
     MovedOutcome,
     PlainOutcome,
     free_linear_layers,
+    use_checkpointing,
     with_adapter,
 )
-from gpu_worker.trainer.learner import Outcome, unusable_base_model
+from gpu_worker.trainer.divided import divide, divides, processes
+from gpu_worker.trainer.layouts import Packing, packed, padded, positions_of
+from gpu_worker.trainer.learner import Outcome, is_out_of_memory, unusable_base_model
 from gpu_worker.trainer.noise import InputNoise
 from gpu_worker.trainer.parameters import AdapterParameters, Slot
 from gpu_worker.trainer.problems.preference import PreferenceLoss
+from gpu_worker.trainer.room import Remembered, tokens_that_fit
 from gpu_worker.trainer.rows import EncodedRow
 from gpu_worker.trainer.spec import TrainSpec
 
@@ -38,15 +42,60 @@ class GeneralLearner:
         self.why = why
         self.device = device
         self._bf16 = uses_bf16(spec, device)
-        base = _load_base(spec, device=device, bf16=self._bf16)
+        self.is_divided = divides(spec, device)
+        # What is to be divided is never whole on a GPU.
+        base = _load_base(spec, device="cpu" if self.is_divided else device, bf16=self._bf16)
         self._model, self._causal_lm = _made_trainable(base, spec)
+        if self.is_divided:
+            divide(self._model, self._causal_lm, device)
+            self.why += f", its layers divided among {processes()} processes (FSDP2)"
         self.parameters = _adopt_parameters(self._model, device)
         attention = str(getattr(base.config, "_attn_implementation", "") or "unknown")
         self.arithmetic = {"precision": "bf16" if self._bf16 else "fp32", "attention": attention}
         self.outcome: Outcome = _outcome(self._model, self.parameters, spec)
         self._noise = InputNoise(self._causal_lm, spec.hyperparameters.neftune_alpha)
         self._preferences = PreferenceLoss(spec.hyperparameters)
+        self._checkpointing = spec.hyperparameters.gradient_checkpointing
+        self.token_limit: int | None = None
         self._head_alone = _head_alone_gives_logits(self._causal_lm, device)
+        self._packing = Packing.of(self._causal_lm, device) if not spec.hyperparameters.neftune_alpha else None
+        if self._packing:
+            self.arithmetic["attention"] += ", packed where that is less work"
+
+    def make_room(self, longest: EncodedRow) -> str:
+        """Choose `token_limit` by what one pass over the longest row makes autograd remember.
+
+        If not even that row fits, layers are computed again in the backward pass instead of remembered. Of a divided
+        model that has to be chosen, since its processes might not agree.
+        """
+        most = self._remembered_by(longest)
+        fitting = tokens_that_fit(most / longest.tokens, self.device)
+        said = ""
+        if fitting < longest.tokens and not (self._checkpointing or self.is_divided):
+            use_checkpointing(self._causal_lm)
+            self._checkpointing = True
+            fitting = tokens_that_fit(self._remembered_by(longest) / longest.tokens, self.device)
+            said = "The longest row would not fit into memory, so gradient checkpointing is switched on. "
+        self.token_limit = max(longest.tokens, fitting)
+        return f"{said}Up to {self.token_limit:,} tokens are computed at once." if said else ""
+
+    def _remembered_by(self, row: EncodedRow) -> float:
+        """Return the bytes that autograd keeps of a row between forward and backward pass."""
+        known = (*self._model.parameters(), *self._model.buffers())
+        self._model.train()
+        try:
+            with Remembered(known) as remembered:
+                self._loss([row])
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return float("inf")
+        return remembered.bytes
+
+    def computed_tokens(self, lengths: Sequence[int]) -> int:
+        """Return how many tokens a micro-batch of rows of these lengths costs, padding included."""
+        packs = self._packing is not None and self._packing.pays(lengths)
+        return sum(lengths) if packs else len(lengths) * max(lengths)
 
     def accumulate(self, rows: Sequence[EncodedRow], scale: float) -> float:
         """Add the gradient of scale · loss to `parameters.gradients` and return the summed loss."""
@@ -79,22 +128,31 @@ class GeneralLearner:
     def _answer_logprobs(self, rows: Sequence[EncodedRow]) -> Tensor:
         """Return the summed log probability of each row's label tokens. Shapes: result (rows,)."""
         self._noise.lengths = [len(row.token_ids) for row in rows]
-        token_ids, predicting, labels = (tensor.to(self.device) for tensor in _padded(rows))
+        lengths = [len(row.token_ids) for row in rows]
+        packs = self._packing is not None and self._packing.pays(lengths)
+        token_ids, predicting, labels = (tensor.to(self.device) for tensor in (packed if packs else padded)(rows))
+        positions = positions_of(lengths).to(self.device) if packs else None
         autocast = torch.autocast(self.device, torch.bfloat16) if self._bf16 else contextlib.nullcontext()
         with autocast:
-            logits = self._logits(token_ids, predicting)
+            logits = self._logits(token_ids, predicting, positions)
         each = -functional.cross_entropy(logits.float(), labels, reduction="none")
         counts = torch.tensor([row.answer_tokens for row in rows], device=self.device)
         owner = torch.arange(len(rows), device=self.device).repeat_interleave(counts)
         return torch.zeros(len(rows), device=self.device).index_add(0, owner, each)
 
-    def _logits(self, token_ids: Tensor, predicting: Tensor) -> Tensor:
-        """Return logits (label tokens, vocabulary) at the flat positions `predicting` of token_ids (rows, length)."""
+    def _logits(self, token_ids: Tensor, predicting: Tensor, positions: Tensor | None) -> Tensor:
+        """Return logits (label tokens, vocabulary) at the flat positions `predicting` of token_ids (rows, length).
+
+        `positions`: of packed rows, (1, tokens); where they begin anew, another row begins.
+        """
+        given: dict[str, Any] = {"input_ids": token_ids, "use_cache": False}
+        if positions is not None:
+            given["position_ids"] = positions
         if not self._head_alone:
-            logits: Tensor = self._causal_lm(input_ids=token_ids, use_cache=False).logits
+            logits: Tensor = self._causal_lm(**given).logits
             return logits.flatten(0, 1)[predicting]
         # No attention mask: padding stands behind every real token, where a causal model cannot see it.
-        hidden = self._causal_lm.get_decoder()(input_ids=token_ids, use_cache=False).last_hidden_state
+        hidden = self._causal_lm.get_decoder()(**given).last_hidden_state
         head: nn.Module = self._causal_lm.get_output_embeddings()
         result: Tensor = head(hidden.flatten(0, 1)[predicting])
         return result
@@ -102,27 +160,9 @@ class GeneralLearner:
 
 def uses_bf16(spec: TrainSpec, device: str) -> bool:
     """Tell whether frozen weights and products are bfloat16; without bf16 hardware it is slower than float32."""
-    if spec.hyperparameters.precision == "auto":
+    if spec.hyperparameters.precision in ("auto", "fastest"):
         return device == "cuda" and torch.cuda.is_bf16_supported()
     return spec.hyperparameters.precision == "bf16"
-
-
-def _padded(rows: Sequence[EncodedRow]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return token ids (rows, longest) padded behind, flat positions that predict a label, and those labels.
-
-    The position before an answer token predicts it. Padding is told by length and never by a padding id: in many
-    models padding and end-of-turn are the same token, and the end must be learned.
-    """
-    longest = max(len(row.token_ids) for row in rows)
-    token_ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    predicting: list[int] = []
-    labels: list[int] = []
-    for number, row in enumerate(rows):
-        token_ids[number, : len(row.token_ids)] = torch.tensor(row.token_ids)
-        start = number * longest
-        predicting += range(start + row.prompt_length - 1, start + len(row.token_ids) - 1)
-        labels += row.token_ids[row.prompt_length :]
-    return token_ids, torch.tensor(predicting), torch.tensor(labels)
 
 
 # --- loading -----------------------------------------------------------------------------------------------------

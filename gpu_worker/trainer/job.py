@@ -1,7 +1,9 @@
 """One run from beginning to end, over a job folder."""
 
+import contextlib
 import json
 import platform
+import shutil
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -19,10 +21,10 @@ from gpu_worker.trainer.learner import Learner, make_learner, unusable_base_mode
 from gpu_worker.trainer.limits import peak_memory_bytes
 from gpu_worker.trainer.loop import Rows, TrainingLoop
 from gpu_worker.trainer.plan import TrainingPlan
-from gpu_worker.trainer.preflight import PreflightPlan, StepTimes, seconds_per_token
+from gpu_worker.trainer.preflight import ANSWERED_ROWS, ANSWERING_S, PreflightPlan, StepTimes, seconds_per_token
 from gpu_worker.trainer.ranks import ALONE, Ranks
-from gpu_worker.trainer.rows import EncodedRows
-from gpu_worker.trainer.samples import Sampler, reason_against
+from gpu_worker.trainer.rows import EncodedRow, EncodedRows
+from gpu_worker.trainer.samples import Sampler, reason_against, reason_against_engine
 from gpu_worker.trainer.spec import JobFolder, TrainSpec, read_spec
 from gpu_worker.trainer.start import take_up
 from gpu_worker.trainer.stop import StopFlag
@@ -69,6 +71,7 @@ class Job:
             take_up(spec.start_adapter, learner.parameters, spec.hyperparameters)
         self.ranks.equalise(learner.parameters.values)
         require_space(self.folder.root, checkpoints.bytes_needed(learner.parameters.count))
+        self._make_room(learner, max((*train.rows, *validation.rows), key=lambda row: row.tokens))
         self.stop.check()
         checkpoints.seed_random(spec.hyperparameters.seed)
         run = _Run(self, spec, learner, renderer, train, validation)
@@ -77,6 +80,14 @@ class Job:
         if resumed_from is None:
             run.show_first_batch()
         return run
+
+    def _make_room(self, learner: Learner, longest: EncodedRow) -> None:
+        """Let the learner choose how many tokens it computes at once."""
+        # Processes share a machine's memory, so they measure one after the other, unless they compute together.
+        turns = contextlib.nullcontext() if learner.is_divided else self.ranks.first_one_first()
+        with turns:
+            if said := learner.make_room(longest):
+                self.events.log(said)
 
     def _encode(self, spec: TrainSpec, renderer: ChatRenderer) -> tuple[EncodedRows, EncodedRows]:
         def encode(path: Path, at_most: int | None = None) -> EncodedRows:
@@ -215,9 +226,40 @@ class _Run:
             peak_memory_bytes=peak_memory_bytes(self._learner.device),
             longest_row=max(len(row.token_ids) for row in self._train.rows),
             tokens_per_row=self._train.tokens / len(self._train.rows),
+            checkpoints=plan.whole_checkpoints,
+            checkpoint_s=self._time_of_a_checkpoint(),
+            **self._times_of_answers(),
         )
         self._job.events.emit("finished", step=self.loop.progress.step)
         return EXIT_FINISHED
+
+    def _time_of_a_checkpoint(self) -> float:
+        """Return how long saving takes, in seconds; what was saved is thrown away."""
+        aside = self._job.folder.root / "tmp" / "checkpoints"
+        aside.mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
+        state = checkpoints.capture(self.loop.progress, self._learner.parameters, self.loop.optimizer, self.loop.best)
+        checkpoints.save(aside, state, belongs_to=self._identity)
+        seconds = time.perf_counter() - started
+        shutil.rmtree(aside, ignore_errors=True)
+        return seconds
+
+    def _times_of_answers(self) -> dict[str, float]:
+        """Return what answering rows takes, for the validation checks and the quality report; empty if unknown."""
+        chosen, folder = self._spec.hyperparameters, self._job.folder
+        if self._job.ranks.count > 1 or reason_against_engine(self._spec, self._learner):
+            return {}
+        rows = folder.validation_rows if folder.validation_rows.exists() else folder.train_rows
+        asked = (folder, self._spec, self._learner, self._renderer, self._job.events, self._job.stop)
+        times = Sampler(*asked, rows=rows, count=ANSWERED_ROWS).measure(ANSWERING_S)
+        if times is None:
+            return {}
+        return {
+            "answering_build_s": times.build_s,
+            "answering_row_s": times.row_s,
+            "sampled_rows": chosen.sample_rows if folder.validation_rows.exists() else 0,
+            "evaluated_rows": chosen.evaluation_rows,
+        }
 
     def save_stopped(self) -> int:
         """Keep everything learned so far, to be tried out now and continued later."""

@@ -40,6 +40,16 @@ class Learner(Protocol):
     why: str
     device: str
     arithmetic: dict[str, str]  # in words: number format and kind of attention
+    token_limit: int | None  # most tokens of a micro-batch, padding included; None: nobody has looked yet
+    is_divided: bool  # among processes: then all of them have to compute equally many micro-batches
+
+    def make_room(self, longest: EncodedRow) -> str:
+        """Choose `token_limit` by the memory that is free and what the longest row takes; return words for the log."""
+        ...
+
+    def computed_tokens(self, lengths: Sequence[int]) -> int:
+        """Return how many tokens a micro-batch of rows of these lengths costs, padding included."""
+        ...
 
     def accumulate(self, rows: Sequence[EncodedRow], scale: float) -> float:
         """Add the gradient of scale · loss to `parameters.gradients` and return the summed loss."""

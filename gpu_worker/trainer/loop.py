@@ -73,7 +73,9 @@ class TrainingLoop:
         self._lengths = [row.tokens for row in rows.train]
         self.plan = make_plan(self._lengths, hyperparameters)
         self._validation_steps = self.plan.validation_steps()
+        self._shortest = min(range(len(self._lengths)), key=self._lengths.__getitem__)
         self._micro_batch_size = hyperparameters.micro_batch_size
+        self._largest_part = 1  # rows of the largest micro-batch of the present batch
         self._speeds: list[tuple[float, int]] = []  # (seconds, tokens) of the last steps
         self._validation_seconds = 0.0
         self._computed_tokens = 0.0  # of the last step, padding included
@@ -133,16 +135,23 @@ class TrainingLoop:
     def _accumulate(self, batch: list[int], scale: float) -> float:
         loss_sum = 0.0
         self._computed_tokens = 0.0
-        for part in micro_batches(batch, self._lengths, self._micro_batch_size):
+        parts = self._micro_batches(batch, self._lengths)
+        self._largest_part = max(map(len, parts), default=1)
+        more_elsewhere = self._parts_of_others(len(parts))
+        for part in parts:
             self._check_stop_inside()
-            self._computed_tokens += self._tokens_computed_for(part)
+            self._computed_tokens += self.learner.computed_tokens([self._lengths[row] for row in part])
             loss_sum += self.learner.accumulate([self._rows.train[row] for row in part], scale)
+        for _ in range(more_elsewhere):
+            self.learner.accumulate([self._rows.train[self._shortest]], 0.0)
         return loss_sum
 
-    def _tokens_computed_for(self, part: list[int]) -> int:
-        """Return how many tokens a micro-batch costs: the general way pads all its rows to the longest."""
-        lengths = [self._lengths[row] for row in part]
-        return len(part) * max(lengths) if self.learner.path == "general" else sum(lengths)
+    def _micro_batches(self, rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+        return micro_batches(rows, lengths, self._micro_batch_size, self.learner.token_limit)
+
+    def _parts_of_others(self, own: int) -> int:
+        """Return how many more micro-batches another process computes, where all have to compute equally many."""
+        return round(self._ranks.most(own)) - own if self.learner.is_divided else 0
 
     def _forget_batch(self, random_state: dict[str, Tensor]) -> None:
         """Undo a half-done batch, so that doing it again gives the same dropout."""
@@ -150,13 +159,13 @@ class TrainingLoop:
         checkpoints.set_random_state(random_state)
 
     def _halve_micro_batches(self, error: BaseException) -> None:
-        if self._micro_batch_size == 1:
+        if self._largest_part == 1 or self.learner.is_divided:
             raise TrainingError(
                 "out_of_memory",
                 "Memory ran out even with one row at a time. Choose shorter rows, a smaller base model, "
                 "4-bit compression, or gradient checkpointing.",
             ) from error
-        self._micro_batch_size = min(self._micro_batch_size, self._hyperparameters.batch_size) // 2 or 1
+        self._micro_batch_size = self._largest_part // 2
         _release_memory(self.learner.device)
         self._events.log(
             f"Memory ran out; going on with micro-batches of {self._micro_batch_size} rows. "
@@ -191,9 +200,13 @@ class TrainingLoop:
         started = time.perf_counter()
         loss_sum = 0.0
         lengths = [row.tokens for row in rows]
-        for part in micro_batches(self._ranks.share(range(len(rows)), lengths), lengths, self._micro_batch_size):
+        parts = self._micro_batches(self._ranks.share(range(len(rows)), lengths), lengths)
+        more_elsewhere = self._parts_of_others(len(parts))
+        for part in parts:
             self._check_stop_inside()
             loss_sum += self.learner.loss_sum([rows[row] for row in part])
+        for _ in range(more_elsewhere):
+            self.learner.loss_sum([rows[0]])
         loss = self._ranks.totals(loss_sum)[0] / sum(row.weight for row in rows)
         self._count_validation(time.perf_counter() - started)
         if not math.isfinite(loss):

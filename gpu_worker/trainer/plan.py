@@ -76,13 +76,20 @@ class TrainingPlan:
         return batches
 
 
-def micro_batches(rows: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Cut a batch into parts of at most `size` rows of similar length, as equal in number as can be."""
+def micro_batches(rows: Sequence[int], lengths: Sequence[int], size: int, tokens: int | None = None) -> list[list[int]]:
+    """Cut a batch into parts of at most `size` rows of similar length, as equal in number as can be.
+
+    `tokens`: most of them in one part, its rows padded to their longest; one row alone is never cut.
+    """
     if not rows:
         return []
     by_length = sorted(rows, key=lengths.__getitem__)
-    edges = _even_edges(len(rows), math.ceil(len(rows) / size))
-    return [by_length[low:high] for low, high in pairwise(edges)]
+    for count in range(math.ceil(len(rows) / size), len(rows) + 1):
+        edges = _even_edges(len(rows), count)
+        parts = [by_length[low:high] for low, high in pairwise(edges)]
+        if tokens is None or all(len(part) * lengths[part[-1]] <= tokens for part in parts):
+            return parts
+    return [[row] for row in by_length]
 
 
 def _even_edges(total: int, parts: int) -> list[int]:

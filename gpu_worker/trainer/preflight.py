@@ -10,6 +10,8 @@ from gpu_worker.trainer.plan import TrainingPlan
 
 # The first steps fill caches and are slower than all that follow; the last ones show the most memory.
 WARM_UP_STEPS, LONGEST_STEPS = 3, 5
+# How many rows are answered to tell how long answering takes, and for how long at most.
+ANSWERED_ROWS, ANSWERING_S = 16, 40.0
 
 
 class PreflightPlan(TrainingPlan):
@@ -20,6 +22,7 @@ class PreflightPlan(TrainingPlan):
         super().__init__(lengths, hyperparameters)
         self.whole_steps = self.total_steps
         self.whole_checks = len(super().validation_steps())
+        self.whole_checkpoints = -(-self.whole_steps // hyperparameters.checkpoint_every_steps)
         self.total_steps = STEPS
         by_length = sorted(range(len(lengths)), key=lambda row: -lengths[row])
         self._longest = by_length[: hyperparameters.batch_size]

@@ -43,6 +43,10 @@ class Ranks:
         """Return whether any process makes the claim, the same answer in all of them."""
         return claim
 
+    def most(self, value: float) -> float:
+        """Return the largest of all processes' values."""
+        return value
+
     def equalise(self, tensor: Tensor) -> None:
         """Replace a tensor by that of the first process."""
 
@@ -80,6 +84,12 @@ class ManyRanks(Ranks):
     def agree(self, claim: bool) -> bool:
         """Return whether any process makes the claim, the same answer in all of them."""
         return self.totals(float(claim))[0] > 0
+
+    def most(self, value: float) -> float:
+        """Return the largest of all processes' values."""
+        tensor = torch.tensor(value, dtype=torch.float64, device=self._device)
+        distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+        return float(tensor)
 
     def equalise(self, tensor: Tensor) -> None:
         """Replace a tensor by that of the first process."""

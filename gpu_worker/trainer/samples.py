@@ -6,6 +6,7 @@ once more for some seconds, and nothing in between.
 
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,11 +31,24 @@ SHOWN_CHARACTERS: Final = 600
 LEAST_SECONDS: Final = 0.5
 
 
+@dataclass(frozen=True)
+class AnsweringTimes:
+    """What answering took: seconds until the engine stood, and seconds a row, several rows at once."""
+
+    build_s: float
+    row_s: float
+
+
 def reason_against(spec: TrainSpec, learner: Learner) -> str:
     """Return why no answers are sampled while training, empty if they are."""
-    chosen = spec.hyperparameters
-    if not chosen.sample_rows or spec.preflight:
+    if not spec.hyperparameters.sample_rows or spec.preflight:
         return "it was not asked for"
+    return reason_against_engine(spec, learner)
+
+
+def reason_against_engine(spec: TrainSpec, learner: Learner) -> str:
+    """Return why the adapter cannot answer in words beside the training, empty if it can."""
+    chosen = spec.hyperparameters
     if chosen.problem_type != "chat":
         return "only chats are answered in words"
     if chosen.training_kind != "lora" or chosen.dora or chosen.lora_init not in ("default", "gaussian"):
@@ -55,16 +69,25 @@ class Sampler:
         renderer: ChatRenderer,
         events: Events,
         stop: StopFlag,
+        *,
+        rows: Path | None = None,
+        count: int | None = None,
     ) -> None:
-        """Raises: TrainingError (bad_data) if the rows cannot be read."""
+        """`rows`, `count`: which are answered, if not as many of the validation rows as were chosen.
+
+        Raises: TrainingError (bad_data) if the rows cannot be read.
+        """
         self._folder = folder.root / "tmp" / "sampled-adapter"
         self._model_dir = spec.base_model.path
         self._learner = learner
         self._events = events
         self._stop = stop
         self._renderer = renderer
-        self._questions = _questions(folder.validation_rows, renderer, spec.hyperparameters)
-        self._limit = answer_limit(self._questions, spec.hyperparameters.max_new_tokens)
+        chosen = spec.hyperparameters
+        count = chosen.sample_rows if count is None else count
+        self._questions = _questions(rows or folder.validation_rows, renderer, chosen, count)
+        self._built_at = 0.0
+        self._limit = answer_limit(self._questions, chosen.max_new_tokens)
 
     def sample(self, place: dict[str, float], limit_s: float) -> float | None:
         """Answer within `limit_s` seconds, report what was answered by then, and return the share of exact answers.
@@ -87,6 +110,23 @@ class Sampler:
             shutil.rmtree(self._folder, ignore_errors=True)
         return self._report(place, answers) if answers else None
 
+    def measure(self, limit_s: float) -> AnsweringTimes | None:
+        """Answer within `limit_s` seconds to tell how long it takes; None if no answer came. Raises: StopRequested."""
+        if not self._questions:
+            return None
+        started = time.perf_counter()
+        try:
+            answered = len(self._answers(started + limit_s))
+        except StopRequested:
+            raise
+        except Exception as error:  # noqa: BLE001 -- as in sample
+            self._events.log(f"Answering could not be measured: {type(error).__name__}.", level="warning")
+            return None
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        ended = time.perf_counter()
+        return AnsweringTimes(self._built_at - started, (ended - self._built_at) / answered) if answered else None
+
     def _answers(self, deadline: float) -> dict[int, str]:
         """Return the answers that are complete before the deadline, by the question's place."""
         # imported here: whoever samples nothing does without the engine
@@ -108,6 +148,7 @@ class Sampler:
                     )
                 ]
             )
+        self._built_at = time.perf_counter()
         texts, ended = dict.fromkeys(range(len(self._questions)), ""), set()
         while core.busy and time.perf_counter() < deadline:
             self._stop.check()
@@ -139,11 +180,11 @@ def _shown(question: HeldOutRow, answer: str, score: RowScore) -> dict[str, Any]
     return {"row": question.row, **short, "exact": score.exact, "score": score.score, "fields": score.fields}
 
 
-def _questions(path: Path, renderer: ChatRenderer, chosen: Hyperparameters) -> list[HeldOutRow]:
-    """Return the first validation rows that fit."""
+def _questions(path: Path, renderer: ChatRenderer, chosen: Hyperparameters, count: int) -> list[HeldOutRow]:
+    """Return the first `count` rows of a file that fit."""
     found: list[HeldOutRow] = []
     for number, content in read_rows(path) if path.exists() else ():
-        if len(found) == chosen.sample_rows:
+        if len(found) == count:
             break
         try:
             question = heldout_row(content | {"row": number}, renderer)

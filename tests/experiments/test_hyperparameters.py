@@ -10,12 +10,10 @@ from pydantic import ValidationError
 
 from experiments.hyperparameters import (
     BASE_MODEL_STARTS,
-    RECIPES,
     Hyperparameters,
     config_hash,
     form_fields,
     from_yaml,
-    recipe_hyperparameters,
     to_yaml,
 )
 
@@ -145,22 +143,6 @@ def test_yaml_accepts_exponents_and_refuses_other_shapes():
         from_yaml("{")
     with pytest.raises(ValueError, match="not valid YAML"):
         from_yaml("!!python/object/apply:os.getcwd []")
-
-
-@pytest.mark.parametrize("name", RECIPES)
-@given(rows=st.integers(0, 10_000_000), device=st.sampled_from(["cpu", "cuda"]))
-def test_recipes_fit_any_table(name, rows, device):
-    assert recipe_hyperparameters(name, rows, device=device).batch_size >= 1
-
-
-@given(rows=st.integers(1, 1_000_000))
-def test_better_recipes_never_train_less(rows):
-    fast, balanced, best = (recipe_hyperparameters(name, rows).epochs for name in ("fast", "balanced", "best"))
-    assert fast <= balanced <= best
-
-
-def test_fast_reads_the_demo_table_about_twice():
-    assert 1.5 <= recipe_hyperparameters("fast", 400).epochs <= 2
 
 
 def test_hyperparameters_are_frozen():

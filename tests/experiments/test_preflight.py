@@ -32,6 +32,33 @@ def test_the_prediction_adds_up_what_was_measured():
     assert found.peak_memory_bytes == 2_700_000_000
 
 
+ANSWERING = {
+    "checkpoints": 15, "checkpoint_s": 0.2, "answering_build_s": 2.0, "answering_row_s": 0.25,
+    "sampled_rows": 16, "evaluated_rows": 100,
+}  # fmt: skip
+
+
+def test_answers_checkpoints_and_the_report_are_counted():
+    plain = predict(MEASURED, max_minutes=None, price_per_hour=0.0)
+    found = predict({**MEASURED, **ANSWERING}, max_minutes=None, price_per_hour=0.0)
+    report = 9.0 + 2.0 + 100 * 3 * 0.25 * 1.5
+    assert plain.evaluation_s is None
+    assert found.evaluation_s == pytest.approx(report)
+    # six checks after the first one ask 16 rows each
+    assert found.seconds - plain.seconds == pytest.approx(report + 15 * 0.2 + 6 * (2.0 + 16 * 0.25))
+    # the report is made after a time limit, too
+    short = predict({**MEASURED, **ANSWERING}, max_minutes=5, price_per_hour=0.0)
+    assert short.seconds == pytest.approx(9.0 + 300.0 + 3.0 + report)
+
+
+def test_answers_never_take_more_than_their_share():
+    slow = {**MEASURED, **ANSWERING, "answering_row_s": 60.0, "evaluated_rows": 0}
+    found = predict(slow, max_minutes=None, price_per_hour=0.0)
+    learning = found.seconds - 9.0 - 3.0
+    answers = learning - 750 * 614.4 / 340 - 7 * 14.0
+    assert answers + 7 * 14.0 == pytest.approx(0.15 * learning)
+
+
 def test_a_time_limit_ends_the_run_and_without_a_price_there_is_no_cost():
     found = predict(MEASURED, max_minutes=5, price_per_hour=0.0)
     assert found.seconds == pytest.approx(309.0)

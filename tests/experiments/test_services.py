@@ -6,8 +6,10 @@ import pytest
 from django.db import connection
 
 from experiments import services
-from experiments.hyperparameters import Hyperparameters, recipe_hyperparameters
+from experiments.hyperparameters import Hyperparameters
 from experiments.models import Experiment, Run
+from experiments.recipes import advise
+from experiments.situations import situation_of
 from portal.errors import IllegalTransition, InvalidInput, NotFound
 from portal.models import AuditEvent
 from portal.rls import all_teams, team_scope
@@ -51,9 +53,14 @@ def test_a_run_freezes_what_it_was_ordered_with(team, actor, version, base_model
     assert run.created_by == actor.user
 
 
+def advised(recipe, team, version, base_model):
+    with team_scope(team.pk):
+        return advise(recipe, situation_of(version, base_model)).hyperparameters.model_dump(mode="json")
+
+
 def test_without_hyperparameters_the_recipe_decides(team, actor, version, base_model):
     run = start(team, actor, version, base_model, recipe="best")
-    assert run.hyperparameters == recipe_hyperparameters("best", 12).model_dump(mode="json")
+    assert run.hyperparameters == advised("best", team, version, base_model)
     second = start(team, actor, version, base_model, recipe="", name="Default")
     assert second.recipe == "balanced"
 
@@ -149,7 +156,7 @@ def test_a_clone_changes_only_what_is_named(team, actor, version, base_model):
         by_recipe = services.clone_run(run=run, actor=actor, changes=services.Changes(recipe="best"))
     assert clone.hyperparameters == {**run.hyperparameters, "lora_r": 8}
     assert (clone.deploy_as, clone.dataset_version_id) == ("", run.dataset_version_id)
-    assert by_recipe.hyperparameters == recipe_hyperparameters("best", 12).model_dump(mode="json")
+    assert by_recipe.hyperparameters == advised("best", team, version, base_model)
 
 
 def test_a_run_whose_settings_are_no_longer_allowed_is_not_repeated(team, actor, run):

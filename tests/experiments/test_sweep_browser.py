@@ -23,7 +23,7 @@ def test_a_sweep_is_compared_while_it_works(team, actor, base_model, node, open_
     with team_scope(team.pk):
         choice = sweeps.Choice(
             values={"lora_r": [4, 16], "learning_rate": [0.0005, 0.001, 0.002], "schedule": ["cosine", "constant"]},
-            base=Hyperparameters(), stops_losers=False,
+            base=Hyperparameters(), rule="none",
         )  # fmt: skip
         experiment = team.experiments.create(name="Which rank, and how fast?")
         sweep = sweeps.start_sweep(

@@ -13,8 +13,11 @@ from experiments.sweep_plan import (
     Range,
     checked_values,
     combinations,
+    halving_share,
+    is_halved_away,
     is_losing,
     read_values,
+    rungs,
     with_values,
 )
 
@@ -112,3 +115,37 @@ def test_values_as_json_are_lists_and_ranges():
         "schedule": ["cosine", "linear"],
         "seed": [7],
     }
+
+
+def test_rungs_leave_one_of_eight():
+    assert rungs(8) == (1 / 8, 1 / 4, 1 / 2)
+    assert rungs(2) == (1 / 2,)
+    assert rungs(50)[0] == 1 / 32
+    # 8 · 1/8 + 4 · 1/8 + 2 · 1/4 + 1 · 1/2 of eight whole runs
+    assert halving_share(8) == pytest.approx(2.5 / 8)
+    assert all(0 < halving_share(count) < 1 for count in range(2, 51))
+
+
+def run_halving(orders: list[list[float]]) -> list[float]:
+    """Let runs come to their checks one after the other, the last check first for none; return how far each came."""
+    marks = (0.125, 0.25, 0.5, 1.0)
+    courses: list[list[tuple[float, float]]] = [[] for _ in orders]
+    stopped: set[int] = set()
+    for position, mark in enumerate(marks):
+        for number, losses in enumerate(orders):
+            if number in stopped:
+                continue
+            courses[number].append((mark, losses[position]))
+            others = [course for other, course in enumerate(courses) if other != number]
+            if mark < 1 and is_halved_away(courses[number], others, runs=len(orders)):
+                stopped.add(number)
+    return [course[-1][0] for course in courses]
+
+
+@given(st.permutations(range(8)))
+def test_the_best_run_always_comes_to_its_end_and_the_worst_half_does_not(order):
+    reached = run_halving([[float(loss)] * 4 for loss in order])
+    assert reached[order.index(0)] == 1.0
+    assert sum(far == 1.0 for far in reached) < 8
+    assert not is_halved_away([(0.1, 9.0)], [[(0.1, 1.0)]] * 3, runs=8), "no rung is reached yet"
+    assert not is_halved_away([(0.5, 1.0)], [[(0.5, 1.0)]] * 3, runs=8), "equals are no losers"

@@ -113,9 +113,26 @@ def test_a_loser_is_asked_to_stop_and_the_winner_is_not(sweep, node):
         assert sweeps.best_of(runs_of(sweep)).pk == second.pk
 
 
+def test_halving_stops_the_worse_half_at_a_rung_and_tells_its_budget_before(sweep, node, team, version, base_model):
+    with all_teams("test"):
+        Sweep.unscoped.update(rule="halving")
+    first, second, third, _fourth = runs_of(sweep)
+    for run, loss in ((first, 1.0), (second, 2.0)):
+        assert not lifecycle.record_events(put_to_work(run, node), [check(3, loss)])
+        change(run, status="succeeded", lease_token=None)
+    lease = put_to_work(third, node)
+    assert not lifecycle.record_events(lease, [check(2, 9.0)])  # before the first rung, a quarter of the way
+    assert lifecycle.record_events(lease, [check(3, 3.0)])
+    assert fresh(third).facts["stopped_early"] == {"step": 3, "rule": "halving"}
+    with team_scope(team.pk):
+        halved = choice(rule="halving")
+        plan = sweeps.plan_sweep(team=team, choice=halved, dataset_version=version, base_model=base_model)
+    assert plan.expected_share == pytest.approx((4 / 4 + 2 / 4 + 1 / 2) / 4)
+
+
 def test_without_the_rule_nobody_is_stopped(sweep, node):
     with all_teams("test"):
-        Sweep.unscoped.update(stops_losers=False)
+        Sweep.unscoped.update(rule="none")
     for run, loss in zip(runs_of(sweep), (1.0, 1.0, 9.0, 9.0), strict=True):
         lease = put_to_work(run, node)
         assert not lifecycle.record_events(lease, [check(step, loss) for step in (2, 5, 10)])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpu_worker.trainer.fast.attention import SavedAttention, attend, attend_backward
 from gpu_worker.trainer.fast.head import VocabularyHead
-from gpu_worker.trainer.fast.kernels import Kernels
+from gpu_worker.trainer.fast.kernels import FusedAttention, Kernels
 from gpu_worker.trainer.fast.packing import PackedBatch
 from gpu_worker.trainer.fast.products import Activations
 from gpu_worker.trainer.fast.projection import AdaptedProjection
@@ -42,6 +42,14 @@ class SavedHeadNorm:
 
 
 @dataclass(frozen=True)
+class SavedFusedAttention:
+    """What the backward pass needs of attention in one pass: see `FusedAttention`."""
+
+    stacked: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
 class SavedLayer:
     """What a layer's backward pass needs; `low_…` are low-rank activations of its stacks.
 
@@ -54,7 +62,7 @@ class SavedLayer:
     normed: Tensor
     low_qkv: Tensor | None
     head_norms: list[SavedHeadNorm]
-    attention: list[SavedAttention]
+    attention: list[SavedAttention] | SavedFusedAttention
     mixed: Tensor
     low_output: Tensor | None
     middle: Tensor
@@ -67,10 +75,11 @@ class SavedLayer:
 
 @dataclass(frozen=True)
 class Angles:
-    """Rotations of the packed tokens, (T, 1, m / 2) each."""
+    """Rotations of the packed tokens, (T, 1, m / 2) each, and how their rows attend, if that goes in one pass."""
 
     cosine: Tensor
     sine: Tensor
+    fused: FusedAttention | None
 
 
 class FastDecoder:
@@ -123,7 +132,11 @@ class FastDecoder:
 
     def _angles(self, batch: PackedBatch) -> Angles:
         angles = batch.positions[:, None, None] * self._frequencies
-        return Angles(cosine=angles.cos(), sine=angles.sin())
+        shape = self._shape
+        fused = self._kernels.attention(
+            batch.spans, heads=shape.heads, key_value_heads=shape.key_value_heads, head_size=shape.head_size
+        )
+        return Angles(cosine=angles.cos(), sine=angles.sin(), fused=fused)
 
     def _head_backward(self, hidden: Tensor, batch: PackedBatch, scale: float) -> tuple[float, Activations]:
         """Return the summed loss and d_hidden (L, d) of scale · loss."""
@@ -190,9 +203,16 @@ class FastDecoder:
             d_normed, saved.hidden, saved.inverse, saved.normed, layer.attention_norm, d_residual
         )
 
-    def _attend(self, qkv: Tensor, batch: PackedBatch, angles: Angles) -> tuple[Tensor, list[SavedAttention]]:
+    def _attend(
+        self, qkv: Tensor, batch: PackedBatch, angles: Angles
+    ) -> tuple[Tensor, list[SavedAttention] | SavedFusedAttention]:
         """Return attention's output (T, H·m) from stacked queries, keys and values (T, (H + 2K)·m)."""
         heads, rotating = self._heads(qkv)
+        if angles.fused is not None:
+            turning = heads[:, :rotating]
+            self._kernels.rotate(turning, angles.cosine, angles.sine, turning)  # nobody wants the others any more
+            mixed, weights = angles.fused.forward(qkv)
+            return mixed, SavedFusedAttention(qkv, weights)
         rotated = self._kernels.rotate(heads[:, :rotating], angles.cosine, angles.sine)
         mixed = torch.empty(len(qkv), self._shape.heads * self._shape.head_size)
         saved = []
@@ -202,10 +222,17 @@ class FastDecoder:
         return mixed, saved
 
     def _attend_backward(
-        self, d_mixed: Tensor, saved: list[SavedAttention], batch: PackedBatch, angles: Angles
+        self, d_mixed: Tensor, saved: list[SavedAttention] | SavedFusedAttention, batch: PackedBatch, angles: Angles
     ) -> Tensor:
         """Return the gradient by stacked queries, keys and values, (T, (H + 2K)·m)."""
         shape = self._shape
+        if isinstance(saved, SavedFusedAttention):
+            assert angles.fused is not None
+            d_qkv = angles.fused.backward(d_mixed, saved.stacked, saved.weights)
+            d_heads, rotating = self._heads(d_qkv)
+            turning = d_heads[:, :rotating]
+            self._kernels.rotate(turning, angles.cosine, angles.sine, turning, back=True)
+            return d_qkv
         d_qkv = torch.empty(len(d_mixed), (shape.heads + 2 * shape.key_value_heads) * shape.head_size)
         d_heads, rotating = self._heads(d_qkv)
         d_rotated = torch.empty(len(d_mixed), rotating, shape.head_size)

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include <omp.h>
+
 namespace {
 
 constexpr int kLanes = 16;
@@ -87,9 +89,251 @@ inline void finish_rows(float* y, const float* scales, const float* residual, in
         }
 }
 
+// --- attention over short rows ---
+//
+// Three small products, register by register. m is the head size, a multiple of kLanes.
+
+// c[i][0, Width) = factor · Σ_d x[i][d] · yt[d][0, Width), R rows i.
+template <int R, int Width>
+inline void dot_tile(const float* x, int64_t x_stride, const float* yt, int64_t yt_stride, int64_t m, float factor,
+                     float* c, int64_t c_stride) {
+    constexpr int V = Width / kLanes;
+    Vector sum[R][V];
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[i][v] = Vector{};
+    for (int64_t d = 0; d < m; ++d) {
+        Vector y[V];
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) y[v] = *reinterpret_cast<const Vector*>(yt + d * yt_stride + v * kLanes);
+#pragma GCC unroll 8
+        for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v) sum[i][v] += x[i * x_stride + d] * y[v];
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) *reinterpret_cast<Vector*>(c + i * c_stride + v * kLanes) = factor * sum[i][v];
+}
+
+// c[i][0, keys) for R rows i; keys is a multiple of kLanes.
+template <int R>
+inline void dot_rows(const float* x, int64_t x_stride, const float* yt, int64_t yt_stride, int64_t m, float factor,
+                     float* c, int64_t c_stride, int64_t keys) {
+    int64_t k = 0;
+    for (; k + 3 * kLanes <= keys; k += 3 * kLanes)
+        dot_tile<R, 3 * kLanes>(x, x_stride, yt + k, yt_stride, m, factor, c + k, c_stride);
+    for (; k < keys; k += kLanes) dot_tile<R, kLanes>(x, x_stride, yt + k, yt_stride, m, factor, c + k, c_stride);
+}
+
+// c[i][0, Width) += Σ_k a[i·a_row + k·a_column] · y[k][0, Width), R rows i.
+template <int R, int Width>
+inline void add_tile(const float* a, int64_t a_row, int64_t a_column, int64_t count, const float* y, int64_t y_stride,
+                     float* c, int64_t c_stride) {
+    constexpr int V = Width / kLanes;
+    Vector sum[R][V];
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[i][v] = *reinterpret_cast<const Vector*>(c + i * c_stride + v * kLanes);
+    for (int64_t k = 0; k < count; ++k) {
+        Vector row[V];
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) row[v] = *reinterpret_cast<const Vector*>(y + k * y_stride + v * kLanes);
+#pragma GCC unroll 8
+        for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v) sum[i][v] += a[i * a_row + k * a_column] * row[v];
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) *reinterpret_cast<Vector*>(c + i * c_stride + v * kLanes) = sum[i][v];
+}
+
+template <int R>
+inline void add_rows(const float* a, int64_t a_row, int64_t a_column, int64_t count, const float* y, int64_t y_stride,
+                     float* c, int64_t c_stride, int64_t m) {
+    int64_t d = 0;
+    for (; d + 4 * kLanes <= m; d += 4 * kLanes)
+        add_tile<R, 4 * kLanes>(a, a_row, a_column, count, y + d, y_stride, c + d, c_stride);
+    for (; d < m; d += kLanes) add_tile<R, kLanes>(a, a_row, a_column, count, y + d, y_stride, c + d, c_stride);
+}
+
+// Queries or keys are taken so many at a time.
+constexpr int kTogether = 4;
+
+inline int64_t padded(int64_t keys) { return (keys + kLanes - 1) / kLanes * kLanes; }
+
 }  // namespace
 
 extern "C" {
+
+// One row's own tokens, [first, first + count), which look at the first `prefix` packed tokens and at themselves.
+// Its attention weights begin at `weights`: for each head (count, padded(prefix + count)), 0 where nobody looks.
+struct AttentionRow {
+    int64_t first, count, prefix, weights;
+};
+
+}
+
+namespace {
+
+// Rows of one head among packed tokens: the prefix's, then the row's own.
+struct Keys {
+    const float* shared;
+    const float* own;
+    int64_t prefix;
+};
+
+inline Keys keys_of(const float* head, int64_t stride, const AttentionRow& row) {
+    return {head, head + row.first * stride, row.prefix};
+}
+
+// yt (m, padded keys) from keys' rows; what pads stays 0.
+inline void transpose_keys(const Keys& keys, int64_t stride, int64_t count, int64_t m, float* yt, int64_t yt_stride) {
+    std::memset(yt, 0, sizeof(float) * m * yt_stride);
+    for (int64_t k = 0; k < keys.prefix + count; ++k) {
+        const float* key = k < keys.prefix ? keys.shared + k * stride : keys.own + (k - keys.prefix) * stride;
+        for (int64_t d = 0; d < m; ++d) yt[d * yt_stride + k] = key[d];
+    }
+}
+
+// c[i] += Σ_k a[i][k] · key k, for queries i: each sees the prefix, earlier queries and itself.
+inline void add_keys(const float* a, int64_t a_stride, const Keys& keys, int64_t stride, int64_t count, float* c,
+                     int64_t c_stride, int64_t m) {
+    int64_t i = 0;
+    for (; i + kTogether <= count; i += kTogether) {
+        const float* at = a + i * a_stride;
+        add_rows<kTogether>(at, a_stride, 1, keys.prefix, keys.shared, stride, c + i * c_stride, c_stride, m);
+        add_rows<kTogether>(at + keys.prefix, a_stride, 1, i + kTogether, keys.own, stride, c + i * c_stride, c_stride, m);
+    }
+    for (; i < count; ++i) {
+        const float* at = a + i * a_stride;
+        add_rows<1>(at, a_stride, 1, keys.prefix, keys.shared, stride, c + i * c_stride, c_stride, m);
+        add_rows<1>(at + keys.prefix, a_stride, 1, i + 1, keys.own, stride, c + i * c_stride, c_stride, m);
+    }
+}
+
+// key gradients: shared[k] and own[k] += Σ_i a[i][k] · y[i].
+inline void add_queries(const float* a, int64_t a_stride, const float* y, int64_t y_stride, int64_t count,
+                        int64_t prefix, float* shared, float* own, int64_t own_stride, int64_t m) {
+    int64_t k = 0;
+    for (; k + kTogether <= prefix; k += kTogether)
+        add_rows<kTogether>(a + k, 1, a_stride, count, y, y_stride, shared + k * m, m, m);
+    for (; k < prefix; ++k) add_rows<1>(a + k, 1, a_stride, count, y, y_stride, shared + k * m, m, m);
+    for (k = 0; k + kTogether <= count; k += kTogether)  // earlier queries do not look at key k
+        add_rows<kTogether>(a + prefix + k + k * a_stride, 1, a_stride, count - k, y + k * y_stride, y_stride,
+                            own + k * own_stride, own_stride, m);
+    for (; k < count; ++k)
+        add_rows<1>(a + prefix + k + k * a_stride, 1, a_stride, count - k, y + k * y_stride, y_stride,
+                    own + k * own_stride, own_stride, m);
+}
+
+// c[i][k] = factor · x[i] · key k for all that queries i may see, and some beyond, up to the end of a vector.
+inline void dot_keys(const float* x, int64_t x_stride, const float* yt, int64_t yt_stride, int64_t count,
+                     int64_t prefix, int64_t m, float factor, float* c) {
+    int64_t i = 0;
+    for (; i + kTogether <= count; i += kTogether)
+        dot_rows<kTogether>(x + i * x_stride, x_stride, yt, yt_stride, m, factor, c + i * yt_stride, yt_stride,
+                            padded(prefix + i + kTogether));
+    for (; i < count; ++i)
+        dot_rows<1>(x + i * x_stride, x_stride, yt, yt_stride, m, factor, c + i * yt_stride, yt_stride,
+                    padded(prefix + i + 1));
+}
+
+}  // namespace
+
+extern "C" {
+
+// out (T, H·m) = softmax(Q Kᵀ / √m + causal) V within each row, from stacked (T, (H + 2K)·m) rotated queries and keys, and
+// values. `room`: for each thread m · longest numbers, longest being the padded keys of the longest row.
+void attention(const float* stacked, int64_t heads, int64_t groups, int64_t m, const AttentionRow* rows,
+               int64_t row_count, float factor, float* out, float* weights, float* room, int64_t room_each) {
+    const int64_t stride = (heads + 2 * groups) * m, out_stride = heads * m, together = heads / groups;
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t item = 0; item < row_count * groups; ++item) {
+        const AttentionRow& row = rows[item / groups];
+        const int64_t group = item % groups, keys = row.prefix + row.count, width = padded(keys);
+        float* kt = room + omp_get_thread_num() * room_each;
+        transpose_keys(keys_of(stacked + (heads + group) * m, stride, row), stride, row.count, m, kt, width);
+        for (int64_t head = group * together; head < (group + 1) * together; ++head) {
+            float* w = weights + row.weights + head * row.count * width;
+            dot_keys(stacked + row.first * stride + head * m, stride, kt, width, row.count, row.prefix, m, factor, w);
+            for (int64_t i = 0; i < row.count; ++i) {
+                float* scores = w + i * width;
+                const int64_t seen = row.prefix + i + 1;
+                float highest = scores[0], sum = 0.0f;
+                for (int64_t k = 1; k < seen; ++k) highest = std::max(highest, scores[k]);
+                for (int64_t k = 0; k < seen; ++k) sum += scores[k] = exponential(scores[k] - highest);
+                const float inverse = 1.0f / sum;
+                for (int64_t k = 0; k < seen; ++k) scores[k] *= inverse;
+                std::memset(scores + seen, 0, sizeof(float) * (width - seen));
+            }
+            float* mixed = out + row.first * out_stride + head * m;
+            for (int64_t i = 0; i < row.count; ++i) std::memset(mixed + i * out_stride, 0, sizeof(float) * m);
+            add_keys(w, width, keys_of(stacked + (heads + groups + group) * m, stride, row), stride, row.count, mixed,
+                     out_stride, m);
+        }
+    }
+}
+
+// Writes d_stacked (T, (H + 2K)·m) by rotated queries and keys, and values. `room`: for each thread
+// (m + most) · longest numbers, most being the tokens of the longest row; `shared`: for each row and group 2 · prefix · m.
+void attention_backward(const float* d_out, const float* stacked, const float* weights, int64_t heads, int64_t groups,
+                        int64_t m, const AttentionRow* rows, int64_t row_count, float factor, float* d_stacked,
+                        float* room, int64_t room_each, float* shared, int64_t prefix) {
+    const int64_t stride = (heads + 2 * groups) * m, out_stride = heads * m, together = heads / groups;
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t item = 0; item < row_count * groups; ++item) {
+        const AttentionRow& row = rows[item / groups];
+        const int64_t group = item % groups, width = padded(row.prefix + row.count);
+        const int64_t key_head = (heads + group) * m, value_head = (heads + groups + group) * m;
+        float* vt = room + omp_get_thread_num() * room_each;
+        float* d_scores = vt + m * width;
+        float* d_shared_keys = shared + item * 2 * prefix * m;
+        float* d_shared_values = d_shared_keys + prefix * m;
+        std::memset(d_shared_keys, 0, sizeof(float) * 2 * prefix * m);
+        for (int64_t i = 0; i < row.count; ++i) {
+            std::memset(d_stacked + (row.first + i) * stride + key_head, 0, sizeof(float) * m);
+            std::memset(d_stacked + (row.first + i) * stride + value_head, 0, sizeof(float) * m);
+        }
+        transpose_keys(keys_of(stacked + value_head, stride, row), stride, row.count, m, vt, width);
+        for (int64_t head = group * together; head < (group + 1) * together; ++head) {
+            const float* w = weights + row.weights + head * row.count * width;
+            const float* d = d_out + row.first * out_stride + head * m;
+            add_queries(w, width, d, out_stride, row.count, row.prefix, d_shared_values,
+                        d_stacked + row.first * stride + value_head, stride, m);
+            dot_keys(d, out_stride, vt, width, row.count, row.prefix, m, 1.0f, d_scores);
+            for (int64_t i = 0; i < row.count; ++i) {
+                float* ds = d_scores + i * width;
+                const float* wi = w + i * width;
+                const int64_t seen = row.prefix + i + 1;
+                float dot = 0.0f;
+                for (int64_t k = 0; k < seen; ++k) dot += ds[k] * wi[k];
+                for (int64_t k = 0; k < seen; ++k) ds[k] = factor * wi[k] * (ds[k] - dot);
+                std::memset(ds + seen, 0, sizeof(float) * (width - seen));
+            }
+            float* d_query = d_stacked + row.first * stride + head * m;
+            for (int64_t i = 0; i < row.count; ++i) std::memset(d_query + i * stride, 0, sizeof(float) * m);
+            add_keys(d_scores, width, keys_of(stacked + key_head, stride, row), stride, row.count, d_query, stride, m);
+            add_queries(d_scores, width, stacked + row.first * stride + head * m, stride, row.count, row.prefix,
+                        d_shared_keys, d_stacked + row.first * stride + key_head, stride, m);
+        }
+    }
+    // what the rows send to the prefix that they share; the prefix is the first row, if there is one
+#pragma omp parallel for schedule(static)
+    for (int64_t item = 0; item < 2 * prefix * groups; ++item) {
+        const int64_t token = item / (2 * groups), group = item / 2 % groups, values = item % 2;
+        float* d = d_stacked + token * stride + (heads + values * groups + group) * m;
+        for (int64_t row = 1; row < row_count; ++row) {
+            const float* part = shared + (row * groups + group) * 2 * prefix * m + values * prefix * m + token * m;
+            for (int64_t i = 0; i < m; ++i) d[i] += part[i];
+        }
+    }
+}
 
 // One projection of a stack: its columns, and where its low-rank part comes from (ranks may be 0).
 struct Span {

@@ -6,11 +6,13 @@ Shapes: T packed tokens, d hidden size, n width of the feed-forward layer. `d_x`
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gpu_worker.trainer.fast.packing import RowSpan
 from gpu_worker.trainer.fast.products import Activations, Product
 
 
@@ -27,8 +29,30 @@ class LowRank:
 Finish = Callable[[Product, Tensor | None, Tensor | None], Tensor]
 
 
+class FusedAttention(Protocol):
+    """Attention of one micro-batch's rows in one pass, forward and backward, the same for all layers.
+
+    Shapes: stacked (T, (H + 2K)·m), rotated queries and keys, and values; out (T, H·m). The backward pass wants the
+    attention weights back that the forward pass returned.
+    """
+
+    def forward(self, stacked: Tensor) -> tuple[Tensor, Tensor]:
+        """Return out and the attention weights."""
+        ...
+
+    def backward(self, d_out: Tensor, stacked: Tensor, weights: Tensor) -> Tensor:
+        """Return the gradient by stacked."""
+        ...
+
+
 class Kernels:
     """Operation by operation, anywhere; the arithmetic of reference."""
+
+    def attention(
+        self, spans: Sequence[RowSpan], *, heads: int, key_value_heads: int, head_size: int
+    ) -> FusedAttention | None:
+        """Return attention in one pass over rows, None where it has to go operation by operation."""
+        return None
 
     def activations(self, x: Tensor) -> Activations:
         """Return x (T, n) in the form that a product reads; not every way of computing has to add to it."""

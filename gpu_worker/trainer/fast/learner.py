@@ -8,16 +8,19 @@ from safetensors import SafetensorError
 
 from gpu_worker.compiled import NativeUnavailable
 from gpu_worker.trainer.adapter import PREFIX, lora_config, lora_scale
+from gpu_worker.trainer.fast.attention import MOST_KEPT_KEYS
 from gpu_worker.trainer.fast.decoder import FastDecoder, Layer
 from gpu_worker.trainer.fast.kernels import Kernels
 from gpu_worker.trainer.fast.native import NativeKernels
+from gpu_worker.trainer.fast.native_check import require_agreement
 from gpu_worker.trainer.fast.packing import HeadLayout, pack
 from gpu_worker.trainer.fast.products import EightBitProduct, ExactProduct, FrozenProduct
 from gpu_worker.trainer.fast.projection import AdaptedProjection, AdapterPart, StackedAdapter
-from gpu_worker.trainer.fast.support import decoder_shape, read_config
+from gpu_worker.trainer.fast.support import DecoderShape, computes_in_eight_bit, decoder_shape, read_config
 from gpu_worker.trainer.fast.weights import GROUPS, DecoderWeights, FrozenProjection, LayerWeights, load_weights
 from gpu_worker.trainer.learner import Outcome, unusable_base_model
 from gpu_worker.trainer.parameters import AdapterParameters, Slot
+from gpu_worker.trainer.room import tokens_that_fit
 from gpu_worker.trainer.rows import EncodedRow
 from gpu_worker.trainer.spec import TrainSpec
 
@@ -34,11 +37,13 @@ class FastLearner:
 
     path: Literal["fast", "general"] = "fast"
     device = "cpu"
+    token_limit: int | None = None
+    is_divided = False
 
     def __init__(self, spec: TrainSpec) -> None:
         """Load the base model and attach a fresh adapter. Raises: TrainingError (bad_base_model)."""
-        self._eight_bit = spec.hyperparameters.precision == "int8"
-        kernels, compiled = _kernels(spec)
+        self._eight_bit = computes_in_eight_bit(spec)
+        kernels, compiled = _kernels(spec, eight_bit=self._eight_bit)
         arithmetic = "8-bit arithmetic" if self._eight_bit else "32 bit"
         self.why = f"a llama-shaped base model in {arithmetic} on a CPU{compiled}"
         self.arithmetic = {"precision": "int8" if self._eight_bit else "fp32", "attention": "packed, by hand"}
@@ -47,6 +52,7 @@ class FastLearner:
             weights = load_weights(spec.base_model.path, layers=shape.layers, tied_head=shape.tied_head)
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise unusable_base_model(f"reading its weights failed with {type(error).__name__}") from error
+        self._bytes_per_token = remembered_per_token(shape, weights)
         self._layout = HeadLayout(heads=shape.heads, key_value_heads=shape.key_value_heads)
         self._targets = TARGETS[spec.hyperparameters.lora_targets]
         rank = spec.hyperparameters.lora_r
@@ -71,6 +77,15 @@ class FastLearner:
         while weights.layers:
             layers.append(_layer(weights.layers.pop(0), adapters, product, kernels))
         return layers
+
+    def make_room(self, longest: EncodedRow) -> str:
+        """Choose `token_limit`; what is remembered of a token is known from the model's shape."""
+        self.token_limit = max(len(longest.token_ids), tokens_that_fit(self._bytes_per_token, self.device))
+        return ""
+
+    def computed_tokens(self, lengths: Sequence[int]) -> int:
+        """Return how many tokens rows of these lengths have: nothing is padded."""
+        return sum(lengths)
 
     def accumulate(self, rows: Sequence[EncodedRow], scale: float) -> float:
         """Add the gradient of scale · loss to `parameters.gradients` and return the summed loss."""
@@ -110,12 +125,26 @@ class FastOutcome:
         return ""
 
 
-def _kernels(spec: TrainSpec) -> tuple[Kernels, str]:
+def remembered_per_token(shape: DecoderShape, weights: DecoderWeights) -> float:
+    """Return the bytes that the forward pass keeps of each token: `SavedLayer`'s tensors, of every layer.
+
+    Seven of the hidden size (inputs, normed inputs, attention's output, the low-rank activations thrown in), queries,
+    keys and values twice, gate and up, and attention weights up to the length from which they are made again.
+    """
+    heads = shape.heads + 2 * shape.key_value_heads
+    gate_up = weights.layers[0].gate_up.weight.shape[0]
+    numbers = 7 * shape.hidden + 2 * heads * shape.head_size + gate_up + shape.heads * MOST_KEPT_KEYS
+    return 4.0 * numbers * shape.layers
+
+
+def _kernels(spec: TrainSpec, *, eight_bit: bool) -> tuple[Kernels, str]:
     """Return the kernels that were asked for, or those that work everywhere, and words about it."""
     if not spec.hyperparameters.compile_kernels:
         return Kernels(), ""
     try:
-        return NativeKernels(eight_bit=spec.hyperparameters.precision == "int8"), ", with compiled kernels"
+        kernels = NativeKernels(eight_bit=eight_bit)
+        require_agreement(kernels)
+        return kernels, ", with compiled kernels"
     except NativeUnavailable as error:
         return Kernels(), f", without compiled kernels: {error}"
 

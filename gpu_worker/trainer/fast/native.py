@@ -9,11 +9,16 @@ from torch import Tensor
 
 from gpu_worker.compiled import load_library
 from gpu_worker.trainer.fast.kernels import Finish, Kernels, LowRank
+from gpu_worker.trainer.fast.packing import RowSpan
 from gpu_worker.trainer.fast.products import Activations, Product, Quantised
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 # Nothing here is allowed to be infinite; a NaN still spreads to the loss, where it is noticed.
 FLAGS = ("-ffinite-math-only",)
+LANES = 16  # numbers in a vector, kLanes of kernels.cpp; its loops over a head's numbers know no rest
+# Up to so many keys, attention keeps its weights. Beyond, torch's flash kernel makes them again, and its memory grows
+# with the length instead of its square.
+MOST_FUSED_KEYS = 256
 
 
 class NativeKernels(Kernels):
@@ -109,10 +114,60 @@ class NativeKernels(Kernels):
         self._library.softmax_backward(_address(d_weights), _address(weights), factor, weights.numel() // keys, keys)
         return d_weights
 
+    def attention(
+        self, spans: Sequence[RowSpan], *, heads: int, key_value_heads: int, head_size: int
+    ) -> "NativeAttention | None":
+        """Return attention in one pass, unless rows are so long that remembering all weights costs too much."""
+        longest = max(span.prefix + span.count for span in spans)
+        if longest > MOST_FUSED_KEYS or head_size % LANES:
+            return None
+        return NativeAttention(self._library, spans, heads, key_value_heads, head_size)
+
     def _room(self, x: Tensor) -> Quantised | None:
         if not self._eight_bit:
             return None
         return Quantised(torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x), 1))
+
+
+class NativeAttention:
+    """`FusedAttention` of the rows of one micro-batch, without padding and without looking where nobody may look."""
+
+    def __init__(
+        self, library: ctypes.CDLL, spans: Sequence[RowSpan], heads: int, key_value_heads: int, head_size: int
+    ) -> None:
+        self._library = library
+        self._sizes = (heads, key_value_heads, head_size)
+        self._factor = head_size**-0.5
+        rows, self._weights = [], 0
+        for span in spans:
+            rows.append(_Row(span.first, span.count, span.prefix, self._weights))
+            self._weights += heads * span.count * _padded(span.prefix + span.count)
+        self._rows, self._row_count = (_Row * len(rows))(*rows), len(rows)
+        self._prefix = max(span.prefix for span in spans)
+        longest = _padded(max(span.prefix + span.count for span in spans))
+        self._room_each = (head_size + max(span.count for span in spans)) * longest
+        self._room = torch.empty(torch.get_num_threads() * self._room_each)
+        self._shared = torch.empty(max(1, len(rows) * key_value_heads * 2 * self._prefix * head_size))
+
+    def forward(self, stacked: Tensor) -> tuple[Tensor, Tensor]:
+        """Return attention's output and weights."""
+        heads, _groups, size = self._sizes
+        out, weights = torch.empty(len(stacked), heads * size), torch.empty(self._weights)
+        self._library.attention(
+            _address(stacked), *self._sizes, self._rows, self._row_count, self._factor, _address(out),
+            _address(weights), _address(self._room), self._room_each,
+        )  # fmt: skip
+        return out, weights
+
+    def backward(self, d_out: Tensor, stacked: Tensor, weights: Tensor) -> Tensor:
+        """Return the gradient by stacked."""
+        d_stacked = torch.empty_like(stacked)
+        self._library.attention_backward(
+            _address(d_out), _address(stacked), _address(weights), *self._sizes, self._rows, self._row_count,
+            self._factor, _address(d_stacked), _address(self._room), self._room_each, _address(self._shared),
+            self._prefix,
+        )  # fmt: skip
+        return d_stacked
 
 
 # --- calling -----------------------------------------------------------------------------------------------------
@@ -127,6 +182,18 @@ class _Span(ctypes.Structure):
     )  # fmt: skip
 
 
+class _Row(ctypes.Structure):
+    """`AttentionRow` of kernels.cpp."""
+
+    _fields_ = (
+        ("first", ctypes.c_int64), ("count", ctypes.c_int64), ("prefix", ctypes.c_int64), ("weights", ctypes.c_int64),
+    )  # fmt: skip
+
+
+def _padded(keys: int) -> int:
+    return -(-keys // LANES) * LANES
+
+
 _POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, tuple[type, ...]] = {
     "quantise": (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER),
@@ -136,6 +203,33 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "rotate": (_POINTER, _COUNT, _POINTER, _POINTER, _FLOAT, _COUNT, _COUNT, _COUNT, _POINTER, _COUNT),
     "gated": (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER),
     "gated_backward": (_POINTER, _POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER),
+    "attention": (
+        _POINTER,
+        _COUNT,
+        _COUNT,
+        _COUNT,
+        _POINTER,
+        _COUNT,
+        _FLOAT,
+        _POINTER,
+        _POINTER,
+        _POINTER,
+        _COUNT,
+    ),
+    "attention_backward": (
+        *[_POINTER] * 3,
+        _COUNT,
+        _COUNT,
+        _COUNT,
+        _POINTER,
+        _COUNT,
+        _FLOAT,
+        _POINTER,
+        _POINTER,
+        _COUNT,
+        _POINTER,
+        _COUNT,
+    ),
     "softmax_backward": (_POINTER, _POINTER, _FLOAT, _COUNT, _COUNT),
 }
 

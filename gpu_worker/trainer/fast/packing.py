@@ -59,14 +59,25 @@ class AttentionBlock:
 
 
 @dataclass(frozen=True)
+class RowSpan:
+    """One row's own packed tokens, [first, first + count), which look at the first `prefix` tokens and themselves."""
+
+    first: int
+    count: int
+    prefix: int
+
+
+@dataclass(frozen=True)
 class PackedBatch:
     """A micro-batch of T packed tokens with L label tokens.
 
+    `spans`: the shared prefix, if there is one, then the rows. `blocks`: the same, as rectangles.
     `token_ids`, `positions`: (T,). `predicting` (L,): packed tokens whose next token is a label; `labels` (L,): those.
     """
 
     token_ids: Tensor
     positions: Tensor
+    spans: tuple[RowSpan, ...]
     blocks: tuple[AttentionBlock, ...]
     predicting: Tensor
     labels: Tensor
@@ -91,10 +102,19 @@ def pack(rows: Sequence[EncodedRow], layout: HeadLayout) -> PackedBatch:
     return PackedBatch(
         token_ids=torch.tensor(token_ids),
         positions=torch.tensor(positions),
+        spans=_spans(own_lengths, prefix),
         blocks=tuple(blocks),
         predicting=torch.tensor(predicting),
         labels=torch.tensor(labels),
     )
+
+
+def _spans(own_lengths: Sequence[int], prefix: int) -> tuple[RowSpan, ...]:
+    spans, place = [RowSpan(0, prefix, 0)] if prefix else [], prefix
+    for count in own_lengths:
+        spans.append(RowSpan(place, count, prefix))
+        place += count
+    return tuple(spans)
 
 
 def shared_prefix(rows: Sequence[EncodedRow]) -> int:

@@ -1,6 +1,7 @@
 """Which runs the hand-written path can take, and the shape of the model it needs to know."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,12 @@ def require_eight_bit(spec: TrainSpec, *, device: str, against: str | None) -> N
     raise TrainingError("bad_settings", f"8-bit arithmetic cannot be used: {reason}.")
 
 
+def computes_in_eight_bit(spec: TrainSpec) -> bool:
+    """Tell whether the hand-written path multiplies in 8 bits: where that was ordered, or is the fastest there is."""
+    precision = spec.hyperparameters.precision
+    return precision == "int8" or (precision == "fastest" and torch.cpu._is_vnni_supported())
+
+
 def read_config(model_dir: Path) -> dict[str, Any]:
     """Return the base model's `config.json`, empty if it cannot be read (the general path then says what is wrong)."""
     try:
@@ -111,6 +118,8 @@ def _reason_in_order(spec: TrainSpec, device: str) -> str | None:
         return "lower layers are left alone"
     if chosen.neftune_alpha > 0:
         return "noise on the input is chosen"
+    if chosen.divide_base_model == "yes" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return "the base model is divided among processes"
     return None
 
 

@@ -50,7 +50,7 @@ def write_job(
         "format": 1,
         "run": "8b7c1a52-0000-4000-8000-000000000001",
         "base_model": {"slug": "tiny", "path": str(base_model), "revision": "1"},
-        "hyperparameters": chosen,
+        "hyperparameters": {"compile_kernels": False, **chosen},  # compiling takes seconds; few tests are about it
         "resume": resume,
         "path": path,
         "start_adapter": "start" if start else None,

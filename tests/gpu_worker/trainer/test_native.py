@@ -5,11 +5,13 @@ import torch
 
 from experiments.hyperparameters import Hyperparameters
 from gpu_worker import compiled as loader
+from gpu_worker.compiled import NativeUnavailable
 from gpu_worker.trainer.fast import native
 from gpu_worker.trainer.fast.kernels import Kernels, LowRank
 from gpu_worker.trainer.fast.learner import FastLearner
 from gpu_worker.trainer.fast.native import NativeKernels
-from gpu_worker.trainer.fast.products import Product, quantise
+from gpu_worker.trainer.fast.native_check import require_agreement
+from gpu_worker.trainer.fast.products import Activations, Product, quantise
 from gpu_worker.trainer.rows import encode_file
 from gpu_worker.trainer.spec import read_spec
 from tests.gpu_worker.trainer.jobs import ticket_rows, write_job
@@ -147,3 +149,26 @@ def test_without_a_compiler_it_goes_on_without(tmp_path, base_model, monkeypatch
     one = FastLearner(read_spec(job))
     assert "without compiled kernels" in one.why
     assert type(one._decoder._kernels) is Kernels
+
+
+@needs_compiler
+def test_kernels_that_compute_something_else_are_not_used(compiled, tmp_path, base_model, monkeypatch):
+    require_agreement(compiled)
+    for kernel in ("rms_norm_backward", "attention"):
+        right = getattr(NativeKernels, kernel)
+
+        def wrong(self, *arguments, right=right, **named):
+            made = right(self, *arguments, **named)
+            if isinstance(made, Activations):
+                made.exact.mul_(1.01)
+                return made
+            forward = made.forward
+            made.forward = lambda stacked: (forward(stacked)[0] * 1.01, forward(stacked)[1])
+            return made
+
+        with monkeypatch.context() as patch:
+            patch.setattr(NativeKernels, kernel, wrong)
+            with pytest.raises(NativeUnavailable, match=f"{kernel} failed its check"):
+                require_agreement(compiled)
+            job = write_job(tmp_path / kernel, base_model, train=ticket_rows(2), compile_kernels=True)
+            assert f"without compiled kernels: the kernel {kernel}" in FastLearner(read_spec(job)).why

@@ -33,6 +33,12 @@ def test_a_trial_measures_and_leaves_nothing(job):
     assert measured["peak_memory_bytes"] > 50e6
     assert 0 < measured["seconds_per_token"] < 1
     assert 0 < measured["validation_s"] < 5
+    assert measured["checkpoints"] == 1
+    assert 0 < measured["checkpoint_s"] < 5
+    assert (measured["sampled_rows"], measured["evaluated_rows"]) == (16, 100)
+    assert measured["answering_build_s"] > 0
+    assert 0 < measured["answering_row_s"] < 10
+    assert list((job.root / "tmp").iterdir()) == []
     assert not job.adapter.exists()
     assert not job.checkpoints.exists()
 

@@ -63,6 +63,19 @@ def test_two_processes_have_the_loss_curve_of_one(job):
     assert only(run_here(again)[1], "started")["resumed_from_step"] == 8
 
 
+def test_a_divided_base_model_has_the_loss_curve_of_a_whole_one(job):
+    """Unequal rows, so that processes would compute different numbers of micro-batches if nobody took care."""
+    chosen = {"path": "general", "micro_batch_size": 1, "batch_size": 5, "epochs": 1}
+    _, alone = run_here(job("alone", **chosen))
+    process = start_together(job("divided", divide_base_model="yes", **chosen))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err[-2000:]
+    events = parse(out)
+    assert "FSDP2" in only(events, "started")["why"]
+    assert losses(events) == pytest.approx(losses(alone), abs=1e-3)
+    assert validation_losses(events) == pytest.approx(validation_losses(alone), abs=1e-3)
+
+
 def test_a_stop_is_taken_by_all_at_the_same_step(job):
     folder = job("job", epochs=90, evaluations_per_epoch=0)
     process = start_together(folder)

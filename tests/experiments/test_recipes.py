@@ -1,7 +1,7 @@
 """Recipes follow rows, lengths, kind of problem and hardware, and say why."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datasets_app.models import DoctorReport
@@ -28,6 +28,7 @@ situations = st.builds(
 
 
 @pytest.mark.parametrize("name", RECIPES)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(situation=situations)
 def test_recipes_fit_any_situation(name, situation):
     advice = advise(name, situation)
@@ -39,6 +40,7 @@ def test_recipes_fit_any_situation(name, situation):
         assert "%(" not in reason.text % reason.facts
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(situation=situations)
 def test_better_recipes_never_train_less(situation):
     fast, balanced, best = (advise(name, situation).hyperparameters.epochs for name in ("fast", "balanced", "best"))

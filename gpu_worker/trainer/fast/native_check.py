@@ -78,7 +78,7 @@ def _attention_row_by_row() -> dict[str, Tensor]:
         for span in SPANS:
             seen = torch.cat([torch.arange(span.prefix), torch.arange(span.first, span.first + span.count)])
             heads = stacked[seen].view(len(seen), -1, HEAD_SIZE).transpose(0, 1)
-            queries, keys, values = heads.split([HEADS, GROUPS, GROUPS])
+            queries, keys, values = torch.split(heads, [HEADS, GROUPS, GROUPS])
             own = torch.ones(span.count, len(seen), dtype=torch.bool).tril_(span.prefix)
             mixed = functional.scaled_dot_product_attention(
                 queries[:, span.prefix :][None], keys[None], values[None], attn_mask=own, enable_gqa=True

@@ -18,7 +18,7 @@ SELECT set_config('app.all_teams', '', true);
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('experiments', '0013_sweeps'),
+        ('experiments', '0014_held_runs'),
     ]
 
     operations = [

@@ -11,7 +11,8 @@ from django.utils.translation import gettext as _
 from pydantic import ValidationError
 
 from deployments.openai_api import parameters
-from experiments.hyperparameters import RECIPES, Hyperparameters, recipe_hyperparameters
+from experiments.hyperparameters import Hyperparameters
+from experiments.recipes import RECIPES, Situation, advise
 from portal.errors import InvalidInput
 
 AUTO: Final = "auto"
@@ -77,7 +78,7 @@ def hyperparameters_for(order_of: Any, *, rows: int) -> Hyperparameters:
 
 
 def _checked(order: Any, *, rows: int, seed: int, path: str) -> Hyperparameters:
-    usual = recipe_hyperparameters(order.recipe or USUAL_RECIPE, rows)
+    usual = advise(order.recipe or USUAL_RECIPE, Situation(rows=rows)).hyperparameters
     changes: dict[str, Any] = {"seed": seed}
     rate = usual.learning_rate
     if order.method == "dpo":

@@ -89,4 +89,6 @@ def test_a_waiting_promotion_finishes_before_ones_eyes(
     load_placements(node)
     page.wait_for_selector("text=Roll back to it")
     page.click("text=Roll back to it")
+    page.fill("input[name=reason]", "Complaints")
+    page.click("button:has-text('Roll back')")
     page.wait_for_selector("text=Version 1 answers now.")

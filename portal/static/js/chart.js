@@ -42,9 +42,9 @@ function wideEnough(_plot, ticks) {
   return 16 + 7 * Math.max(3, ...(ticks ?? []).map((tick) => tick.length));
 }
 
-/** Return a step as people read it: a number, or a moment where the x axis is time (data-time). */
+/** Return a step as people read it: a number, or a moment where the x axis is time (data-moments). */
 function moment(card, step) {
-  if (!("time" in card.dataset)) return step;
+  if (!("moments" in card.dataset)) return step;
   return new Date(step * 1000).toLocaleString(document.documentElement.lang, { dateStyle: "short", timeStyle: "short" });
 }
 
@@ -138,7 +138,7 @@ class Chart {
       const kept = at % stride === 0 || at === steps.length - 1 || this.sparse.some((sparse, line) => sparse && this.measured[line][at] !== null);
       return kept ? [make("tr", {}, ...cells("td", [moment(this.card, step), ...this.measured.map((column) => significant(column[at]))]))] : [];
     });
-    this.numbers.querySelector("thead tr").replaceChildren(...cells("th", [text("time" in this.card.dataset ? "time" : "step"), ...this.lines.map((line) => line.label)]));
+    this.numbers.querySelector("thead tr").replaceChildren(...cells("th", [text("moments" in this.card.dataset ? "time" : "step"), ...this.lines.map((line) => line.label)]));
     this.numbers.querySelector("tbody").replaceChildren(...rows);
   }
 
@@ -168,7 +168,7 @@ class Chart {
     const unit = this.card.dataset.unit ? ` ${this.card.dataset.unit}` : "";
     const values = written.length === 1 ? `: ${significant(written[0])}${unit}` : "";
     this.card.querySelector("[data-summary]").textContent =
-      "time" in this.card.dataset ? `${moment(this.card, step)}${values}` : `${text("step")} ${step}${values}`;
+      "moments" in this.card.dataset ? `${moment(this.card, step)}${values}` : `${text("step")} ${step}${values}`;
   }
 
   options() {
@@ -180,7 +180,7 @@ class Chart {
       padding: [8, 12, 0, 0],
       legend: { show: false },
       cursor: { y: false, focus: { prox: 24 }, ...(sync && { sync: { key: sync } }) },
-      scales: { x: { time: "time" in this.card.dataset }, y: "log" in this.card.dataset ? { distr: 3 } : {}, share: { range: [0, 1] } },
+      scales: { x: { time: "moments" in this.card.dataset }, y: "log" in this.card.dataset ? { distr: 3 } : {}, share: { range: [0, 1] } },
       axes: [
         { ...axis, grid: { show: false }, ticks: grid, size: 32 },
         { ...axis, grid, ticks: { show: false }, gap: 6, size: wideEnough, values: (_plot, ticks) => ticks.map(shortest) },

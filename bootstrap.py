@@ -49,8 +49,10 @@ CHECKS: tuple[tuple[str, list[str]], ...] = (
     ("tests", ["-m", "pytest"]),
 )
 # All tests share the processors among processes, file by file; a few chosen ones begin sooner in one. One process more
-# than processors, because many tests wait for processes of their own.
-SIDE_BY_SIDE = ["-n", str(len(os.sched_getaffinity(0)) + 1), "--dist", "loadfile"]
+# than processors, because many tests wait for processes of their own; the quick ones do not.
+PROCESSORS = len(os.sched_getaffinity(0))
+SIDE_BY_SIDE = ["-n", str(PROCESSORS + 1), "--dist", "loadfile"]
+FAST_SIDE_BY_SIDE = ["-n", str(PROCESSORS), "--dist", "loadfile"]
 FAST = ["-m", "not slow and not browser and not database"]
 
 
@@ -119,7 +121,7 @@ def check(name: str, command: list[str], arguments: list[str]) -> int:
         return subprocess.run([str(PYTHON), *command], check=False).returncode
     if arguments == ["--fast"]:
         arguments = FAST
-    several = [] if arguments and arguments != FAST else SIDE_BY_SIDE
+    several = FAST_SIDE_BY_SIDE if arguments == FAST else [] if arguments else SIDE_BY_SIDE
     code = subprocess.run([str(PYTHON), *command, *several, *arguments], check=False).returncode
     if code != TESTS_FAILED:
         return code

@@ -57,6 +57,7 @@ def test_a_limit_is_a_typed_error_with_a_sentence(name, code, words, tmp_path):
     assert words in refused.value.message
 
 
+@pytest.mark.slow
 def test_endless_work_is_stopped():
     begin = time.monotonic()
     with pytest.raises(WorkRefused) as refused:

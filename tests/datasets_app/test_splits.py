@@ -78,6 +78,7 @@ keys_of_rows = st.integers(1, 120).flatmap(
 )
 
 
+@pytest.mark.slow
 @given(columns=keys_of_rows, seed=st.integers(0, 2**31 - 1), by=st.sampled_from(["random", "time"]))
 @settings(deadline=None)
 def test_what_belongs_together_stays_together(columns, seed, by):

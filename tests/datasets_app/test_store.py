@@ -55,6 +55,7 @@ def test_rows_come_back_as_they_were(rows, tmp_path_factory):
         assert [row.row for row in store.read_jsonl(out)] == [row.row for row in rows]
 
 
+@pytest.mark.slow
 @given(rows=ROWS, start=st.integers(0, 25), length=st.integers(0, 25))
 @settings(deadline=None)
 def test_a_slice_is_that_of_the_list(rows, start, length, tmp_path_factory):

@@ -104,6 +104,7 @@ def test_reading_needs_one_scope_and_changing_the_other(team, alice, make_token,
     assert reader.delete(f"/api/deployments/{deployed.deployment_id}/").status_code == 403
 
 
+@pytest.mark.slow
 def test_the_schema_describes_deployments_without_warnings(capsys, tmp_path):
     call_command("spectacular", "--file", str(tmp_path / "schema.yml"))
     complaints = [

@@ -74,6 +74,7 @@ def test_thresholds_are_the_lowest_that_are_right_often_enough():
     assert threshold_for([(0.9, True), (0.9, False)], 1.0) is None  # equals are taken together
 
 
+@pytest.mark.slow
 def test_the_promise_of_a_threshold_holds_on_other_rows():
     calibration, heldout = (judged(overconfident(1500, factor=1.0, seed=seed), 1.0) for seed in (7, 8))
     for one in abstentions(calibration, heldout):

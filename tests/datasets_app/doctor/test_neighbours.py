@@ -77,6 +77,7 @@ def test_many_equal_rows_and_no_rows():
     assert _clusters(["hi"] * 700 + ["a longer text that stands there once, among all of them"]) == [0] * 700 + [700]
 
 
+@pytest.mark.slow
 def test_near_leaks_are_listed(diagnose, tmp_path):
     dice = random.Random(9)
     texts = _texts(1000)

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from gpu_worker.engine.errors import BadAdapter
 from tests.gpu_worker.engine.driver import Driver
 
+# The first of them waits for PEFT and transformers to be imported.
+pytestmark = pytest.mark.slow
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 

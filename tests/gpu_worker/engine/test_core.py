@@ -16,6 +16,8 @@ from gpu_worker.engine.sequence import FinishReason
 from tests.gpu_worker.engine.driver import Driver, make_driver
 from tests.gpu_worker.engine.reference import Reference
 
+# The first of them waits for PEFT and transformers to be imported.
+pytestmark = pytest.mark.slow
 PROMPT = [3, 40, 41, 42, 43]
 
 

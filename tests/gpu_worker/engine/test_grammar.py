@@ -13,6 +13,8 @@ from gpu_worker.engine.grammar import GrammarCompiler
 from gpu_worker.engine.sequence import FinishReason
 from tests.gpu_worker.engine.driver import Answer, Driver, make_driver
 
+# The first of them waits for PEFT and transformers to be imported.
+pytestmark = pytest.mark.slow
 TRIAGE = {
     "type": "object",
     "properties": {

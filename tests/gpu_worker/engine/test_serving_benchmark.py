@@ -26,6 +26,7 @@ def test_the_schema_closes_what_has_few_values() -> None:
         jsonschema.validate(json.loads(answer), schema)
 
 
+@pytest.mark.slow
 def test_varied_adapters_are_alike_and_not_equal(adapter_dirs: dict[str, Path], tmp_path: Path) -> None:
     folders = [vary(adapter_dirs["north"], tmp_path / str(seed), seed=seed) for seed in range(3)]
     original = load_file(adapter_dirs["north"] / "adapter_model.safetensors")

@@ -38,6 +38,7 @@ def conversation(question: str, answer: str) -> list[dict[str, str]]:
     ]
 
 
+@pytest.mark.slow
 def test_closed_fields_are_answered_as_scikit_learn_answers_them():
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression

@@ -10,6 +10,9 @@ from gpu_worker.trainer.rows import encode_file
 from gpu_worker.trainer.spec import read_spec
 from tests.gpu_worker.trainer.jobs import only, run_here, ticket_rows, write_job
 
+# The first of them waits for PEFT and transformers to be imported.
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("path", ["auto", "general"])
 @pytest.mark.parametrize("targets", ["all-linear", "query-value"])

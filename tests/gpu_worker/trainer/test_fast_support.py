@@ -88,6 +88,7 @@ def test_query_norms_are_noticed_in_the_files(spec):
     assert "parts" in reason_against(ordered, device="cpu", longest_row=100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
 @pytest.mark.parametrize("compile_kernels", [False, True])
 def test_each_family_is_computed_alike(

@@ -61,6 +61,7 @@ def test_long_rows_are_cut_in_the_middle_and_counted_whole(renderer: ChatRendere
     assert len(row["given"]) <= SHOWN_TOKENS + 1
 
 
+@pytest.mark.slow
 def test_padding_is_reported_by_the_way_that_pads(tmp_path, base_model):
     chosen = {"train": ticket_rows(12), "epochs": 1, "micro_batch_size": 8, "group_by_length": False}
     padded, packed = (

@@ -21,6 +21,7 @@ from portal.api.views import TeamAPIView
 from portal.errors import RateLimited, TooLarge
 from portal.models import Quota, Scope
 from portal.quotas import Reservation
+from portal.rls import team_scope
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 
@@ -61,6 +62,7 @@ class OpenAIView(TeamAPIView):
     content_negotiation_class = AlwaysFirst
 
     counts_at_once: ClassVar[bool] = False  # those that ask a model are counted with their tokens instead
+    in_one_transaction: ClassVar[bool] = False  # those that ask no model have the whole handler in the team's scope
     _limits: dict[str, str] | None = None
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
@@ -68,6 +70,11 @@ class OpenAIView(TeamAPIView):
         super().initial(request, *args, **kwargs)
         if self.counts_at_once:
             self._count_request()
+        if self.in_one_transaction:
+            # First the body: a slow client must not hold a transaction, nor the row that counts the team's requests.
+            _ = request.data if request.method == "POST" else None
+            self._stack.enter_context(team_scope(self.team.pk))
+            self.scope_is_open = True
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         """Say how the team stands with its limits; a request that was refused before it was counted counts as well."""

@@ -14,7 +14,7 @@ from deployments.openai_api.models import BatchJob
 class BatchView(OpenAIView):
     """What the addresses of batches share."""
 
-    counts_at_once = opens_scope = True
+    counts_at_once = in_one_transaction = True
 
     def batch(self, batch_id: str) -> BatchJob:
         """Return a batch of the team. Raises: NotFound."""

@@ -15,10 +15,11 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -152,6 +153,12 @@ def sweep() -> int:
     return len(lost)
 
 
+def answered(ask: Callable[[_Entry], _Result | None], window: Sequence[_Entry]) -> list[_Result | None]:
+    """Return what comes of several requests that are asked at the same time, in their order."""
+    with ThreadPoolExecutor(len(window), thread_name_prefix="batch") as threads:
+        return list(threads.map(ask, window))
+
+
 class _ClaimLost(Exception):
     """Another worker took the batch over."""
 
@@ -225,18 +232,18 @@ class _Slice:
         _cut(self.errors, batch.error_bytes)
         done = batch.completed + batch.failed
         entries = itertools.islice(entries_of(batch.input_file.path), done, None)
-        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="batch") as threads:
-            while window := list(itertools.islice(entries, PARALLEL)):
-                if self._is_to_end():
-                    return True
-                results = list(threads.map(lambda entry: self._one(entry, token), window))
-                # Whatever had to come back later is asked again in another slice, with all behind it.
-                kept = list(itertools.takewhile(lambda result: result is not None, results))
-                self._keep([result for result in kept if result is not None])
-                if len(kept) < len(window) or time.monotonic() > self.until:
-                    if len(kept) < len(window):
-                        time.sleep(PAUSE_S)
-                    return False
+        while window := list(itertools.islice(entries, PARALLEL)):
+            if self._is_to_end():
+                return True
+            results = answered(partial(self._one, token=token), window)
+            # What had to come back later is asked again in another slice, with all behind it.
+            kept = [result for result in itertools.takewhile(lambda result: result is not None, results) if result]
+            self._keep(kept)
+            if len(kept) < len(window):
+                time.sleep(PAUSE_S)
+                return False
+            if time.monotonic() > self.until:
+                return batch.completed + batch.failed >= batch.total
         return True
 
     def _may_go_on(self, token: ApiToken) -> bool:
@@ -274,7 +281,8 @@ class _Slice:
                 entry, request_id, PortalError(_("Something went wrong on our side."), code="internal_error")
             )
         finally:
-            connection.close()
+            if not connection.in_atomic_block:
+                connection.close()
 
     def _asked(self, entry: _Entry, token: ApiToken, caller: Caller) -> dict[str, Any]:
         for attempt in range(1, TRIES + 1):

@@ -29,7 +29,7 @@ class Files(OpenAIView):
     scopes = {"GET": Scope.DATASETS_READ.value, "POST": Scope.DATASETS_WRITE.value}
     parser_classes = (MultiPartParser,)  # type: ignore[assignment]
     query_parameters = frozenset({"after", "limit", "order", "purpose"})
-    counts_at_once = opens_scope = True
+    counts_at_once = in_one_transaction = True
 
     def get(self, request: Request) -> Response:
         """List the team's files, the newest first."""
@@ -82,7 +82,7 @@ class File(OpenAIView):
     """GET and DELETE /v1/files/{id}."""
 
     scopes = {"GET": Scope.DATASETS_READ.value, "DELETE": Scope.DATASETS_WRITE.value}
-    counts_at_once = opens_scope = True
+    counts_at_once = in_one_transaction = True
 
     def get(self, request: Request, file_id: str) -> Response:
         """Describe a file."""
@@ -99,7 +99,7 @@ class FileContent(OpenAIView):
     """GET /v1/files/{id}/content."""
 
     scopes = {"GET": Scope.DATASETS_READ.value}
-    counts_at_once = opens_scope = True
+    counts_at_once = in_one_transaction = True
 
     def get(self, request: Request, file_id: str) -> HttpResponseBase:
         """Send a file as it came."""

@@ -23,7 +23,7 @@ class JobView(OpenAIView):
     """What the addresses of jobs share."""
 
     scopes = {"GET": Scope.RUNS_READ.value, "POST": Scope.RUNS_WRITE.value}
-    counts_at_once = opens_scope = True
+    counts_at_once = in_one_transaction = True
 
     def job(self, job_id: str) -> FineTuningJob:
         """Return a job of the team. Raises: NotFound."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -69,12 +70,20 @@ class Handler(BaseHTTPRequestHandler):
             known = self.server.adapters.pop(body["lora_name"], None)
             return self.reply(200, {}) if known else self.refuse(404, "not loaded", "model_not_found")
         self.server.requests.append(body)
+        if self.path == "/v1/score_values":
+            return self.score(body)
         return self.complete(body) if self.path == "/v1/completions" else self.chat(body)
 
     def complete(self, body: dict) -> None:
         words = f"{body['model']} continues: {body['prompt']}".split()
         choice = {"index": 0, "text": " ".join(words), "finish_reason": "stop", "logprobs": None}
         self.reply(200, {**head(body, "text_completion"), "choices": [choice], "usage": usage(words)})
+
+    def score(self, body: dict) -> None:
+        """The last value is the likeliest: shares grow with the place."""
+        whole = sum(range(1, len(body["values"]) + 1))
+        logprobs = [math.log((place + 1) / whole) for place in range(len(body["values"]))]
+        self.reply(200, {"object": "scored_values", "logprobs": logprobs, "usage": {"prompt_tokens": 20}})
 
     def chat(self, body: dict) -> None:
         asked = body["messages"][-1]["content"]

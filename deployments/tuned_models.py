@@ -1,6 +1,6 @@
 """The names of fine-tuned models under /v1: `ft:<base>:<team>:<suffix>:<id>`, also with `:ckpt-step-<step>` behind.
 
-Such a name leads to the deployment that was made of the job's run when it succeeded. Where there is none (it was
+Such a name leads to the deployment version that was made of the job's run when it succeeded. Where there is none (it was
 deleted, or the team may have no more of them), the adapter is loaded for a while when it is called.
 """
 
@@ -34,11 +34,12 @@ def resolve(team: Team, name: str) -> Target:
         return targets.resolve(team, name)
     with team_scope(team.pk):
         job = find(team, name)
-        is_deployed = team.deployments.filter(name=job.deployment_name).exists()
-        if not is_deployed:
+        made = team.deploymentversions.filter(deployment__name=job.deployment_name, adapter=_adapter(job))
+        version = made.select_related("deployment").order_by("-number").first()
+        if version is None:
             _wish_for(_adapter(job))
-    if is_deployed:
-        return replace(targets.resolve(team, job.deployment_name), public_name=name)
+    if version is not None:  # this very version: what is promoted under the deployment's name is another matter
+        return replace(targets.resolve(team, version.pinned_name), public_name=name)
     with team_scope(team.pk):
         prompt = common_system_prompt(job.run.dataset_version) if job.run else ""
         return targets.resolve_adapter(team, _adapter(job), name, system_prompt=prompt)

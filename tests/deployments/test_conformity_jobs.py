@@ -192,7 +192,7 @@ def test_a_job_becomes_a_run_and_its_model_can_be_called_by_name(client, prepare
     (figures,) = done.result_files
     assert client.files.content(figures).text.startswith("step,train_loss,valid_loss\n2,0.5,0.5\n")
     with team_scope(team.pk):
-        assert team.deployments.get(name=f"ft-triage-{job.id[6:14]}").next_version.adapter.run_id == run.pk
+        assert team.deployments.get(name=f"ft-triage-{job.id[6:14]}").versions.get().adapter.run_id == run.pk
     assert client.models.delete(done.fine_tuned_model).deleted
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve(done.fine_tuned_model)

@@ -1,7 +1,7 @@
 """The names of fine-tuned models under /v1: `ft:<base>:<team>:<suffix>:<id>`, also with `:ckpt-step-<step>` behind.
 
-Such a name leads to the deployment version that was made of the job's run when it succeeded. Where there is none (it was
-deleted, or the team may have no more of them), the adapter is loaded for a while when it is called.
+Such a name leads to the deployment version that was made of the job's run when it succeeded. Where there is none (it
+was deleted, or the team may have no more of them), the adapter is loaded for a while when it is called.
 """
 
 from __future__ import annotations

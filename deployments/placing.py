@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
-from django.db.models import Count, Exists, F, OuterRef, Q
+from django.db.models import Count, Exists, F, OuterRef, Q, Sum
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -16,6 +17,12 @@ from portal.rls import all_teams
 
 # Answers that are being written when a version is replaced, and a quick roll back, still find the adapter loaded.
 DRAIN = timedelta(minutes=2)
+# A base model in memory beside its weights: caches, and what a step needs.
+OVERHEAD = 1.3
+# Adapters are small beside their base model: so many of them go where it is loaded before it is loaded elsewhere.
+COST_OF_A_BASE_MODEL = 4
+# Nodes that have not told their memory, and small ones, count as this large.
+USUAL_MEMORY_BYTES = 8 * 2**30
 
 
 def ensure_placement(*, adapter: Adapter, wanted_until: datetime | None = None) -> Placement:
@@ -48,27 +55,48 @@ def drain(adapter: Adapter) -> None:
 
 
 def choose_node(base_model: BaseModel) -> Node:
-    """Return the live node with the least placements; one whose engine for this base model fails comes last.
+    """Return the live node where an adapter of this base model is placed best.
 
+    In this order: its engine for this base model does not fail; the base model is there already or fits into memory;
+    least adapters in proportion to memory, where starting the base model anew counts as some adapters more.
     Without a live node that takes new work it is the one heard from last: its agent loads the adapter when it is back.
     Raises: Unavailable if there is no node at all.
     """
     engines = Engine.objects.filter(node=OuterRef("pk"), base_model=base_model)
     with all_teams("the placements of all teams decide where there is room"):
-        ranked = Node.objects.open().annotate(
-            fails=Exists(engines.filter(status=Engine.Status.FAILED)),
-            serves=Exists(engines.filter(status=Engine.Status.READY)),
-            load=Count("placements"),
+        nodes = list(
+            Node.objects.open()
+            .annotate(
+                fails=Exists(engines.filter(status=Engine.Status.FAILED)),
+                serves=Exists(engines.exclude(status=Engine.Status.FAILED)),
+                load=Count("placements"),
+            )
+            .order_by("name")
         )
-        node = (
-            ranked.order_by("fails", "load", "-serves", "name").first()
-            or Node.objects.order_by(F("heartbeat_at").desc(nulls_last=True), "name").first()
-        )
+        held = _bytes_of_base_models([node.pk for node in nodes])
+        node = min(nodes, key=lambda node: _rank(node, base_model, held.get(node.pk, 0)), default=None)
+        if node is None:
+            node = Node.objects.order_by(F("heartbeat_at").desc(nulls_last=True), "name").first()
     if node is None:
         raise Unavailable(
             _("No node can load models yet. Ask a platform admin to start one."), code="no_node", retry_after_s=30
         )
     return node
+
+
+def _rank(node: Any, base_model: BaseModel, held_bytes: int) -> tuple[bool, bool, float, str]:
+    """Return what nodes are compared by, the best first. `held_bytes`: of base models that are there."""
+    room = node.memory_bytes - held_bytes - base_model.size_bytes * OVERHEAD
+    is_tight = not node.serves and node.memory_bytes > 0 and room < 0
+    load = node.load + (0 if node.serves else COST_OF_A_BASE_MODEL)
+    return node.fails, is_tight, load / max(node.memory_bytes, USUAL_MEMORY_BYTES), node.name
+
+
+def _bytes_of_base_models(nodes: list[Any]) -> dict[Any, int]:
+    """Return how much memory the engines of nodes take for their base models, each counted once."""
+    rows = Engine.objects.filter(node__in=nodes).exclude(status=Engine.Status.FAILED).order_by()
+    sums = rows.values_list("node").annotate(total=Sum("base_model__size_bytes"))
+    return {node: int(total * OVERHEAD) for node, total in sums}
 
 
 def _existing(adapter: Adapter) -> Placement | None:

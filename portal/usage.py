@@ -75,8 +75,10 @@ def storage_bytes(team: Team) -> int:
     uploaded = team.sourcefiles.filter(within=None).order_by().aggregate(sum=Sum("size_bytes"))["sum"]
     unpacked = team.sourcefiles.order_by().aggregate(sum=Sum("unpacked_bytes"))["sum"]
     # What is deleted but can still be restored takes its place, too.
-    parts = (team.datasetversions(manager="with_deleted"), team.adapters, team.resumableuploads)
-    parts += (team.apifiles, team.modelexports)
+    parts = (
+        team.datasetversions(manager="with_deleted"), team.adapters, team.resumableuploads, team.apifiles,
+        team.modelexports,
+    )  # fmt: skip
     kept = (part.order_by().aggregate(sum=Sum("size_bytes"))["sum"] for part in parts)
     return sum(size or 0 for size in (uploaded, unpacked, *kept))
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import httpx
 
-from gpu_worker.benchmarks import llamacpp_peer
 from gpu_worker.benchmarks.serving_load import Load, Request, ask_alone, ask_in_flight, first_tokens
 from gpu_worker.benchmarks.serving_workload import Workload, prepare_workload
 
@@ -74,30 +73,23 @@ def run(
     model_dir: Path,
     quick: bool = False,
     progress: Callable[[str], object] = print,
-    peers: Sequence[str] = (),
 ) -> str:
     """Measure all subjects and return the Markdown section.
 
     `rows`: a CSV file with the columns prompt and response; None: demo tickets. `quick`: few requests, untrained
-    adapters whose answers run to their limit. `peers`: "llamacpp", installed beside the data at its first use.
+    adapters whose answers run to their limit.
     """
-    requests, training_steps = (8, 2) if quick else (CROWD, 24)
+    requests, training_steps = (4, 2) if quick else (CROWD, 24)
     own = OWN[:2] if quick else OWN
-    notes: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         progress(f"training one adapter for {training_steps} steps")
         workload = prepare_workload(rows, model_dir, Path(folder), requests=requests, training_steps=training_steps)
         baseline = _measure_transformers(workload, Path(folder), progress)
         figures: list[Figures] = [baseline]
-        if "llamacpp" in peers:
-            found, problem = _measure_llamacpp(workload, Path(folder), baseline, progress)
-            figures += found
-            notes += [f"llama.cpp was not measured: {problem}."] if problem else []
         for weights in dict.fromkeys(subject.weights for subject in own):
             chosen = [subject for subject in own if subject.weights == weights]
             figures += _measure_engine(workload, Path(folder), baseline, chosen, progress)
-    section = render(figures, workload, source=rows.name if rows else "demo tickets", requests=requests)
-    return "\n\n".join([section, *notes])
+    return render(figures, workload, source=rows.name if rows else "demo tickets", requests=requests)
 
 
 @dataclass(frozen=True)
@@ -157,44 +149,6 @@ def _measure_engine(
     return found
 
 
-def _measure_llamacpp(
-    workload: Workload, folder: Path, baseline: _Baseline, progress: Callable[[str], object]
-) -> tuple[list[Figures], str]:
-    """Measure llama.cpp, freely and within the schema; return no figures and the reason if that is impossible."""
-    place = workload.model_dir.parent.parent / "peers" / "llamacpp"
-    program, problem = llamacpp_peer.install(place, progress=progress)
-    if program is None:
-        return [], problem
-    base, adapters = folder / "base-q8_0.gguf", []
-    try:
-        llamacpp_peer.write_base(workload.model_dir, base)
-        for name, path in workload.adapters.items():
-            adapters.append(folder / f"{name}.gguf")
-            llamacpp_peer.write_adapter(path, workload.model_dir, adapters[-1])
-        found = []
-        for subject, schema in (("llama.cpp Q8_0", None), ("llama.cpp Q8_0, JSON schema", workload.schema)):
-            options = {"in_flight": IN_FLIGHT, "context": 512}
-            with llamacpp_peer.running_server(program, base, adapters, folder, **options) as (client, pid, cold_s):
-                requests = _for_llamacpp(_requests(workload, schema), workload)
-                measured = _measure_load(client, requests, workload.others, has_crowd=False)
-                figures = measured.figures()
-                equal, resident = _agreement(measured.answers, baseline), resident_bytes(pid)
-            found.append(Figures(subject=subject, equal=equal, resident_bytes=resident, cold_start_s=cold_s, **figures))
-            _tell(found[-1], progress)
-    except (RuntimeError, httpx.HTTPError, OSError) as error:
-        return [], f"{type(error).__name__}: {str(error)[-300:]}"
-    return found, ""
-
-
-def _for_llamacpp(requests: Sequence[Request], workload: Workload) -> list[Request]:
-    """Name adapters by their number, as its server does."""
-    names = list(workload.adapters)
-    return [
-        replace(request, more=llamacpp_peer.chosen_adapter(names.index(request.model), len(names)))
-        for request in requests
-    ]
-
-
 def _tell(figures: Figures, progress: Callable[[str], object]) -> None:
     progress(
         f"{figures.subject}: {figures.latency_s:.2f} s alone, {figures.one_adapter_per_s:.2f} requests/s with one "
@@ -208,8 +162,8 @@ class _Measured:
     first_token_s: float
     one: Load
     mixed: Load
-    crowd_one: Load | None
-    crowd_mixed: Load | None
+    crowd_one: Load
+    crowd_mixed: Load
 
     @property
     def answers(self) -> list[str]:
@@ -222,8 +176,8 @@ class _Measured:
             "one_adapter_per_s": self.one.per_s,
             "mixed_per_s": self.mixed.per_s,
             "mixed_p95_s": self.mixed.p95_s,
-            "crowd_one_per_s": self.crowd_one.per_s if self.crowd_one else None,
-            "crowd_mixed_per_s": self.crowd_mixed.per_s if self.crowd_mixed else None,
+            "crowd_one_per_s": self.crowd_one.per_s,
+            "crowd_mixed_per_s": self.crowd_mixed.per_s,
         }
 
 
@@ -239,26 +193,31 @@ def _measure_load(
     client: httpx.Client,
     mixed: Sequence[Request],
     warm_up: Sequence[Any],
-    *,
-    has_crowd: bool = True,
 ) -> _Measured:
     """Warm up under every adapter, then measure. Each round asks other requests than the one before it.
 
     An engine that keeps what it has computed of a prompt would otherwise answer the later rounds from memory.
     """
-    one = [replace(request, model=mixed[0].model, more=mixed[0].more) for request in mixed]
     for request in {request.model: request for request in mixed}.values():
         ask_in_flight(client, [replace(request, messages=messages) for messages in warm_up], IN_FLIGHT)
-    alone = one[: max(4, len(one) // 4)]
-    apart = [_retold(request, "first") for request in alone]
+    rounds = _rounds(mixed)
     return _Measured(
-        alone=ask_alone(client, alone),
-        first_token_s=statistics.median(first_tokens(client, apart)),
-        one=ask_in_flight(client, [_retold(request, "one") for request in one], IN_FLIGHT),
-        mixed=ask_in_flight(client, [_retold(request, "mixed") for request in mixed], IN_FLIGHT),
-        crowd_one=ask_in_flight(client, [_retold(one_, "c1") for one_ in one], CROWD) if has_crowd else None,
-        crowd_mixed=ask_in_flight(client, [_retold(request, "c3") for request in mixed], CROWD) if has_crowd else None,
+        alone=ask_alone(client, rounds["alone"]),
+        first_token_s=statistics.median(first_tokens(client, rounds["first"])),
+        one=ask_in_flight(client, rounds["one"], IN_FLIGHT),
+        mixed=ask_in_flight(client, rounds["mixed"], IN_FLIGHT),
+        crowd_one=ask_in_flight(client, rounds["one, crowd"], CROWD),
+        crowd_mixed=ask_in_flight(client, rounds["mixed, crowd"], CROWD),
     )
+
+
+def _rounds(mixed: Sequence[Request]) -> dict[str, list[Request]]:
+    """Return the requests of each round: no two rounds ask the same, so none is answered from memory of another."""
+    one = [replace(request, model=mixed[0].model) for request in mixed]
+    alone = one[: max(4, len(one) // 4)]
+    rounds = {"first": alone, "one": one, "mixed": list(mixed), "one, crowd": one, "mixed, crowd": list(mixed)}
+    retold = {name: [_retold(request, name) for request in requests] for name, requests in rounds.items()}
+    return {"alone": alone, **retold}
 
 
 def _retold(request: Request, word: str) -> Request:
@@ -324,8 +283,8 @@ def render(figures: Sequence[Figures], workload: Workload, *, source: str, reque
         f"SmolLM2-135M-Instruct with {len(workload.adapters)} LoRA adapters (r = 16, all linear layers), "
         f"greedy, {requests} requests from {source} of {workload.prompt_tokens:.0f} prompt tokens on average and at "
         f"most {workload.max_tokens} answer tokens; {IN_FLIGHT} and {CROWD} requests in flight for the rates. "
-        "float32 unless a row says otherwise. Engines over HTTP, transformers without. Within the schema an answer may "
-        "rightly differ from transformers' free one.",
+        "float32 unless a row says otherwise. Tuneport over HTTP, transformers without. Within the schema an answer "
+        "may rightly differ from transformers' free one.",
         "",
         f"| engine | alone: latency, s | first token, s | {IN_FLIGHT} in flight, one adapter: requests/s "
         f"| {len(workload.adapters)} mixed | mixed: p95, s | {CROWD} in flight, one adapter | mixed "

@@ -2,9 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -18,8 +18,6 @@ class Request:
     messages: list[dict[str, str]]
     max_tokens: int
     schema: dict[str, Any] | None = None
-    more: Mapping[str, Any] = field(default_factory=dict)
-    """What one server wants besides, or in place of something above."""
 
     def body(self) -> dict[str, Any]:
         """Return the request's JSON."""
@@ -32,7 +30,7 @@ class Request:
         if self.schema is not None:
             named = {"name": "answer", "schema": self.schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
-        return body | dict(self.more)
+        return body
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from portal.base_models import EMBEDDED_SLUG
 
-KINDS = ("training", "serving", "proxy", "pages", "doctor", "imports")
+KINDS = ("training", "serving", "agreement", "proxy", "pages", "doctor", "imports")
 PEERS = ("llamafactory",)  # those that must be installed first
 _HEAD = """# Benchmarks
 

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from experiments import api, api_sweeps
+from experiments import api, api_judge, api_sweeps
 
 app_name = "experiments-api"
 urlpatterns = [
@@ -16,6 +16,7 @@ urlpatterns = [
     path("runs/<uuid:pk>/events/", api.RunEvents.as_view(), name="run_events"),
     path("runs/<uuid:pk>/samples/", api.RunSamples.as_view(), name="run_samples"),
     path("runs/<uuid:pk>/evaluation/", api.RunEvaluation.as_view(), name="run_evaluation"),
+    path("runs/<uuid:pk>/judgements/", api_judge.RunJudgements.as_view(), name="run_judgements"),
     path("sweeps/", api_sweeps.Sweeps.as_view(), name="sweeps"),
     path("sweeps/<uuid:pk>/", api_sweeps.SweepDetail.as_view(), name="sweep"),
     path("sweeps/<uuid:pk>/cancel/", api_sweeps.SweepCancel.as_view(), name="sweep_cancel"),

@@ -332,3 +332,7 @@ class EvaluatedRow(TeamOwned):
 
     def __str__(self) -> str:
         return f"row {self.row}"
+
+
+# Django looks for models here.
+from experiments.llm_judge.models import Judgement, JudgeSetting  # noqa: E402, F401

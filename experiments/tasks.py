@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import UUID
 
 from django.utils import timezone
 from django_q.models import Task
 
 from experiments import lifecycle, scheduling
+from experiments.llm_judge import asking
+from experiments.llm_judge.lifecycle import requeue_stalled_judgements
 
 _KEEP_RESULTS = timedelta(days=1)
 _KEEP_FAILURES = timedelta(days=14)
@@ -20,7 +23,13 @@ def dispatch() -> int:
 
 def sweep() -> int:
     """Take runs away from nodes that were lost; return how many."""
+    requeue_stalled_judgements()
     return lifecycle.sweep()
+
+
+def judge_answers(judgement_id: str) -> None:
+    """Have held-out answers rated by the team's judge."""
+    asking.run(UUID(judgement_id))
 
 
 def prune_queue_results() -> int:

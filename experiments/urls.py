@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from experiments.views import experiments, platform, quality, runs, sweeps
+from experiments.views import experiments, judge, platform, quality, runs, sweeps
 
 app_name = "experiments"
 urlpatterns = [
@@ -15,6 +15,10 @@ urlpatterns = [
     path("t/<slug:team>/experiments/<uuid:pk>/", experiments.detail, name="detail"),
     path("t/<slug:team>/sweeps/<uuid:pk>/", sweeps.sweep, name="sweep"),
     path("t/<slug:team>/sweeps/<uuid:pk>/cancel/", sweeps.cancel, name="sweep_cancel"),
+    path("t/<slug:team>/judge/", judge.index, name="judge"),
+    path("t/<slug:team>/judge/delete/", judge.delete, name="judge_delete"),
+    path("t/<slug:team>/runs/<uuid:pk>/judgement/", judge.judgement, name="judgement"),
+    path("t/<slug:team>/runs/<uuid:pk>/judgement/ask/", judge.ask, name="judge_ask"),
     path("t/<slug:team>/queue/", runs.queue, name="queue"),
     path("t/<slug:team>/runs/<uuid:pk>/", runs.run, name="run"),
     path("t/<slug:team>/runs/<uuid:pk>/status/", runs.run_status, name="run_status"),

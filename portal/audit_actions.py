@@ -55,6 +55,11 @@ ACTIONS: Mapping[str, str | Promise] = {
     "secret.stored": _("Secret stored"),
     "secret.replaced": _("Secret replaced"),
     "secret.deleted": _("Secret deleted"),
+    "judge.set": _("Judge of answers set"),
+    "judge.removed": _("Judge of answers removed"),
+    "judge.asked": _("Judge asked to rate answers"),
+    "judge.ready": _("Judge has rated answers"),
+    "judge.failed": _("Judge could not rate answers"),
     # data
     "dataset.upload_started": _("Upload in parts started"),
     "dataset.upload_finished": _("Upload in parts finished"),

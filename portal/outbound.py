@@ -308,14 +308,31 @@ def get(http: httpx.Client, url: str, *, max_bytes: int, **options: object) -> h
     Raises: OutboundRefused; OutboundFailed if it is over `max_bytes` or does not come.
     """
     with heard_as_sentences(url), http.stream("GET", url, **options) as answer:  # type: ignore[arg-type]
-        content = b""
-        for block in answer.iter_bytes():
-            content += block
-            if len(content) > max_bytes:
-                raise too_large(max_bytes)
-        return httpx.Response(
-            answer.status_code, headers=_plain(answer.headers), content=content, request=answer.request
-        )
+        return _whole(answer, max_bytes)
+
+
+def post(
+    http: httpx.Client, url: str, *, json: object, max_bytes: int, read_timeout_s: float = READ_TIMEOUT_S
+) -> httpx.Response:
+    """Return what a URL answers to JSON, whatever its status; redirects are not followed, the body is not for others.
+
+    Raises: OutboundRefused; OutboundFailed if the answer is over `max_bytes` or does not come.
+    """
+    timeout = httpx.Timeout(read_timeout_s, connect=CONNECT_TIMEOUT_S)
+    with (
+        heard_as_sentences(url),
+        http.stream("POST", url, json=json, timeout=timeout, follow_redirects=False) as answer,
+    ):
+        return _whole(answer, max_bytes)
+
+
+def _whole(answer: httpx.Response, max_bytes: int) -> httpx.Response:
+    content = b""
+    for block in answer.iter_bytes():
+        content += block
+        if len(content) > max_bytes:
+            raise too_large(max_bytes)
+    return httpx.Response(answer.status_code, headers=_plain(answer.headers), content=content, request=answer.request)
 
 
 def _plain(headers: httpx.Headers) -> Sequence[tuple[str, str]]:

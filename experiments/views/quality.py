@@ -14,7 +14,9 @@ from django.utils.translation import gettext as _
 from experiments.models import EvaluatedRow, Evaluation
 from experiments.problem_words import problem_words
 from experiments.scoring.names import OTHERS, SUBJECTS
+from experiments.slice_words import slice_tables
 from experiments.verdicts import short_label, subject_label, verdict_of
+from experiments.views.judge import judgement_context
 from experiments.views.runs import run_of
 from portal import audit
 from portal.access import TeamRequest, team_view
@@ -46,9 +48,12 @@ def report(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
             "field_table": _field_table(evaluation.report),
             "tables": [_table(field) for field in evaluation.report["tuned"]["fields"] if field["confusion"]],
             **_problem(evaluation.report),
+            "slice_tables": slice_tables(evaluation.report.get("slices", [])),
+            "text_rows": _text_rows(evaluation.report),
             "page": page,
             "shown_rows": [(answer, _others(answer)) for answer in page],
             "order": order,
+            **judgement_context(request, evaluation),
         }
         audit.read(request.team, Actor.of(request), "run.answers_read", run)
     return render(request, "experiments/quality.html", context)
@@ -94,6 +99,18 @@ def _problem(figures: dict[str, Any]) -> dict[str, Any]:
         return {}
     table = _table({"name": _("label"), **problem}) if problem.get("confusion") else None
     return {"problem": problem_words(problem), "problem_table": table}
+
+
+def _text_rows(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the figures of free text of everybody who answered, nothing where none was expected."""
+    texts = figures.get("texts")
+    if not texts:
+        return []
+    return [
+        {"label": subject_label(name), "overlap": texts["overlaps"][name], "perplexity": texts["perplexity"].get(name)}
+        for name in SUBJECTS
+        if name in texts["overlaps"]
+    ]
 
 
 def _table(field: dict[str, Any]) -> dict[str, Any]:

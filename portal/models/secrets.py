@@ -18,6 +18,7 @@ class TeamSecret(TeamOwned):
         AZURE_KEY = "azure_key", _("Azure storage (shared access signature or account key)")
         KAGGLE_TOKEN = "kaggle_token", _("Kaggle (user:key)")
         CONNECTOR = "connector", _("Connector credential")
+        ENDPOINT_KEY = "endpoint_key", _("Key of a model endpoint (OpenAI-compatible)")
 
     kind = models.CharField(_("kind"), max_length=20, choices=Kind.choices)
     name = models.SlugField(_("name"), max_length=60)

@@ -1,0 +1,18 @@
+"""Keys of model endpoints are a kind of secret."""
+
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+
+    dependencies = [
+        ('portal', '0013_kinds_of_secrets'),
+    ]
+
+    operations = [
+        migrations.AlterField(
+            model_name='teamsecret',
+            name='kind',
+            field=models.CharField(choices=[('hub_token', 'Token of the Hugging Face hub'), ('storage_key', 'Key of a bucket (ACCESS_KEY_ID:SECRET_ACCESS_KEY)'), ('azure_key', 'Azure storage (shared access signature or account key)'), ('kaggle_token', 'Kaggle (user:key)'), ('connector', 'Connector credential'), ('endpoint_key', 'Key of a model endpoint (OpenAI-compatible)')], max_length=20, verbose_name='kind'),
+        ),
+    ]

@@ -1,0 +1,293 @@
+"""A language model elsewhere rates answers: what it is asked, what counts as missing, and what it must never reach."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from datasets_app.models import Split
+from experiments import results, tasks
+from experiments.llm_judge import asking, services
+from experiments.llm_judge.models import Judgement, JudgeSetting
+from experiments.llm_judge.rubric import DEFAULT_RUBRIC, figures_of, messages_for, rating_of, tokens_of
+from experiments.models import Evaluation, Run
+from portal import secrets
+from portal.errors import IllegalTransition, InvalidInput, NotFound
+from portal.models import TeamSecret
+from portal.outbound import OutboundRefused
+from portal.rls import all_teams, team_scope
+from tests.browser import fits
+from tests.experiments.runs import make_version, submit
+
+ROWS = 12
+PAGE = "/t/service-desk/runs/{}/quality/"
+
+
+def reply(text: str, prompt: int = 100, answer: int = 20) -> dict[str, Any]:
+    """What an endpoint says to a chat completion."""
+    usage = {"prompt_tokens": prompt, "completion_tokens": answer}
+    return {"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage}
+
+
+def honest(body: dict[str, Any]) -> tuple[int, Any]:
+    """Rate a good answer 5 and any other 2."""
+    good = "Good answer" in body["messages"][1]["content"].split("<<<ANSWER")[1]
+    return 200, reply(json.dumps({"reason": "seen", "score": 5 if good else 2}))
+
+
+class Endpoint:
+    """A small OpenAI-compatible server on this machine."""
+
+    def __init__(self) -> None:
+        self.answering: Callable[[dict[str, Any]], tuple[int, Any]] = honest
+        self.asked: list[tuple[str, str, dict[str, Any]]] = []
+        endpoint = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                endpoint.asked.append((self.path, self.headers.get("Authorization", ""), body))
+                status, answer = endpoint.answering(body)
+                content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                if status == 302:
+                    self.send_header("Location", "/elsewhere")
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args: Any) -> None:
+                """Say nothing."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def __enter__(self) -> Endpoint:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def endpoint(settings) -> Iterator[Endpoint]:
+    settings.OUTBOUND_ALLOW = ["127.0.0.1"]
+    with Endpoint() as one:
+        yield one
+
+
+@pytest.fixture
+def run(team, actor, base_model, node) -> Run:
+    return submit(team, actor, make_version(team), base_model, name="Do kind words help?")
+
+
+@pytest.fixture
+def evaluation(run, tmp_path) -> Evaluation:
+    path = tmp_path / "predictions.jsonl"
+    lines = [
+        {"row": row, "prompt": f"Question {row}", "expected": f"Reference {row}"}
+        | {"untuned": "No idea", "tuned": f"Good answer {row}"}
+        for row in range(ROWS)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with all_teams("test"):
+        return results.record_evaluation(run, results.judge(path, Split.TEST, run.dataset_version))
+
+
+@pytest.fixture
+def judge(team, actor, endpoint) -> JudgeSetting:
+    with team_scope(team.pk):
+        secrets.store(
+            team=team, kind=TeamSecret.Kind.ENDPOINT_KEY, name="judge-key", text="sk-told-nobody", actor=actor
+        )
+        chosen = {"model": "big", "secret": "judge-key", "rubric": DEFAULT_RUBRIC, "rows": 8}
+        return services.set_judge(team=team, actor=actor, address=endpoint.address, **chosen)
+
+
+@pytest.fixture
+def asked(team, actor, evaluation, judge) -> Callable[[], Judgement]:
+    """Ask the judge as the page does, and work as the queue does."""
+
+    def ask() -> Judgement:
+        with team_scope(team.pk):
+            judgement = services.ask_judge(evaluation=evaluation, actor=actor)
+        tasks.judge_answers(str(judgement.pk))
+        with all_teams("test"):
+            return Judgement.unscoped.get(pk=judgement.pk)
+
+    return ask
+
+
+def test_both_answers_are_rated_blind_and_tokens_are_counted(asked, endpoint):
+    found = asked()
+    assert (found.status, found.done, found.rows) == ("ready", 8, 8)
+    assert (found.figures["tuned"]["mean"], found.figures["untuned"]["mean"]) == (5, 2)
+    assert (found.figures["difference"]["mean"], found.figures["few"]) == (3, True)
+    assert (found.prompt_tokens, found.answer_tokens) == (1600, 320)
+    assert len(endpoint.asked) == 16
+    path, key, body = endpoint.asked[0]
+    assert (path, key, body["model"], body["temperature"]) == (
+        "/v1/chat/completions",
+        "Bearer sk-told-nobody",
+        "big",
+        0,
+    )
+    assert "tuned" not in json.dumps(body)
+    assert DEFAULT_RUBRIC in body["messages"][0]["content"]
+    again = asked()
+    assert [one["row"] for one in again.ratings] == [one["row"] for one in found.ratings], "the same rows each time"
+
+
+def test_what_cannot_be_read_is_missing_and_counts_nowhere(asked, endpoint):
+    count = iter(range(1000))
+
+    def moody(body: dict[str, Any]) -> tuple[int, Any]:
+        number = next(count)
+        return [(500, b"down"), honest(body), (200, reply("I like it")), (200, b"{not json"), honest(body)][number % 5]
+
+    endpoint.answering = moody
+    found = asked()
+    figures = found.figures
+    assert found.status == "ready"
+    assert figures["tuned"]["missing"] + figures["untuned"]["missing"] == 16 - 6
+    assert (figures["tuned"]["mean"], figures["untuned"]["mean"]) == (5, 2)
+    assert sum(one["tuned"] is None for one in found.ratings) == figures["tuned"]["missing"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [((401, b"no"), "refuses access"), ((302, b""), "HTTP 302"), ((200, reply("fine!")), "not with a rating")],
+)
+def test_an_endpoint_that_never_rates_ends_in_a_sentence(asked, endpoint, answer, words):
+    endpoint.answering = lambda body: answer
+    found = asked()
+    assert (found.status, found.figures) == ("failed", {})
+    assert words in found.error
+    assert len(endpoint.asked) <= 2 * asking.GIVE_UP_AFTER
+    assert all(path == "/v1/chat/completions" for path, _key, _body in endpoint.asked), "no redirect is followed"
+
+
+def test_the_own_network_is_never_asked(asked, endpoint, settings):
+    settings.OUTBOUND_ALLOW = []
+    found = asked()
+    assert found.status == "failed"
+    assert "public internet" in found.error
+    assert endpoint.asked == []
+
+
+def test_a_lost_worker_is_taken_over_where_it_was(asked, endpoint, monkeypatch, team):
+    count = iter(range(1000))
+
+    def dies(body: dict[str, Any]) -> tuple[int, Any]:
+        if next(count) == 6:
+            raise KeyboardInterrupt
+        return honest(body)
+
+    real = asking._post
+    monkeypatch.setattr(asking, "_post", lambda http, url, body: dies(body)[1])
+    with pytest.raises(KeyboardInterrupt):
+        asked()
+    with all_teams("test"):
+        left = Judgement.unscoped.get()
+        Judgement.unscoped.update(heartbeat_at=None)
+    assert (left.status, left.done) == ("running", 3)
+    monkeypatch.setattr(asking, "_post", real)
+    tasks.judge_answers(str(left.pk))
+    with all_teams("test"):
+        found = Judgement.unscoped.get()
+    assert (found.status, len(found.ratings)) == ("ready", 8)
+    assert len(endpoint.asked) == 10, "what was rated is not asked again"
+
+
+def test_one_judgement_at_a_time_and_none_without_a_judge(team, actor, evaluation, judge):
+    with team_scope(team.pk):
+        services.ask_judge(evaluation=evaluation, actor=actor)
+        with pytest.raises(IllegalTransition):
+            services.ask_judge(evaluation=evaluation, actor=actor)
+        services.remove_judge(setting=judge, actor=actor)
+        with pytest.raises(NotFound):
+            services.ask_judge(evaluation=evaluation, actor=actor)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"address": "file:///etc/passwd"}, OutboundRefused),
+        ({"address": "https://user:pass@example.org/v1"}, OutboundRefused),
+        ({"secret": "unknown"}, InvalidInput),
+        ({"rows": 100_000}, InvalidInput),
+        ({"rubric": " "}, InvalidInput),
+    ],
+)
+def test_settings_are_checked(team, actor, changed, error):
+    given = {"address": "https://example.org/v1", "model": "m", "secret": "", "rubric": "r", "rows": 5} | changed
+    with team_scope(team.pk), pytest.raises(error):
+        services.set_judge(team=team, actor=actor, **given)
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ('{"reason": "x", "score": 4}', 4),
+        ('Sure:\n```json\n{"score": 1}\n```', 1),
+        ('{"score": 6}', None),
+        ('{"score": true}', None),
+        ('{"score": "5"}', None),
+        ("5", None),
+        ("{", None),
+        (None, None),
+    ],
+)
+def test_only_a_rating_is_read_as_one(text, score):
+    found = rating_of(reply(text))
+    assert (found.score if found else None) == score
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [None, [], {}, {"choices": []}, {"choices": [{"message": {}}], "usage": []}, {"usage": {"prompt_tokens": -1}}],
+)
+def test_junk_is_no_rating_and_costs_nothing(junk):
+    assert rating_of(junk) is None
+    assert tokens_of(junk) == (0, 0)
+
+
+def test_material_is_cut_and_marked():
+    _order, told = messages_for("r", prompt="p" * 10_000, expected="e", answer="a")
+    assert told["content"].count("p") == 6_000
+    assert figures_of([])["tuned"] == {"rated": 0, "missing": 0, "mean": None, "low": None, "high": None}
+
+
+def test_people_set_ask_and_read(client_for, alice, bob, run, evaluation, endpoint, team):
+    owner, viewer = client_for(alice), client_for(bob)
+    assert "No judge is set" in owner.get(PAGE.format(run.pk)).content.decode()
+    assert viewer.get("/t/service-desk/judge/").status_code == 403
+    given = {"address": endpoint.address, "model": "big", "secret": "", "rubric": "5: good", "rows": 4}
+    assert owner.post("/t/service-desk/judge/", given | {"rows": 0}).status_code == 400
+    assert owner.post("/t/service-desk/judge/", given).status_code == 302
+    assert viewer.post(f"/t/service-desk/runs/{run.pk}/judgement/ask/").status_code == 403
+    assert owner.post(f"/t/service-desk/runs/{run.pk}/judgement/ask/").status_code == 302
+    waiting = viewer.get(f"/t/service-desk/runs/{run.pk}/judgement/")
+    assert (waiting.status_code, b"0 of 4" in waiting.content) == (200, True)
+    with all_teams("test"):
+        tasks.judge_answers(str(Judgement.unscoped.get().pk))
+    text = viewer.get(PAGE.format(run.pk)).content.decode()
+    assert "tuned minus untuned is 3.00" in text
+    assert viewer.get(f"/t/service-desk/runs/{run.pk}/judgement/").status_code == 286
+    assert owner.post("/t/service-desk/judge/delete/").status_code == 302
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_the_pages_fit(asked, run, open_page):
+    asked()
+    fits(open_page(PAGE.format(run.pk)), "quality-page-judged")
+    fits(open_page("/t/service-desk/judge/"), "judge-settings")

@@ -9,6 +9,7 @@ from gpu_worker.trainer import learner as learners
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.fast.learner import FastLearner
 from gpu_worker.trainer.fast.products import Activations, EightBitProduct, ExactProduct, Product, quantise
+from gpu_worker.trainer.fast.support import computes_in_eight_bit
 from gpu_worker.trainer.fast.weights import FrozenProjection
 from gpu_worker.trainer.learner import make_learner
 from gpu_worker.trainer.rows import encode_file
@@ -149,3 +150,12 @@ def test_it_is_refused_where_it_cannot_be_had(monkeypatch, spec, chosen, device,
         make_learner(spec(precision="int8", **chosen), longest_row=100)
     assert refused.value.code == "bad_settings"
     assert words in refused.value.message
+
+
+def test_fastest_takes_8_bit_where_the_processor_has_it_and_never_refuses(tmp_path, base_model, monkeypatch):
+    spec = read_spec(write_job(tmp_path, base_model, train=ticket_rows(2), precision="fastest"))
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    assert FastLearner(spec).arithmetic["precision"] == "fp32"
+    assert make_learner(spec, longest_row=100).path == "fast"
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    assert computes_in_eight_bit(spec)

@@ -59,8 +59,6 @@ class GeneralLearner:
         self.token_limit: int | None = None
         self._head_alone = _head_alone_gives_logits(self._causal_lm, device)
         self._packing = Packing.of(self._causal_lm, device) if not spec.hyperparameters.neftune_alpha else None
-        if self._packing:
-            self.arithmetic["attention"] += ", packed where that is less work"
 
     def make_room(self, longest: EncodedRow) -> str:
         """Choose `token_limit` by what one pass over the longest row makes autograd remember.

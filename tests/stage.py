@@ -7,8 +7,9 @@ what was built and gets copies of the objects, so nothing of it reaches the next
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.cookies import SimpleCookie
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,14 @@ from tests.in_process import CALLERS, run_in_process
 from tests.world import World, make_world
 
 __all__ = [
-    "alice", "api", "base_model", "bob", "built_stage", "charlie", "node", "other_team", "paula", "ready_version",
-    "stage", "stranger_api", "team", "token", "world",
+    "alice", "api", "base_model", "bob", "built_stage", "charlie", "client_for", "node", "other_team", "paula",
+    "ready_version", "stage", "stranger_api", "team", "token", "world",
 ]  # fmt: skip
 
 
 @dataclass
 class Stage:
-    """What `build` made; `token` and `other_token` are texts of tokens with every scope."""
+    """What `build` made; `token` and `other_token` are texts of tokens with every scope, `sessions` cookies of people."""
 
     alice: User
     bob: User
@@ -43,6 +44,7 @@ class Stage:
     other_token: str
     ready_version: DatasetVersion
     world: World
+    sessions: dict[object, SimpleCookie]
 
 
 def build(folder: Path, tiny_model: Path) -> Stage:
@@ -54,9 +56,16 @@ def build(folder: Path, tiny_model: Path) -> Stage:
     token, other_token = cast.token_of(team, alice), cast.token_of(other_team, charlie)
     version = ready.import_tickets(team, cast.acting(alice), folder)
     world = make_world(team, model, version)
+    sessions = {person.pk: _signed_in(person).cookies for person in (alice, bob, charlie, paula)}
     return Stage(
-        alice, bob, charlie, paula, team, other_team, model, node, token, other_token, version, world
+        alice, bob, charlie, paula, team, other_team, model, node, token, other_token, version, world, sessions
     )  # fmt: skip
+
+
+def _signed_in(person: User) -> Client:
+    client = Client()
+    client.force_login(person)
+    return client
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +149,20 @@ def token(stage: Stage) -> str:
 @pytest.fixture
 def world(stage: Stage) -> World:
     return stage.world
+
+
+@pytest.fixture
+def client_for(stage: Stage) -> Callable[[User], Client]:
+    """Return a new browser in which a person has signed in already."""
+
+    def browser(person: User) -> Client:
+        if person.pk not in stage.sessions:
+            return _signed_in(person)
+        client = Client()
+        client.cookies = copy.deepcopy(stage.sessions[person.pk])
+        return client
+
+    return browser
 
 
 @pytest.fixture

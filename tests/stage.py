@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass
 class Stage:
-    """What `build` made; `token` and `other_token` are texts of tokens with every scope, `sessions` cookies of people."""
+    """What `build` made: tokens with every scope as texts, and the cookies of people who have signed in."""
 
     alice: User
     bob: User

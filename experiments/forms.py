@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from datasets_app.models import DatasetVersion
 from experiments.continuing import required_settings
+from experiments.hyperparameter_words import fields_in_words, value_words
 from experiments.hyperparameters import PROBLEM_TYPES, FieldInfo, Hyperparameters, form_fields, from_yaml
 from experiments.models import Experiment, Run, Sweep
 from experiments.recipes import RECIPES, Advice, Situation, advise
@@ -22,7 +23,6 @@ from portal.forms import TeamForm
 from portal.models import BaseModel, Team
 
 _PREFIX = "hp_"
-_YES_NO = (("yes", "Yes"), ("no", "No"))
 
 
 class RunForm(TeamForm):
@@ -109,7 +109,7 @@ class RunForm(TeamForm):
         if experiment is not None:
             del self.fields["name"], self.fields["notes"]
         self.advice, suggested = self._suggest()
-        for info in form_fields():
+        for info in fields_in_words():
             self.fields[_PREFIX + info.name] = _form_field(info, suggested)
 
     def _suggest(self) -> tuple[Advice, Hyperparameters]:
@@ -117,17 +117,17 @@ class RunForm(TeamForm):
         recipe = self._chosen("recipe")
         advice = advise(recipe if recipe in RECIPES else "balanced", self._situation())
         suggested = advice.hyperparameters
-        self.parent = self.fields["continue_from"].queryset.filter(pk=_uuid(self._chosen("continue_from"))).first()  # type: ignore[attr-defined]
+        self.parent = self._row("continue_from")
         return advice, suggested.model_copy(update=required_settings(self.parent)) if self.parent else suggested
 
     def _situation(self) -> Situation:
-        versions, models = (self.fields[name].queryset for name in ("dataset_version", "base_model"))  # type: ignore[attr-defined]
-        version, slug = _uuid(self._chosen("dataset_version")), self._chosen("base_model")
-        found = versions.filter(pk=version).first() if version else None
+        models, slug = self.fields["base_model"].queryset, self._chosen("base_model")  # type: ignore[attr-defined]
+        version = self._row("dataset_version") or self.fields["dataset_version"].queryset.first()  # type: ignore[attr-defined]
+        self.has_versions = version is not None
         model = models.filter(slug=slug).first() if slug and "\0" not in slug else None
         kind = self._chosen(_PREFIX + "problem_type")
         return situation_of(
-            found or versions.first(),
+            version,
             model or models.first(),
             problem_type=kind if kind in PROBLEM_TYPES else "chat",
         )
@@ -139,22 +139,29 @@ class RunForm(TeamForm):
 
     def reasons(self) -> list[tuple[str, str, str]]:
         """Return why the recipe chose its values, as (hyperparameter, its value, sentence)."""
-        known = {info.name: info for info in form_fields()}
+        known = {info.name: info for info in fields_in_words()}
         return [
             (
-                " · ".join(_(known[name].label) for name in reason.names),
-                " · ".join(_shown(known[name], self.advice.hyperparameters) for name in reason.names),
+                " · ".join(known[name].label for name in reason.names),
+                " · ".join(
+                    value_words(known[name], getattr(self.advice.hyperparameters, name)) for name in reason.names
+                ),
                 _(reason.text) % reason.facts,
             )
             for reason in self.advice.reasons
         ]
 
+    def _row(self, name: str) -> Any:
+        """Return the row that a field of rows stands at, None if there is none or what stands there is nonsense."""
+        key = _uuid(self._chosen(name))
+        return self.fields[name].queryset.filter(pk=key).first() if key else None  # type: ignore[attr-defined]
+
     def groups(self) -> list[tuple[str, list[forms.BoundField]]]:
         """Return the advanced hyperparameters by group, as (title, fields)."""
         found: dict[str, list[forms.BoundField]] = {}
-        for info in form_fields():
+        for info in fields_in_words():
             if info.advanced:
-                found.setdefault(_(info.group), []).append(self[_PREFIX + info.name])
+                found.setdefault(info.group, []).append(self[_PREFIX + info.name])
         return list(found.items())
 
     def basic(self) -> list[forms.BoundField]:
@@ -234,29 +241,20 @@ def _uuid(text: str) -> str | None:
         return None
 
 
-def _shown(info: FieldInfo, chosen: Hyperparameters) -> str:
-    """Return the value of a hyperparameter as people read it."""
-    value = getattr(chosen, info.name)
-    if info.kind in ("choice", "bool"):
-        key = ("yes" if value else "no") if info.kind == "bool" else value
-        return _(dict(info.choices or _YES_NO).get(str(key), str(key)))
-    return _("none") if value is None else f"{value:g}"
-
-
 def _form_field(info: FieldInfo, recipe: Hyperparameters) -> forms.Field:
     """Return the form field of one hyperparameter, which may stay empty and shows what the recipe says."""
-    common: dict[str, Any] = {"label": _(info.label), "help_text": _(info.help), "required": False}
+    common: dict[str, Any] = {"label": info.label, "help_text": info.help, "required": False}
     field: forms.Field
     if info.kind in ("choice", "bool"):
-        choices = info.choices or _YES_NO
-        empty = ("", _("As the recipe says: %(value)s") % {"value": _shown(info, recipe)})
-        field = forms.ChoiceField(choices=[empty, *((key, _(label)) for key, label in choices)], **common)
+        choices = info.choices or (("yes", _("Yes")), ("no", _("No")))
+        empty = ("", _("As the recipe says: %(value)s") % {"value": value_words(info, getattr(recipe, info.name))})
+        field = forms.ChoiceField(choices=[empty, *choices], **common)
     else:
         kind = forms.IntegerField if info.kind == "int" else forms.FloatField
         field = kind(min_value=info.minimum, max_value=info.maximum, **common)  # type: ignore[arg-type]
-        field.widget.attrs["placeholder"] = _shown(info, recipe)
+        field.widget.attrs["placeholder"] = value_words(info, getattr(recipe, info.name))
         field.widget.attrs["step"] = "1" if info.kind == "int" else "any"
-    vars(field)["unit"] = _(info.unit) if info.unit else ""
+    vars(field)["unit"] = info.unit
     if info.shown_if:
         other, values = info.shown_if
         follows_recipe = ("",) if getattr(recipe, other) in values else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from django import forms
@@ -11,12 +12,25 @@ from portal.models import BaseModel, Role, Scope, ServiceAccount, Team, TeamSecr
 from portal.scoping import narrow_to_team
 
 
+class _ReadOnce(forms.models.ModelChoiceIterator):  # type: ignore[type-arg]
+    """Choices that are read from the database once for a form, not whenever somebody looks at the first one."""
+
+    def __iter__(self) -> Iterator[Any]:
+        if not hasattr(self, "_read"):
+            self._read = list(super().__iter__())
+        return iter(self._read)
+
+
 class TeamForm(forms.Form):
     """A form whose every choice of a row is limited to one team."""
 
     def __init__(self, *args: Any, team: Team, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.team = team
+        for field in self.fields.values():
+            if isinstance(field, forms.ModelChoiceField):
+                field.iterator = _ReadOnce
+                field.queryset = field.queryset  # makes the choices anew
         narrow_to_team(self.fields, team)
 
 

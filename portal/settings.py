@@ -166,8 +166,8 @@ TEMPLATES = [
     },
 ]
 
-# Widgets only: Django's own templates of them in Jinja render a long list of choices ten times faster.
-FORM_RENDERER = "django.forms.renderers.Jinja2"
+# Widgets and fields only; Django's templates take many times as long.
+FORM_RENDERER = "portal.widgets.PlainWidgets"
 
 
 # Database connections that a process with many threads shares (manage.py up sets it for its web servers); 0: one for

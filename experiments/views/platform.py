@@ -23,6 +23,7 @@ from portal.views.platform.actions import attempt
 
 _PER_PAGE = 25
 _WAITING_SHOWN = 25
+_SHOWN = ("experiment", "team", "node", "created_by", "base_model")
 _RELATED = ("experiment__team", "team", "node", "created_by", "base_model")
 
 
@@ -30,16 +31,17 @@ _RELATED = ("experiment__team", "team", "node", "created_by", "base_model")
 def runs(request: HttpRequest) -> HttpResponse:
     """Show what works on which node, what waits at which place and why, and what ended, by a word if one is given."""
     query = search.typed(request)
-    known = Run.unscoped.select_related(*_RELATED)
+    known = Run.unscoped.select_related(*_SHOWN).defer("hyperparameters", "facts")
+    found = known.filter(ended_at__isnull=False)
     if query:
-        known = known.filter(
+        found = found.filter(
             Q(experiment__name__icontains=query) | Q(team__slug=query) | Q(team__name__icontains=query)
         )
     places = scheduling.queue_places(None)
-    ended = Paginator(known.filter(ended_at__isnull=False).order_by("-ended_at", "-pk"), _PER_PAGE)
+    ended = Paginator(found.order_by("-ended_at", "-pk"), _PER_PAGE)
     context = {
         "query": query,
-        "active": Run.unscoped.select_related(*_RELATED).filter(status__in=Run.ACTIVE).order_by("node__name", "slot"),
+        "active": known.filter(status__in=Run.ACTIVE).order_by("node__name", "slot"),
         "places": places[:_WAITING_SHOWN],
         "waiting_count": len(places),
         "page": ended.get_page(request.GET.get("page")),

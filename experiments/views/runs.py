@@ -13,8 +13,8 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST
 
 from experiments import insights, kept, scheduling, services
-from experiments.hyperparameter_words import value_words
-from experiments.hyperparameters import Hyperparameters, form_fields, to_yaml
+from experiments.hyperparameter_words import fields_in_words, value_words
+from experiments.hyperparameters import Hyperparameters, to_yaml
 from experiments.models import Priority, Run
 from experiments.preflight import prediction_of
 from portal import archives, audit
@@ -129,9 +129,9 @@ def settings(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Show everything that decides what the run does: data, model, every hyperparameter."""
     found = run_of(request, pk)
     groups: dict[str, list[tuple[str, object, str, str]]] = {}
-    for info in form_fields():
+    for info in fields_in_words():
         shown = value_words(info, found.hyperparameters.get(info.name))
-        groups.setdefault(_(info.group), []).append((_(info.label), shown, info.unit, _(info.help)))
+        groups.setdefault(info.group, []).append((info.label, shown, info.unit, info.help))
     context = {"run": found, "groups": list(groups.items()), "facts": found.facts}
     return render(request, "experiments/settings.html", context)
 

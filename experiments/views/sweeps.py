@@ -14,8 +14,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from experiments import sweeps
-from experiments.hyperparameter_words import value_words
-from experiments.hyperparameters import FieldInfo, form_fields
+from experiments.hyperparameter_words import fields_in_words, value_words
+from experiments.hyperparameters import FieldInfo
 from experiments.models import Run, Sweep
 from experiments.sweep_figures import Outcome, by_value
 from portal.access import TeamRequest, team_view
@@ -48,15 +48,15 @@ def sweep(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Show the runs of a sweep, the best one marked; asked again by itself while some have not ended."""
     found = _sweep_of(request, pk)
     runs = list(found.runs.select_related("evaluation", "experiment").order_by("number"))
-    known = {info.name: info for info in form_fields()}
+    known = {info.name: info for info in fields_in_words()}
     infos = [known[name] for name in found.values if name in known]  # what may be chosen may have changed since
     rows = _rows(runs, infos)
     drawn = sorted(rows, key=_by_interest)[:_MOST_LINES]
     context = {
         "sweep": found,
-        "labels": [_(info.label) for info in infos],
+        "labels": [info.label for info in infos],
         "rows": rows,
-        "figures": by_value({info.name: _(info.label) for info in infos}, [_outcome(row, infos) for row in rows]),
+        "figures": by_value({info.name: info.label for info in infos}, [_outcome(row, infos) for row in rows]),
         "sources": [
             {"label": f"#{row.run.number}", "url": reverse("experiments:metrics", args=[request.team.slug, row.run.pk])}
             for row in drawn
@@ -89,7 +89,7 @@ def _rows(runs: list[Run], infos: list[FieldInfo]) -> list[SweepRow]:
     return [
         SweepRow(
             run=run,
-            values=[(_(info.label), value_words(info, run.hyperparameters.get(info.name))) for info in infos],
+            values=[(info.label, value_words(info, run.hyperparameters.get(info.name))) for info in infos],
             validation_loss=min((loss for _share, loss in courses.get(run.pk, [])), default=None),
             exact_match=run.exact_match,
             is_best=best is not None and run.pk == best.pk,

@@ -41,6 +41,7 @@ def main() -> None:
     from django.core.management import call_command
 
     from gpu_worker.benchmarks.pages_seed import Size, seed
+    from portal.warm import load_pages
 
     call_command("migrate", interactive=False, verbosity=0)
     call_command("createcachetable", verbosity=0)
@@ -51,6 +52,7 @@ def main() -> None:
     begun = time.monotonic()
     seeded = seed(size, _say)
     _say(f"seeded in {time.monotonic() - begun:.0f} s")
+    load_pages()  # as a web process does
     pages = [_measured(name, ask) for name, ask in _askers(seeded)]
     options.section.write_text(_section(size, pages, _token_check(seeded.token_text)), encoding="utf-8")
 

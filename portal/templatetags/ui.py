@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Any
 
 from django import template
+from django.contrib.staticfiles.storage import staticfiles_storage
 from django.forms import BoundField
 from django.template.context import Context
 from django.template.loader import render_to_string
-from django.templatetags.static import static
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
@@ -52,8 +53,17 @@ def shell_json(value: str) -> str:
 @register.simple_tag
 def icon(name: str, label: str = "", classes: str = "") -> SafeString:
     """Return an icon of the sprite; decorative unless ``label`` says what it means."""
+    return _icon(name, str(label), classes, _sprite(staticfiles_storage.url))
+
+
+@lru_cache(maxsize=4)
+def _sprite(address_of: Callable[[str], str]) -> str:
+    return address_of("vendor/tabler-icons/icons.svg")
+
+
+@lru_cache(maxsize=1024)
+def _icon(name: str, label: str, classes: str, sprite: str) -> SafeString:
     meaning = format_html('role="img" aria-label="{}"', label) if label else SafeString('aria-hidden="true"')
-    sprite = static("vendor/tabler-icons/icons.svg")
     return format_html('<svg class="icon {}" {}><use href="{}#{}"/></svg>', classes, meaning, sprite, name)
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from experiments import lifecycle
 from experiments.models import Run
+from portal.rls import team_scope
 from tests.browser import fits
-from tests.experiments.runs import change, make_version, put_to_work, submit
+from tests.experiments.runs import change, make_version, put_to_work, submit, write_adapter
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
@@ -51,5 +52,8 @@ def test_the_run_page_follows_a_training(run, node, open_page):
     sync_api.expect(page.locator("#run-status")).to_contain_text("Learning well", timeout=10_000)
     sync_api.expect(page.locator("[data-chart] canvas").first).to_be_visible(timeout=10_000)
     change(run, status="succeeded", lease_token=None, lease_until=None)
+    with team_scope(run.team_id):
+        run.team.adapters.create(run=run, base_model=run.base_model, step=60, sha256="", size_bytes=19_600_000)
+    write_adapter(run.folder / "kept" / "step-40", filling=b"0" * 4)
     page.reload(wait_until="networkidle")
     fits(page, "run-page")

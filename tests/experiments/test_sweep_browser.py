@@ -22,14 +22,13 @@ def check(step: int, loss: float) -> dict[str, object]:
 def test_a_sweep_is_compared_while_it_works(team, actor, base_model, node, open_page):
     with team_scope(team.pk):
         choice = sweeps.Choice(
-            values={"lora_r": [4, 16], "learning_rate": [0.0005, 0.001, 0.002], "schedule": ["cosine", "constant"]},
+            values={"lora_r": [4, 16], "schedule": ["cosine", "constant", "linear"]},
             base=Hyperparameters(), rule="none",
         )  # fmt: skip
         experiment = team.experiments.create(name="Which rank, and how fast?")
         sweep = sweeps.start_sweep(
             experiment=experiment, actor=actor, choice=choice, dataset_version=make_version(team), base_model=base_model
         )
-    page = open_page(f"/t/service-desk/sweeps/{sweep.pk}/")
     with all_teams("test"):
         runs = list(Run.unscoped.filter(sweep=sweep).order_by("number"))
         for run in runs[:-1]:
@@ -39,10 +38,11 @@ def test_a_sweep_is_compared_while_it_works(team, actor, base_model, node, open_
             change(run, status="succeeded", lease_token=None, facts={"finished": {"validation_loss": end}})
             report = {"tuned": {"exact_match": 1 - end}}
             team.evaluations.create(run=run, split="test", rows=100, report=report)
-    sync_api.expect(page.locator("#sweep-runs")).to_contain_text("By value: Rank", timeout=10_000)
+    page = open_page(f"/t/service-desk/sweeps/{sweep.pk}/")
+    assert "By value: Rank" in page.locator("#sweep-runs").inner_text()
+    # The part that asks for itself sees the end, and asks no more.
     change(runs[-1], status="cancelled", ended_at=runs[-1].queued_at)
     sync_api.expect(page.locator("#sweep-runs[hx-get]")).to_have_count(0, timeout=10_000)
-    page.reload(wait_until="networkidle")
     sync_api.expect(page.locator("[data-chart] canvas").first).to_be_visible(timeout=10_000)
     fits(page, "sweep")
 

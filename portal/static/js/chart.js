@@ -9,7 +9,10 @@ const COLOURS = 6;
 const MOST_ROWS = 60;
 
 function named(pairs, scale) {
-  return (pairs ? pairs.split(",") : []).map((pair) => [...pair.trim().split("="), scale]);
+  return (pairs ? pairs.split(",") : []).map((pair) => {
+    const [metric, name] = pair.trim().split("=");
+    return [metric, name, scale];
+  });
 }
 
 function lines(card) {

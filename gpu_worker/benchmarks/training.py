@@ -43,6 +43,7 @@ HYPERPARAMETERS = {
     "evaluations_per_epoch": 0.0,
     "validation_rows": VALIDATION_ROWS,
     "precision": "fp32",
+    "compile_kernels": False,
     "seed": 1,
     # A random order for all, as stock loops have it: batches of similar length would spare the stock loop padding.
     "group_by_length": False,

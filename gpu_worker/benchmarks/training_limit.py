@@ -22,7 +22,7 @@ from datasets_app.rendering import ChatRenderer
 from gpu_worker.trainer.fast import decoder, learner
 from gpu_worker.trainer.fast.head import VocabularyHead
 from gpu_worker.trainer.fast.kernels import Kernels
-from gpu_worker.trainer.fast.native import NativeKernels
+from gpu_worker.trainer.fast.native import NativeAttention, NativeKernels
 from gpu_worker.trainer.fast.products import EightBitProduct, ExactProduct, quantise
 from gpu_worker.trainer.fast.projection import AdaptedProjection
 from gpu_worker.trainer.fast.weights import FrozenProjection
@@ -147,6 +147,11 @@ def _watch_everything(watch: Stopwatch) -> None:
         decoder, "attend_backward", "attention",
         lambda _d, _saved, block, d_rotated, *_rest: _attention_flop(d_rotated, block, 4),
     )  # fmt: skip
+    for name, products in (("forward", 2), ("backward", 4)):
+        watch.watch(
+            NativeAttention, name, "attention",
+            lambda fused, *_tensors, products=products: _fused_attention_flop(fused, products),
+        )  # fmt: skip
     watch.watch(learner, "pack", "packing")
 
 
@@ -169,6 +174,12 @@ def _adapter_backward_flop(projection: Any, d_y: Any, _x: Tensor, _low: Any) -> 
 def _attention_flop(rotated: Tensor, block: Any, products: int) -> tuple[str, float]:
     folded = block.query_places.numel()  # all queries of all heads, padding included
     return "fp32", 2.0 * products * folded * block.keys * rotated.shape[2]
+
+
+def _fused_attention_flop(fused: NativeAttention, products: int) -> tuple[str, float]:
+    heads, _groups, size = fused._sizes
+    seen = sum(row.count * row.prefix + row.count * (row.count + 1) / 2 for row in fused._rows)
+    return "fp32", 2.0 * products * heads * size * seen
 
 
 # --- the machine -------------------------------------------------------------------------------------------------

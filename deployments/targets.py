@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from django.db import connection
 from django.db.models import F, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -20,8 +21,8 @@ from deployments.engine_client import EngineTarget
 from deployments.models import Deployment, DeploymentVersion, Engine, Placement
 from experiments.models import Adapter
 from portal.errors import NotFound, PortalError, Unavailable
-from portal.models import BaseModel, Team
-from portal.rls import team_scope
+from portal.models import Team
+from portal.rls import fetch_in_team, team_scope
 
 # Where a version is loaded changes only when a node or an engine fails, so it need not be asked for each request.
 KNOWN_FOR_S = 1.0
@@ -84,6 +85,11 @@ def resolve(team: Team, name: str) -> Target:
     """
     if not is_writable(name):
         raise model_not_found()
+    rows = [] if _PINNED.match(name) else fetch_in_team(team.pk, _LOOK_UP, [team.pk, name])
+    if rows and (settled := _settled(name, *rows[0])) is not None:
+        return settled
+    if not rows and not _PINNED.match(name):
+        return resolve_base_model(name)
     deadline = time.monotonic() + WAKE_PATIENCE_S
     while True:
         with team_scope(team.pk):
@@ -97,6 +103,23 @@ def resolve(team: Team, name: str) -> Target:
             raise target
         _wait_a_moment(target)
     return resolve_base_model(name)
+
+
+# Most requests ask a running deployment whose version is known: one round trip says whether it is still that one.
+_LOOK_UP = """
+    SELECT id, live_version_id, is_running AND sleep_after_minutes IS NULL, logs_text, log_days
+    FROM deployments_deployment WHERE team_id = %s AND name = %s
+"""
+
+
+def _settled(
+    name: str, deployment_id: UUID, version_id: UUID | None, is_plain: bool, logs_text: bool, log_days: int
+) -> Target | None:
+    """Return the target of a deployment that runs, never sleeps and was looked up a moment ago; else None."""
+    known = _known.get(version_id) if version_id is not None and is_plain else None
+    if known is None or time.monotonic() >= known.until:
+        return None
+    return replace(known.target, public_name=name, log=TextLog(deployment_id, log_days) if logs_text else None)
 
 
 def _wait_a_moment(otherwise: Unavailable) -> None:
@@ -122,15 +145,26 @@ def resolve_adapter(team: Team, adapter: Adapter, public_name: str, *, system_pr
 
 def resolve_base_model(name: str) -> Target:
     """Return where to ask for an untuned base model. Raises: NotFound, Unavailable."""
-    model = BaseModel.objects.filter(slug=name, is_allowed=True).first()
-    if model is None:
+    with connection.cursor() as cursor:
+        cursor.execute(_BASE_MODEL, [name])
+        row = cursor.fetchone()
+    if row is None:
         raise model_not_found()
-    ready = model.engines.filter(status=Engine.Status.READY).order_by(F("node__heartbeat_at").desc(nulls_last=True))
-    engine = ready.first()
-    if engine is None:
+    slug, revision, url, access_key = row
+    if url is None:
         raise _loading()
-    target = EngineTarget(engine.url, engine.access_key)
-    return Target(target, model.slug, model.slug, _fingerprint(model.revision))
+    return Target(EngineTarget(url, access_key), slug, slug, _fingerprint(revision))
+
+
+# Base models and engines are nobody's in particular, so no scope is needed.
+_BASE_MODEL = """
+    SELECT model.slug, model.revision, engine.url, engine.access_key
+    FROM portal_basemodel model
+    LEFT JOIN deployments_engine engine ON engine.base_model_id = model.id AND engine.status = 'ready'
+    LEFT JOIN portal_node node ON node.id = engine.node_id
+    WHERE model.slug = %s AND model.is_allowed
+    ORDER BY node.heartbeat_at DESC NULLS LAST LIMIT 1
+"""
 
 
 def is_writable(name: str) -> bool:

@@ -46,6 +46,8 @@ _portal: list[URLPattern | URLResolver] = [
 ]
 
 urlpatterns: list[URLPattern | URLResolver] = [
+    # First, since programs ask often: what stands before an address is tried for each request.
+    path("v1/", include("deployments.openai_api.urls")),
     path("", include((_portal, "portal"))),
     path("", include("portal.accounts.urls")),
     path("platform/", include("portal.platform_urls")),
@@ -55,7 +57,6 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/", include("datasets_app.api_urls")),
     path("api/", include("experiments.api_urls")),
     path("api/", include("deployments.api_urls")),
-    path("v1/", include("deployments.openai_api.urls")),
 ]
 
 handler400 = "portal.views.errors.bad_request"

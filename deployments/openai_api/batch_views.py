@@ -24,6 +24,7 @@ class BatchView(OpenAIView):
 class Batches(BatchView):
     """GET and POST /v1/batches."""
 
+    reads_body = True
     query_parameters = frozenset({"after", "limit"})
 
     def get(self, request: Request) -> Response:

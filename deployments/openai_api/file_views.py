@@ -29,7 +29,7 @@ class Files(OpenAIView):
     scopes = {"GET": Scope.DATASETS_READ.value, "POST": Scope.DATASETS_WRITE.value}
     parser_classes = (MultiPartParser,)  # type: ignore[assignment]
     query_parameters = frozenset({"after", "limit", "order", "purpose"})
-    counts_at_once = in_one_transaction = True
+    counts_at_once = in_one_transaction = reads_body = True
 
     def get(self, request: Request) -> Response:
         """List the team's files, the newest first."""

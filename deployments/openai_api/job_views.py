@@ -35,6 +35,7 @@ class JobView(OpenAIView):
 class Jobs(JobView):
     """GET and POST /v1/fine_tuning/jobs."""
 
+    reads_body = True
     query_parameters = frozenset({"after", "limit"})
 
     def get(self, request: Request) -> Response:

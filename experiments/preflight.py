@@ -17,7 +17,7 @@ TOLERANCE = 0.25
 # Of the run's time, what answering validation rows may take with the validation loss: VALIDATION_SHARE of the trainer.
 _VALIDATION_SHARE = 0.15
 # The quality report asks each row freely, held to the schema, and of the untuned model; scoring the allowed values of
-# closed fields may then take half as long once more (the evaluator's SCORING_SHARE).
+# closed fields takes about half as long once more (at most as long: the evaluator's SCORING_SHARE).
 _WAYS_TO_ASK, _SCORING_SHARE = 3, 0.5
 _NEEDED = ("seconds_per_token", "tokens_per_step", "total_steps", "start_up_s", "peak_memory_bytes")
 _OPTIONAL = (

@@ -26,7 +26,7 @@ from gpu_worker.trainer.heldout import HeldOutRow
 from gpu_worker.trainer.stop import StopFlag
 
 CACHE_SALT = "one team's evaluation"
-MOST_CALIBRATION_ROWS = 200
+MOST_CALIBRATION_ROWS, LEAST_CALIBRATION_ROWS = 200, 50
 # The first row is slow, because nothing is remembered yet.
 _ROWS_THAT_TELL = 3
 
@@ -100,10 +100,15 @@ def score_closed_fields(
     if not bound.chooser.closed:
         return None
     calibration_rows = _calibration_rows(job_dir, bound.renderer, rows, seed)
-    told = _Progress(events, stop, len(rows) + len(calibration_rows), limit_s)
+    least = len(rows) + min(len(calibration_rows), LEAST_CALIBRATION_ROWS)
+    told = _Progress(events, stop, len(rows) + len(calibration_rows), limit_s, least=least)
     try:
         chosen = {row.row: told.after(_choose(bound, row, answers[CONSTRAINED, row.row].text)) for row in rows}
-        known = [(row, told.after(_choose(bound, row, row.expected))) for row in calibration_rows]
+        known = []
+        for row in calibration_rows:
+            if told.is_time_up:
+                break
+            known.append((row, told.after(_choose(bound, row, row.expected))))
     except ValueError as error:
         events.log(f"The allowed values could not be scored: {error}.", level="warning")
         return None
@@ -179,7 +184,9 @@ class _TooSlow(Exception):
 class _Progress:
     """Counts rows, tells of them now and then, and looks ahead whether the time suffices."""
 
-    def __init__(self, events: Events, stop: StopFlag, total: int, limit_s: float) -> None:
+    def __init__(self, events: Events, stop: StopFlag, total: int, limit_s: float, *, least: int | None = None) -> None:
+        """`least`: of `total` rows the first that have to be done; the rest only while there is time."""
+        self._least = total if least is None else least
         self._limit_s = limit_s
         self._started = time.monotonic()
         self._events = events
@@ -188,12 +195,17 @@ class _Progress:
         self._done = 0
         self._pace = Pace()
 
+    @property
+    def is_time_up(self) -> bool:
+        """Whether all that has to be done is done, and the time is over."""
+        return self._done >= self._least and time.monotonic() - self._started > self._limit_s
+
     def after(self, answer: ChosenAnswer) -> ChosenAnswer:
         """Count one more row and return its answer. Raises: StopRequested, _TooSlow."""
         self._stop.check()
         self._done += 1
-        needed_s = (time.monotonic() - self._started) / self._done * self._total
-        if self._done >= _ROWS_THAT_TELL and needed_s > self._limit_s:
+        needed_s = (time.monotonic() - self._started) / self._done * self._least
+        if _ROWS_THAT_TELL <= self._done < self._least and needed_s > self._limit_s:
             raise _TooSlow(needed_s)
         if self._pace.is_due(is_last=self._done == self._total):
             self._events.emit("evaluation_progress", subject=SCORED, done=self._done, total=self._total)

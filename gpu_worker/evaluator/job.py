@@ -31,8 +31,8 @@ from gpu_worker.trainer.rows import read_messages
 from gpu_worker.trainer.stop import StopFlag
 from gpu_worker.trainer.storage import publish_text
 
-# Scoring every allowed value may take this share of the time that asking took, but at least some seconds.
-SCORING_SHARE = 0.5
+# Scoring every allowed value may take so many times as long as asking took, but at least some seconds.
+SCORING_SHARE = 1.0
 LEAST_SCORING_S = 20.0
 
 

@@ -39,3 +39,15 @@ def test_without_a_limit_all_rows_are_scored(monkeypatch):
     for _row in range(10):
         now[0] += 1000
         told.after(ChosenAnswer("{}", {}))
+
+
+def test_calibration_rows_are_scored_only_while_there_is_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(bound.time, "monotonic", lambda: now[0])
+    told = bound._Progress(Quiet(), Quiet(), 100, 60.0, least=10)
+    done = 0
+    while not told.is_time_up:
+        now[0] += 5
+        told.after(ChosenAnswer("{}", {}))
+        done += 1
+    assert done == 13, "what has to be done is done, and a little more than a minute is used"

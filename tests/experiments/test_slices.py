@@ -13,11 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from datasets_app.models import Split
+from datasets_app.models import SourceFile, Split
+from datasets_app.row_origins import ADDED, origins
+from datasets_app.rows import CanonicalRow
+from datasets_app.store import write_rows
 from experiments.results import judge
 from experiments.scoring.intervals import share_interval
 from experiments.scoring.slices import MOST_SLICES, OTHER, length_bands, slice_by
 from experiments.scoring.texts import score_texts
+from portal.rls import all_teams
+from tests.experiments.runs import make_version
 
 RIGHT, WRONG = '{"queue": "VPN", "urgency": "low"}', '{"queue": "Mail", "urgency": "low"}'
 
@@ -97,3 +102,18 @@ def test_the_report_cuts_by_length_language_and_source(tmp_path):
     assert {name: part["rows"] for name, part in by["source"].items()} == {"old.csv": 40, "added": 20}
     assert list(by["length"]) == ["short", "middle", "long"]
     assert "source" not in {one["by"] for one in judge(path, Split.TEST, SimpleNamespace(report={})).report["slices"]}
+
+
+def test_rows_are_traced_to_their_file_through_versions(team):
+    first = make_version(team, train=3, validation=2, test=1)
+    with all_teams("test"):
+        for split in ("train", "validation", "test"):
+            source = SourceFile(team=team, version=first, split=split, name=f"{split}.csv", kind="csv", size_bytes=1)
+            source.save()
+        assert origins(first, Split.VALIDATION) == ["validation.csv"] * 2
+        later = make_version(team, train=1, validation=1)
+        later.parent, later.changes = first, [{"op": "move"}]
+        written = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+        rows = [CanonicalRow(2, written, id=6), CanonicalRow(0, written, id=7), CanonicalRow(2, written, id=1)]
+        write_rows(later.rows_path(Split.VALIDATION), rows)
+        assert origins(later, Split.VALIDATION) == ["test.csv", ADDED, "train.csv"]

@@ -64,7 +64,8 @@ def write_adapter(model: Path, folder: Path, **options: object) -> None:
 
 
 def answers_of(job: Path) -> list[dict]:
-    return [json.loads(line) for line in (job / "evaluation" / "predictions.jsonl").read_text().splitlines()]
+    lines = (job / "evaluation" / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
 def start(job: Path) -> Forked:
@@ -202,6 +203,22 @@ def likelihoods(model: Path, adapter: Path, prompt: str, texts: list[str]) -> li
             logprobs = loaded(model, adapter)(input_ids=whole).logits[0, :-1].log_softmax(-1)
         found.append(float(logprobs.gather(1, whole[0, 1:, None])[len(ids) - 1 :].sum()))
     return found
+
+
+def test_expected_texts_are_as_likely_as_transformers_says_whatever_line_ends_they_have(job, model):
+    lines = []
+    for row in range(2, 6):
+        question = {"role": "user", "content": f"Ticket {row}:\u2028printer\x85"}
+        answer = {"role": "assistant", "content": f"Restart it {row} times.\u2029"}
+        lines.append(json.dumps({"row": row, "messages": [question, answer]}, ensure_ascii=False) + "\n")
+    (job / "data" / "heldout.jsonl").write_text("".join(lines), encoding="utf-8")
+    found = evaluate_here(job, rows=4, max_new_tokens=4)
+    assert [item["place"] for item in found] == [0, 1, 2, 3]
+    for item in found:
+        end = "<|im_end|>"
+        (likely,) = likelihoods(model, job / "adapter", item["prompt"], [item["expected"] + end])
+        assert item["nats"]["tuned"][0] == pytest.approx(likely, abs=2e-3)
+        assert item["nats"]["tuned"][1] == item["nats"]["untuned"][1] > 5
 
 
 def test_a_schema_that_a_person_wrote_binds(job):

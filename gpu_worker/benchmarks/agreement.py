@@ -5,6 +5,7 @@ prefix cache and drafts. Where the two part, the reference's own logits say whet
 decide either way. `manage.py benchmark agreement` calls `run`.
 """
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.benchmarks.serving_workload import prepare_workload
+from gpu_worker.compiled import CACHE_VARIABLE
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.decoder import DecoderRunner
@@ -76,6 +78,7 @@ def run(*, rows: Path | None, model_dir: Path, quick: bool = False, progress: Ca
     """Compare all ways and return the Markdown section. `rows` as in the serving benchmark; `quick`: few prompts."""
     prompts, steps = (3, 2) if quick else (PROMPTS, TRAINING_STEPS)
     with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault(CACHE_VARIABLE, folder)  # with compiled kernels, as engines run
         progress(f"training one adapter for {steps} steps")
         workload = prepare_workload(rows, model_dir, Path(folder), requests=prompts, training_steps=steps)
         renderer = ChatRenderer.load(model_dir)

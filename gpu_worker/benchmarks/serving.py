@@ -22,6 +22,7 @@ import httpx
 
 from gpu_worker.benchmarks.serving_load import Load, Request, ask_alone, ask_in_flight, first_tokens
 from gpu_worker.benchmarks.serving_workload import Workload, prepare_workload
+from gpu_worker.compiled import CACHE_VARIABLE
 
 IN_FLIGHT = 8
 CROWD = 32
@@ -247,7 +248,7 @@ def running_engine(model_dir: Path, folder: Path, *options: str) -> Iterator[tup
     with (folder / "engine.log").open("ab") as log:
         child = subprocess.Popen(
             [*command, "--ready-file", str(ready_file), *options],
-            env={**os.environ, **ENVIRONMENT, "ENGINE_API_KEY": KEY},
+            env={CACHE_VARIABLE: str(folder / "cache"), **os.environ, **ENVIRONMENT, "ENGINE_API_KEY": KEY},
             stderr=log,
         )
     try:

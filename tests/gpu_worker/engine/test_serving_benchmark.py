@@ -56,6 +56,7 @@ def test_the_table_has_one_row_for_each_subject() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_kernels")
 def test_a_quick_run_measures_everything(model_dir: Path) -> None:
     told: list[str] = []
     section = run(rows=None, model_dir=model_dir, quick=True, progress=told.append)

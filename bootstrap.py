@@ -64,6 +64,8 @@ def main() -> int:
     """Do what the command line asks for; return the exit code."""
     what, *arguments = sys.argv[1:] or ["help"]
     os.chdir(PROJECT)
+    # Many processes begin here, and each would compile the whole project again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     try:
         if what == "run":
             return run(arguments)

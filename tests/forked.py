@@ -19,7 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.reduction import DupFd
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["tests.libraries"])
@@ -100,6 +103,24 @@ class Forked:
     def kill(self) -> None:
         """End it."""
         self.send_signal(signal.SIGKILL)
+
+
+def run(command: Sequence[str], *, env: Mapping[str, str], **_rest: Any) -> subprocess.CompletedProcess[str]:
+    """As `subprocess.run` with captured text."""
+    child = Forked(command, env=env, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said, complained = child.communicate()
+    return subprocess.CompletedProcess(child.args, child.wait(), said, complained)
+
+
+def popen(
+    command: Sequence[str], *, env: Mapping[str, str], stdout: Stream = None, stderr: Stream = None, **_rest: Any
+) -> Forked:
+    """As `subprocess.Popen` with text streams."""
+    return Forked(command, env=env, cwd=PROJECT, stdout=stdout, stderr=stderr)
+
+
+# To be put in the place of `subprocess` in a module that starts programs of ours.
+forked_subprocess = SimpleNamespace(run=run, Popen=popen, PIPE=subprocess.PIPE)
 
 
 class _Descriptor:

@@ -48,7 +48,7 @@ def report(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
             "field_table": _field_table(evaluation.report),
             "tables": [_table(field) for field in evaluation.report["tuned"]["fields"] if field["confusion"]],
             **_problem(evaluation.report),
-            "slice_tables": slice_tables(evaluation.report.get("slices", [])),
+            "slice_tables": _slice_tables(evaluation.report),
             "text_rows": _text_rows(evaluation.report),
             "page": page,
             "shown_rows": [(answer, _others(answer)) for answer in page],
@@ -57,6 +57,14 @@ def report(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
         }
         audit.read(request.team, Actor.of(request), "run.answers_read", run)
     return render(request, "experiments/quality.html", context)
+
+
+def _slice_tables(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the figures by parts of the rows; none where an answer is not right or wrong, as a number is not."""
+    problem = figures.get("problem")
+    if problem is not None and not problem_words(problem).learns_answers:
+        return []
+    return slice_tables(figures.get("slices", []))
 
 
 def _others(answer: EvaluatedRow) -> list[tuple[str, str]]:

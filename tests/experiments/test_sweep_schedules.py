@@ -19,10 +19,13 @@ def test_schedules_are_made_once_and_call_functions_that_exist():
     made = Schedule.objects.order_by("name").values_list("name", "minutes")
     assert list(made) == [
         ("dispatch", 1),
+        ("prune-api", 15),
         ("prune-datasets", 60),
+        ("prune-deployments", 10),
         ("prune-queue-results", 60),
         ("prune-sessions", 60),
         ("sweep", 1),
+        ("sweep-api", 1),
         ("sweep-imports", 1),
         ("sweep-quotas", 1),
         ("watch-usage", 5),

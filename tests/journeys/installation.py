@@ -60,6 +60,8 @@ class Installation:
         shutil.copytree(model_folder, models / MODEL, copy_function=_link)
         self.environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         self.environment |= {"TUNEPORT_DATA_DIR": str(self.folder / "var"), "TUNEPORT_LOG_LEVEL": "INFO"}
+        # With two slots each training has half of the processors: other tests are at work on this machine, too.
+        self.environment["TUNEPORT_NODE_SLOTS"] = "2"
         self.manage("prepare")
         told = self.manage("createteam", "Triage team", "--owner", self.email)
         self.password = re.search(r"password (\S+)", told).group(1)  # type: ignore[union-attr]

@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gpu_worker.benchmarks import serving
 from gpu_worker.benchmarks.serving import Figures, render, run
 from gpu_worker.benchmarks.serving_load import Load
 from gpu_worker.benchmarks.serving_workload import Workload, answer_schema, vary
+from tests.forked import forked_subprocess
 
 ANSWERS = [
     json.dumps({"queue": queue, "user": user})
@@ -57,7 +59,8 @@ def test_the_table_has_one_row_for_each_subject() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_kernels")
-def test_a_quick_run_measures_everything(model_dir: Path) -> None:
+def test_a_quick_run_measures_everything(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "subprocess", forked_subprocess)
     told: list[str] = []
     section = run(rows=None, model_dir=model_dir, quick=True, progress=told.append)
     assert section.count("\n|") == 5

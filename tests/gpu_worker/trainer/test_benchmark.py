@@ -4,7 +4,14 @@ import pytest
 
 from gpu_worker.benchmarks import llamafactory_peer, training, training_limit
 from gpu_worker.benchmarks.training import Measurement, measure, measure_limit, render
+from tests.forked import forked_subprocess
 from tests.gpu_worker.trainer.jobs import ticket_rows
+
+
+@pytest.fixture
+def quick_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of their own that need not import the large libraries again."""
+    monkeypatch.setattr(training, "subprocess", forked_subprocess)
 
 
 def measurement(subject: str, speed: float) -> Measurement:
@@ -24,6 +31,7 @@ def test_the_table_takes_the_stock_loop_as_one():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_starts")
 def test_all_subjects_learn_the_same(base_model, tmp_path):
     conversations = [row["messages"] for row in ticket_rows(training.VALIDATION_ROWS + 6 * training.BATCH_SIZE)]
     stock, general, fast, compiled, eight_bit = (
@@ -37,6 +45,7 @@ def test_all_subjects_learn_the_same(base_model, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_starts")
 def test_the_share_of_the_limit_counts_all_time_and_all_products(base_model, tmp_path):
     conversations = [row["messages"] for row in ticket_rows(training.VALIDATION_ROWS + 8 * training.BATCH_SIZE)]
     name = training.LIMITED[1]

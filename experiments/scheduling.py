@@ -48,11 +48,20 @@ _SHARES = """
     WHERE ended_at IS NULL OR ended_at > now() - interval '7 days'
     GROUP BY team_id
 """
-# Teams with waiting runs that have used up their GPU time of this month.
-_SPENT = """
-    SELECT team_id FROM (SELECT DISTINCT team_id FROM experiments_run WHERE status = 'queued') AS waiting
-    WHERE portal_gpu_seconds(team_id, now()) >= portal_limit(team_id, 'gpu_seconds_per_month')
-"""
+# What an active run is taken to need of its team's GPU time until its trainer can tell, in seconds.
+_PROMISED_S = 600
+# Teams with waiting runs whose GPU time of this month is used up or promised to their active runs: what is left is
+# given to one run and not to all that could start at this moment. A run that ends gives back what it did not need.
+_SPENT = f"""
+    SELECT team_id
+    FROM (SELECT DISTINCT team_id FROM experiments_run WHERE status = 'queued') AS waiting
+    LEFT JOIN (
+        SELECT team_id, sum(coalesce(eta_s, {_PROMISED_S})) AS seconds FROM experiments_run
+        WHERE status IN ('assigned', 'running') GROUP BY team_id
+    ) AS promised USING (team_id)
+    WHERE portal_gpu_seconds(team_id, now()) + coalesce(promised.seconds, 0)
+        >= portal_limit(team_id, 'gpu_seconds_per_month')
+"""  # noqa: S608 -- constants only
 _PICK = f"""
     WITH shares AS ({_SHARES}), spent AS MATERIALIZED ({_SPENT})
     SELECT run.id
@@ -265,8 +274,8 @@ def _sentence(reason: Waiting, place: int, team: Team) -> str:
         return _("No GPU node is online and takes new runs. The run starts as soon as one does.")
     if reason == Waiting.GPU_TIME_SPENT:
         return _(
-            "Your team has used its GPU time of this month. The run starts when the next month begins (UTC),"
-            " or when a platform admin raises the limit."
+            "Your team's GPU time of this month is used, or promised to the runs that are at work. The run starts when"
+            " they leave some of it, when the next month begins (UTC), or when a platform admin raises the limit."
         )
     if reason == Waiting.TEAM_LIMIT:
         limit = team.max_concurrent_runs

@@ -11,7 +11,7 @@ from experiments import scheduling, services
 from experiments.models import Run
 from experiments.scheduling import Waiting
 from portal.errors import QuotaExceeded
-from portal.models import Quota, UsageDay
+from portal.models import Node, Quota, Team, UsageDay
 from portal.rls import all_teams, team_scope
 from tests.experiments.runs import change, fresh, make_version, put_to_work, submit
 from tests.processes import answers, processes, release
@@ -124,6 +124,32 @@ def test_a_team_without_gpu_time_waits_and_says_why_while_others_go_on(
     limit(team, Quota.GPU_SECONDS, 61)
     assert scheduling.dispatch() == 1
     assert fresh(waiting).status == "assigned"
+
+
+def test_what_is_left_of_the_gpu_time_is_given_to_one_run(team, actor, base_model, node, db):
+    Node.objects.filter(pk=node.pk).update(slots=3)
+    Team.objects.filter(pk=team.pk).update(max_concurrent_runs=3)
+    limit(team, Quota.GPU_SECONDS, 60)
+    version = make_version(team)
+    runs = [submit(team, actor, version, base_model) for _number in range(3)]
+    assert scheduling.dispatch() == 1
+    assert [fresh(run).status for run in runs] == ["assigned", "queued", "queued"]
+    assert {place.reason for place in scheduling.queue_places(team)} == {Waiting.GPU_TIME_SPENT}
+    change(runs[0], eta_s=30)  # its trainer can tell by now
+    assert scheduling.dispatch() == 1
+    change(runs[1], eta_s=29)
+    assert scheduling.dispatch() == 1
+    assert fresh(runs[2]).status == "assigned"
+
+
+def test_a_run_that_ends_gives_back_what_was_promised_to_it(team, actor, base_model, node, db):
+    limit(team, Quota.GPU_SECONDS, 60)
+    version = make_version(team)
+    first, second = (submit(team, actor, version, base_model) for _number in range(2))
+    assert scheduling.dispatch() == 1
+    change(first, status="failed", lease_token=None, ended_at=timezone.now())
+    assert scheduling.dispatch() == 1
+    assert fresh(second).status == "assigned"
 
 
 def test_last_months_gpu_time_does_not_count(team, actor, base_model, node, db):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from django.db.models import Q, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from portal.queue import enqueue_on_commit
@@ -53,6 +53,19 @@ class Claims(Generic[Row]):
     def enqueue(self, key: UUID) -> None:
         """Queue the work on a row when the current transaction commits."""
         enqueue_on_commit(self.task, str(key), timeout_s=self.timeout_s)
+
+    def team_of(self, pk: UUID) -> UUID | None:
+        """Return whose row it is, None if it is gone: the queue knows only its id."""
+        with all_teams("a row of the queue's leads to its team"):
+            return self.model.unscoped.filter(pk=pk).values_list("team_id", flat=True).first()
+
+    def take(self, pk: UUID, claim: UUID, *, attempts: int, **started: Any) -> bool:
+        """Claim a row that nobody works on, set `started` on it and count the attempt, up to `attempts` of them.
+
+        Call it in the row scope of the team. Returns whether the row is ours now.
+        """
+        free = self.unclaimed(pk).filter(attempts__lt=attempts)
+        return bool(free.update(claim=claim, attempts=F("attempts") + 1, heartbeat_at=timezone.now(), **started))
 
     def unclaimed(self, pk: UUID) -> QuerySet[Row]:
         """Return the row if its work is open and nobody does it."""

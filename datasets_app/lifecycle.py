@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from datasets_app.claims import ClaimLost, Claims, remove_leftovers
@@ -83,12 +83,7 @@ def claim_import(version_id: UUID) -> ImportJob | None:
             if IMPORTS.unclaimed(version_id).update(claim=claim):
                 _fail(version_id, claim, {"error": {"code": "importer_lost_access"}})
             return None
-        claimed = (
-            IMPORTS.unclaimed(version_id)
-            .filter(attempts__lt=MAX_ATTEMPTS)
-            .update(claim=claim, attempts=F("attempts") + 1, heartbeat_at=timezone.now(), rows_done=0, bytes_done=0)
-        )
-        if claimed:
+        if IMPORTS.take(version_id, claim, attempts=MAX_ATTEMPTS, rows_done=0, bytes_done=0):
             remove_leftovers(version.folder)
             return _job(version, claim)
         if IMPORTS.unclaimed(version_id).update(claim=claim):

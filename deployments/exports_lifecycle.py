@@ -12,7 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -63,17 +63,13 @@ class ExportJob:
 
 def claim_export(export_id: UUID) -> ExportJob | None:
     """Take an export that nobody works on, counting the attempt; return None if there is nothing to do."""
-    with all_teams("the queue knows only the id of an export"):
-        team_id = ModelExport.unscoped.filter(pk=export_id).values_list("team_id", flat=True).first()
+    team_id = EXPORTS.team_of(export_id)
     if team_id is None:
         return None
     claim = uuid.uuid4()
     with team_scope(team_id):
-        waiting = EXPORTS.unclaimed(export_id)
-        if not waiting.filter(attempts__lt=MAX_ATTEMPTS).update(
-            claim=claim, status=Status.RUNNING, attempts=F("attempts") + 1, heartbeat_at=timezone.now(), progress=0
-        ):
-            if waiting.update(claim=claim):
+        if not EXPORTS.take(export_id, claim, attempts=MAX_ATTEMPTS, status=Status.RUNNING, progress=0):
+            if EXPORTS.unclaimed(export_id).update(claim=claim):
                 _end(export_id, claim, Status.FAILED, error=_("It stopped several times without an end."), size_bytes=0)
             return None
         found = ModelExport.unscoped.select_related(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from datasets_app.answer_schemas.origins import confirmed_schema, inherit, note_inferred
@@ -25,7 +25,7 @@ from portal import audit
 from portal.actors import Actor
 from portal.models import BaseModel
 from portal.queue import LONG_S
-from portal.rls import all_teams, team_scope
+from portal.rls import team_scope
 
 logger = logging.getLogger(__name__)
 
@@ -102,24 +102,12 @@ def smallest_base_model() -> BaseModel | None:
 
 def claim_report(report_id: UUID) -> Examination | None:
     """Take a report that nobody works on, counting the attempt; return None if there is nothing to do."""
-    with all_teams("the queue knows only the id of a report"):
-        team_id = DoctorReport.unscoped.filter(pk=report_id).values_list("team_id", flat=True).first()
+    team_id = REPORTS.team_of(report_id)
     if team_id is None:
         return None
     claim = uuid.uuid4()
     with team_scope(team_id):
-        claimed = (
-            REPORTS.unclaimed(report_id)
-            .filter(attempts__lt=MAX_ATTEMPTS)
-            .update(
-                claim=claim,
-                status=Status.RUNNING,
-                attempts=F("attempts") + 1,
-                heartbeat_at=timezone.now(),
-                progress=0,
-            )
-        )
-        if claimed:
+        if REPORTS.take(report_id, claim, attempts=MAX_ATTEMPTS, status=Status.RUNNING, progress=0):
             job = _examination(report_id, claim)
             remove_leftovers(job.folder.parent)
             return job

@@ -13,7 +13,7 @@ from typing import Final
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -58,15 +58,11 @@ def claim_fetch(version_id: UUID) -> FetchJob | None:
         return None
     claim = uuid.uuid4()
     with team_scope(fetch.team_id):
-        open_one = FETCHES.unclaimed(fetch.pk)
         if not may_still_edit(fetch.version.team, fetch.created_by):
             _give_up(fetch, claim, _("The person who started this may no longer change datasets of the team."))
             return None
-        taken = open_one.filter(attempts__lt=MAX_ATTEMPTS).update(
-            claim=claim, status=Status.RUNNING, attempts=F("attempts") + 1, heartbeat_at=timezone.now(),
-            bytes_done=0, bytes_total=None,
-        )  # fmt: skip
-        if not taken:
+        started = {"status": Status.RUNNING, "bytes_done": 0, "bytes_total": None}
+        if not FETCHES.take(fetch.pk, claim, attempts=MAX_ATTEMPTS, **started):
             _give_up(fetch, claim, _("It stopped several times without an end. Try again later."))
             return None
     folder = fetch.version.folder

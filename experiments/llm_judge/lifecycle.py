@@ -26,7 +26,7 @@ from portal import audit, secrets
 from portal.actors import Actor
 from portal.models import Team
 from portal.queue import LONG_S
-from portal.rls import all_teams, team_scope
+from portal.rls import team_scope
 
 logger = logging.getLogger(__name__)
 
@@ -65,15 +65,12 @@ class Work:
 
 def claim_judgement(judgement_id: UUID) -> Work | None:
     """Take a judgement that nobody works on, counting the attempt; return None if there is nothing to do."""
-    with all_teams("the queue knows only the id of a judgement"):
-        team_id = Judgement.unscoped.filter(pk=judgement_id).values_list("team_id", flat=True).first()
+    team_id = JUDGEMENTS.team_of(judgement_id)
     if team_id is None:
         return None
     claim = uuid.uuid4()
     with team_scope(team_id):
-        taken = {"claim": claim, "status": Status.RUNNING, "heartbeat_at": timezone.now()}
-        open_one = JUDGEMENTS.unclaimed(judgement_id).filter(attempts__lt=MAX_ATTEMPTS)
-        if open_one.update(attempts=F("attempts") + 1, **taken):
+        if JUDGEMENTS.take(judgement_id, claim, attempts=MAX_ATTEMPTS, status=Status.RUNNING):
             found = Judgement.unscoped.get(pk=judgement_id)
             frozen = {name: getattr(found, name) for name in ("address", "model", "secret", "rubric", "rows")}
             return Work(

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
-import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,28 +22,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from django.db import connection, transaction
-from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from datasets_app.claims import ClaimLost, Claims
 from deployments.metering import Caller
-from deployments.openai_api import answering, files, parameters
-from deployments.openai_api.files import lines_of
+from deployments.openai_api import answering, batch_lines, files, parameters
 from deployments.openai_api.models import ApiFile, BatchJob
 from portal import audit
 from portal.access import membership_of
 from portal.actors import Actor
-from portal.errors import IllegalTransition, InvalidInput, PortalError, RateLimited, Unavailable, error_body
+from portal.errors import IllegalTransition, InvalidInput, PortalError, RateLimited, Unavailable
 from portal.models import ApiToken, Team
-from portal.queue import enqueue_on_commit
 from portal.rls import all_teams, team_scope
 
 logger = logging.getLogger(__name__)
 
 PREFIX: Final = "batch_"
 RUN: Final = "deployments.tasks.run_batch"
-MOST_REQUESTS: Final = 50_000
-MOST_ERRORS_TOLD: Final = 100
 WINDOW: Final = timedelta(hours=24)
 OUTPUT_KEPT_FOR: Final = timedelta(days=30)
 # Requests of one batch that are at the engine at a time: people who wait come first.
@@ -56,6 +50,7 @@ TRIES: Final = 3
 PAUSE_S: Final = 1.0
 MACHINE: Final = Actor.system("batch")
 Status = BatchJob.Status
+BATCHES: Final = Claims(BatchJob, open=BatchJob.OPEN, task=RUN, stalled_after=STALLED_AFTER, called="batches")
 _KNOWN: Final = frozenset(("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"))
 
 
@@ -104,7 +99,7 @@ def create_batch(*, team: Team, actor: Actor, token: ApiToken, order: BatchOrder
         expires_at=timezone.now() + WINDOW,
     )
     audit.record(team, actor, "batch.created", batch, endpoint=order.endpoint)
-    enqueue_on_commit(RUN, str(batch.pk))
+    BATCHES.enqueue(batch.pk)
     return batch
 
 
@@ -120,7 +115,7 @@ def cancel_batch(*, batch: BatchJob, actor: Actor) -> BatchJob:
         locked.status, locked.cancelling_at = Status.CANCELLING, timezone.now()
         locked.save(update_fields=["status", "cancelling_at"])
         audit.record(locked.team, actor, "batch.cancel_requested", locked)
-        enqueue_on_commit(RUN, str(locked.pk))
+        BATCHES.enqueue(locked.pk)
     return locked
 
 
@@ -134,59 +129,33 @@ def work(batch_id: uuid.UUID) -> None:
         return
     try:
         is_over = _Slice(batch).run()
-    except _ClaimLost:
+    except ClaimLost:
         return
     with team_scope(batch.team_id):
         batch.team.batchjobs.filter(pk=batch.pk, claim=batch.claim).update(claim=None)
         if not is_over:
-            enqueue_on_commit(RUN, str(batch.pk))
+            BATCHES.enqueue(batch.pk)
 
 
 def sweep() -> int:
     """Order slices of batches whose worker died or whose message was lost; return how many. Call it by the clock."""
-    with all_teams("the clock looks after every team's batches"):
-        late = Q(heartbeat_at=None) | Q(heartbeat_at__lt=timezone.now() - STALLED_AFTER)
-        lost = list(BatchJob.unscoped.filter(late, status__in=BatchJob.OPEN).values_list("pk", flat=True)[:100])
-    with transaction.atomic():
-        for batch_id in lost:
-            enqueue_on_commit(RUN, str(batch_id))
-    return len(lost)
+    return BATCHES.requeue_stalled()
 
 
-def answered(ask: Callable[[_Entry], _Result | None], window: Sequence[_Entry]) -> list[_Result | None]:
+def answered(
+    ask: Callable[[batch_lines.Entry], batch_lines.Result | None], window: Sequence[batch_lines.Entry]
+) -> list[batch_lines.Result | None]:
     """Return what comes of several requests that are asked at the same time, in their order."""
     with ThreadPoolExecutor(len(window), thread_name_prefix="batch") as threads:
         return list(threads.map(ask, window))
 
 
-class _ClaimLost(Exception):
-    """Another worker took the batch over."""
-
-
 def _claim(batch_id: uuid.UUID) -> BatchJob | None:
     with all_teams("a batch's id leads to its team"):
-        free = Q(claim=None) | Q(heartbeat_at__lt=timezone.now() - STALLED_AFTER)
-        rows = BatchJob.unscoped.filter(free, pk=batch_id, status__in=BatchJob.OPEN)
-        if not rows.update(claim=uuid.uuid4(), heartbeat_at=timezone.now()):
+        if not BATCHES.unclaimed(batch_id).update(claim=uuid.uuid4(), heartbeat_at=timezone.now()):
             return None
         related = ("team", "created_by", "token__service_account", "token__created_by", "input_file__team")
         return BatchJob.unscoped.select_related(*related).get(pk=batch_id)
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One line of the input file."""
-
-    custom_id: str
-    body: Any
-
-
-@dataclass(frozen=True)
-class _Result:
-    """What came of one line."""
-
-    line: dict[str, Any]
-    is_good: bool
 
 
 class _Slice:
@@ -199,7 +168,7 @@ class _Slice:
         self.output, self.errors = batch.folder / "output.jsonl", batch.folder / "errors.jsonl"
 
     def run(self) -> bool:
-        """Return whether the batch is over. Raises: _ClaimLost."""
+        """Return whether the batch is over. Raises: ClaimLost."""
         batch = self.batch
         if batch.status == Status.VALIDATING and not self._validate():
             return True
@@ -212,9 +181,13 @@ class _Slice:
         """Read the whole file once; return whether it can be worked on, and end the batch if not."""
         batch = self.batch
         path = batch.input_file.path if batch.input_file else None
-        total, problems = check(path, batch.endpoint) if path else (0, [_problem("file_missing", None, _("No file."))])
+        total, problems = (
+            batch_lines.check(path, batch.endpoint)
+            if path
+            else (0, [batch_lines.problem("file_missing", None, _("No file."))])
+        )
         if problems or not total:
-            problems = problems or [_problem("empty_file", None, _("The file holds no requests."))]
+            problems = problems or [batch_lines.problem("empty_file", None, _("The file holds no requests."))]
             self._change(status=Status.FAILED, errors=problems, ended_at=timezone.now())
             audit_end(batch)
             return False
@@ -226,12 +199,12 @@ class _Slice:
         batch = self.batch
         token = batch.token
         if batch.input_file is None or token is None or not self._may_go_on(token):
-            self._change(errors=[_problem("token_ended", None, _("The API token of this batch has ended."))])
+            self._change(errors=[batch_lines.problem("token_ended", None, _("The API token of this batch has ended."))])
             return True
-        _cut(self.output, batch.output_bytes)
-        _cut(self.errors, batch.error_bytes)
+        batch_lines.cut(self.output, batch.output_bytes)
+        batch_lines.cut(self.errors, batch.error_bytes)
         done = batch.completed + batch.failed
-        entries = itertools.islice(entries_of(batch.input_file.path), done, None)
+        entries = itertools.islice(batch_lines.entries_of(batch.input_file.path), done, None)
         while window := list(itertools.islice(entries, PARALLEL)):
             if self._is_to_end():
                 return True
@@ -255,36 +228,36 @@ class _Slice:
         return token.created_by.is_active and membership_of(token.created_by, self.batch.team.slug) is not None
 
     def _is_to_end(self) -> bool:
-        """Whether somebody cancelled the batch or its time is up; renews our claim. Raises: _ClaimLost."""
+        """Whether somebody cancelled the batch or its time is up; renews our claim. Raises: ClaimLost."""
         with team_scope(self.batch.team_id):
             mine = self.batch.team.batchjobs.filter(pk=self.batch.pk, claim=self.batch.claim)
             if not mine.update(heartbeat_at=timezone.now()):
-                raise _ClaimLost
+                raise ClaimLost
             self.batch.status, self.batch.expires_at = mine.values_list("status", "expires_at").get()
         return self.batch.status == Status.CANCELLING or self.batch.expires_at <= timezone.now()
 
-    def _one(self, entry: _Entry, token: ApiToken) -> _Result | None:
+    def _one(self, entry: batch_lines.Entry, token: ApiToken) -> batch_lines.Result | None:
         """Answer one request; None if it has to be asked again later."""
         request_id = f"req_{uuid.uuid4().hex}"
         caller = Caller(team=self.batch.team, request_id=request_id, token_id=token.pk)
         try:
-            return _result(entry, request_id, 200, self._asked(entry, token, caller))
+            return batch_lines.answer_line(entry, request_id, 200, self._asked(entry, token, caller))
         except RateLimited as error:
             if error.headers.get("x-should-retry") != "false":
                 return None
-            return _refused(entry, request_id, error)
+            return batch_lines.refusal_line(entry, request_id, error)
         except PortalError as error:
-            return _refused(entry, request_id, error)
+            return batch_lines.refusal_line(entry, request_id, error)
         except Exception:
             logger.exception("a request of batch %s failed", self.batch.pk)
-            return _refused(
+            return batch_lines.refusal_line(
                 entry, request_id, PortalError(_("Something went wrong on our side."), code="internal_error")
             )
         finally:
             if not connection.in_atomic_block:
                 connection.close()
 
-    def _asked(self, entry: _Entry, token: ApiToken, caller: Caller) -> dict[str, Any]:
+    def _asked(self, entry: batch_lines.Entry, token: ApiToken, caller: Caller) -> dict[str, Any]:
         for attempt in range(1, TRIES + 1):
             try:
                 return answering.answer_whole(self.batch.endpoint, entry.body, token=token, caller=caller)
@@ -294,14 +267,14 @@ class _Slice:
                 time.sleep(PAUSE_S * attempt)
         raise AssertionError("not reached")
 
-    def _keep(self, results: list[_Result]) -> None:
+    def _keep(self, results: list[batch_lines.Result]) -> None:
         good = [result.line for result in results if result.is_good]
         bad = [result.line for result in results if not result.is_good]
         self._change(
             completed=self.batch.completed + len(good),
             failed=self.batch.failed + len(bad),
-            output_bytes=_append(self.output, good),
-            error_bytes=_append(self.errors, bad),
+            output_bytes=batch_lines.append(self.output, good),
+            error_bytes=batch_lines.append(self.errors, bad),
         )
 
     def _finish(self) -> None:
@@ -312,8 +285,8 @@ class _Slice:
             ending = Status.CANCELLED
         elif batch.completed + batch.failed < batch.total:
             ending = Status.FAILED if batch.errors else Status.EXPIRED
-        _cut(self.output, batch.output_bytes)
-        _cut(self.errors, batch.error_bytes)
+        batch_lines.cut(self.output, batch.output_bytes)
+        batch_lines.cut(self.errors, batch.error_bytes)
         actor = Actor(user=batch.created_by, machine="batch")
         made: dict[str, Any] = {}
         try:
@@ -324,7 +297,7 @@ class _Slice:
                 self._change(status=ending, ended_at=timezone.now(), finalizing_at=timezone.now(), claim=None, **made)
                 audit_end(batch)
         except PortalError as error:  # no storage left: the answers stay where they are put together
-            problem = _problem(error.code, None, error.message)
+            problem = batch_lines.problem(error.code, None, error.message)
             self._change(status=Status.FAILED, errors=[problem], ended_at=timezone.now())
             return
         for path in (self.output, self.errors):
@@ -333,14 +306,14 @@ class _Slice:
             batch.folder.rmdir()
 
     def _change(self, **fields: Any) -> None:
-        """Change the batch, if we still hold it and nobody cancelled it meanwhile. Raises: _ClaimLost."""
+        """Change the batch, if we still hold it and nobody cancelled it meanwhile. Raises: ClaimLost."""
         with team_scope(self.batch.team_id):
             rows = self.batch.team.batchjobs.filter(pk=self.batch.pk, claim=self.batch.claim)
             if "status" in fields and fields["status"] in BatchJob.OPEN:
                 rows = rows.exclude(status=Status.CANCELLING)
             changed = rows.update(heartbeat_at=timezone.now(), **fields)
             if not changed and not self.batch.team.batchjobs.filter(pk=self.batch.pk, claim=self.batch.claim).exists():
-                raise _ClaimLost
+                raise ClaimLost
         for name, value in fields.items():
             setattr(self.batch, name, value)
         if not changed:
@@ -360,87 +333,6 @@ def audit_end(batch: BatchJob) -> None:
             completed=batch.completed,
             failed=batch.failed,
         )
-
-
-# --- files -------------------------------------------------------------------------------------------------------
-
-
-def check(path: Path, endpoint: str) -> tuple[int, list[dict[str, Any]]]:
-    """Return how many requests a file holds, and what is wrong with it."""
-    seen: set[str] = set()
-    problems: list[dict[str, Any]] = []
-    count = 0
-    for number, line in enumerate(lines_of(path), start=1):
-        count += 1
-        if count > MOST_REQUESTS:
-            return count, [_problem("too_many_requests", None, _("A batch has up to 50,000 requests."))]
-        said = _problem_of(line, endpoint, seen)
-        if said:
-            problems.append(_problem(said[0], number, said[1]))
-            if len(problems) >= MOST_ERRORS_TOLD:
-                break
-    return count, problems
-
-
-def _problem_of(line: bytes, endpoint: str, seen: set[str]) -> tuple[str, str] | None:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        entry = None
-    if not isinstance(entry, dict):
-        return "invalid_json_line", _("This line is not a JSON object.")
-    custom_id = entry.get("custom_id")
-    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= 512:
-        return "missing_required_parameter", _("'custom_id' has to be a text of 1 to 512 characters.")
-    if custom_id in seen:
-        return "duplicate_custom_id", _("This 'custom_id' stands in the file twice.")
-    seen.add(custom_id)
-    if entry.get("method") != "POST":
-        return "invalid_method", _("'method' has to be POST.")
-    if entry.get("url") != endpoint:
-        return "mismatched_endpoint", _("'url' has to be %(endpoint)s, as the batch says.") % {"endpoint": endpoint}
-    if not isinstance(entry.get("body"), dict):
-        return "missing_required_parameter", _("'body' has to be an object.")
-    return None
-
-
-def entries_of(path: Path) -> Iterator[_Entry]:
-    """Yield the requests of a file that was checked."""
-    for line in lines_of(path):
-        entry = json.loads(line)
-        yield _Entry(entry["custom_id"], entry["body"])
-
-
-def _problem(code: str, line: int | None, message: str) -> dict[str, Any]:
-    return {"code": code, "line": line, "message": message, "param": None}
-
-
-def _result(entry: _Entry, request_id: str, status: int, body: Mapping[str, Any]) -> _Result:
-    response = {"status_code": status, "request_id": request_id, "body": body}
-    line = {"id": f"batch_{request_id}", "custom_id": entry.custom_id, "response": response, "error": None}
-    return _Result(line, status == 200)
-
-
-def _refused(entry: _Entry, request_id: str, error: PortalError) -> _Result:
-    body = error_body(error.message, kind=error.kind, code=error.code, param=error.param, details=error.details)
-    return _result(entry, request_id, error.status if error.code != "internal_error" else 500, body)
-
-
-def _append(path: Path, lines: list[dict[str, Any]]) -> int:
-    """Append lines and return the length of the file, once it is on disk."""
-    with path.open("ab") as file:
-        for line in lines:
-            file.write(json.dumps(line, ensure_ascii=False).encode(errors="replace") + b"\n")
-        file.flush()
-        if lines:
-            os.fsync(file.fileno())
-        return file.tell()
-
-
-def _cut(path: Path, length: int) -> None:
-    """Forget what a worker wrote that died before it could say so."""
-    if path.exists() and path.stat().st_size > length:
-        os.truncate(path, length)
 
 
 def _as_file(batch: BatchJob, actor: Actor, path: Path, field: str) -> ApiFile:

@@ -27,6 +27,7 @@ from datasets_app.models import DatasetVersion, Split
 from datasets_app.options import ImportOptions
 from datasets_app.reports import error_in_words, fault_in_words
 from datasets_app.sources import FetchedFile
+from deployments import targets
 from deployments.openai_api import files, job_settings, training_rows
 from deployments.openai_api.job_settings import JobOrder
 from deployments.openai_api.models import ApiFile, FineTuningJob
@@ -36,7 +37,7 @@ from experiments.models import Experiment, Run
 from portal import audit, quotas
 from portal.access import may_still_edit
 from portal.actors import Actor
-from portal.errors import IllegalTransition, InvalidInput, NotFound, PortalError
+from portal.errors import IllegalTransition, InvalidInput, PortalError
 from portal.models import BaseModel, Quota, Team
 from portal.queue import LONG_S, enqueue_on_commit
 from portal.rls import all_teams, team_scope
@@ -94,11 +95,9 @@ def _start_of(team: Team, name: str) -> tuple[BaseModel, Run | None]:
     found = earlier.select_related("run__base_model").first()
     if found is not None and found.run is not None:
         return found.run.base_model, found.run
-    model = BaseModel.objects.filter(slug=name, is_allowed=True).first() if "\0" not in name else None
+    model = BaseModel.objects.filter(slug=name, is_allowed=True).first() if targets.is_writable(name) else None
     if model is None:
-        raise NotFound(
-            _("This model does not exist, or your team has no access to it."), code="model_not_found", param="model"
-        )
+        raise targets.model_not_found()
     return model, None
 
 

@@ -24,7 +24,7 @@ from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.decoder import DecoderRunner
 from gpu_worker.engine.sampling import SamplingParams
-from gpu_worker.engine.self_check import TIES, ReferenceAnswer
+from gpu_worker.engine.self_check import TIES, ReferenceAnswer, greedy_answer
 from gpu_worker.engine.sequence import Sequence as EngineSequence
 
 PROMPTS, TRAINING_STEPS = 200, 24
@@ -106,23 +106,8 @@ def reference_answers(
     asked = []
     for adapter in adapters:
         model.set_adapter(adapter)
-        asked += [Asked(adapter, prompt, _greedy(model, prompt, limit)) for prompt in prompts]
+        asked += [Asked(adapter, prompt, greedy_answer(model, prompt, limit)) for prompt in prompts]
     return asked
-
-
-@torch.inference_mode()
-def _greedy(model: Any, prompt: list[int], limit: int) -> ReferenceAnswer:
-    ids = torch.tensor([prompt])
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=limit,
-        do_sample=False,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    best = torch.cat(out.logits).float().topk(2).values
-    return ReferenceAnswer(tuple(out.sequences[0, len(prompt) :].tolist()), tuple((best[:, 0] - best[:, 1]).tolist()))
 
 
 def compare(

@@ -131,6 +131,23 @@ def _answers(core: EngineCore, renderer: ChatRenderer) -> list[list[int]]:
     return list(answers.values())
 
 
+def greedy_answer(model: Any, prompt: list[int], limit: int) -> ReferenceAnswer:
+    """Return what a transformers model says to a prompt, in up to `limit` tokens."""
+    import torch
+
+    ids = torch.tensor([prompt])
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=limit,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    best = torch.cat(out.logits).float().topk(2).values
+    return ReferenceAnswer(tuple(out.sequences[0, len(prompt) :].tolist()), tuple((best[:, 0] - best[:, 1]).tolist()))
+
+
 def compute_reference(model_dir: Path, file: Path) -> None:
     """Write transformers' greedy answers to a file, in one piece."""
     import torch
@@ -140,20 +157,8 @@ def compute_reference(model_dir: Path, file: Path) -> None:
         model_dir, dtype=torch.float32, local_files_only=True, use_safetensors=True
     )
     model.eval()
-    entries = []
-    for prompt in _prompt_ids(ChatRenderer.load(model_dir)):
-        ids = torch.tensor([prompt])
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=ANSWER_TOKENS,
-            do_sample=False,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        best = torch.cat(out.logits).float().topk(2).values
-        margins = (best[:, 0] - best[:, 1]).tolist()
-        entries.append({"token_ids": out.sequences[0, len(prompt) :].tolist(), "margins": margins})
+    answers = [greedy_answer(model, ids, ANSWER_TOKENS) for ids in _prompt_ids(ChatRenderer.load(model_dir))]
+    entries = [{"token_ids": answer.token_ids, "margins": answer.margins} for answer in answers]
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     partial.write_text(json.dumps(entries), encoding="utf-8")
     partial.replace(file)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from datasets_app.demo_tickets import generate
-from gpu_worker.benchmarks.pages import empty_database
+from gpu_worker.benchmarks.own_database import empty_database
 
 ROWS: Final = 1_000_000
 QUICK_ROWS: Final = 20_000

@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import django
+from gpu_worker.benchmarks.own_database import begin_child
 
 REPEATS = 40
 TOKEN_REPEATS = 400
@@ -32,20 +30,12 @@ class Figures:
 
 def main() -> None:
     """Run the whole measurement."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("section", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    django.setup()
+    options = begin_child()
     from django.conf import settings
-    from django.core.management import call_command
 
     from gpu_worker.benchmarks.pages_seed import Size, seed
     from portal.warm import load_pages
 
-    call_command("migrate", interactive=False, verbosity=0)
-    call_command("createcachetable", verbosity=0)
-    call_command("collectstatic", interactive=False, verbosity=0)
     # Django's test environment would count and copy every template; only the client's name of a host is needed.
     settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, "testserver"]
     size = Size().divided(50) if options.quick else Size()

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import signal
@@ -15,11 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import django
-
+from gpu_worker.benchmarks.own_database import begin_child
 from gpu_worker.benchmarks.proxy_load import Place, Times, measure, open_streams
 
 SECONDS = 8.0
@@ -42,16 +39,7 @@ class Measured:
 
 def main() -> None:
     """Run the whole measurement."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("section", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    django.setup()
-    from django.core.management import call_command
-
-    call_command("migrate", interactive=False, verbosity=0)
-    call_command("createcachetable", verbosity=0)
-    call_command("collectstatic", interactive=False, verbosity=0)
+    options = begin_child()
     seconds = 1.0 if options.quick else SECONDS
     with ExitStack() as stack:
         engine_port = stack.enter_context(_engine())

@@ -72,6 +72,11 @@ class Grammar:
         """Return the state of an empty answer."""
         return GrammarState(self._matcher.deep_copy(), self._vocabulary)
 
+    def is_complete(self, token_ids: Iterable[int]) -> bool:
+        """Tell whether the tokens, with or without the end after them, are one whole answer."""
+        matcher = self._matcher.deep_copy()
+        return all(matcher.consume_token(token) for token in token_ids) and bool(matcher.is_accepting())
+
 
 class GrammarCompiler:
     """Compiles schemas for one tokenizer and keeps the last ones. Any thread may use it."""

@@ -17,7 +17,7 @@ from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.errors import EngineError
 from gpu_worker.engine.grammar import Grammar, GrammarCompiler
 from gpu_worker.engine.sampling import SamplingParams
-from gpu_worker.engine.sequence import AdapterRef, Sequence
+from gpu_worker.engine.sequence import AdapterRef, FinishReason, Sequence
 from gpu_worker.evaluator.baselines import Messages, answer_simply
 from gpu_worker.evaluator.bound import CACHE_SALT, Bound, ScoredRows, bind, score_closed_fields
 from gpu_worker.evaluator.expected import Nats, expected_nats
@@ -67,10 +67,12 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     bound = None
     if writes_freely:
         bound = bind(core, renderer, model_dir, training_rows, spec.get("schema"), tuned, events)
-    if bound is not None:
-        asked.put(CONSTRAINED, rows, tuned, bound.grammar)
     asking = time.monotonic()
     asked.run(events, stop)
+    if bound is not None:
+        known_already = asked.copy_conforming(TUNED, CONSTRAINED, rows, bound.grammar)
+        asked.put(CONSTRAINED, [row for row in rows if row.row not in known_already], tuned, bound.grammar)
+        asked.run(events, stop)
     answers = asked.answers
     limit_s = max(LEAST_SCORING_S, SCORING_SHARE * (time.monotonic() - asking))
     seed = int(wanted["seed"])
@@ -177,6 +179,7 @@ class Questions:
         self._params = params
         self._open: dict[str, tuple[str, int]] = {}
         self._texts: dict[str, list[str]] = {}
+        self._tokens: dict[tuple[str, int], list[int]] = {}
         self._totals: dict[str, int] = {}
 
     def put(
@@ -186,7 +189,7 @@ class Questions:
 
         A prompt that leaves no room for an answer counts as unanswered.
         """
-        self._totals[subject] = len(rows)
+        self._totals[subject] = self._totals.get(subject, 0) + len(rows)
         held = grammar or self._grammar
         for row in rows:
             key = f"{subject}-{row.row}"
@@ -205,6 +208,24 @@ class Questions:
                 self.answers[subject, row.row] = Answer("", "length")
                 continue
             self._open[key], self._texts[key] = (subject, row.row), []
+            self._tokens[subject, row.row] = []
+
+    def copy_conforming(self, source: str, subject: str, rows: Rows[HeldOutRow], grammar: Grammar) -> set[int]:
+        """Let `subject` have the complete answers of `source` that follow the grammar anyway; return their rows.
+
+        Always the likeliest token, all of them allowed: bound to the grammar, the same tokens would be chosen again.
+        """
+        if self._params.temperature > 0:
+            return set()
+        found = {
+            row.row
+            for row in rows
+            if self.answers[source, row.row].finish == FinishReason.STOP
+            and grammar.is_complete(self._tokens.get((source, row.row), ()))
+        }
+        self.answers |= {(subject, row): self.answers[source, row] for row in found}
+        self._totals[subject] = len(found)
+        return found
 
     def run(self, events: Events, stop: StopFlag) -> None:
         """Step until every question is answered. Raises: StopRequested, TrainingError if an answer breaks off."""
@@ -215,6 +236,7 @@ class Questions:
                 if output.error and not output.sequence_id.startswith(CONSTRAINED):
                     raise TrainingError("internal", output.error)
                 self._texts[output.sequence_id].append(output.text)
+                self._tokens[self._open[output.sequence_id]].extend(output.token_ids)
                 if output.finish_reason is not None:
                     text = "".join(self._texts.pop(output.sequence_id))
                     self.answers[self._open.pop(output.sequence_id)] = Answer(text, output.finish_reason.value)

@@ -90,6 +90,16 @@ def test_max_tokens_cuts_within_the_schema(driver: Driver, compiler: GrammarComp
         assert cut.finish_reason is FinishReason.LENGTH
 
 
+def test_only_whole_answers_are_complete(driver: Driver, compiler: GrammarCompiler) -> None:
+    grammar = compiler.compile(TRIAGE)
+    whole = driver.answer(PROMPT, max_tokens=80, grammar=grammar.start()).token_ids
+    assert grammar.is_complete(whole)
+    assert grammar.is_complete(whole[:-1])  # without the token that ends it
+    assert not grammar.is_complete(whole[:-2])
+    assert not grammar.is_complete([*whole[:-1], whole[0]])
+    assert not grammar.is_complete(())
+
+
 def test_stop_strings_work_inside_a_schema(driver: Driver, compiler: GrammarCompiler) -> None:
     answer = driver.answer(PROMPT, max_tokens=80, grammar=compiler.compile(TRIAGE).start(), stop=('", "category',))
     assert answer.finish_reason is FinishReason.STOP

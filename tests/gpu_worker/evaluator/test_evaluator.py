@@ -19,8 +19,13 @@ import pytest
 import torch
 
 from datasets_app.doctor.schema import deviations
+from datasets_app.rendering import ChatRenderer
+from gpu_worker.engine.build import build_core
+from gpu_worker.engine.config import EngineConfig
+from gpu_worker.engine.grammar import GrammarCompiler
+from gpu_worker.engine.sampling import SamplingParams
 from gpu_worker.evaluator.heldout import choose_rows
-from gpu_worker.evaluator.job import evaluate
+from gpu_worker.evaluator.job import Questions, evaluate
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.heldout import answer_limit
 from gpu_worker.trainer.stop import StopFlag
@@ -97,8 +102,6 @@ def loaded(model: Path, adapter: Path | None) -> Any:
 
 def generated(model: Path, adapter: Path | None, prompt: str, limit: int) -> str:
     """Return what transformers' own generate answers."""
-    from datasets_app.rendering import ChatRenderer
-
     renderer = ChatRenderer.load(model)
     ids = torch.tensor([renderer.prompt_ids([{"role": "user", "content": prompt}])])
     out = loaded(model, adapter).generate(
@@ -181,6 +184,27 @@ def test_the_tuned_model_is_asked_in_three_ways(job):
     assert any(item["tuned"] != item["constrained"] for item in found)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_only_whole_answers_of_the_schema_are_taken_over(job, model, temperature):
+    """Bound to the schema, the likeliest tokens would be the same again; a draw would not."""
+    renderer = ChatRenderer.load(model)
+    core = build_core(model, renderer, EngineConfig(max_waiting=64), kind="auto")
+    compiler = GrammarCompiler(model, vocabulary=core.vocabulary, eos_ids=renderer.eos_ids)
+    choices = {"a": {"enum": ["x", "y"]}}
+    grammar = compiler.compile(
+        {"type": "object", "properties": choices, "required": ["a"], "additionalProperties": False}
+    )
+    rows = choose_rows(job / "data" / "heldout.jsonl", renderer, count=4, seed=1)
+    asked = Questions(core, renderer, SamplingParams(40, temperature, 1.0, seed=1))
+    asked.put("tuned", rows[:3], None, grammar)
+    asked.put("tuned", rows[3:], None)  # free: the untrained model writes no JSON
+    asked.run(Events(io.StringIO()), StopFlag())
+    taken = asked.copy_conforming("tuned", "constrained", rows, grammar)
+    assert taken == (set() if temperature else {row.row for row in rows[:3]})
+    for row in taken:
+        assert asked.answers["constrained", row] == asked.answers["tuned", row]
+
+
 def test_confidence_is_what_transformers_computes(job, model):
     found = evaluate_here(with_validation(job), rows=2, max_new_tokens=40)
     for item in found:
@@ -192,8 +216,6 @@ def test_confidence_is_what_transformers_computes(job, model):
 
 def likelihoods(model: Path, adapter: Path, prompt: str, texts: list[str]) -> list[float]:
     """Return the log probability of each answer as transformers and PEFT compute it."""
-    from datasets_app.rendering import ChatRenderer
-
     renderer = ChatRenderer.load(model)
     ids = renderer.prompt_ids([{"role": "user", "content": prompt}])
     found = []
@@ -250,8 +272,6 @@ def test_answers_of_an_earlier_run_are_reused_only_for_the_same_rows(job):
 
 
 def test_the_sample_follows_the_seed(job, model):
-    from datasets_app.rendering import ChatRenderer
-
     renderer, path = ChatRenderer.load(model), job / "data" / "heldout.jsonl"
     rows = [[r.row for r in choose_rows(path, renderer, count=4, seed=seed)] for seed in (1, 1, 2)]
     assert rows[0] == rows[1] != rows[2]

@@ -10,7 +10,7 @@ from datasets_app.rendering import ChatRenderer
 from experiments.hyperparameters import Hyperparameters
 from experiments.problem_file import Problem, read_problem
 from experiments.scoring.against import is_free_text
-from experiments.scoring.names import CONSTRAINED, MAJORITY, OTHERS, SCORED, TFIDF, TUNED, UNTUNED
+from experiments.scoring.names import CONSTRAINED, MAJORITY, MODELS, OTHERS, SCORED, TFIDF, TUNED, UNTUNED
 from gpu_worker.engine.build import RunnerKind, build_core
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
@@ -51,13 +51,14 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     rows = choose_rows(
         job_dir / "data" / "heldout.jsonl", renderer, count=wanted["rows"], seed=wanted["seed"], problem=problem
     )
+    asks_untuned = bool(wanted.get("untuned", True))
     # Of a problem type's rows, more is asked than their answers.
-    known = {} if problem else _known_answers(job_dir / "evaluation" / "untuned-cache.jsonl", rows)
+    known = {} if problem or not asks_untuned else _known_answers(job_dir / "evaluation" / "untuned-cache.jsonl", rows)
     limit = answer_limit(rows, int(wanted["max_new_tokens"]))
     config = EngineConfig(max_waiting=3 * len(rows))
     core = build_core(model_dir, renderer, config, kind=runner_for(job_dir / "adapter"))
     tuned = _load_adapter(core, job_dir / "adapter")
-    questions: dict[str, list[HeldOutRow]] = {TUNED: rows, UNTUNED: [] if known else rows}
+    questions: dict[str, list[HeldOutRow]] = {TUNED: rows, UNTUNED: rows if asks_untuned and not known else []}
     params = SamplingParams(limit, wanted.get("temperature", 0.0), wanted.get("top_p", 1.0), seed=int(wanted["seed"]))
     asked = Questions(core, renderer, params, _grammar(problem, core, model_dir, renderer))
     asked.put(TUNED, questions[TUNED], tuned)
@@ -270,17 +271,10 @@ def _write(
 
 
 def _line(row: HeldOutRow, answers: dict[tuple[str, int], Answer], scored: ScoredRows | None) -> dict[str, object]:
-    tuned, untuned = answers[TUNED, row.row], answers[UNTUNED, row.row]
-    line: dict[str, object] = {
-        "row": row.row,
-        "place": row.place,
-        "prompt": row.prompt,
-        "expected": row.expected,
-        "untuned": untuned.text,
-        "tuned": tuned.text,
-        "untuned_finish": untuned.finish,
-        "tuned_finish": tuned.finish,
-    }
+    line: dict[str, object] = {"row": row.row, "place": row.place, "prompt": row.prompt, "expected": row.expected}
+    for model in MODELS:
+        if (model, row.row) in answers:  # the untuned one may not have been asked
+            line |= {model: answers[model, row.row].text, f"{model}_finish": answers[model, row.row].finish}
     line |= {subject: answers[subject, row.row].text for subject in OTHERS if (subject, row.row) in answers}
     if scored is not None and row.row in scored.confidence:
         line["confidence"] = scored.confidence[row.row]

@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from portal.base_models import EMBEDDED_SLUG
 
-KINDS = ("training", "serving", "agreement", "proxy", "pages", "doctor", "imports")
+KINDS = ("training", "recipes", "serving", "agreement", "proxy", "pages", "doctor", "imports")
 PEERS = ("llamafactory",)  # those that must be installed first
 _HEAD = """# Benchmarks
 
@@ -33,6 +33,10 @@ class Command(BaseCommand):
         parser.add_argument("--rows", type=Path, help="a table in the import format; by default demo tickets")
         parser.add_argument("--data", type=Path, dest="rows", help="the same as --rows")
         parser.add_argument("--peers", nargs="*", default=[], choices=PEERS, help="training: also measure these")
+        parser.add_argument("--test", type=Path, help="recipes: a table in the import format that is only asked")
+        parser.add_argument(
+            "--subjects", nargs="*", default=[], help="recipes: such as balanced@2000, best@all,learning_rate=0.002"
+        )
         parser.add_argument("--quick", action="store_true", help="few steps, to see that it works; writes nothing")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -42,10 +46,12 @@ class Command(BaseCommand):
             raise CommandError(f"There is no file '{rows}'.")
         if options["peers"] and options["kind"] != "training":
             raise CommandError("Only the training benchmark has peers to choose.")
+        if (options["test"] or options["subjects"]) and options["kind"] != "recipes":
+            raise CommandError("Only the benchmark of recipes has test rows and subjects to choose.")
         module = importlib.import_module(f"gpu_worker.benchmarks.{options['kind']}")
         model = Path(settings.DATA_DIR) / "models" / EMBEDDED_SLUG
         try:
-            more = {"peers": options["peers"]} if options["peers"] else {}
+            more = {name: options[name] for name in ("peers", "test", "subjects") if options[name]}
             section = module.run(rows=rows, model_dir=model, quick=options["quick"], progress=self.stdout.write, **more)
         except RuntimeError as error:
             raise CommandError(str(error)) from error

@@ -1,0 +1,71 @@
+"""The recipes' benchmark: trials never see a test row, measured things are kept, interrupted ones go on."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from gpu_worker.benchmarks import recipes
+from gpu_worker.benchmarks.recipes import Subject
+from gpu_worker.benchmarks.recipes_page import render
+from tests.forked import forked_subprocess
+from tests.gpu_worker.trainer.jobs import ticket_rows
+from tests.tiny_model import make_tiny_model
+
+
+@pytest.mark.parametrize("text", ["balanced@2000", "best@all", "best@all,learning_rate=0.002,lora_r=32", "fast@10"])
+def test_subjects_are_read_as_they_are_named(text):
+    assert Subject.parse(text).name == text
+
+
+@pytest.mark.parametrize("text", ["", "best", "slow@200", "best@-1", "best@200,speed=3", "best@200,epochs"])
+def test_other_words_are_refused_with_a_sentence(text):
+    with pytest.raises(ValueError, match=r"\.$"):
+        Subject.parse(text)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> tuple[Path, Path]:
+    paths = tmp_path / "train.csv", tmp_path / "test.csv"
+    for path, rows in zip(paths, (ticket_rows(60), ticket_rows(80)[60:]), strict=True):
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("prompt", "response"))
+            writer.writerows((row["messages"][-2]["content"], row["messages"][-1]["content"]) for row in rows)
+    return paths
+
+
+@pytest.mark.slow
+def test_a_recipe_answers_test_rows_and_a_trial_validation_rows(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "subprocess", forked_subprocess)
+    monkeypatch.setattr(recipes, "UNTUNED_ROWS", 4)
+    train, test = tables
+    model = make_tiny_model(tmp_path / "data" / "models" / "tiny")
+    subjects = ["fast@40,epochs=0.2,evaluation_rows=4", "fast@40"]
+    page = recipes.run(rows=train, test=test, model_dir=model, quick=True, subjects=subjects, progress=str)
+    folder = tmp_path / "data" / "benchmarks" / "recipes-quick"
+    asked = {name: prompts(folder / name / "data" / "heldout.jsonl") for name in subjects}
+    with test.open(newline="") as file:
+        tests = {row["prompt"] for row in csv.DictReader(file)}
+    assert asked["fast@40"] <= tests
+    trial = asked[subjects[0]]
+    assert trial
+    assert not trial & tests
+    assert trial == prompts(folder / subjects[0] / "data" / "validation.jsonl")
+    for name in subjects:
+        assert not prompts(folder / name / "data" / "train.jsonl") & asked[name]
+    found = {name: json.loads((folder / name / "result.json").read_text()) for name in subjects}
+    assert found["fast@40"]["untuned"]["rows"] == 4
+    assert found["fast@40"]["training"]["step"] > found[subjects[0]]["training"]["step"]
+    assert "| fast | 32 |" in page
+    assert "**fast**, within the schema" in page
+    assert "| fast, evaluation_rows 4 | 32 |" in page
+
+
+def prompts(path: Path) -> set[str]:
+    return {json.loads(line)["messages"][1]["content"] for line in path.read_text().splitlines()}
+
+
+def test_without_results_there_is_a_page_all_the_same():
+    assert render([], source="nothing").startswith("## Recipes")

@@ -25,12 +25,11 @@ from datasets_app.serializers import (
     RowSerializer,
     VersionDetailSerializer,
     VersionImportSerializer,
-    page_of,
 )
 from datasets_app.sources import Reading, refuse_oversize
 from datasets_app.stored_rows import StoredRows
 from portal import audit
-from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages
+from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages, page_of
 from portal.api.views import TeamAPIView
 from portal.errors import IllegalTransition, InvalidInput
 from portal.models import Scope, Team

@@ -16,10 +16,10 @@ from datasets_app import row_changes
 from datasets_app.derive import derive_version
 from datasets_app.models import DatasetVersion, RowChange, Split
 from datasets_app.row_search import Place, Query, find
-from datasets_app.serializers import RowSerializer, VersionDetailSerializer, page_of
+from datasets_app.serializers import RowSerializer, VersionDetailSerializer
 from datasets_app.stored_rows import present_paths
 from portal import audit
-from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages
+from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages, page_of
 from portal.api.views import TeamAPIView
 from portal.errors import IllegalTransition, InvalidInput
 from portal.models import Scope

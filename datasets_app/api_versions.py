@@ -10,7 +10,7 @@ from django.http import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -20,7 +20,7 @@ from datasets_app.api_rows import FoundRowSerializer, ready_version
 from datasets_app.models import Dataset, DatasetVersion, Split
 from datasets_app.serializers import DatasetSerializer, VersionDetailSerializer
 from portal import audit
-from portal.api.pagination import PAGE_PARAMETERS, Pages
+from portal.api.pagination import PAGE_PARAMETERS, Pages, page_of
 from portal.api.views import TeamAPIView
 from portal.errors import InvalidInput
 from portal.models import Scope
@@ -172,7 +172,7 @@ class VersionDownload(TeamAPIView):
             OpenApiParameter("split", enum=[downloads.ALL, *Split.values], default=downloads.ALL),
             OpenApiParameter("as", enum=downloads.KINDS, default="csv"),
         ],
-        responses={(200, "application/octet-stream"): OpenApiTypes.BINARY, 404: OpenApiResponse(description="Error.")},
+        responses={(200, kind): OpenApiTypes.BINARY for kind in downloads.CONTENT_TYPES.values()},
         tags=["datasets"],
     )
     def get(self, request: Request, pk: UUID) -> HttpResponseBase:
@@ -191,7 +191,9 @@ class DeletedDatasets(TeamAPIView):
     query_parameters = PAGE_PARAMETERS
 
     @extend_schema(
-        operation_id="datasets_deleted_list", responses=DeletedDatasetSerializer(many=True), tags=["datasets"]
+        operation_id="datasets_deleted_list",
+        responses=page_of("DeletedDataset", DeletedDatasetSerializer),
+        tags=["datasets"],
     )
     def get(self, request: Request) -> Response:
         """List deleted datasets, the last one first; each goes for good 30 days after it was deleted."""

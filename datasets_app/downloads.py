@@ -23,6 +23,7 @@ from portal.errors import IllegalTransition, NotFound
 
 ALL: Final = "all"
 KINDS: Final = ("jsonl", "csv", "parquet")
+CONTENT_TYPES: Final = {"csv": "text/csv", "jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
 ROWS_PER_PIECE: Final = 500
 # Spreadsheets take a file for UTF-8 only if it begins so.
 BOM: Final = "\ufeff"
@@ -49,10 +50,10 @@ def response(version: DatasetVersion, split: str, kind: str) -> HttpResponseBase
 
 def _body(version: DatasetVersion, chosen: Mapping[Split, Path], split: str, kind: str) -> HttpResponseBase:
     if kind == "parquet":
-        return FileResponse(chosen[Split(split)].open("rb"), content_type="application/vnd.apache.parquet")
+        return FileResponse(chosen[Split(split)].open("rb"), content_type=CONTENT_TYPES[kind])
     if kind == "jsonl":
-        return StreamingHttpResponse(stored_lines(version, split), content_type="application/jsonl")
-    return StreamingHttpResponse(csv_pieces(chosen), content_type="text/csv; charset=utf-8")
+        return StreamingHttpResponse(stored_lines(version, split), content_type=CONTENT_TYPES[kind])
+    return StreamingHttpResponse(csv_pieces(chosen), content_type=f"{CONTENT_TYPES['csv']}; charset=utf-8")
 
 
 def csv_pieces(paths: Mapping[Split, Path]) -> Iterator[str]:

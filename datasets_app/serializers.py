@@ -7,7 +7,7 @@ from typing import Any
 from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema_field, inline_serializer
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from datasets_app import arrivals, reports
@@ -157,20 +157,6 @@ class RowSerializer(serializers.Serializer[CanonicalRow]):
     id = serializers.IntegerField(help_text="Names the row in all versions of the dataset.")
     row = serializers.IntegerField(help_text="Line of the source file on which the row begins; 0 if it was added here.")
     messages = serializers.ListField(child=serializers.DictField(child=serializers.CharField()))
-
-
-def page_of(name: str, child: type[serializers.Serializer[Any]]) -> serializers.Serializer[Any]:
-    """Return the description of a page of a list, as `portal.api.pagination.Pages` answers it."""
-    address = {"allow_null": True, "required": False}
-    return inline_serializer(
-        f"{name}Page",
-        {
-            "count": serializers.IntegerField(),
-            "next": serializers.URLField(**address),  # type: ignore[arg-type]
-            "previous": serializers.URLField(**address),  # type: ignore[arg-type]
-            "results": child(many=True),
-        },
-    )
 
 
 class VersionImportSerializer(serializers.Serializer[Any]):

@@ -16,7 +16,7 @@ from deployments import services
 from deployments.models import Deployment
 from deployments.prompts import schema_of
 from deployments.states import standings
-from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages
+from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages, page_of
 from portal.api.views import TeamAPIView
 from portal.errors import NotFound
 from portal.models import Scope
@@ -67,7 +67,7 @@ class Deployments(_DeploymentView):
 
     @extend_schema(
         operation_id="deployments_list",
-        responses=shapes.DeploymentSerializer(many=True),
+        responses=page_of("Deployment", shapes.DeploymentSerializer),
         parameters=PAGE_SCHEMA,
     )
     def get(self, request: Request) -> Response:

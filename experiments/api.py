@@ -17,7 +17,7 @@ from experiments import serializers as shapes
 from experiments import services
 from experiments.models import TRAININGS, Adapter, Evaluation, Experiment, Run
 from portal import archives, audit
-from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages
+from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages, page_of
 from portal.api.views import TeamAPIView
 from portal.models import BaseModel, Scope
 
@@ -56,7 +56,9 @@ class BaseModels(PagedAPIView):
     query_parameters = PAGE_PARAMETERS
 
     @extend_schema(
-        operation_id="base_models_list", responses=shapes.BaseModelSerializer(many=True), parameters=PAGE_SCHEMA
+        operation_id="base_models_list",
+        responses=page_of("BaseModel", shapes.BaseModelSerializer),
+        parameters=PAGE_SCHEMA,
     )
     def get(self, request: Request) -> Response:
         """List the allowed base models."""
@@ -70,7 +72,9 @@ class Experiments(PagedAPIView):
     query_parameters = PAGE_PARAMETERS
 
     @extend_schema(
-        operation_id="experiments_list", responses=shapes.ExperimentSerializer(many=True), parameters=PAGE_SCHEMA
+        operation_id="experiments_list",
+        responses=page_of("Experiment", shapes.ExperimentSerializer),
+        parameters=PAGE_SCHEMA,
     )
     def get(self, request: Request) -> Response:
         """List experiments, newest first."""
@@ -108,7 +112,7 @@ class Runs(PagedAPIView):
 
     @extend_schema(
         operation_id="runs_list",
-        responses=shapes.RunSerializer(many=True),
+        responses=page_of("Run", shapes.RunSerializer),
         parameters=[
             *PAGE_SCHEMA,
             OpenApiParameter("experiment", OpenApiTypes.UUID),
@@ -168,7 +172,9 @@ class RunMetrics(PagedAPIView):
     query_parameters = PAGE_PARAMETERS
 
     @extend_schema(
-        operation_id="runs_metrics", responses=shapes.MetricPointSerializer(many=True), parameters=PAGE_SCHEMA
+        operation_id="runs_metrics",
+        responses=page_of("MetricPoint", shapes.MetricPointSerializer),
+        parameters=PAGE_SCHEMA,
     )
     def get(self, request: Request, pk: uuid.UUID) -> Response:
         """List metric points in the order of steps."""
@@ -181,7 +187,11 @@ class RunEvents(PagedAPIView):
     scopes = Scope.RUNS_READ.value
     query_parameters = PAGE_PARAMETERS
 
-    @extend_schema(operation_id="runs_events", responses=shapes.RunEventSerializer(many=True), parameters=PAGE_SCHEMA)
+    @extend_schema(
+        operation_id="runs_events",
+        responses=page_of("RunEvent", shapes.RunEventSerializer),
+        parameters=PAGE_SCHEMA,
+    )
     def get(self, request: Request, pk: uuid.UUID) -> Response:
         """List log lines, oldest first."""
         return self.paged(self.run_of(pk).events.order_by("id"), shapes.RunEventSerializer)
@@ -193,7 +203,11 @@ class RunSamples(PagedAPIView):
     scopes = Scope.RUNS_READ.value
     query_parameters = PAGE_PARAMETERS
 
-    @extend_schema(operation_id="runs_samples", responses=shapes.RunSampleSerializer(many=True), parameters=PAGE_SCHEMA)
+    @extend_schema(
+        operation_id="runs_samples",
+        responses=page_of("RunSample", shapes.RunSampleSerializer),
+        parameters=PAGE_SCHEMA,
+    )
     def get(self, request: Request, pk: uuid.UUID) -> Response:
         """List sampled answers, first step first."""
         return self.paged(self.run_of(pk).samples.order_by("step"), shapes.RunSampleSerializer)
@@ -217,7 +231,11 @@ class Adapters(PagedAPIView):
     scopes = Scope.RUNS_READ.value
     query_parameters = PAGE_PARAMETERS
 
-    @extend_schema(operation_id="adapters_list", responses=shapes.AdapterSerializer(many=True), parameters=PAGE_SCHEMA)
+    @extend_schema(
+        operation_id="adapters_list",
+        responses=page_of("Adapter", shapes.AdapterSerializer),
+        parameters=PAGE_SCHEMA,
+    )
     def get(self, request: Request) -> Response:
         """List adapters, newest first."""
         return self.paged(_adapters(self), shapes.AdapterSerializer)

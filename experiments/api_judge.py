@@ -16,7 +16,7 @@ from experiments.llm_judge import services
 from experiments.llm_judge.models import Judgement
 from experiments.models import Evaluation
 from portal import audit
-from portal.api.pagination import PAGE_PARAMETERS
+from portal.api.pagination import PAGE_PARAMETERS, page_of
 from portal.models import Scope
 
 
@@ -51,7 +51,7 @@ class RunJudgements(PagedAPIView):
 
     @extend_schema(
         operation_id="runs_judgements_list",
-        responses=JudgementSerializer(many=True),
+        responses=page_of("Judgement", JudgementSerializer),
         parameters=[OpenApiParameter("page", int), OpenApiParameter("page_size", int)],
     )
     def get(self, request: Request, pk: uuid.UUID) -> Response:

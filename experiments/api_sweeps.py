@@ -16,7 +16,7 @@ from experiments.api import READ_WRITE, PagedAPIView
 from experiments.models import Sweep
 from experiments.serializers import SubmitRun
 from experiments.sweep_plan import MOST_RUNS, BadSweep, Values, checked_values
-from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA
+from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, page_of
 from portal.models import Scope
 
 
@@ -88,7 +88,7 @@ class Sweeps(PagedAPIView):
 
     @extend_schema(
         operation_id="sweeps_list",
-        responses=SweepSerializer(many=True),
+        responses=page_of("Sweep", SweepSerializer),
         parameters=PAGE_SCHEMA,
     )
     def get(self, request: Request) -> Response:

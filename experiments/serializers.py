@@ -56,6 +56,7 @@ class RunSerializer(serializers.ModelSerializer[Run]):
     base_model = serializers.SlugRelatedField(slug_field="slug", read_only=True)  # type: ignore[var-annotated]
     adapter = serializers.SerializerMethodField()
     progress = serializers.FloatField(read_only=True)
+    deploy_as = serializers.CharField(read_only=True)  # '' where nothing is deployed, which no slug is
     prediction = serializers.SerializerMethodField()
 
     class Meta:

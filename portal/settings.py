@@ -324,13 +324,19 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Tuneport API",
-    "DESCRIPTION": "Datasets, experiments, runs, adapters and deployments of one team. Authenticate with an API token.",
+    "DESCRIPTION": "Datasets, experiments, runs, adapters and deployments of one team under /api/; what OpenAI's "
+    "clients speak under /v1/. Authenticate with an API token.",
     "VERSION": "1",
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "SERVE_INCLUDE_SCHEMA": False,
+    "OAS_VERSION": "3.1.0",
     "SCHEMA_PATH_PREFIX": r"/api/",
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "deployments.openai_api.document.complete",
+    ],
     "COMPONENT_SPLIT_REQUEST": True,
     "ENUM_NAME_OVERRIDES": {
         "DatasetVersionStatus": "datasets_app.models.DatasetVersion.Status",

@@ -55,7 +55,6 @@ class AlwaysFirst(BaseContentNegotiation):
 class OpenAIView(TeamAPIView):
     """A view under /v1. Row scopes are opened for moments only, since an answer takes seconds."""
 
-    schema = None  # described by OpenAI's own document, not by ours
     scopes: ClassVar[str | dict[str, str]] = Scope.INFERENCE.value
     opens_scope: ClassVar[bool] = False
     parser_classes = (JSONBody,)

@@ -7,6 +7,7 @@ from rest_framework.response import Response
 
 from deployments.openai_api import batches, repeats
 from deployments.openai_api.base import OpenAIView
+from deployments.openai_api.document import operation, page_of
 from deployments.openai_api.ids import find, listed, read_page
 from deployments.openai_api.models import BatchJob
 
@@ -27,12 +28,14 @@ class Batches(BatchView):
     reads_body = True
     query_parameters = frozenset({"after", "limit"})
 
+    @operation("listBatches", "BatchList", tag="batches", query=page_of(100))
     def get(self, request: Request) -> Response:
         """List the team's batches, the newest first."""
         rows = self.team.batchjobs.all()
         page = read_page(request, usual=20, most=100)
         return Response(listed(rows, page, prefix=batches.PREFIX, shape=batches.as_object))
 
+    @operation("createBatch", "Batch", takes="BatchRequest", tag="batches")
     def post(self, request: Request) -> Response:
         """Take an order; one that comes again gets the batch of the first."""
         order = batches.read_order(request.data)
@@ -47,6 +50,7 @@ class Batches(BatchView):
 class Batch(BatchView):
     """GET /v1/batches/{id}."""
 
+    @operation("retrieveBatch", "Batch", tag="batches")
     def get(self, request: Request, batch_id: str) -> Response:
         """Describe a batch."""
         return Response(batches.as_object(self.batch(batch_id)))
@@ -55,6 +59,7 @@ class Batch(BatchView):
 class BatchCancel(BatchView):
     """POST /v1/batches/{id}/cancel."""
 
+    @operation("cancelBatch", "Batch", tag="batches")
     def post(self, request: Request, batch_id: str) -> Response:
         """Stop a batch; a body is not looked at."""
         return Response(batches.as_object(batches.cancel_batch(batch=self.batch(batch_id), actor=self.actor)))

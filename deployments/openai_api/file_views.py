@@ -6,6 +6,7 @@ from typing import Any
 
 from django.http import FileResponse, HttpResponseBase
 from django.utils.translation import gettext as _
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -13,6 +14,7 @@ from rest_framework.response import Response
 from datasets_app.sources import refuse_oversize
 from deployments.openai_api import files, repeats
 from deployments.openai_api.base import OpenAIView
+from deployments.openai_api.document import operation, page_of, whole_file
 from deployments.openai_api.ids import listed, read_page
 from deployments.openai_api.models import ApiFile
 from deployments.openai_api.parameters import MissingParameter, unsupported
@@ -20,6 +22,10 @@ from portal import audit
 from portal.errors import InvalidInput, NotFound
 from portal.models import Scope
 
+_FILTERS = (
+    OpenApiParameter("order", str, enum=["asc", "desc"]),
+    OpenApiParameter("purpose", str, enum=ApiFile.Purpose.values),
+)
 _FIELDS = {"purpose", "file", "expires_after[anchor]", "expires_after[seconds]"}
 
 
@@ -31,6 +37,7 @@ class Files(OpenAIView):
     query_parameters = frozenset({"after", "limit", "order", "purpose"})
     counts_at_once = in_one_transaction = reads_body = True
 
+    @operation("listFiles", "FileList", tag="files", query=page_of(10_000, *_FILTERS))
     def get(self, request: Request) -> Response:
         """List the team's files, the newest first."""
         rows = files.living(self.team)
@@ -41,6 +48,7 @@ class Files(OpenAIView):
         page = read_page(request, usual=10_000, most=10_000, ordered=True)
         return Response(listed(rows, page, prefix=files.PREFIX, shape=files.as_object))
 
+    @operation("createFile", "File", takes="FileUpload", as_form=True, tag="files")
     def post(self, request: Request) -> Response:
         """Keep an uploaded file."""
         sent: Any = request.data
@@ -84,10 +92,12 @@ class File(OpenAIView):
     scopes = {"GET": Scope.DATASETS_READ.value, "DELETE": Scope.DATASETS_WRITE.value}
     counts_at_once = in_one_transaction = True
 
+    @operation("retrieveFile", "File", tag="files")
     def get(self, request: Request, file_id: str) -> Response:
         """Describe a file."""
         return Response(files.as_object(files.find_file(self.team, file_id)))
 
+    @operation("deleteFile", "Deleted", tag="files")
     def delete(self, request: Request, file_id: str) -> Response:
         """Delete a file."""
         file = files.find_file(self.team, file_id)
@@ -101,6 +111,7 @@ class FileContent(OpenAIView):
     scopes = {"GET": Scope.DATASETS_READ.value}
     counts_at_once = in_one_transaction = True
 
+    @whole_file("downloadFile", tag="files")
     def get(self, request: Request, file_id: str) -> HttpResponseBase:
         """Send a file as it came."""
         file = files.find_file(self.team, file_id)

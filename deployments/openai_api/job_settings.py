@@ -20,7 +20,7 @@ METHODS: Final = ("supervised", "dpo")
 USUAL_RECIPE: Final = "balanced"
 # OpenAI's own words; every other word is one of ours.
 THEIR_NAMES: Final = ("n_epochs", "batch_size", "learning_rate_multiplier", "beta")
-_KNOWN: Final = frozenset(("model", "training_file", "validation_file", "suffix", "seed", "method", "hyperparameters",
+KNOWN: Final = frozenset(("model", "training_file", "validation_file", "suffix", "seed", "method", "hyperparameters",
                            "metadata", "integrations", "recipe"))  # fmt: skip
 _SUFFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 # Preferences part two answers that are much alike: the usual rate would tear the model apart.
@@ -47,7 +47,7 @@ def read_order(body: Any) -> JobOrder:
     """Return the order that a body holds. Raises: InvalidInput naming the parameter."""
     body = parameters.require_object(body)
     for name, value in body.items():
-        if name not in _KNOWN:
+        if name not in KNOWN:
             raise parameters.unsupported(name)
         if name == "integrations" and value:
             raise parameters.UnsupportedParameter(_("Integrations are not supported here."), param="integrations")

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from django.utils.translation import gettext as _
+from drf_spectacular.utils import OpenApiParameter, extend_schema_view
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from deployments.openai_api import job_settings, job_words, jobs, repeats
 from deployments.openai_api.base import OpenAIView
+from deployments.openai_api.document import operation, page_of
 from deployments.openai_api.ids import find, listed, read_page
 from deployments.openai_api.models import FineTuningJob
 from portal.errors import InvalidInput
 from portal.models import Scope
 
 _MOST_FILTERS = 16
+TAG = "fine-tuning"
+_METADATA = OpenApiParameter(
+    "metadata", {"type": "object", "additionalProperties": {"type": "string"}}, style="deepObject"
+)
 
 
 class JobView(OpenAIView):
@@ -38,6 +45,7 @@ class Jobs(JobView):
     reads_body = True
     query_parameters = frozenset({"after", "limit"})
 
+    @operation("listFineTuningJobs", "FineTuningJobList", tag=TAG, query=page_of(100, _METADATA))
     def get(self, request: Request) -> Response:
         """List the team's jobs, the newest first; `metadata[key]=value` narrows the list."""
         rows = self.team.finetuningjobs.select_related("team", "base_model", "run")
@@ -48,6 +56,7 @@ class Jobs(JobView):
         page = read_page(request, usual=20, most=100)
         return Response(listed(rows, page, prefix=jobs.PREFIX, shape=job_words.as_object))
 
+    @operation("createFineTuningJob", "FineTuningJob", takes="FineTuningRequest", tag=TAG)
     def post(self, request: Request) -> Response:
         """Take an order; one that comes again gets the job of the first."""
         order = job_settings.read_order(request.data)
@@ -82,6 +91,7 @@ class Job(JobView):
 
     scopes = {"GET": Scope.RUNS_READ.value}
 
+    @operation("retrieveFineTuningJob", "FineTuningJob", tag=TAG)
     def get(self, request: Request, job_id: str) -> Response:
         """Describe a job."""
         return Response(job_words.as_object(self.job(job_id)))
@@ -93,6 +103,7 @@ class JobEvents(JobView):
     scopes = {"GET": Scope.RUNS_READ.value}
     query_parameters = frozenset({"after", "limit"})
 
+    @operation("listFineTuningEvents", "FineTuningEventList", tag=TAG, query=page_of(100))
     def get(self, request: Request, job_id: str) -> Response:
         """List what happened, the newest first."""
         return Response(job_words.events_page(self.job(job_id), read_page(request, usual=20, most=100)))
@@ -104,6 +115,7 @@ class JobCheckpoints(JobView):
     scopes = {"GET": Scope.RUNS_READ.value}
     query_parameters = frozenset({"after", "limit"})
 
+    @operation("listFineTuningCheckpoints", "FineTuningCheckpointList", tag=TAG, query=page_of(100))
     def get(self, request: Request, job_id: str) -> Response:
         """List the checkpoints, the newest first."""
         return Response(job_words.checkpoints_page(self.job(job_id), read_page(request, usual=10, most=100)))
@@ -121,18 +133,24 @@ class JobAction(JobView):
         return Response(job_words.as_object(self.job(job_id)))
 
 
+_acts = partial(operation, answer="FineTuningJob", tag=TAG)
+
+
+@extend_schema_view(post=_acts("cancelFineTuningJob"))
 class JobCancel(JobAction):
     """POST /v1/fine_tuning/jobs/{id}/cancel."""
 
     act = staticmethod(jobs.cancel_job)
 
 
+@extend_schema_view(post=_acts("pauseFineTuningJob"))
 class JobPause(JobAction):
     """POST /v1/fine_tuning/jobs/{id}/pause."""
 
     act = staticmethod(jobs.pause_job)
 
 
+@extend_schema_view(post=_acts("resumeFineTuningJob"))
 class JobResume(JobAction):
     """POST /v1/fine_tuning/jobs/{id}/resume."""
 

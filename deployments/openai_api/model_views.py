@@ -13,6 +13,7 @@ from rest_framework.response import Response
 from deployments import inference, services, tuned_models
 from deployments.models import Deployment, FineTuningJob
 from deployments.openai_api.base import OpenAIView
+from deployments.openai_api.document import operation
 from portal import audit
 from portal.actors import Actor
 from portal.errors import Forbidden
@@ -27,6 +28,7 @@ class ModelList(OpenAIView):
 
     counts_at_once = True
 
+    @operation("listModels", "ModelList", tag="models")
     def get(self, request: Request) -> Response:
         """List what the team can call: its running deployments, its fine-tuned models, and the base models."""
         with team_scope(self.team.pk):
@@ -45,6 +47,7 @@ class ModelDetail(OpenAIView):
     scopes = {"GET": Scope.INFERENCE.value, "DELETE": Scope.DEPLOYMENTS_WRITE.value}
     counts_at_once = True
 
+    @operation("retrieveModel", "Model", tag="models")
     def get(self, request: Request, model_id: str) -> Response:
         """Describe one model."""
         self._require_allowed(model_id)
@@ -61,6 +64,7 @@ class ModelDetail(OpenAIView):
             raise inference.model_not_found()
         return Response(base_model_entry(model))
 
+    @operation("deleteModel", "Deleted", tag="models")
     def delete(self, request: Request, model_id: str) -> Response:
         """Delete a fine-tuned model or a deployment; a base model belongs to all teams."""
         self._require_allowed(model_id)

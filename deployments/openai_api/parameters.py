@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from django.utils.translation import gettext as _
@@ -16,11 +17,23 @@ from django.utils.translation import gettext as _
 from portal.errors import InvalidInput
 
 Reader = Callable[[str, Any], Any]
+Schema = dict[str, Any]
 
 MAX_TEXT = 1_000_000
 MAX_MESSAGES = 1_000
 _SCHEMA_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: `read` checks a value that is not null, `schema` says the same in the OpenAPI document.
+
+    `read` gets the name and the value and returns what the engine gets, None to leave it out.
+    """
+
+    read: Reader
+    schema: Schema
 
 
 class MissingParameter(InvalidInput):
@@ -41,7 +54,7 @@ def chat_request(body: Any) -> dict[str, Any]:
     Raises: InvalidInput naming the parameter.
     """
     body = require_object(body)
-    options = _options(body, _CHAT_READERS, besides="messages")
+    options = _options(body, CHAT_PARAMETERS, besides="messages")
     return {"model": _model(body), "messages": _messages(body), **options}
 
 
@@ -51,7 +64,7 @@ def completion_request(body: Any) -> dict[str, Any]:
     Raises: InvalidInput naming the parameter.
     """
     body = require_object(body)
-    options = _options(body, _COMPLETION_READERS, besides="prompt")
+    options = _options(body, COMPLETION_PARAMETERS, besides="prompt")
     return {"model": _model(body), "prompt": _prompt(body), **options}
 
 
@@ -99,14 +112,14 @@ def _model(body: Mapping[str, Any]) -> str:
     return text("model", model, limit=200)
 
 
-def _options(body: Mapping[str, Any], readers: Mapping[str, Reader], *, besides: str) -> dict[str, Any]:
+def _options(body: Mapping[str, Any], known: Mapping[str, Parameter], *, besides: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name, value in body.items():
         if name in ("model", besides):
             continue
-        if name not in readers:
+        if name not in known:
             raise unsupported(name)
-        if value is not None and (read := readers[name](name, value)) is not None:
+        if value is not None and (read := known[name].read(name, value)) is not None:
             options[name] = read
     if "max_completion_tokens" in options:
         limit = options.pop("max_completion_tokens")
@@ -143,9 +156,9 @@ def _message(path: str, message: Any) -> dict[str, str]:
     if not isinstance(message, dict):
         raise InvalidInput(_("A message has to be an object with role and content."), param=path)
     role = message.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise InvalidInput(
-            _("The role of a message has to be one of: %(roles)s.") % {"roles": ", ".join(_ROLES)}, param=f"{path}.role"
+            _("The role of a message has to be one of: %(roles)s.") % {"roles": ", ".join(ROLES)}, param=f"{path}.role"
         )
     for name, value in message.items():
         # Answers of a client's own SDK come back with empty fields such as "refusal": null.
@@ -153,7 +166,7 @@ def _message(path: str, message: Any) -> dict[str, str]:
             raise UnsupportedParameter(
                 _("'%(name)s' in a message is not supported.") % {"name": name[:60]}, param=f"{path}.{name[:60]}"
             )
-    return {"role": _ROLES[role], "content": _content(f"{path}.content", message.get("content"))}
+    return {"role": ROLES[role], "content": _content(f"{path}.content", message.get("content"))}
 
 
 def _content(path: str, content: Any) -> str:
@@ -199,23 +212,23 @@ def text(name: str, value: Any, *, limit: int = MAX_TEXT) -> str:
     return value
 
 
-def _number(lowest: float, highest: float) -> Reader:
+def _number(lowest: float, highest: float) -> Parameter:
     def read(name: str, value: Any) -> float:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not math.isfinite(value) or not lowest <= value <= highest:
             raise InvalidInput(_range_sentence(name, _("a number"), lowest, highest), param=name)
         return float(value)
 
-    return read
+    return Parameter(read, {"type": "number", "minimum": lowest, "maximum": highest})
 
 
-def _integer(lowest: int, highest: int) -> Reader:
+def _integer(lowest: int, highest: int) -> Parameter:
     def read(name: str, value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
             raise InvalidInput(_range_sentence(name, _("a whole number"), lowest, highest), param=name)
         return value
 
-    return read
+    return Parameter(read, {"type": "integer", "minimum": lowest, "maximum": highest})
 
 
 def _range_sentence(name: str, kind: str, lowest: float, highest: float) -> str:
@@ -255,18 +268,21 @@ def _stream_options(name: str, value: Any) -> dict[str, bool]:
     return {"include_usage": _boolean(f"{name}.include_usage", usage if usage is not None else False)}
 
 
-def _only(*usual: Any) -> Reader:
+def _only(*usual: Any) -> Parameter:
     """Accept only values that mean "as usual", and leave the parameter out."""
 
     def read(name: str, value: Any) -> None:
         if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in usual):
             raise UnsupportedParameter(_("'%(name)s' is not supported with this value.") % {"name": name}, param=name)
 
-    return read
+    return Parameter(read, {"enum": list(usual)})
+
+
+_SIGNED = _number(-2, 2)
 
 
 def _penalty(name: str, value: Any) -> float | None:
-    return _number(-2, 2)(name, value) or None
+    return _SIGNED.read(name, value) or None
 
 
 def _response_format(name: str, value: Any) -> dict[str, Any]:
@@ -309,26 +325,67 @@ def _metadata(name: str, value: Any) -> None:
         raise InvalidInput(_("'metadata' has to be an object with up to 16 texts."), param=name)
 
 
-_SHARED_READERS: dict[str, Reader] = {
+_TEXTS = {"type": "object", "maxProperties": 16, "additionalProperties": {"type": "string"}}
+_NOTE = Parameter(_note, {"type": "string", "maxLength": 512})
+_FLAG = Parameter(_boolean, {"type": "boolean"})
+_PENALTY = Parameter(_penalty, _SIGNED.schema)
+_STOP: Schema = {"type": "string", "minLength": 1, "maxLength": 1_000}
+_STREAM_OPTIONS: Schema = {
+    "type": "object",
+    "properties": {"include_usage": {"type": ["boolean", "null"]}, "include_obfuscation": {}},
+    "additionalProperties": False,
+}
+_NAMED_SCHEMA: Schema = {
+    "type": "object",
+    "required": ["name", "schema"],
+    "properties": {
+        "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+        "description": {},
+        "schema": {"type": "object", "description": "A JSON schema; what cannot be enforced is refused."},
+        "strict": {},
+    },
+    "additionalProperties": False,
+}
+_FORMAT: Schema = {
+    "description": "json_schema alone means the schema that the deployment has.",
+    "oneOf": [
+        {
+            "type": "object",
+            "required": ["type"],
+            "properties": {"type": {"enum": ["text", "json_object"]}},
+            "additionalProperties": False,
+        },
+        {
+            "type": "object",
+            "required": ["type"],
+            "properties": {
+                "type": {"const": "json_schema"},
+                "json_schema": {"anyOf": [_NAMED_SCHEMA, {"type": "null"}]},
+            },
+            "additionalProperties": False,
+        },
+    ],
+}
+_SHARED: dict[str, Parameter] = {
     "max_tokens": _integer(1, 1_000_000),
     "temperature": _number(0, 2),
     "top_p": _number(0.000001, 1),
     "n": _integer(1, 8),
     "seed": _integer(-(2**63), 2**63 - 1),
-    "stop": _stop,
-    "stream": _boolean,
-    "stream_options": _stream_options,
-    "user": _note,
-    "frequency_penalty": _penalty,
-    "presence_penalty": _penalty,
+    "stop": Parameter(_stop, {"oneOf": [_STOP, {"type": "array", "maxItems": 4, "items": _STOP}]}),
+    "stream": _FLAG,
+    "stream_options": Parameter(_stream_options, _STREAM_OPTIONS),
+    "user": _NOTE,
+    "frequency_penalty": _PENALTY,
+    "presence_penalty": _PENALTY,
     "logit_bias": _only({}),
 }
-_CHAT_READERS: dict[str, Reader] = {
-    **_SHARED_READERS,
+CHAT_PARAMETERS: dict[str, Parameter] = {
+    **_SHARED,
     "max_completion_tokens": _integer(1, 1_000_000),
-    "logprobs": _boolean,
+    "logprobs": _FLAG,
     "top_logprobs": _integer(0, 20),
-    "response_format": _response_format,
+    "response_format": Parameter(_response_format, _FORMAT),
     "tools": _only([]),
     "tool_choice": _only("none"),
     "parallel_tool_calls": _only(True, False),  # without tools it means nothing
@@ -337,13 +394,13 @@ _CHAT_READERS: dict[str, Reader] = {
     "modalities": _only(["text"]),
     "store": _only(False),
     "service_tier": _only("auto", "default"),
-    "safety_identifier": _note,
-    "prompt_cache_key": _note,
-    "metadata": _metadata,
+    "safety_identifier": _NOTE,
+    "prompt_cache_key": _NOTE,
+    "metadata": Parameter(_metadata, _TEXTS),
     **dict.fromkeys(("audio", "prediction", "reasoning_effort", "verbosity", "web_search_options"), _only()),
 }
-_COMPLETION_READERS: dict[str, Reader] = {
-    **_SHARED_READERS,
+COMPLETION_PARAMETERS: dict[str, Parameter] = {
+    **_SHARED,
     "best_of": _only(1),
     "echo": _only(False),
     "suffix": _only(""),

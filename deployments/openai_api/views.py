@@ -12,6 +12,7 @@ from deployments import inference
 from deployments.inference import Caller
 from deployments.openai_api import answering, decisions, parameters
 from deployments.openai_api.base import OpenAIView, event_stream
+from deployments.openai_api.document import operation
 
 Body = dict[str, Any]
 
@@ -19,6 +20,9 @@ Body = dict[str, Any]
 class ChatCompletions(OpenAIView):
     """POST /v1/chat/completions."""
 
+    @operation(
+        "createChatCompletion", "ChatCompletion", takes="ChatRequest", chunk="ChatCompletionChunk", tag="answers"
+    )
     def post(self, request: Request) -> HttpResponseBase:
         """Answer a conversation, whole or streamed."""
         return answer(self, request, parameters.chat_request(request.data))
@@ -27,6 +31,7 @@ class ChatCompletions(OpenAIView):
 class Completions(OpenAIView):
     """POST /v1/completions, for clients that know no conversations."""
 
+    @operation("createCompletion", "Completion", takes="CompletionRequest", chunk="Completion", tag="answers")
     def post(self, request: Request) -> HttpResponseBase:
         """Continue one prompt, whole or streamed."""
         return answer(self, request, parameters.completion_request(request.data))
@@ -35,6 +40,7 @@ class Completions(OpenAIView):
 class Decisions(OpenAIView):
     """POST /v1/decisions."""
 
+    @operation("createDecision", "Decision", takes="DecisionRequest", tag="answers")
     def post(self, request: Request) -> Response:
         """Answer typed questions about a text with probabilities."""
         body = decisions.decision_request(request.data)

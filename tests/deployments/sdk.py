@@ -1,4 +1,7 @@
-"""The unmodified openai SDK, strict about every field, talking to the portal in this very thread and transaction."""
+"""The unmodified openai SDK, strict about every field, talking to the portal in this very thread and transaction.
+
+What it gets is held against the OpenAPI document besides.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from django.core import signals
 from django.core.wsgi import get_wsgi_application
 from django.db import close_old_connections
 from openai import OpenAI
+
+from tests.deployments.shapes import hold_to_document
 
 
 class InThisTransaction(httpx2.WSGITransport):
@@ -23,6 +28,7 @@ class InThisTransaction(httpx2.WSGITransport):
         finally:
             for signal in both:
                 signal.connect(close_old_connections)
+        hold_to_document(answer.headers.get("content-type", ""), content)
         return httpx2.Response(answer.status_code, headers=answer.headers, content=content)
 
 

@@ -1,0 +1,147 @@
+"""How the requests under /v1 look, as JSON schemas made of what reads them: its parameters, limits and known words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from deployments.openai_api import answering, decisions, files, job_settings, parameters
+from deployments.openai_api.answer_shapes import ANYTHING, FLAG, TEXT, Shape, closed, const, items, maybe, ref
+from deployments.openai_api.parameters import Parameter
+from experiments.hyperparameters import Hyperparameters
+from experiments.recipes import RECIPES
+
+_KEPT_TEXTS: Final[Shape] = maybe(
+    {
+        "type": "object",
+        "maxProperties": 16,
+        "propertyNames": {"maxLength": 64},
+        "additionalProperties": {"type": "string", "maxLength": 512},
+        "description": "Kept with it and told again.",
+    }
+)
+_MODEL: Final[Shape] = {"type": "string", "maxLength": 200, "description": "A name that /v1/models lists."}
+_NAME: Final[Shape] = {"type": "string", "minLength": 1, "maxLength": 100}
+_TEXT_PARTS: Final = items(
+    {"type": "object", "required": ["type", "text"], "properties": {"type": const("text"), "text": TEXT}}
+) | {"minItems": 1}
+_MESSAGES: Final = items(ref("Message")) | {"minItems": 1, "maxItems": parameters.MAX_MESSAGES}
+
+
+def _parameters(known: Mapping[str, Parameter], **required: Shape) -> Shape:
+    """Return the shape of a body of known parameters, each of which may be null; what is never taken is left out."""
+    taken = {name: one.schema for name, one in known.items() if one.schema.get("enum") != []}
+    return {
+        "type": "object",
+        "required": list(required),
+        "properties": required | {name: maybe(schema) for name, schema in taken.items()},
+        "additionalProperties": False,
+    }
+
+
+def _hyperparameters() -> Shape:
+    """Return the names that a job's hyperparameters may have; their values are checked for the base model at hand."""
+    ours = sorted(set(Hyperparameters.model_fields) - {"seed", "problem_type"})
+    names = [*job_settings.THEIR_NAMES, *(name for name in ours if name not in job_settings.THEIR_NAMES)]
+    described = {name: _described(name) for name in names}
+    return maybe({"type": "object", "properties": described, "additionalProperties": False})
+
+
+def _described(name: str) -> Shape:
+    field = Hyperparameters.model_fields.get(name)
+    told = field.title or field.description if field is not None else None
+    return {"description": f"{told}. A value, or auto." if told else "A value, or auto."}
+
+
+def _method(kind: str) -> Shape:
+    inner = closed(hyperparameters=ref("FineTuningHyperparameters"), optional=frozenset({"hyperparameters"}))
+    return closed(type=const(kind), optional=frozenset({kind}), **{kind: maybe(inner)})
+
+
+_OFFERED: Final = {"minItems": 2, "maxItems": decisions.MOST_CHOICES}
+_LABEL: Final[Shape] = {"type": "string", "minLength": 1}
+_INSTRUCTIONS: Final[Shape] = {"type": ["string", "null"], "maxLength": 20_000}
+
+
+def _question(kind: str, **more: Shape) -> Shape:
+    name: Shape = {"type": "string", "minLength": 1, "maxLength": 200}
+    may_miss = frozenset({"instructions"})
+    return closed(type=const(kind), name=name, instructions=_INSTRUCTIONS, optional=may_miss, **more)
+
+
+def _option(key: str, value: Shape) -> Shape:
+    return closed(optional=frozenset({"description"}), **{key: value, "description": maybe(TEXT)})
+
+
+REQUESTS: Final[dict[str, Shape]] = {
+    "Message": {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {
+            "role": {"type": "string", "enum": list(parameters.ROLES)},
+            "content": {"oneOf": [TEXT, _TEXT_PARTS]},
+        },
+        "description": "Text only. Other fields may come along as long as they are empty.",
+    },
+    "ChatRequest": _parameters(parameters.CHAT_PARAMETERS, model=_MODEL, messages=_MESSAGES),
+    "CompletionRequest": _parameters(
+        parameters.COMPLETION_PARAMETERS,
+        model=_MODEL,
+        prompt={"oneOf": [TEXT, items(TEXT) | {"minItems": 1, "maxItems": 1}]},
+    ),
+    "DecisionRequest": closed(
+        model=_MODEL | {"minLength": 1},
+        input={"oneOf": [{"type": "string", "minLength": 1}, _MESSAGES]},
+        questions=items(
+            {
+                "oneOf": [
+                    _question("choice", choices=items(_option("value", {"anyOf": [_LABEL, FLAG]})) | _OFFERED),
+                    _question("predicate"),
+                    _question("score", levels=items(_option("label", _LABEL)) | _OFFERED),
+                ]
+            }
+        )
+        | {"minItems": 1, "maxItems": decisions.MOST_QUESTIONS},
+        user=ANYTHING,
+        metadata=ANYTHING,
+        store=ANYTHING,
+        safety_identifier=ANYTHING,
+        optional=frozenset({"user", "metadata", "store", "safety_identifier"}),
+    ),
+    "FileUpload": {
+        "type": "object",
+        "required": ["file", "purpose"],
+        "properties": {
+            "file": {"type": "string", "format": "binary", "description": "JSON lines, up to 512 MB."},
+            "purpose": {"type": "string", "enum": list(files.UPLOADED)},
+            "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+            "expires_after[seconds]": {
+                "type": "integer",
+                "minimum": int(files.LEAST_LIFE.total_seconds()),
+                "maximum": int(files.LONGEST_LIFE.total_seconds()),
+            },
+        },
+        "additionalProperties": False,
+    },
+    "FineTuningHyperparameters": _hyperparameters(),
+    "FineTuningRequest": closed(
+        model=_MODEL | {"minLength": 1, "description": "A base model, or a fine-tuned one to go on from."},
+        training_file=_NAME,
+        validation_file=maybe(TEXT),
+        suffix=maybe({"type": "string", "maxLength": 64}),
+        seed={"type": ["integer", "null"], "minimum": 0, "maximum": 2**31 - 1},
+        method=maybe({"oneOf": [_method(kind) for kind in job_settings.METHODS]}),
+        hyperparameters=ref("FineTuningHyperparameters"),
+        metadata=_KEPT_TEXTS,
+        integrations=maybe(items({}) | {"maxItems": 0}),
+        recipe={"type": ["string", "null"], "enum": [*RECIPES, None]},
+        optional=job_settings.KNOWN - {"model", "training_file"},
+    ),
+    "BatchRequest": closed(
+        input_file_id=_NAME,
+        endpoint={"type": "string", "enum": list(answering.ENDPOINTS)},
+        completion_window=const("24h"),
+        metadata=_KEPT_TEXTS,
+        optional=frozenset({"metadata"}),
+    ),
+}

@@ -1,0 +1,54 @@
+"""Holds answers under /v1 against the OpenAPI document, whoever asked for them."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import jsonschema_rs
+
+from deployments.openai_api.answer_shapes import ANSWERS, ref
+
+OBJECTS = {
+    "model": "Model",
+    "file": "File",
+    "batch": "Batch",
+    "chat.completion": "ChatCompletion",
+    "chat.completion.chunk": "ChatCompletionChunk",
+    "text_completion": "Completion",
+    "fine_tuning.job": "FineTuningJob",
+    "fine_tuning.job.event": "FineTuningEvent",
+    "fine_tuning.job.checkpoint": "FineTuningCheckpoint",
+}
+
+
+@functools.cache
+def _validator(component: str) -> Any:
+    return jsonschema_rs.validator_for({**ref(component), "components": {"schemas": ANSWERS}})
+
+
+def component_of(answer: dict[str, Any]) -> str:
+    """Return the name of the component that an answer has to fit."""
+    if "error" in answer and "object" not in answer:
+        return "Error"
+    if "answers" in answer:
+        return "Decision"
+    if answer.get("deleted"):
+        return "Deleted"
+    if answer["object"] == "list":
+        return f"{OBJECTS[answer['data'][0]['object']]}List" if answer["data"] else ""
+    return OBJECTS[answer["object"]]
+
+
+def hold_to_document(content_type: str, content: bytes) -> None:
+    """Raise if an answer, or a frame of a streamed one, is not as the document says."""
+    answers = []
+    if content_type.startswith("application/json"):
+        answers = [json.loads(content)]
+    elif content_type.startswith("text/event-stream"):
+        frames = [line[6:] for line in content.split(b"\n") if line.startswith(b"data: ")]
+        answers = [json.loads(frame) for frame in frames if frame != b"[DONE]"]
+    for answer in answers:
+        if component := component_of(answer):
+            _validator(component).validate(answer)

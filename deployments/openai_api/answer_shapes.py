@@ -6,6 +6,7 @@ conformity tests, which hold every answer against these shapes.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from deployments.openai_api.models import ApiFile, BatchJob
@@ -47,7 +48,7 @@ def items(shape: Shape) -> Shape:
     return {"type": "array", "items": shape}
 
 
-def closed(*, optional: frozenset[str] = frozenset(), **properties: Shape) -> Shape:
+def closed(*, optional: Collection[str] = frozenset(), **properties: Shape) -> Shape:
     """Return an object of exactly these properties; those named in `optional` may be missing."""
     return {
         "type": "object",

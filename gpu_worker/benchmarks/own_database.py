@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,17 +19,22 @@ from psycopg.conninfo import make_conninfo
 _NAME = "tuneport_benchmark"
 
 
-def measure_in_child(module: str, *, quick: bool, progress: Callable[[str], object]) -> str:
+def measure_in_child(
+    module: str, *, quick: bool, progress: Callable[[str], object], options: Sequence[str] = ()
+) -> str:
     """Run a measuring module over an empty database and return the Markdown section that it writes.
 
+    `options`: more of its command line.
     A process of its own, so that settings, connections and caches are those of that database alone.
     Raises: RuntimeError with the end of its output if it fails.
     """
     with tempfile.TemporaryDirectory() as folder, empty_database() as address:
         section = Path(folder) / "section.md"
         environment = {**os.environ, "DATABASE_URL": address, "TUNEPORT_DATA_DIR": folder}
+        # What we start through manage.py shall take this database, and not the embedded server of that folder.
+        environment.pop("TUNEPORT_EMBEDDED_PG", None)
         with subprocess.Popen(
-            [sys.executable, "-m", module, str(section), *(["--quick"] if quick else [])],
+            [sys.executable, "-m", module, str(section), *(["--quick"] if quick else []), *options],
             env={**environment, "DJANGO_SETTINGS_MODULE": "portal.settings"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -41,9 +46,9 @@ def measure_in_child(module: str, *, quick: bool, progress: Callable[[str], obje
         return section.read_text()
 
 
-def begin_child() -> argparse.Namespace:
-    """Read the child's command line (section, quick), set Django up and fill the database with tables."""
-    parser = argparse.ArgumentParser()
+def begin_child(parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+    """Read the child's command line (section, quick, and what `parser` knows), set Django up and make the tables."""
+    parser = parser or argparse.ArgumentParser()
     parser.add_argument("section", type=Path)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()

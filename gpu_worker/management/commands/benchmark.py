@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from portal.base_models import EMBEDDED_SLUG
 
-KINDS = ("training", "recipes", "serving", "agreement", "proxy", "pages", "doctor", "imports")
+KINDS = ("training", "recipes", "serving", "agreement", "proxy", "pages", "doctor", "imports", "soak")
 PEERS = ("llamafactory",)  # those that must be installed first
 _HEAD = """# Benchmarks
 
@@ -37,6 +37,9 @@ class Command(BaseCommand):
         parser.add_argument(
             "--subjects", nargs="*", default=[], help="recipes: such as balanced@2000, best@all,learning_rate=0.002"
         )
+        parser.add_argument("--minutes", type=float, help="soak: how long; by default 30")
+        parser.add_argument("--seed", type=int, help="soak: of what is asked and who is killed")
+        parser.add_argument("--tiny", action="store_true", help="soak: a model of two layers instead of the real one")
         parser.add_argument("--quick", action="store_true", help="few steps, to see that it works; writes nothing")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -48,10 +51,16 @@ class Command(BaseCommand):
             raise CommandError("Only the training benchmark has peers to choose.")
         if (options["test"] or options["subjects"]) and options["kind"] != "recipes":
             raise CommandError("Only the benchmark of recipes has test rows and subjects to choose.")
+        if (options["minutes"] or options["seed"] or options["tiny"]) and options["kind"] != "soak":
+            raise CommandError("Only the soak has minutes, a seed and a tiny model to choose.")
         module = importlib.import_module(f"gpu_worker.benchmarks.{options['kind']}")
         model = Path(settings.DATA_DIR) / "models" / EMBEDDED_SLUG
         try:
-            more = {name: options[name] for name in ("peers", "test", "subjects") if options[name]}
+            more = {
+                name: options[name]
+                for name in ("peers", "test", "subjects", "minutes", "seed", "tiny")
+                if options[name]
+            }
             section = module.run(rows=rows, model_dir=model, quick=options["quick"], progress=self.stdout.write, **more)
         except RuntimeError as error:
             raise CommandError(str(error)) from error

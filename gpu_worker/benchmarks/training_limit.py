@@ -142,6 +142,9 @@ def _watch_everything(watch: Stopwatch) -> None:
             watch.watch(kernels, name, "norms, gates, rotation, rounding")
     watch.watch(AdaptedProjection, "forward", "adapters", _adapter_flop)
     watch.watch(AdaptedProjection, "backward", "adapters", _adapter_backward_flop)
+    watch.watch(AdaptedProjection, "add_down_gradients", "adapters", _adapter_down_flop)
+    for kernels in (Kernels, NativeKernels):
+        watch.watch(kernels, "cross_entropy", "vocabulary head")
     watch.watch(decoder, "attend", "attention", lambda rotated, _stacked, block: _attention_flop(rotated, block, 2))
     watch.watch(
         decoder, "attend_backward", "attention",
@@ -160,15 +163,26 @@ def _head_flop(head: Any, normed: Tensor, _labels: Tensor, d_normed: Tensor | No
 
 
 def _adapter_flop(projection: Any, x: Any, _residual: Any = None) -> tuple[str, float]:
+    down, up = _adapter_sizes(projection)
+    return "fp32", 2.0 * len(x.exact) * (down + up)
+
+
+def _adapter_backward_flop(projection: Any, d_y: Any, _low: Any) -> tuple[str, float]:
+    """B takes part twice, in its own gradient and in that of what it reads; A once, in that of the input."""
+    down, up = _adapter_sizes(projection)
+    return "fp32", 2.0 * len(d_y.exact) * (down + 2 * up)
+
+
+def _adapter_down_flop(projection: Any, _d_low: Any, x: Tensor) -> tuple[str, float]:
+    return "fp32", 2.0 * len(x) * _adapter_sizes(projection)[0]
+
+
+def _adapter_sizes(projection: Any) -> tuple[int, int]:
+    """Return how many numbers A and B have."""
     adapter = projection._adapter
     if adapter is None:
-        return "fp32", 0.0
-    return "fp32", 2.0 * len(x.exact) * (adapter.down.numel() + sum(part.up.numel() for part in adapter.parts))
-
-
-def _adapter_backward_flop(projection: Any, d_y: Any, _x: Tensor, _low: Any) -> tuple[str, float]:
-    kind, forward = _adapter_flop(projection, d_y)
-    return kind, 2 * forward
+        return 0, 0
+    return adapter.down.numel(), sum(part.up.numel() for part in adapter.parts)
 
 
 def _attention_flop(rotated: Tensor, block: Any, products: int) -> tuple[str, float]:

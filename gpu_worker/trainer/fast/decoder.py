@@ -100,7 +100,7 @@ class FastDecoder:
         self._embedding = embedding
         self._layers = layers
         self._final_norm = final_norm
-        self._head = VocabularyHead(head)
+        self._head = VocabularyHead(head, kernels)
         half = torch.arange(0, shape.head_size, 2, dtype=torch.float) / shape.head_size
         self._frequencies = 1.0 / shape.rope_theta**half
 
@@ -184,21 +184,26 @@ class FastDecoder:
     ) -> Activations:
         """Add the layer's adapter gradients and return the gradient by its input, (T, d)."""
         kernels = self._kernels
-        d_gated = layer.down.backward(d_out, kernels.gated(saved.gate_up, again=True).exact, saved.low_down)
-        d_gate_up = kernels.gated_backward(d_gated, saved.gate_up)
-        d_normed = layer.gate_up.backward(d_gate_up, saved.middle_normed, saved.low_gate_up)
+        d_gated, d_low = layer.down.backward(d_out, saved.low_down)
+        d_gate_up, gated = kernels.gated_backward(d_gated, saved.gate_up)
+        layer.down.add_down_gradients(d_low, gated)
+        d_normed, d_low = layer.gate_up.backward(d_gate_up, saved.low_gate_up)
+        layer.gate_up.add_down_gradients(d_low, saved.middle_normed)
         d_middle = kernels.rms_norm_backward(
             d_normed, saved.middle, saved.middle_inverse, saved.middle_normed, layer.mlp_norm, d_out.exact
         )
-        d_mixed, d_residual = layer.output.backward(d_middle, saved.mixed, saved.low_output), d_middle.exact
+        d_mixed, d_low = layer.output.backward(d_middle, saved.low_output)
+        layer.output.add_down_gradients(d_low, saved.mixed)
+        d_residual = d_middle.exact
         if layer is self._layers[-1]:
             d_mixed, d_residual = self._to_all_tokens(d_mixed, batch), self._to_all_tokens(d_residual, batch)
         d_qkv = self._attend_backward(d_mixed, saved.attention, batch, angles)
         self._norm_heads_backward(saved.head_norms, d_qkv)
         if layer is self._layers[0]:  # below lie only frozen embeddings
-            layer.qkv.add_gradients(d_qkv, saved.normed, saved.low_qkv)
+            layer.qkv.add_down_gradients(layer.qkv.add_up_gradients(d_qkv, saved.low_qkv), saved.normed)
             return Activations(d_residual)
-        d_normed = layer.qkv.backward(kernels.activations(d_qkv), saved.normed, saved.low_qkv)
+        d_normed, d_low = layer.qkv.backward(kernels.activations(d_qkv), saved.low_qkv)
+        layer.qkv.add_down_gradients(d_low, saved.normed)
         return kernels.rms_norm_backward(
             d_normed, saved.hidden, saved.inverse, saved.normed, layer.attention_norm, d_residual
         )

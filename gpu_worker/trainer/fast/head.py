@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from gpu_worker.trainer.fast.kernels import Kernels
+
 CHUNK_BYTES = 64 * 1024 * 1024
 
 
@@ -12,9 +14,10 @@ class VocabularyHead:
     The buffer is kept between calls: fresh pages for tens of megabytes per step cost more than the softmax itself.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, kernels: Kernels) -> None:
         """`weight`: (vocabulary, hidden)."""
         self._weight = weight
+        self._kernels = kernels
         self._rows = max(1, CHUNK_BYTES // (weight.shape[0] * 4))
         self._buffer = torch.empty(0, weight.shape[0])
 
@@ -32,15 +35,10 @@ class VocabularyHead:
 
     def _chunk(self, normed: Tensor, labels: Tensor, d_normed: Tensor | None) -> float:
         logits = torch.mm(normed, self._weight.t(), out=self._room(len(labels)))
-        label_logits = logits.gather(1, labels[:, None])[:, 0]
-        highest, where = logits.max(dim=1)
-        probabilities = torch.softmax(logits, dim=1, out=logits)
-        # log Σ exp(logits), from the likeliest token: its probability is at least 1 / vocabulary, never 0
-        log_sum = highest - probabilities.gather(1, where[:, None])[:, 0].log_()
+        loss = self._kernels.cross_entropy(logits, labels, gradient=d_normed is not None)
         if d_normed is not None:
-            probabilities[torch.arange(len(labels)), labels] -= 1.0
-            torch.mm(probabilities, self._weight, out=d_normed)
-        return float((log_sum - label_logits).sum())
+            torch.mm(logits, self._weight, out=d_normed)
+        return loss
 
     def _room(self, rows: int) -> Tensor:
         if len(self._buffer) < rows:

@@ -162,6 +162,81 @@ inline void add_rows(const float* a, int64_t a_row, int64_t a_column, int64_t co
     for (; d < m; d += kLanes) add_tile<R, kLanes>(a, a_row, a_column, count, y + d, y_stride, c + d, c_stride);
 }
 
+// --- gradients of adapters ---
+
+// Tokens that are taken together: their gradients of the widest stack stay in the second-level cache.
+constexpr int64_t kTokensTogether = 48;
+
+inline float sum_of(const Vector& v) {
+    float sum = 0.0f;
+    for (int i = 0; i < kLanes; ++i) sum += v[i];
+    return sum;
+}
+
+// c[i][j] = factor · x[i] · y[j] over n numbers, R rows i, S rows j.
+template <int R, int S>
+inline void product_tile(const float* x, int64_t x_stride, const float* y, int64_t n, float factor, float* c,
+                         int64_t c_stride) {
+    Vector sum[R][S];
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < S; ++j) sum[i][j] = Vector{};
+    int64_t k = 0;
+    for (; k + kLanes <= n; k += kLanes) {
+        Vector right[S];
+#pragma GCC unroll 8
+        for (int j = 0; j < S; ++j) right[j] = *reinterpret_cast<const Vector*>(y + j * n + k);
+#pragma GCC unroll 8
+        for (int i = 0; i < R; ++i) {
+            const Vector left = *reinterpret_cast<const Vector*>(x + i * x_stride + k);
+#pragma GCC unroll 8
+            for (int j = 0; j < S; ++j) sum[i][j] += left * right[j];
+        }
+    }
+    for (int i = 0; i < R; ++i)
+        for (int j = 0; j < S; ++j) {
+            float whole = sum_of(sum[i][j]);
+            for (int64_t rest = k; rest < n; ++rest) whole += x[i * x_stride + rest] * y[j * n + rest];
+            c[i * c_stride + j] = factor * whole;
+        }
+}
+
+template <int R>
+inline void product_rows(const float* x, int64_t x_stride, const float* y, int64_t n, int64_t rows, float factor,
+                         float* c, int64_t c_stride) {
+    int64_t j = 0;
+    for (; j + 4 <= rows; j += 4) product_tile<R, 4>(x, x_stride, y + j * n, n, factor, c + j, c_stride);
+    for (; j < rows; ++j) product_tile<R, 1>(x, x_stride, y + j * n, n, factor, c + j, c_stride);
+}
+
+// c (count, ranks) = factor · x yᵀ from x (count, n) and y (ranks, n), whose rows lie one behind the other.
+inline void product_with_rows(const float* x, int64_t x_stride, const float* y, int64_t n, int64_t ranks,
+                              int64_t count, float factor, float* c, int64_t c_stride) {
+    int64_t i = 0;
+    for (; i + 6 <= count; i += 6) product_rows<6>(x + i * x_stride, x_stride, y, n, ranks, factor, c + i * c_stride, c_stride);
+    for (; i < count; ++i) product_rows<1>(x + i * x_stride, x_stride, y, n, ranks, factor, c + i * c_stride, c_stride);
+}
+
+template <int R>
+inline void outer_rows(const float* a, int64_t a_stride, const float* y, int64_t y_stride, int64_t count, float* c,
+                       int64_t n) {
+    int64_t k = 0;
+    for (; k + 3 * kLanes <= n; k += 3 * kLanes) add_tile<R, 3 * kLanes>(a, 1, a_stride, count, y + k, y_stride, c + k, n);
+    for (; k + kLanes <= n; k += kLanes) add_tile<R, kLanes>(a, 1, a_stride, count, y + k, y_stride, c + k, n);
+    for (; k < n; ++k)
+        for (int i = 0; i < R; ++i)
+            for (int64_t t = 0; t < count; ++t) c[i * n + k] += a[t * a_stride + i] * y[t * y_stride + k];
+}
+
+// c (ranks, n) += aᵀ y from a (count, ranks) and y (count, n).
+inline void add_outer(const float* a, int64_t a_stride, const float* y, int64_t y_stride, int64_t count, float* c,
+                      int64_t n, int64_t ranks) {
+    int64_t r = 0;
+    for (; r + 8 <= ranks; r += 8) outer_rows<8>(a + r, a_stride, y, y_stride, count, c + r * n, n);
+    for (; r < ranks; ++r) outer_rows<1>(a + r, a_stride, y, y_stride, count, c + r * n, n);
+}
+
 // Queries or keys are taken so many at a time.
 constexpr int kTogether = 4;
 
@@ -341,10 +416,17 @@ struct Span {
     const float* up;  // (ranks, columns)
 };
 
+// The same while it is trained: d_up (ranks, columns) is added to.
+struct TrainedSpan {
+    int64_t first_column, columns, first_rank, ranks;
+    const float* up;
+    float* d_up;
+};
+
 // y (T, n) := y · scales + residual + low · up, span by span. scales (T) and residual (T, n) may be null.
 void finish(float* y, const float* scales, const float* residual, const float* low, int64_t low_stride, int64_t rows,
             int64_t n, const Span* spans, int64_t span_count) {
-    constexpr int kRows = 4;
+    constexpr int kRows = 6;
 #pragma omp parallel for schedule(static)
     for (int64_t block = 0; block < (rows + kRows - 1) / kRows; ++block) {
         const int64_t t = block * kRows;
@@ -362,6 +444,62 @@ void finish(float* y, const float* scales, const float* residual, const float* l
                 finish_rows<1>(y + at + i * n, scales ? scales + t + i : nullptr, residual ? residual_at + i * n : nullptr,
                                n, low_at ? low_at + i * low_stride : nullptr, low_stride, span.up, span.columns, span.ranks);
         }
+    }
+}
+
+// d_low (T, Σr) = factor · d_y · upᵀ and d_up += lowᵀ · d_y, span by span; every span has ranks. Tokens are taken some at a
+// time, so that d_y comes from memory once. `room`: for each thread but the first `room_each` zeros, d_up of all spans.
+void low_rank_backward(const float* d_y, const float* low, int64_t rows, int64_t n, int64_t low_stride, float factor,
+                       const TrainedSpan* spans, int64_t span_count, float* d_low, float* room, int64_t room_each) {
+    int used = 1;
+#pragma omp parallel
+    {
+        const int threads = omp_get_num_threads(), thread = omp_get_thread_num();
+#pragma omp single
+        used = threads;
+        const int64_t end = rows * (thread + 1) / threads;
+        for (int64_t t = rows * thread / threads; t < end; t += kTokensTogether) {
+            const int64_t count = std::min(kTokensTogether, end - t);
+            float* own = room + (thread - 1) * room_each;
+            for (int64_t s = 0; s < span_count; ++s) {
+                const TrainedSpan& span = spans[s];
+                const float* d = d_y + t * n + span.first_column;
+                const int64_t at = t * low_stride + span.first_rank;
+                product_with_rows(d, n, span.up, span.columns, span.ranks, count, factor, d_low + at, low_stride);
+                float* d_up = thread == 0 ? span.d_up : own;
+                add_outer(low + at, low_stride, d, n, count, d_up, span.columns, span.ranks);
+                own += span.columns * span.ranks;
+            }
+        }
+    }
+    const float* own = room;
+    for (int64_t s = 0; s < span_count; ++s) {
+        const int64_t size = spans[s].columns * spans[s].ranks;
+        for (int thread = 1; thread < used; ++thread) {
+            const float* part = own + (thread - 1) * room_each;
+            for (int64_t i = 0; i < size; ++i) spans[s].d_up[i] += part[i];
+        }
+        own += size;
+    }
+}
+
+// losses (L) = −log softmax(logits)[label]; with `gradient`, logits (L, V) become softmax − onehot(label).
+void cross_entropy(float* logits, const int64_t* labels, int64_t rows, int64_t n, int64_t gradient, float* losses) {
+#pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < rows; ++t) {
+        float* x = logits + t * n;
+        const float of_label = x[labels[t]];
+        float highest = x[0], sum = 0.0f;
+        for (int64_t i = 1; i < n; ++i) highest = std::max(highest, x[i]);
+        if (gradient) {
+            for (int64_t i = 0; i < n; ++i) sum += x[i] = exponential(x[i] - highest);
+            const float inverse = 1.0f / sum;
+            for (int64_t i = 0; i < n; ++i) x[i] *= inverse;
+            x[labels[t]] -= 1.0f;
+        } else {
+            for (int64_t i = 0; i < n; ++i) sum += exponential(x[i] - highest);
+        }
+        losses[t] = std::log(sum) + (highest - of_label);
     }
 }
 
@@ -421,9 +559,9 @@ void gated(const float* gate_up, int64_t rows, int64_t n, float* out, uint8_t* q
     }
 }
 
-// d_gate = d∘up∘silu′(gate) beside d_up = d∘silu(gate), (T, 2n).
-void gated_backward(const float* d_out, const float* gate_up, int64_t rows, int64_t n, float* d_gate_up, uint8_t* q,
-                    float* scales) {
+// d_gate = d∘up∘silu′(gate) beside d_up = d∘silu(gate), (T, 2n), and once more out (T, n) = silu(gate)∘up.
+void gated_backward(const float* d_out, const float* gate_up, int64_t rows, int64_t n, float* d_gate_up, float* out,
+                    uint8_t* q, float* scales) {
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < rows; ++t) {
         const float* d = d_out + t * n;
@@ -431,10 +569,13 @@ void gated_backward(const float* d_out, const float* gate_up, int64_t rows, int6
         const float* up = gate + n;
         float* d_gate = d_gate_up + t * 2 * n;
         float* d_up = d_gate + n;
+        float* y = out + t * n;
+#pragma GCC ivdep
         for (int64_t i = 0; i < n; ++i) {
-            const float open = sigmoid(gate[i]);
-            d_up[i] = d[i] * gate[i] * open;
-            d_gate[i] = d[i] * up[i] * open * (1.0f + gate[i] * (1.0f - open));
+            const float open = sigmoid(gate[i]), silu = gate[i] * open;
+            y[i] = silu * up[i];
+            d_up[i] = d[i] * silu;
+            d_gate[i] = d[i] * up[i] * (open + silu * (1.0f - open));
         }
         if (q) quantise_row(d_gate, 2 * n, q + t * 2 * n, scales + t);
     }

@@ -25,8 +25,17 @@ class LowRank:
     up: Tensor
 
 
+@dataclass(frozen=True)
+class TrainedLowRank(LowRank):
+    """The same of an adapter while it is trained: `up_gradient` (r, columns) is added to."""
+
+    up_gradient: Tensor
+
+
 # (the frozen product, low-rank activations (T, Σr) or None, what to add (T, columns) or None) → the whole result
 Finish = Callable[[Product, Tensor | None, Tensor | None], Tensor]
+# (d_y (T, columns), low-rank activations (T, Σr)) → the gradient by what those were before they were scaled, (T, Σr)
+LowRankBackward = Callable[[Tensor, Tensor], Tensor]
 
 
 class FusedAttention(Protocol):
@@ -70,6 +79,33 @@ class Kernels:
 
         return finish
 
+    def low_rank_backward(self, parts: Sequence[TrainedLowRank], scale: float) -> LowRankBackward:
+        """Return a function that adds the parts' gradients lowᵀ d_y and returns scale · d_y upᵀ."""
+
+        def backward(d_y: Tensor, low: Tensor) -> Tensor:
+            d_low = torch.empty_like(low)
+            for part in parts:
+                d_part = d_y[:, part.columns]
+                part.up_gradient.addmm_(low[:, part.ranks].t(), d_part)
+                d_low[:, part.ranks] = torch.mm(d_part, part.up.t())
+            return d_low.mul_(scale)
+
+        return backward
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor, *, gradient: bool) -> float:
+        """Return Σ −log softmax(x)[label]; with `gradient` turn the logits into softmax(x) − onehot(label), in place.
+
+        Shapes: logits (L, vocabulary); labels (L,).
+        """
+        label_logits = logits.gather(1, labels[:, None])[:, 0]
+        highest = logits.amax(dim=1)
+        probabilities = torch.softmax(logits, dim=1, out=logits)
+        # log Σ exp(logits), from the likeliest token: its probability is at least 1 / vocabulary, never 0
+        log_sum = highest - probabilities.amax(dim=1).log_()
+        if gradient:
+            probabilities[torch.arange(len(labels)), labels] -= 1.0
+        return float((log_sum - label_logits).sum())
+
     def rms_norm(self, hidden: Tensor, weight: Tensor, epsilon: float) -> tuple[Activations, Tensor]:
         """Return x = h / rms(h) · w, and r = 1 / rms(h), where rms(h) = √(mean(h²) + ε) per token.
 
@@ -111,22 +147,26 @@ class Kernels:
         torch.mul(second, cosine, out=rotated[..., half:]).addcmul_(first, sine, value=sign)
         return rotated
 
-    def gated(self, gate_up: Tensor, *, again: bool = False) -> Activations:
+    def gated(self, gate_up: Tensor) -> Activations:
         """Return silu(gate)∘up from gate and up side by side. Shapes: gate_up (T, 2n); result (T, n).
 
-        `again`: made once more for an adapter's gradient only. Source: Shazeer 2020, arXiv:2002.05202.
+        Source: Shazeer 2020, arXiv:2002.05202.
         """
         gate, up = gate_up.chunk(2, dim=1)
         return Activations(functional.silu(gate).mul_(up))
 
-    def gated_backward(self, d_out: Tensor, gate_up: Tensor) -> Activations:
-        """Return d_gate = d∘up∘silu′(gate) beside d_up = d∘silu(gate). Shapes: d_out (T, n); result (T, 2n)."""
+    def gated_backward(self, d_out: Tensor, gate_up: Tensor) -> tuple[Activations, Tensor]:
+        """Return d_gate = d∘up∘silu′(gate) beside d_up = d∘silu(gate), and what `gated` returned, made once more.
+
+        Shapes: d_out (T, n); results (T, 2n), (T, n).
+        """
         gate, up = gate_up.chunk(2, dim=1)
         result = torch.empty_like(gate_up)
         d_gate, d_up = result.chunk(2, dim=1)
-        torch.mul(d_out, functional.silu(gate), out=d_up)
+        opened = functional.silu(gate)
+        torch.mul(d_out, opened, out=d_up)
         torch.ops.aten.silu_backward.grad_input(d_out * up, gate, grad_input=d_gate)
-        return Activations(result)
+        return Activations(result), opened.mul_(up)
 
     def softmax_backward(self, d_weights: Tensor, weights: Tensor, factor: float) -> Tensor:
         """Return factor · W∘(d_W − rowsum(W∘d_W)), the gradient of the scores. Shapes: all (…, queries, keys)."""

@@ -10,12 +10,12 @@ from gpu_worker.compiled import NativeUnavailable
 from gpu_worker.trainer.adapter import PREFIX, lora_config, lora_scale
 from gpu_worker.trainer.fast.attention import MOST_KEPT_KEYS
 from gpu_worker.trainer.fast.decoder import FastDecoder, Layer
-from gpu_worker.trainer.fast.kernels import Kernels
+from gpu_worker.trainer.fast.kernels import Kernels, TrainedLowRank
 from gpu_worker.trainer.fast.native import NativeKernels
 from gpu_worker.trainer.fast.native_check import require_agreement
 from gpu_worker.trainer.fast.packing import HeadLayout, pack
 from gpu_worker.trainer.fast.products import EightBitProduct, ExactProduct, FrozenProduct
-from gpu_worker.trainer.fast.projection import AdaptedProjection, AdapterPart, StackedAdapter
+from gpu_worker.trainer.fast.projection import AdaptedProjection, StackedAdapter
 from gpu_worker.trainer.fast.support import DecoderShape, computes_in_eight_bit, decoder_shape, read_config
 from gpu_worker.trainer.fast.weights import GROUPS, DecoderWeights, FrozenProjection, LayerWeights, load_weights
 from gpu_worker.trainer.learner import Outcome, unusable_base_model
@@ -187,7 +187,7 @@ class _Adapters:
         if not adapted:
             return None
         parts = tuple(
-            AdapterPart(
+            TrainedLowRank(
                 columns=slice(start, end),
                 ranks=slice(number * self._rank, (number + 1) * self._rank),
                 up=self._values[_up_name(module)],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gpu_worker.compiled import load_library
-from gpu_worker.trainer.fast.kernels import Finish, Kernels, LowRank
+from gpu_worker.trainer.fast.kernels import Finish, Kernels, LowRank, LowRankBackward, TrainedLowRank
 from gpu_worker.trainer.fast.packing import RowSpan
 from gpu_worker.trainer.fast.products import Activations, Product, Quantised
 
@@ -54,6 +54,28 @@ class NativeKernels(Kernels):
 
         return finish
 
+    def low_rank_backward(self, parts: Sequence[TrainedLowRank], scale: float) -> LowRankBackward:
+        """Return a function that adds the parts' gradients and returns scale · d_y upᵀ, both in one pass over d_y."""
+        spans = (_TrainedSpan * len(parts))(*map(_trained_span, parts))
+        room_each = sum(part.up.numel() for part in parts)
+
+        def backward(d_y: Tensor, low: Tensor) -> Tensor:
+            d_low = torch.empty_like(low)
+            room = torch.zeros((torch.get_num_threads() - 1) * room_each)
+            self._library.low_rank_backward(
+                _address(d_y), _address(low), *d_y.shape, low.shape[1], scale, spans, len(spans), _address(d_low),
+                _address(room), room_each,
+            )  # fmt: skip
+            return d_low
+
+        return backward
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor, *, gradient: bool) -> float:
+        """Return Σ −log softmax(x)[label]; with `gradient` the logits become its gradient."""
+        losses = torch.empty(len(labels))
+        self._library.cross_entropy(_address(logits), _address(labels), *logits.shape, int(gradient), _address(losses))
+        return float(losses.sum())
+
     def rms_norm(self, hidden: Tensor, weight: Tensor, epsilon: float) -> tuple[Activations, Tensor]:
         """Return the normed rows and 1 / rms(h), (T, 1)."""
         normed, inverse, eight = torch.empty_like(hidden), torch.empty(len(hidden), 1), self._room(hidden)
@@ -92,21 +114,21 @@ class NativeKernels(Kernels):
         )  # fmt: skip
         return rotated
 
-    def gated(self, gate_up: Tensor, *, again: bool = False) -> Activations:
+    def gated(self, gate_up: Tensor) -> Activations:
         """Return silu(gate)∘up."""
         rows, width = gate_up.shape
         out = torch.empty(rows, width // 2)
-        eight = None if again else self._room(out)
+        eight = self._room(out)
         self._library.gated(_address(gate_up), *out.shape, _address(out), *_addresses(eight))
         return Activations(out, eight)
 
-    def gated_backward(self, d_out: Tensor, gate_up: Tensor) -> Activations:
-        """Return the gradients by gate and up side by side."""
-        result, eight = torch.empty_like(gate_up), self._room(gate_up)
+    def gated_backward(self, d_out: Tensor, gate_up: Tensor) -> tuple[Activations, Tensor]:
+        """Return the gradients by gate and up side by side, and silu(gate)∘up once more."""
+        result, eight, gated = torch.empty_like(gate_up), self._room(gate_up), torch.empty_like(d_out)
         self._library.gated_backward(
-            _address(d_out), _address(gate_up), *d_out.shape, _address(result), *_addresses(eight)
+            _address(d_out), _address(gate_up), *d_out.shape, _address(result), _address(gated), *_addresses(eight)
         )
-        return Activations(result, eight)
+        return Activations(result, eight), gated
 
     def softmax_backward(self, d_weights: Tensor, weights: Tensor, factor: float) -> Tensor:
         """Return the gradient of the scores, in the place of d_weights."""
@@ -182,6 +204,12 @@ class _Span(ctypes.Structure):
     )  # fmt: skip
 
 
+class _TrainedSpan(ctypes.Structure):
+    """`TrainedSpan` of kernels.cpp."""
+
+    _fields_ = (*_Span._fields_, ("d_up", ctypes.c_void_p))
+
+
 class _Row(ctypes.Structure):
     """`AttentionRow` of kernels.cpp."""
 
@@ -202,7 +230,21 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "rms_norm_backward": (*[_POINTER] * 6, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER),
     "rotate": (_POINTER, _COUNT, _POINTER, _POINTER, _FLOAT, _COUNT, _COUNT, _COUNT, _POINTER, _COUNT),
     "gated": (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER),
-    "gated_backward": (_POINTER, _POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER),
+    "gated_backward": (_POINTER, _POINTER, _COUNT, _COUNT, *[_POINTER] * 4),
+    "low_rank_backward": (
+        _POINTER,
+        _POINTER,
+        _COUNT,
+        _COUNT,
+        _COUNT,
+        _FLOAT,
+        _POINTER,
+        _COUNT,
+        _POINTER,
+        _POINTER,
+        _COUNT,
+    ),
+    "cross_entropy": (_POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _POINTER),
     "attention": (
         _POINTER,
         _COUNT,
@@ -247,6 +289,14 @@ def _spans(parts: Sequence[LowRank], columns: int) -> "ctypes.Array[_Span]":
     if place < columns:
         spans.append(_Span(place, columns - place, 0, 0, None))
     return (_Span * len(spans))(*spans)
+
+
+def _trained_span(part: TrainedLowRank) -> _TrainedSpan:
+    columns, ranks = part.columns, part.ranks
+    return _TrainedSpan(
+        columns.start, columns.stop - columns.start, ranks.start, ranks.stop - ranks.start,
+        _address(part.up), _address(part.up_gradient),
+    )  # fmt: skip
 
 
 def _address(tensor: Tensor | None) -> int | None:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gpu_worker.compiled import NativeUnavailable
-from gpu_worker.trainer.fast.kernels import Kernels, LowRank
+from gpu_worker.trainer.fast.kernels import Kernels, LowRank, TrainedLowRank
 from gpu_worker.trainer.fast.packing import RowSpan
 from gpu_worker.trainer.fast.products import Product
 
@@ -42,12 +42,22 @@ def _results(kernels: Kernels) -> dict[str, Tensor]:
     heads, angles = some(ROWS, 3, WIDTH // 3), some(ROWS, 1, WIDTH // 6)
     part = LowRank(slice(0, WIDTH), slice(0, RANK), some(RANK, WIDTH))
     finished = kernels.finisher([part], WIDTH)(Product(some(ROWS, WIDTH), some(ROWS, 1)), some(ROWS, RANK), residual)
+    trained = TrainedLowRank(part.columns, part.ranks, part.up, torch.zeros(RANK, WIDTH))
+    d_low = kernels.low_rank_backward([trained], 0.5)(d_normed, some(ROWS, RANK))
+    logits, labels = some(ROWS, WIDTH), torch.arange(ROWS)
+    loss = torch.tensor(kernels.cross_entropy(logits, labels, gradient=True))
+    d_gate_up, gated_again = kernels.gated_backward(d_gated, gate_up)
     weights, d_weights = torch.softmax(some(ROWS, 7), dim=-1), some(ROWS, 7)
     return {
         "rms_norm": normed.exact,
         "rms_norm_backward": back.exact,
         "gated": kernels.gated(gate_up).exact,
-        "gated_backward": kernels.gated_backward(d_gated, gate_up).exact,
+        "gated_backward": d_gate_up.exact,
+        "gated_again": gated_again,
+        "low_rank_backward": d_low,
+        "low_rank_gradient": trained.up_gradient,
+        "cross_entropy": loss,
+        "cross_entropy_gradient": logits,
         "rotate": kernels.rotate(heads, angles.cos(), angles.sin()),
         "finish": finished,
         "softmax_backward": kernels.softmax_backward(d_weights, weights, 0.5),

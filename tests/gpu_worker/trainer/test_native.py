@@ -1,5 +1,7 @@
 """Compiled kernels compute what the plain ones compute, and a machine without a compiler goes on without them."""
 
+import math
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from experiments.hyperparameters import Hyperparameters
 from gpu_worker import compiled as loader
 from gpu_worker.compiled import NativeUnavailable
 from gpu_worker.trainer.fast import native
-from gpu_worker.trainer.fast.kernels import Kernels, LowRank
+from gpu_worker.trainer.fast.kernels import Kernels, LowRank, TrainedLowRank
 from gpu_worker.trainer.fast.learner import FastLearner
 from gpu_worker.trainer.fast.native import NativeKernels
 from gpu_worker.trainer.fast.native_check import require_agreement
@@ -38,7 +40,7 @@ def assert_rounded(activations) -> None:
     assert off.float().mean() < 0.01
 
 
-# 7 rows: blocks of four and a rest; 150 columns: vectors of 64, of 16, and a rest
+# 7 rows: a block of six and a rest; 150 columns: vectors of 64, of 16, and a rest
 @needs_compiler
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("adapted", [False, True])
@@ -56,6 +58,43 @@ def test_finishing_a_product(compiled, scaled, adapted, with_residual):
         for kernels in (compiled, PLAIN)
     )
     assert torch.allclose(ours, plain, atol=1e-5)
+
+
+# 103 tokens: for two threads, blocks of 48 and a rest; ranks: eight together and some alone; columns as above
+@needs_compiler
+def test_gradients_of_adapters(compiled):
+    torch.manual_seed(0)
+    d_y, low = torch.randn(103, 150), torch.randn(103, 15)
+
+    def results(kernels):
+        parts = [
+            TrainedLowRank(columns, ranks, up, torch.ones(up.shape))
+            for columns, ranks, up in ((slice(10, 91), slice(0, 10), ups[0]), (slice(91, 150), slice(10, 15), ups[1]))
+        ]
+        d_low = kernels.low_rank_backward(parts, 0.5)(d_y, low)
+        return [d_low, *(part.up_gradient for part in parts)]
+
+    ups = torch.randn(10, 81), torch.randn(5, 59)
+    expected = results(PLAIN)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for ours, plain in zip(results(compiled), expected, strict=True):
+            assert torch.allclose(ours, plain, atol=1e-4, rtol=1e-5)
+
+
+@needs_compiler
+def test_cross_entropy(compiled):
+    torch.manual_seed(0)
+    logits, labels = 30 * torch.randn(5, 203), torch.tensor([3, 0, 202, 7, 7])
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    gradient = torch.softmax(logits, dim=1) - torch.nn.functional.one_hot(labels, 203)
+    for kernels in (compiled, PLAIN):
+        assert kernels.cross_entropy(logits.clone(), labels, gradient=False) == pytest.approx(float(expected), rel=1e-6)
+        own = logits.clone()
+        assert kernels.cross_entropy(own, labels, gradient=True) == pytest.approx(float(expected), rel=1e-6)
+        assert torch.allclose(own, gradient, atol=1e-6)
+        own[2] = float("nan")
+        assert math.isnan(kernels.cross_entropy(own, labels, gradient=True)), "a NaN must reach the loss"
 
 
 @needs_compiler
@@ -79,8 +118,11 @@ def test_norm_gate_rotation_and_softmax(compiled):
     gate_up[0, 0], gate_up[1, 0] = 200.0, -200.0  # where exp would overflow
     assert torch.allclose(compiled.gated(gate_up).exact, PLAIN.gated(gate_up).exact, atol=1e-5, rtol=1e-5)
     assert_rounded(compiled.gated(gate_up))
-    assert compiled.gated(gate_up, again=True).quantised is None
-    ours_back, plain_back = (k.gated_backward(torch.ones(7, 25), gate_up) for k in (compiled, PLAIN))
+    (ours_back, ours_again), (plain_back, plain_again) = (
+        k.gated_backward(torch.ones(7, 25), gate_up) for k in (compiled, PLAIN)
+    )
+    assert torch.allclose(ours_again, plain_again, atol=1e-5, rtol=1e-5)
+    assert torch.allclose(plain_again, PLAIN.gated(gate_up).exact)
     assert torch.allclose(ours_back.exact, plain_back.exact, atol=1e-4, rtol=1e-5)
     assert_rounded(ours_back)
 

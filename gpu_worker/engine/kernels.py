@@ -18,13 +18,13 @@ from gpu_worker.engine.model_shape import ModelShape
 from gpu_worker.engine.step_layout import DirectRows
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = ("-fno-associative-math",)
+"""The exponential is exact only in the order in which it is written; what may be summed in any order says so."""
 _POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, tuple[type, ...]] = {
     "rotate_and_store": (_POINTER, *[_COUNT] * 5, _POINTER, _POINTER, _POINTER),
     "attend": (_POINTER, *[_COUNT] * 5, _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _POINTER),
-    "low_rank": (
-        _POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _POINTER, _COUNT, _POINTER,
-    ),
+    "low_rank": (_POINTER, _COUNT, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _POINTER, _COUNT),
     "rms_norm": (_POINTER, _POINTER, _FLOAT, _COUNT, _COUNT, _POINTER),
     "gated": (_POINTER, _COUNT, _COUNT, _POINTER),
 }  # fmt: skip
@@ -70,7 +70,7 @@ class NativeKernels(Kernels):
     def __init__(self, shape: ModelShape) -> None:
         """Compile or load. Raises: NativeUnavailable."""
         super().__init__(shape)
-        self._library = load_library(SOURCE, _SIGNATURES)
+        self._library = load_library(SOURCE, _SIGNATURES, flags=FLAGS)
 
     def rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return the normed rows."""
@@ -109,15 +109,16 @@ class NativeKernels(Kernels):
         )  # fmt: skip
         return out
 
-    def low_rank(self, x: Tensor, a: Tensor, b: Tensor, first: Tensor, ranks: Tensor, ends: Tensor, y: Tensor) -> None:
+    def low_rank(self, x: Tensor, tiles: Tensor, banks: Tensor, ends: Tensor, y: Tensor) -> None:
         """Add to each token's output the update of its own adapter, in place.
 
-        Shapes: x (N, in), a (rows, in), b (rows, out), y (N, out); first, ranks (N,): the token's first row in the
-        bank and its adapter's rank, 0 for none; ends (modules,): where the columns of each module end.
+        Shapes: x (N, in), y (N, out), all others int64; tiles (n, 4): first token, how many of the same adapter, its
+        first row in the banks, its rank; banks (2 * modules,): addresses of A, (rows, in), then of B, (rows, width),
+        of each module; ends (modules,): where the columns of each module end.
         """
         self._library.low_rank(
-            x.data_ptr(), len(x), x.shape[1], a.data_ptr(), b.data_ptr(), b.shape[1],
-            first.data_ptr(), ranks.data_ptr(), ends.data_ptr(), len(ends), y.data_ptr(),
+            x.data_ptr(), x.shape[1], tiles.data_ptr(), len(tiles), banks.data_ptr(), ends.data_ptr(), len(ends),
+            y.data_ptr(), y.shape[1],
         )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
-"""All loaded adapters stacked in one pair of matrices per projection, so that one step serves any mix of them.
+"""All loaded adapters stacked in one pair of matrices per adapted module, so that one step serves any mix of them.
 
-Each adapter owns a range of rank rows. In a step of few tokens, all tokens are multiplied by the rows of all adapters
-in use, and each keeps only the products with its own adapter's rows: few operations, each adapter read once. In a step
-of many tokens arithmetic would weigh more than operations, so each stretch of tokens meets its own adapter only.
+Each adapter owns a range of rank rows. The compiled kernel takes a step's tokens in tiles of one adapter. In plain
+torch the tokens of a small step are multiplied by the rows of all adapters in use, and each keeps only the products
+with its own adapter's rows: few operations, each adapter read once; in a step of many tokens arithmetic would weigh
+more than operations, so each stretch of tokens meets its own adapter only.
 Idea: Punica, arXiv:2310.18547, without its kernel.
 """
 
@@ -10,18 +11,18 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy
 import torch
 from torch import Tensor
 
-from gpu_worker.engine.adapter_folder import LoraWeights
+from gpu_worker.engine.adapter_folder import LoraWeights, projection_widths
 from gpu_worker.engine.errors import NoRoom
 from gpu_worker.engine.kernels import NativeKernels, column_ends
 from gpu_worker.engine.model_shape import ModelShape
+from gpu_worker.engine.untouched import untouched_zeros
 from gpu_worker.engine.weights import interleave_pairs
 
-NATIVE_STRETCH = 4
-"""The compiled kernel goes token by token: it gains as long as few tokens in a row have the same adapter."""
+TILE_TOKENS = 8
+"""Tokens of one adapter that one thread computes together, so that the adapter's rows are read once for all of them."""
 MASKED_TOKENS = 32
 """Steps of at most this many tokens multiply all adapters at once."""
 
@@ -53,27 +54,22 @@ class RankRange:
 class LoraRun:
     """Adjacent rank rows and the flat tokens they meet in a step.
 
-    `foreign` marks products that a token must not keep; None if there are none.
-    Shapes: foreign[name] (tokens of the run, modules of the projection * rank rows), bool.
+    `foreign` marks products that a token must not keep; None if there are none. Shapes: foreign (tokens, rank rows).
     """
 
     ranks: RankRange
     tokens: slice
-    foreign: dict[str, Tensor] | None
+    foreign: Tensor | None
 
 
 @dataclass(frozen=True)
-class LoraTokens:
-    """Each token's own rank rows, for the compiled kernel.
+class LoraTiles:
+    """For the compiled kernel: first token, tokens, first rank row and rank of each tile. Shapes: (tiles, 4), int64."""
 
-    Shapes: first[modules] (tokens,): first row in the bank of a projection of so many modules; ranks (tokens,).
-    """
-
-    first: dict[int, Tensor]
-    ranks: Tensor
+    table: Tensor
 
 
-LoraPlan = Sequence[LoraRun] | LoraTokens
+LoraPlan = Sequence[LoraRun] | LoraTiles
 
 
 class LoraBank:
@@ -90,33 +86,33 @@ class LoraBank:
     ) -> None:
         self._shape = shape
         self._kernels = kernels
-        self._ends = {
-            projection.name: column_ends([self._module_width(module) for module in projection.modules])
-            for projection in PROJECTIONS
-        }
         self._device = device
         self._rank_budget = rank_budget
         self._ranges: dict[int, RankRange] = {}
-        widths = {
-            QKV: (shape.hidden, shape.qkv_width),
-            OUTPUT: (shape.query_width, shape.hidden),
-            GATE_UP: (shape.hidden, 2 * shape.intermediate),
-            DOWN: (shape.intermediate, shape.hidden),
-        }
+        # of each module and layer. Shapes: a (rank budget, in), b (rank budget, out)
         self._a: dict[str, list[Tensor]] = {}
         self._b: dict[str, list[Tensor]] = {}
-        for projection, (width_in, width_out) in widths.items():
-            rows = rank_budget * len(projection.modules)
-            layers = range(shape.layers)
-            self._a[projection.name] = [untouched_zeros((rows, width_in), device, dtype) for _ in layers]
-            self._b[projection.name] = [untouched_zeros((rows, width_out), device, dtype) for _ in layers]
+        self._widths = projection_widths(shape)
+        for module, widths in self._widths.items():
+            for bank, width in zip((self._a, self._b), widths, strict=True):
+                bank[module] = [untouched_zeros((rank_budget, width), device, dtype) for _ in range(shape.layers)]
+        self._ends = {one.name: column_ends([self._widths[name][1] for name in one.modules]) for one in PROJECTIONS}
+        self._addresses = {one.name: [self._addresses_of(one, n) for n in range(shape.layers)] for one in PROJECTIONS}
 
     def add(self, uid: int, rank: int, weights: LoraWeights) -> None:
         """Copy an adapter into free rank rows. Raises: NoRoom if there are not enough side by side."""
         ranks = self._free_range(rank)
-        for layer in range(self._shape.layers):
-            for projection in PROJECTIONS:
-                self._write(ranks, layer, projection, weights)
+        rows = slice(ranks.start, ranks.end)
+        for module in self._widths:
+            for layer in range(self._shape.layers):
+                pair = weights.get((layer, module))
+                a, b = self._a[module][layer][rows], self._b[module][layer][rows]
+                if pair is None:
+                    a.zero_()
+                    b.zero_()
+                else:
+                    a.copy_(pair.a)
+                    b.copy_(self._output_order(module, pair.b).t())
         self._ranges[uid] = ranks
 
     def remove(self, uid: int) -> None:
@@ -127,8 +123,8 @@ class LoraBank:
         """Return what a step has to multiply, given the adapter of each of its tokens (None: bare base model)."""
         stretches = [(uid, len(list(group))) for uid, group in itertools.groupby(adapter_uids)]
         active = {uid for uid, _ in stretches if uid is not None}
-        if self._kernels is not None and active and len(adapter_uids) <= NATIVE_STRETCH * len(stretches):
-            return self._tokens(adapter_uids)
+        if self._kernels is not None and active:
+            return self._tiles(stretches)
         if len(stretches) > 1 and len(adapter_uids) <= MASKED_TOKENS and active:
             tokens = torch.tensor([-1 if uid is None else uid for uid in adapter_uids], device=self._device)
             return tuple(self._masked_run(run, tokens) for run in self._adjacent(active))
@@ -144,27 +140,39 @@ class LoraBank:
 
         Shapes: x (tokens, in), y (tokens, out).
         """
-        parts = len(projection.modules)
-        if isinstance(plan, LoraTokens):
+        if isinstance(plan, LoraTiles):
             assert self._kernels is not None
-            a, b, ends = self._a[projection.name][layer], self._b[projection.name][layer], self._ends[projection.name]
-            self._kernels.low_rank(x, a, b, plan.first[parts], plan.ranks, ends, y)
+            addresses, ends = self._addresses[projection.name][layer], self._ends[projection.name]
+            self._kernels.low_rank(x, plan.table, addresses, ends, y)
             return
         for run in plan:
-            rows = slice(run.ranks.start * parts, run.ranks.end * parts)
-            products = x[run.tokens] @ self._a[projection.name][layer][rows].t()
-            if run.foreign is not None:
-                # filled and not multiplied by zero: one tenant's overflow must not become another's NaN
-                products.masked_fill_(run.foreign[projection.name], 0.0)
-            y[run.tokens].addmm_(products, self._b[projection.name][layer][rows])
+            rows, column = slice(run.ranks.start, run.ranks.end), 0
+            for module in projection.modules:
+                products = x[run.tokens] @ self._a[module][layer][rows].t()
+                if run.foreign is not None:
+                    # filled and not multiplied by zero: one tenant's overflow must not become another's NaN
+                    products.masked_fill_(run.foreign, 0.0)
+                width = self._widths[module][1]
+                y[run.tokens, column : column + width].addmm_(products, self._b[module][layer][rows])
+                column += width
 
-    def _tokens(self, adapter_uids: Sequence[int | None]) -> LoraTokens:
-        none = RankRange(0, 0)
-        ranges = [none if uid is None else self._ranges[uid] for uid in adapter_uids]
-        first = torch.tensor([ranks.start for ranks in ranges])
-        counts = {len(projection.modules) for projection in PROJECTIONS}
-        ranks = torch.tensor([ranks.end - ranks.start for ranks in ranges])
-        return LoraTokens({modules: first * modules for modules in counts}, ranks)
+    def _tiles(self, stretches: Sequence[tuple[int | None, int]]) -> LoraTiles:
+        # so few tokens are cut in halves, one for each of two threads
+        size = TILE_TOKENS if sum(count for _, count in stretches) > TILE_TOKENS else TILE_TOKENS // 2
+        table, start = [], 0
+        for uid, count in stretches:
+            if uid is not None:
+                ranks = self._ranges[uid]
+                table += [
+                    (start + done, min(size, count - done), ranks.start, ranks.end - ranks.start)
+                    for done in range(0, count, size)
+                ]
+            start += count
+        return LoraTiles(torch.tensor(table))
+
+    def _addresses_of(self, projection: FusedProjection, layer: int) -> Tensor:
+        banks = [bank[module][layer] for bank in (self._a, self._b) for module in projection.modules]
+        return torch.tensor([bank.data_ptr() for bank in banks])
 
     def _adjacent(self, active: Iterable[int]) -> list[list[int]]:
         """Group adapters whose rank rows touch, so that each group is one multiplication."""
@@ -180,12 +188,8 @@ class LoraBank:
     def _masked_run(self, uids: Sequence[int], tokens: Tensor) -> LoraRun:
         sizes = torch.tensor([self._ranges[uid].end - self._ranges[uid].start for uid in uids], device=self._device)
         owners = torch.tensor(uids, device=self._device).repeat_interleave(sizes)
-        foreign = {
-            projection.name: tokens[:, None] != owners.repeat_interleave(len(projection.modules))[None, :]
-            for projection in PROJECTIONS
-        }
         ranks = RankRange(self._ranges[uids[0]].start, self._ranges[uids[-1]].end)
-        return LoraRun(ranks, slice(0, len(tokens)), foreign)
+        return LoraRun(ranks, slice(0, len(tokens)), tokens[:, None] != owners[None, :])
 
     def _free_range(self, rank: int) -> RankRange:
         start = 0
@@ -197,36 +201,6 @@ class LoraBank:
             raise NoRoom("There is no room for another adapter; unload one first.")
         return RankRange(start, start + rank)
 
-    def _write(self, ranks: RankRange, layer: int, projection: FusedProjection, weights: LoraWeights) -> None:
-        rank, parts = ranks.end - ranks.start, len(projection.modules)
-        rows = slice(ranks.start * parts, ranks.end * parts)
-        a, b = self._a[projection.name][layer][rows], self._b[projection.name][layer][rows]
-        # zero outside its own module's columns: the update of a fused projection is block-diagonal
-        a.zero_()
-        b.zero_()
-        column = 0
-        for part, module in enumerate(projection.modules):
-            width = self._module_width(module)
-            pair = weights.get((layer, module))
-            if pair is not None:
-                own = slice(part * rank, (part + 1) * rank)
-                a[own].copy_(pair.a)
-                b[own, column : column + width].copy_(self._output_order(module, pair.b).t())
-            column += width
-
-    def _module_width(self, module: str) -> int:
-        shape = self._shape
-        widths = {"q_proj": shape.query_width, "k_proj": shape.kv_width, "v_proj": shape.kv_width}
-        widths |= {"gate_proj": shape.intermediate, "up_proj": shape.intermediate}
-        return widths.get(module, shape.hidden)
-
     def _output_order(self, module: str, b: Tensor) -> Tensor:
         """Bring the rows of B into the order of the decoder's own rows."""
         return interleave_pairs(b, self._shape.head_dim) if module in ("q_proj", "k_proj") else b
-
-
-def untouched_zeros(size: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return zeros; on the CPU, memory that is never written costs nothing (torch.zeros would touch every page)."""
-    if device.type != "cpu" or dtype not in (torch.float32, torch.float16):
-        return torch.zeros(size, device=device, dtype=dtype)
-    return torch.from_numpy(numpy.zeros(size, dtype=numpy.float32 if dtype == torch.float32 else numpy.float16))

@@ -1,7 +1,8 @@
 """Where everything of a step lies: flat token positions, cache slots, and which tokens attend together.
 
 Built once per step on the CPU and used by every layer. The tokens of all rows form one flat batch. Rows of few tokens
-(decoding, verified drafts) attend together in one padded call; rows of many tokens (prompts) one call each.
+(decoding, verified drafts) attend together in one padded call; rows of many tokens (prompts) one call each. Compiled
+kernels need no padding and take prompts of moderate length as well.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from gpu_worker.engine.token_tree import depths
 
 SHORT_ROW = 16
 """Rows of at most this many tokens are padded to a common length and attend together."""
+DIRECT_WORK = 2**16
+"""Compiled kernels take rows of up to so many tokens times positions; beyond, torch's tiled attention is faster."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,10 @@ def lay_out(
 ) -> StepLayout:
     """Return the layout of a step. `query_groups`: query heads per key/value head; `direct`: short rows as such."""
     # short rows first; within both parts the rows of one adapter side by side, so that their tokens are one stretch
-    order = sorted(range(len(rows)), key=lambda index: (_attends_alone(rows[index]), _uid(rows[index])))
+    alone = [_attends_alone(row, direct) for row in rows]
+    order = sorted(range(len(rows)), key=lambda index: (alone[index], _uid(rows[index])))
     ordered = [rows[index] for index in order]
-    short_count = sum(not _attends_alone(row) for row in rows)
+    short_count = alone.count(False)
     starts, total = [], 0
     for row in ordered:
         starts.append(total)
@@ -116,8 +120,10 @@ def _uid(row: StepRow) -> int:
     return row.adapter_uid or 0
 
 
-def _attends_alone(row: StepRow) -> bool:
-    return len(row.token_ids) > SHORT_ROW or bool(row.parents)
+def _attends_alone(row: StepRow, direct: bool) -> bool:
+    tokens = len(row.token_ids)
+    short = tokens * (row.start + tokens) <= DIRECT_WORK if direct else tokens <= SHORT_ROW
+    return bool(row.parents) or not short
 
 
 def _positions(rows: Sequence[StepRow], places: Tensor) -> Tensor:

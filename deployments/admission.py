@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from deployments import targets
 from deployments.metering import Caller
-from portal import quotas
+from portal import quotas, tokens
+from portal.errors import PortalError
+from portal.lane import Lane
 from portal.models import Quota
 from portal.quotas import Standing
 
@@ -18,16 +21,48 @@ _BYTES_PER_TOKEN = 3
 _TOKENS_PER_MESSAGE = 8
 
 
-def admit(caller: Caller, body: Mapping[str, Any]) -> Caller:
+class NotAsRemembered(PortalError):
+    """What a process remembered of a token or a target is no longer so: look both up. Callers never see it."""
+
+    def __init__(self) -> None:
+        super().__init__("not as remembered")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Who asks for what, as this process remembers both; `deployments_admit` says whether it still is so."""
+
+    token: tokens.Recalled
+    name: str
+    target: targets.Recalled
+
+    def ask(self, values: list[Any]) -> list[Any]:
+        """Reserve with the values of `portal_reserve`, in the same statement that confirms. Raises: NotAsRemembered."""
+        known = [self.token.token.key_id, self.token.stamp, self.name, self.target.stamp]
+        rows = _ADMIT.fetch("a token names its team only after it was found", [*known, *values])
+        if not rows:
+            raise NotAsRemembered()
+        self.token.is_confirmed = True
+        return rows
+
+
+_ADMIT = Lane(
+    "SELECT * FROM deployments_admit($1::text, $2::text, $3::text, $4::text, $5::uuid, $6::uuid, $7::text[],"
+    " $8::bigint[], $9::timestamptz, $10::interval)"
+)
+
+
+def admit(caller: Caller, body: Mapping[str, Any], *, memory: Memory | None = None) -> Caller:
     """Set aside one request and the tokens that it may take, and return the caller with the reservation.
 
-    `body` is what the engine gets, with the system prompt of the deployment.
-    Raises: RateLimited, QuotaExceeded, both with the x-ratelimit headers.
+    `body` is what the engine gets, with the system prompt of the deployment; with a `memory` it is confirmed, too.
+    Raises: RateLimited, QuotaExceeded, both with the x-ratelimit headers; NotAsRemembered.
     """
     most = most_tokens(body)
     amounts = {Quota.REQUESTS_PER_MINUTE: 1, Quota.TOKENS_PER_MINUTE: most, Quota.TOKENS_PER_MONTH: most}
     try:
-        reservation = quotas.reserve(caller.team.pk, amounts)
+        ask = memory.ask if memory is not None else quotas.ask
+        reservation = quotas.reserve(caller.team.pk, amounts, ask=ask)
     except quotas.Refused as refused:
         error = quotas.refusal(refused)
         error.headers.update(headers(refused.standings))

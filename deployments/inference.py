@@ -53,9 +53,9 @@ DONE = b"data: [DONE]\n\n"
 Body = dict[str, Any]
 
 
-def admit(target: Target, body: Body, caller: Caller) -> Caller:
+def admit(target: Target, body: Body, caller: Caller, *, memory: admission.Memory | None = None) -> Caller:
     """Set aside what a request may take, with what is added to it for the engine; see `admission.admit`."""
-    return admission.admit(caller, _engine_body(target, body, caller))
+    return admission.admit(caller, _engine_body(target, body, caller), memory=memory)
 
 
 def _admitted(target: Target, body: Body, caller: Caller) -> Caller:

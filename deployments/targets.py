@@ -73,6 +73,29 @@ class _Known:
 
 
 _known: dict[UUID, _Known] = {}
+# By team and name: what was answered a moment ago, with the stamp of the row that said so.
+_recent: dict[tuple[UUID, str], Recalled] = {}
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What a name stood for a moment ago: still true if the row behind the name is the same (`deployments_admit`)."""
+
+    target: Target
+    stamp: str
+    until: float
+
+
+def recall(team: Team, name: str) -> Recalled | None:
+    """Return what this process found under the name within KNOWN_FOR_S, else None."""
+    recalled = _recent.get((team.pk, name))
+    return recalled if recalled is not None and time.monotonic() < recalled.until else None
+
+
+def _remember(team: Team, name: str, recalled: Recalled) -> None:
+    if len(_recent) >= _MOST_KNOWN:
+        _recent.clear()
+    _recent[team.pk, name] = recalled
 
 
 def resolve(team: Team, name: str) -> Target:
@@ -86,10 +109,10 @@ def resolve(team: Team, name: str) -> Target:
     if not is_writable(name):
         raise model_not_found()
     rows = [] if _PINNED.match(name) else fetch_in_team(team.pk, _LOOK_UP, [team.pk, name])
-    if rows and (settled := _settled(name, *rows[0])) is not None:
+    if rows and (settled := _settled(team, name, *rows[0])) is not None:
         return settled
     if not rows and not _PINNED.match(name):
-        return resolve_base_model(name)
+        return resolve_base_model(name, team=team)
     deadline = time.monotonic() + WAKE_PATIENCE_S
     while True:
         with team_scope(team.pk):
@@ -107,19 +130,30 @@ def resolve(team: Team, name: str) -> Target:
 
 # Most requests ask a running deployment whose version is known: one round trip says whether it is still that one.
 _LOOK_UP = """
-    SELECT id, live_version_id, is_running AND sleep_after_minutes IS NULL, logs_text, log_days
+    SELECT id, live_version_id, is_running AND sleep_after_minutes IS NULL, logs_text, log_days,
+        format('d%%s%%s', ctid, xmin)
     FROM deployments_deployment WHERE team_id = %s AND name = %s
 """
 
 
 def _settled(
-    name: str, deployment_id: UUID, version_id: UUID | None, is_plain: bool, logs_text: bool, log_days: int
+    team: Team,
+    name: str,
+    deployment_id: UUID,
+    version_id: UUID | None,
+    is_plain: bool,
+    logs_text: bool,
+    log_days: int,
+    stamp: str,
 ) -> Target | None:
     """Return the target of a deployment that runs, never sleeps and was looked up a moment ago; else None."""
     known = _known.get(version_id) if version_id is not None and is_plain else None
     if known is None or time.monotonic() >= known.until:
         return None
-    return replace(known.target, public_name=name, log=TextLog(deployment_id, log_days) if logs_text else None)
+    log = TextLog(deployment_id, log_days) if logs_text else None
+    target = replace(known.target, public_name=name, log=log)
+    _remember(team, name, Recalled(target, stamp, known.until))
+    return target
 
 
 def _wait_a_moment(otherwise: Unavailable) -> None:
@@ -143,22 +177,28 @@ def resolve_adapter(team: Team, adapter: Adapter, public_name: str, *, system_pr
     return Target(_engine(row), adapter.engine_name, public_name, fingerprint, system_prompt=system_prompt)
 
 
-def resolve_base_model(name: str) -> Target:
-    """Return where to ask for an untuned base model. Raises: NotFound, Unavailable."""
+def resolve_base_model(name: str, *, team: Team | None = None) -> Target:
+    """Return where to ask for an untuned base model. Raises: NotFound, Unavailable.
+
+    `team` has no deployment of this name: then it can be recalled for that team.
+    """
     with connection.cursor() as cursor:
         cursor.execute(_BASE_MODEL, [name])
         row = cursor.fetchone()
     if row is None:
         raise model_not_found()
-    slug, revision, url, access_key = row
+    slug, revision, url, access_key, stamp = row
     if url is None:
         raise _loading()
-    return Target(EngineTarget(url, access_key), slug, slug, _fingerprint(revision))
+    target = Target(EngineTarget(url, access_key), slug, slug, _fingerprint(revision))
+    if team is not None:
+        _remember(team, name, Recalled(target, stamp, time.monotonic() + KNOWN_FOR_S))
+    return target
 
 
 # Base models and engines are nobody's in particular, so no scope is needed.
 _BASE_MODEL = """
-    SELECT model.slug, model.revision, engine.url, engine.access_key
+    SELECT model.slug, model.revision, engine.url, engine.access_key, format('b%%s%%s', model.ctid, model.xmin)
     FROM portal_basemodel model
     LEFT JOIN deployments_engine engine ON engine.base_model_id = model.id AND engine.status = 'ready'
     LEFT JOIN portal_node node ON node.id = engine.node_id
@@ -290,6 +330,7 @@ def _wake(version: DeploymentVersion, found: _Named) -> None:
 
 def forget(target: Target) -> None:
     """Look again where a version is loaded: its engine did not answer as it should."""
+    _recent.clear()
     if target.version_id is not None:
         _known.pop(target.version_id, None)
 

@@ -43,7 +43,7 @@ class ApiTokenAuthentication(BaseAuthentication):
         scheme, _space, text = header.partition(" ")
         if scheme.lower() != "bearer" or len(text) > 200:
             raise AuthenticationFailed(_("Send the API token as 'Authorization: Bearer <token>'."), "invalid_api_key")
-        token, is_valid = tokens.look_up(text.strip())
+        token, is_valid = self._find(request, text.strip())
         request._request.api_token = token  # type: ignore[attr-defined]  # for the trail of refusals
         if token is None or not is_valid:
             raise AuthenticationFailed(
@@ -59,8 +59,24 @@ class ApiTokenAuthentication(BaseAuthentication):
         tokens.note_use(token)
         return token.person, token
 
+    def _find(self, request: Request, text: str) -> tuple[ApiToken | None, bool]:
+        return tokens.look_up(text)
+
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="tuneport"'
+
+
+class RecallingAuthentication(ApiTokenAuthentication):
+    """For views that have what a process remembers of a token confirmed before anything comes of it.
+
+    `request.recalled` is what is remembered, None if the token was looked up. A request that `must_look_up` is one
+    for which memory was no help.
+    """
+
+    def _find(self, request: Request, text: str) -> tuple[ApiToken | None, bool]:
+        http = cast(Any, request._request)
+        http.recalled = None if getattr(http, "must_look_up", False) else tokens.recall(text)
+        return (http.recalled.token, True) if http.recalled is not None else super()._find(request, text)
 
 
 class HasScope(BasePermission):
@@ -92,6 +108,7 @@ class ApiTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped
     """Describes the bearer token in the OpenAPI document."""
 
     target_class = "portal.authentication.ApiTokenAuthentication"
+    match_subclasses = True
     name = "apiToken"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:

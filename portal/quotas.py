@@ -89,26 +89,24 @@ class Refused(Exception):
 _RESERVE = "SELECT * FROM portal_reserve(%s, %s, %s::text[], %s::bigint[], %s::timestamptz, %s)"
 
 
-def reserve(team_id: uuid.UUID, amounts: Mapping[Quota, int], *, hold: bool = True) -> Reservation:
+def ask(values: list[Any]) -> list[Any]:
+    """Run `portal_reserve` with its values, in the scope of the team, and return its rows."""
+    # One row for each team is asked for by all: it must not wait for the disk while it is locked.
+    return fetch_in_team(values[0], _RESERVE, values, lasting=False)
+
+
+def reserve(
+    team_id: uuid.UUID, amounts: Mapping[Quota, int], *, hold: bool = True, ask: Callable[[list[Any]], list[Any]] = ask
+) -> Reservation:
     """Take all amounts from the team's limits, or none, in one statement.
 
-    With `hold` they are given back after KEEP unless `settle` says what was really used. Raises: Refused.
+    With `hold` they are given back after KEEP unless `settle` says what was really used. `ask` runs `portal_reserve`
+    with the values that it is given, and returns its rows. Raises: Refused; what `ask` raises.
     """
     kinds = sorted(amounts)
     reservation_id = uuid.uuid4()
-    rows = fetch_in_team(
-        team_id,
-        _RESERVE,
-        [
-            team_id,
-            reservation_id if hold else None,
-            [kind.value for kind in kinds],
-            [amounts[kind] for kind in kinds],
-            _moment(),
-            KEEP,
-        ],
-        lasting=False,  # one row for each team is asked for by all: it must not wait for the disk while it is locked
-    )
+    values = [team_id, reservation_id if hold else None, [kind.value for kind in kinds]]
+    rows = ask([*values, [amounts[kind] for kind in kinds], _moment(), KEEP])
     standings = {}
     refused: Quota | None = None
     for name, starts_at, most, used, taken_at, is_refused in rows:

@@ -344,7 +344,10 @@ SPECTACULAR_SETTINGS = {
         "RunStatus": "experiments.models.Run.Status",
         "Split": "datasets_app.models.Split",
     },
-    "AUTHENTICATION_WHITELIST": ["portal.authentication.ApiTokenAuthentication"],
+    "AUTHENTICATION_WHITELIST": [
+        "portal.authentication.ApiTokenAuthentication",
+        "portal.authentication.RecallingAuthentication",
+    ],
 }
 
 # Queue tasks are short (a run lives in its own supervisor), so a lost one comes back within minutes.

@@ -34,6 +34,8 @@ class JSONBody(BaseParser):
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         """Return the decoded body. Raises: TooLarge, ParseError."""
         content = stream.read(MAX_BODY_BYTES + 1)
+        if parser_context is not None:  # the request may be looked at once more
+            parser_context["request"]._request._body = content
         if len(content) > MAX_BODY_BYTES:
             raise TooLarge(_("The body of the request is larger than 4 MB."))
         try:
@@ -87,10 +89,18 @@ class OpenAIView(TeamAPIView):
 
     def _is_uncounted(self, request: Request, response: Any) -> bool:
         """Whether a caller whom we know was answered before the request was counted; what we failed at is free."""
+        if self.is_unconfirmed:
+            return False
         # `request.auth` would look the token up a second time where that ended in an error.
         is_known = getattr(request, "_auth", None) is not None
         is_told = self._limits is not None or response.has_header("x-ratelimit-limit-requests")
         return is_known and not is_told and response.status_code < 500
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Whether the token is only remembered so far."""
+        recalled = getattr(getattr(self.request, "_request", None), "recalled", None)
+        return recalled is not None and not recalled.is_confirmed
 
     def note_standings(self, reservation: Reservation | None) -> None:
         """Remember how the team stands, for the headers of the answer."""

@@ -2,22 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django.http import HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from deployments import inference
-from deployments.inference import Caller
+from deployments import inference, targets
+from deployments.admission import Memory, NotAsRemembered
+from deployments.inference import Caller, Target
 from deployments.openai_api import answering, decisions, parameters
 from deployments.openai_api.base import OpenAIView, event_stream
 from deployments.openai_api.document import operation
+from portal import tokens
+from portal.authentication import RecallingAuthentication
 
 Body = dict[str, Any]
 
 
-class ChatCompletions(OpenAIView):
+class ModelView(OpenAIView):
+    """A view that asks a model. What it remembers of token and target is confirmed where the tokens are reserved.
+
+    Memory says yes at best: an answer that says no before anything was confirmed is thrown away, and the request is
+    looked at once more with everything looked up.
+    """
+
+    authentication_classes = (RecallingAuthentication,)
+
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        response = super().dispatch(request, *args, **kwargs)
+        if self.is_unconfirmed:
+            request.recalled, request.must_look_up = None, True
+            response = super().dispatch(request, *args, **kwargs)
+        return response
+
+    def answer(self, request: Request, body: Body) -> HttpResponseBase:
+        """Resolve the model and answer a checked request."""
+        target, memory = self._target(body["model"])
+        body = answering.with_stored_schema(target, body)
+        caller = inference.admit(target, body, Caller.of(request, self.team), memory=memory)
+        self.note_standings(caller.reservation)
+        if body.get("stream"):
+            return event_stream(inference.stream(target, body, caller))
+        return Response(inference.complete(target, body, caller))
+
+    def _target(self, name: str) -> tuple[Target, Memory | None]:
+        token = cast(tokens.Recalled | None, cast(Any, self.request).recalled)
+        known = targets.recall(self.team, name) if token is not None and self.token.may_call(name) else None
+        if token is not None and known is not None:
+            return known.target, Memory(token, name, known)
+        if token is not None and not tokens.confirm(token):
+            raise NotAsRemembered()
+        return answering.target_of(self.team, self.token, name), None
+
+
+class ChatCompletions(ModelView):
     """POST /v1/chat/completions."""
 
     @operation(
@@ -25,16 +64,16 @@ class ChatCompletions(OpenAIView):
     )
     def post(self, request: Request) -> HttpResponseBase:
         """Answer a conversation, whole or streamed."""
-        return answer(self, request, parameters.chat_request(request.data))
+        return self.answer(request, parameters.chat_request(request.data))
 
 
-class Completions(OpenAIView):
+class Completions(ModelView):
     """POST /v1/completions, for clients that know no conversations."""
 
     @operation("createCompletion", "Completion", takes="CompletionRequest", chunk="Completion", tag="answers")
     def post(self, request: Request) -> HttpResponseBase:
         """Continue one prompt, whole or streamed."""
-        return answer(self, request, parameters.completion_request(request.data))
+        return self.answer(request, parameters.completion_request(request.data))
 
 
 class Decisions(OpenAIView):
@@ -48,14 +87,3 @@ class Decisions(OpenAIView):
         caller = decisions.admit(target, body, Caller.of(request, self.team))
         self.note_standings(caller.reservation)
         return Response(decisions.decide(target, body, caller))
-
-
-def answer(view: OpenAIView, request: Request, body: Body) -> HttpResponseBase:
-    """Resolve the model and answer a checked request."""
-    target = answering.target_of(view.team, view.token, body["model"])
-    body = answering.with_stored_schema(target, body)
-    caller = inference.admit(target, body, Caller.of(request, view.team))
-    view.note_standings(caller.reservation)
-    if body.get("stream"):
-        return event_stream(inference.stream(target, body, caller))
-    return Response(inference.complete(target, body, caller))

@@ -116,7 +116,7 @@ class AnswerStream:
         self._wants_usage = wants_usage
         self._status = CLIENT_CLOSED_REQUEST  # until the end was reached, whoever closes us has hung up
         self._frames = self._all_frames()
-        self._is_closed = False
+        self._is_closed = self._is_counted = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -132,7 +132,12 @@ class AnswerStream:
                 self._events.close()
             finally:
                 self._slot.release()
-                self._count.write(self._status)
+                self._write()
+
+    def _write(self) -> None:
+        if not self._is_counted:
+            self._is_counted = True
+            self._count.write(self._status)
 
     def _all_frames(self) -> Iterator[bytes]:
         try:
@@ -146,6 +151,7 @@ class AnswerStream:
                     break
                 yield from self._frames_of(event)
             self._status = 200
+            self._write()  # first, so that no answer is complete that a killed server has not counted
             yield DONE
         except CallerGone:
             return

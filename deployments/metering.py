@@ -11,16 +11,19 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 from uuid import UUID
 
 from django.db import DataError, Error, IntegrityError, connection
 from django.http import HttpRequest
+from django.utils import timezone
 
-from deployments.models import InferenceRecord, LoggedText
+from deployments import journal
+from deployments.journal import Journal, Place
+from deployments.models import InferenceRecord, LedgerJournal, LoggedText
 from deployments.request_log import Heard
 from deployments.targets import Target
 from portal import quotas, usage
@@ -31,6 +34,8 @@ from portal.rls import all_teams
 logger = logging.getLogger(__name__)
 
 MOST_WAITING = 100_000
+# Rows of files that are gone are of no use; a while later, since a file is there before its row.
+_PLACES_KEPT: Final = timedelta(days=1)
 CLIENT_CLOSED_REQUEST = 499
 # A team, token or version is gone by now, or a value does not fit: that concerns its own record only.
 _FAULT_OF_A_RECORD = (IntegrityError, DataError)
@@ -43,12 +48,14 @@ class Counted:
     record: InferenceRecord
     settlement: Settlement | None = None
     text: LoggedText | None = None
+    place: Place | None = None  # where it is written down
 
 
 class Ledger:
     """Writes counted requests in batches, from a thread of its own: an answer never waits for the database's disk.
 
-    What a killed process loses is a quarter of a second of counts; while the database is away they wait.
+    While the database is away they wait. What a killed process had not written yet is in its journal, from which
+    `take_up` counts it.
     """
 
     def __init__(self, *, flush_every_s: float = 0.25) -> None:
@@ -56,6 +63,7 @@ class Ledger:
         self._waiting: deque[Counted] = deque(maxlen=MOST_WAITING)
         self._lock, self._flushing = threading.Lock(), threading.Lock()
         self._writer: threading.Thread | None = None
+        self._journal = Journal()
         os.register_at_fork(after_in_child=self._forget)
 
     def add(
@@ -66,8 +74,8 @@ class Ledger:
         if connection.in_atomic_block:
             _write([counted])
             return
-        self._waiting.append(counted)
-        with self._lock:
+        with self._lock:  # in the file as in the line: what is written of one, is written of those before it
+            self._waiting.append(replace(counted, place=self._journal.add(_entry_of(counted))))
             if self._writer is None:
                 self._writer = threading.Thread(target=self._write_forever, name="ledger", daemon=True)
                 self._writer.start()
@@ -92,10 +100,16 @@ class Ledger:
                     batch.popleft()
         finally:
             self._waiting.extendleft(reversed(batch))  # whatever happened, what is not written waits
+        with self._lock:
+            if not self._waiting:
+                self._journal.renew()
 
     def _flush_at_exit(self) -> None:
         try:
             self.flush()
+            with self._lock:
+                if not self._waiting:
+                    self._journal.end()
         except Error:
             logger.error("%d requests could not be counted before the end", len(self._waiting))
 
@@ -114,6 +128,7 @@ class Ledger:
     def _forget(self) -> None:
         """A forked child has no writer, and its parent writes what waited."""
         self._waiting.clear()
+        self._journal.leave()
         self._lock, self._flushing = threading.Lock(), threading.Lock()
         self._writer = None
 
@@ -128,8 +143,20 @@ def _write(batch: list[Counted]) -> None:
             text.record_id = text.record.pk  # known since a moment ago
         LoggedText.unscoped.bulk_create(texts)
         usage.add_requests([_fact(record) for record in records])
+        _note_places(counted.place for counted in batch)
         # Last, since whoever reserves waits for the rows that this locks.
         quotas.settle([counted.settlement for counted in batch if counted.settlement is not None])
+
+
+def _note_places(places: Iterable[Place | None]) -> None:
+    """Remember up to where the journals are in the ledger; belongs into the transaction of the records."""
+    ends = {place.name: place.end for place in places if place is not None}  # they come in the order of the file
+    LedgerJournal.objects.bulk_create(
+        [LedgerJournal(name=name, written=end) for name, end in ends.items()],
+        update_conflicts=True,
+        unique_fields=["name"],
+        update_fields=["written", "at"],
+    )
 
 
 def _fact(record: InferenceRecord) -> usage.RequestFact:
@@ -157,6 +184,67 @@ def _write_alone(counted: Counted) -> None:
 
 
 ledger = Ledger()
+
+
+# --- what killed processes left ----------------------------------------------------------------------------------
+
+_RECORD: Final = (
+    "team_id", "version_id", "model", "token_id", "request_id", "streamed", "status", "prompt_tokens",
+    "completion_tokens", "first_token_ms", "duration_ms",
+)  # fmt: skip
+
+
+def _entry_of(counted: Counted) -> dict[str, Any]:
+    """Return a counted request as JSON; its texts are left out: they are only kept for those who want them."""
+    entry: dict[str, Any] = {name: _plain(getattr(counted.record, name)) for name in _RECORD}
+    entry["at"] = counted.record.at.isoformat()
+    if (settlement := counted.settlement) is not None:
+        held = settlement.reservation
+        entry["reservation"] = str(held.id)
+        entry["reserved"] = {kind.value: amount for kind, amount in held.amounts.items()}
+        entry["starts"] = {kind.value: at.isoformat() for kind, at in held.starts.items()}
+        entry["actual"] = {kind.value: amount for kind, amount in settlement.actual.items()}
+    return entry
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, UUID) else value
+
+
+def _counted_of(entry: Mapping[str, Any], place: Place) -> Counted:
+    record = InferenceRecord(**{name: entry[name] for name in _RECORD}, at=datetime.fromisoformat(entry["at"]))
+    record.team_id = UUID(str(record.team_id))
+    if "reservation" not in entry:
+        return Counted(record, place=place)
+    reservation = Reservation(
+        UUID(entry["reservation"]),
+        record.team_id,
+        {Quota(kind): amount for kind, amount in entry["reserved"].items()},
+        {Quota(kind): datetime.fromisoformat(at) for kind, at in entry["starts"].items()},
+        {},
+    )
+    actual = {Quota(kind): amount for kind, amount in entry["actual"].items()}
+    return Counted(record, Settlement(reservation, actual), place=place)
+
+
+def take_up() -> int:
+    """Count what processes wrote down that were killed before it was in the ledger; return how many requests."""
+    count = 0
+    for found in journal.left():
+        is_done = False
+        try:
+            row = LedgerJournal.objects.filter(name=found.path.name).first()
+            for entry, place in found.entries(begin=row.written if row else 0):
+                _write_alone(_counted_of(entry, place))
+                count += 1
+            is_done = True
+        except (ValueError, KeyError):
+            logger.error("the journal %s cannot be read to its end", found.path.name)
+        finally:
+            found.drop(is_done=is_done)
+    old = LedgerJournal.objects.filter(at__lt=timezone.now() - _PLACES_KEPT)
+    old.exclude(name__in=[path.name for path in journal.paths()]).delete()
+    return count
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ __all__ = [
     "FineTuningJob",
     "InferenceRecord",
     "KeptAnswer",
+    "LedgerJournal",
     "LoggedText",
     "ModelExport",
     "Placement",
@@ -227,6 +228,17 @@ class InferenceRecord(TeamOwned):
 
     def __str__(self) -> str:
         return self.request_id
+
+
+class LedgerJournal(models.Model):
+    """How much of a process's journal (see `journal`) is in the ledger; changed together with the records."""
+
+    name = models.CharField(max_length=60, primary_key=True)
+    written = models.BigIntegerField(help_text="bytes from the beginning")
+    at = models.DateTimeField(auto_now=True)
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class LoggedText(TeamOwned):

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.utils.translation import gettext as _
 
-from deployments import exports_lifecycle, request_log, services
+from deployments import exports_lifecycle, metering, request_log, services
 from deployments.openai_api import batches, files, job_words, jobs, repeats
 from experiments.models import Run
 from portal.access import may_still_edit
@@ -69,7 +69,7 @@ def run_batch(batch_id: str) -> None:
 
 def sweep_api() -> int:
     """Go on with what lost messages left behind under /v1; return how much that was."""
-    return jobs.sweep() + job_words.keep_missing_results() + batches.sweep()
+    return metering.take_up() + jobs.sweep() + job_words.keep_missing_results() + batches.sweep()
 
 
 def prune_api() -> int:

@@ -70,12 +70,12 @@ def upload(
 
 
 def digest_of(content: UploadedFile[bytes]) -> str:
-    """Return the sha256 of an upload."""
-    with content.open("rb") as stream:
-        digest = hashlib.sha256()
-        for block in blocks(stream):
-            digest.update(block)
-        return digest.hexdigest()
+    """Return the sha256 of an upload, which can be read from its beginning afterwards."""
+    digest = hashlib.sha256()
+    for block in content.chunks(BLOCK_BYTES):  # not opened in a `with`: what lay in memory would be gone at its end
+        digest.update(block)
+    content.seek(0)
+    return digest.hexdigest()
 
 
 def write(*, team: Team, actor: Actor, purpose: ApiFile.Purpose, name: str, parts: Iterable[bytes]) -> ApiFile:

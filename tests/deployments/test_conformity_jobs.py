@@ -323,6 +323,18 @@ def test_a_job_is_made_once_for_each_idempotency_key_and_for_retries_of_the_sdk(
         assert team.finetuningjobs.count() == 5
 
 
+def test_a_file_is_kept_once_for_each_idempotency_key(client):
+    def upload(content: bytes):
+        headers = {"Idempotency-Key": "a file"}
+        return client.files.create(file=("asks.jsonl", content), purpose="batch", extra_headers=headers)
+
+    first, again = upload(b'{"custom_id": "a"}\n'), upload(b'{"custom_id": "a"}\n')
+    assert first.id == again.id
+    assert client.files.content(first.id).read() == b'{"custom_id": "a"}\n'
+    with pytest.raises(openai.ConflictError):
+        upload(b'{"custom_id": "b"}\n')
+
+
 def test_events_are_paged_newest_first_while_others_arrive(client, prepared, team):
     job = order(client)
     prepared()

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('deployments', '0009_exports'),
+        ('deployments', '0010_admit_in_one_statement'),
     ]
 
     operations = [

@@ -14,11 +14,13 @@ class DeploymentsConfig(AppConfig):
         from deployments.dataset_dependants import deployments_below
         from deployments.platform_facts import deployment_facts
         from deployments.services import stop_all_deployments
-        from experiments import kept
+        from deployments.webhooks.outbox import run_ended
+        from experiments import endings, kept
         from portal.platform_facts import report_by
         from portal.team_end import when_archived
 
         report_by(deployment_facts)
         kept.report_by(deployments_with)
+        endings.when_ended(run_ended)
         when_archived(stop_all_deployments)
         dependants.report_by(deployments_below)

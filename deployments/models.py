@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 from datasets_app.models import DatasetVersion
 from deployments.openai_api.models import ApiFile, BatchJob, FineTuningJob, KeptAnswer
+from deployments.webhooks.models import WebhookDelivery, WebhookEndpoint
 from experiments.models import Adapter
 from portal.audit_actions import action_label
 from portal.models import ApiToken, BaseModel, Node, User
@@ -32,6 +33,8 @@ __all__ = [
     "ModelExport",
     "Placement",
     "PromotionPolicy",
+    "WebhookDelivery",
+    "WebhookEndpoint",
 ]
 
 

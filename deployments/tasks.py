@@ -9,6 +9,7 @@ from django.utils.translation import gettext as _
 
 from deployments import exports_lifecycle, metering, request_log, services
 from deployments.openai_api import batches, files, job_words, jobs, repeats
+from deployments.webhooks import sending
 from experiments.models import Run
 from portal.access import may_still_edit
 from portal.actors import Actor
@@ -67,14 +68,20 @@ def run_batch(batch_id: str) -> None:
     batches.work(UUID(batch_id))
 
 
+def send_webhook(delivery_id: str) -> None:
+    """Try one delivery of a webhook."""
+    sending.send(UUID(delivery_id))
+
+
 def sweep_api() -> int:
     """Go on with what lost messages left behind under /v1; return how much that was."""
-    return metering.take_up() + jobs.sweep() + job_words.keep_missing_results() + batches.sweep()
+    counted, went_on = metering.take_up(), jobs.sweep() + batches.sweep()
+    return counted + went_on + job_words.keep_missing_results() + sending.sweep()
 
 
 def prune_api() -> int:
-    """Delete files under /v1 whose time is up, and forget kept answers; return how many."""
-    return files.prune() + repeats.prune()
+    """Delete files under /v1 whose time is up, and forget kept answers and old deliveries; return how many."""
+    return files.prune() + repeats.prune() + sending.prune()
 
 
 def prune() -> int:

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from deployments.views import deployments, exports, platform, playground, request_log, versions
+from deployments.views import deployments, exports, platform, playground, request_log, versions, webhooks
 
 app_name = "deployments"
 urlpatterns: list[URLPattern] = [
@@ -30,6 +30,13 @@ urlpatterns: list[URLPattern] = [
     path("t/<slug:team>/exports/<uuid:pk>/delete/", exports.delete, name="export_delete"),
     path("t/<slug:team>/deployments/rules/", versions.policy, name="policy"),
     path("t/<slug:team>/deployments/<uuid:pk>/sleep/", versions.sleep, name="sleep"),
+    path("t/<slug:team>/webhooks/", webhooks.index, name="webhooks"),
+    path("t/<slug:team>/webhooks/<uuid:pk>/", webhooks.detail, name="webhook"),
+    path("t/<slug:team>/webhooks/<uuid:pk>/test/", webhooks.test, name="webhook_test"),
+    path("t/<slug:team>/webhooks/<uuid:pk>/rotate/", webhooks.rotate, name="webhook_rotate"),
+    path("t/<slug:team>/webhooks/<uuid:pk>/switch/", webhooks.switch, name="webhook_switch"),
+    path("t/<slug:team>/webhooks/<uuid:pk>/delete/", webhooks.delete, name="webhook_delete"),
+    path("t/<slug:team>/webhook-deliveries/<uuid:pk>/resend/", webhooks.resend, name="webhook_resend"),
     path("t/<slug:team>/playground/", playground.page, name="playground"),
     path("t/<slug:team>/playground/chat/", playground.chat, name="chat"),
     path("t/<slug:team>/playground/warm/", playground.warm, name="warm"),

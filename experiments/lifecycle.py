@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 
 from datasets_app import row_origins
 from datasets_app.models import DatasetVersion, Split
-from experiments import results, scheduling, sweeps
+from experiments import endings, results, scheduling, sweeps
 from experiments.leases import RELEASED, Lease, LeaseLost, change, charged, held_by, renewed, stop_requested, with_token
 from experiments.measurements import write_digest
 from experiments.models import Run, RunEvent
@@ -285,6 +285,7 @@ def _give_back(run: Run, message: str, *, actor: Actor, burn_attempt: bool) -> N
         return
     if run.cancel_requested_at is not None:
         this_run.update(status=Run.Status.CANCELLED, ended_at=Now(), **RELEASED)
+        endings.ended(run.pk)
         _say(run, _("The run was asked to stop and its node was lost; it does not start again."))
         audit.record(run.team, actor, "run.cancelled", run)
     elif burn_attempt and run.attempt >= run.max_attempts:
@@ -325,6 +326,7 @@ def earlier_runs_like(run: Run) -> list[Run]:
 
 def _end(lease: Lease, status: Run.Status) -> None:
     change(lease, status=status, ended_at=Now(), gpu_seconds=charged(), **RELEASED)
+    endings.ended(lease.run_id)
     enqueue_on_commit("experiments.tasks.dispatch")
 
 
@@ -338,6 +340,7 @@ def _fail(run: Run, rows: QuerySet[Run], *, code: str, message: str, actor: Acto
     )
     if not changed:
         raise LeaseLost(f"run {run.pk}")
+    endings.ended(run.pk)
     _say(run, message, level="error")
     audit.record(run.team, actor, "run.failed", run, outcome="failed", code=code)
     enqueue_on_commit("experiments.tasks.dispatch")

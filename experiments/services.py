@@ -13,6 +13,7 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
 from datasets_app.models import DatasetVersion
+from experiments import endings
 from experiments.continuing import require_continuable, required_settings
 from experiments.hyperparameters import Hyperparameters, config_hash
 from experiments.models import Experiment, Priority, Run, Sweep
@@ -271,6 +272,7 @@ def cancel_run(*, run: Run, actor: Actor, reason: str = "") -> Run:
         this_run.update(
             status=Run.Status.CANCELLED, ended_at=Now(), cancel_requested_at=Now(), lease_token=None, lease_until=None
         )
+        endings.ended(locked.pk)
         audit.record(locked.team, actor, "run.cancelled", locked, **why)
         enqueue_on_commit("experiments.tasks.dispatch")
     if reason:

@@ -139,7 +139,9 @@ class ServiceAccountForm(forms.Form):
 class SecretForm(forms.Form):
     """A credential of the team; what was typed is never sent back."""
 
-    kind = forms.ChoiceField(label=_("Kind"), choices=TeamSecret.Kind.choices)
+    kind = forms.ChoiceField(
+        label=_("Kind"), choices=[choice for choice in TeamSecret.Kind.choices if choice[0] != TeamSecret.Kind.WEBHOOK]
+    )
     name = forms.SlugField(
         label=_("Name"), max_length=60, help_text=_("For example hf-token. Storing under a known name replaces it.")
     )

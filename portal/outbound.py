@@ -122,6 +122,11 @@ def is_listed(host: str, port: int) -> bool:
     return any(entry.holds(address, port) for entry in entries)
 
 
+def is_literal(host: str) -> bool:
+    """Tell whether a host is an address, in whatever notation, rather than a name."""
+    return ":" in host or bool(NUMERIC_LABEL.match(host.rsplit(".", 1)[-1]))
+
+
 def require_well_formed(url: str) -> None:
     """Raise OutboundRefused for what is no address, without looking its name up."""
     _parsed(url)
@@ -182,7 +187,7 @@ def _default_port(url: httpx.URL) -> int:
 def _addresses(host: str, port: int) -> list[Address]:
     """Return all addresses of a host, by one look-up."""
     literal = host.strip("[]")
-    if ":" in literal or NUMERIC_LABEL.match(literal.rsplit(".", 1)[-1]):
+    if is_literal(literal):
         try:
             return [ip_address(literal)]
         except ValueError:  # 127.1, 0x7f000001, 2130706433, 017700000001: numbers that others read as addresses
@@ -324,6 +329,21 @@ def post(
         http.stream("POST", url, json=json, timeout=timeout, follow_redirects=False) as answer,
     ):
         return _whole(answer, max_bytes)
+
+
+def deliver(
+    http: httpx.Client, url: str, *, content: bytes, read_timeout_s: float = READ_TIMEOUT_S
+) -> tuple[int, httpx.Headers]:
+    """Post bytes to a URL and return the status and headers of its answer, whose body is not read; no redirects.
+
+    Raises: OutboundRefused; OutboundFailed if no answer comes.
+    """
+    timeout = httpx.Timeout(read_timeout_s, connect=CONNECT_TIMEOUT_S)
+    with (
+        heard_as_sentences(url),
+        http.stream("POST", url, content=content, timeout=timeout, follow_redirects=False) as answer,
+    ):
+        return answer.status_code, answer.headers
 
 
 def _whole(answer: httpx.Response, max_bytes: int) -> httpx.Response:

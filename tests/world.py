@@ -16,6 +16,8 @@ from deployments.models import (
     FineTuningJob,
     InferenceRecord,
     ModelExport,
+    WebhookDelivery,
+    WebhookEndpoint,
 )
 from experiments.hyperparameters import Hyperparameters, config_hash
 from experiments.models import Adapter, Run
@@ -43,6 +45,8 @@ class World:
     batch: BatchJob
     record: InferenceRecord
     export: ModelExport
+    webhook: WebhookEndpoint
+    delivery: WebhookDelivery
 
 
 def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion) -> World:
@@ -108,6 +112,14 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
             endpoint="/v1/chat/completions", input_file=file, input_file_id_shown=file.public_id, status="completed",
             expires_at=expires_at, metadata={"quarter": "last"},
         )  # fmt: skip
+        webhook = team.webhookendpoints.create(
+            name="Status board", url="https://example.org/hook", event_types=["batch.completed"], secret_hint="abcd",
+            is_active=False, note="Nothing has arrived there for three days.",
+        )  # fmt: skip
+        delivery = team.webhookdeliverys.create(
+            endpoint=webhook, event_id=team.pk, event_type="batch.completed", subject=batch.public_id, status="failed",
+            occurred_at=timezone.now(), answered=500, problem="The endpoint answers HTTP 500.",
+        )  # fmt: skip
         return World(
             team,
             ready_version,
@@ -125,4 +137,6 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
             batch,
             record,
             export,
+            webhook,
+            delivery,
         )

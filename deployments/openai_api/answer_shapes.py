@@ -103,6 +103,19 @@ _FIGURES: Final[Shape] = {"type": "object", "properties": {"step": COUNT}, "requ
 _SHARE: Final = {"confidence": PROBABILITY}
 _CHOSEN: Final[Shape] = {"type": ["string", "boolean"]}
 
+_ENDPOINT: Final = {
+    "id": TEXT,
+    "object": const("webhook_endpoint"),
+    "created_at": MOMENT,
+    "updated_at": MOMENT,
+    "name": TEXT,
+    "url": TEXT,
+    "event_types": items(TEXT),
+    "signing_secret_hint": TEXT,
+    "enabled": FLAG,
+    "note": maybe(TEXT),
+}
+
 ANSWERS: Final[dict[str, Shape]] = {
     "Error": closed(
         error=closed(
@@ -284,4 +297,15 @@ ANSWERS: Final[dict[str, Shape]] = {
         metadata=maybe(TEXTS),
     ),
     "BatchList": listed("Batch"),
+    "WebhookEndpoint": closed(**_ENDPOINT),
+    "WebhookEndpointWithSecret": closed(**_ENDPOINT, signing_secret=TEXT),
+    "WebhookEndpointList": listed("WebhookEndpoint"),
+    "WebhookEndpointTest": closed(
+        object=const("webhook_endpoint.test"),
+        webhook_endpoint_id=TEXT,
+        event_type=TEXT,
+        status_code=COUNT,
+        success={"const": True},
+    ),
+    "WebhookEventTypeList": closed(object=const("list"), data=items(TEXT)),
 }

@@ -29,6 +29,7 @@ from datasets_app.claims import ClaimLost, Claims
 from deployments.metering import Caller
 from deployments.openai_api import answering, batch_lines, files, parameters
 from deployments.openai_api.models import ApiFile, BatchJob
+from deployments.webhooks import outbox
 from portal import audit
 from portal.access import membership_of
 from portal.actors import Actor
@@ -50,6 +51,7 @@ TRIES: Final = 3
 PAUSE_S: Final = 1.0
 MACHINE: Final = Actor.system("batch")
 Status = BatchJob.Status
+ENDED: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED)
 BATCHES: Final = Claims(BatchJob, open=BatchJob.OPEN, task=RUN, stalled_after=STALLED_AFTER, called="batches")
 _KNOWN: Final = frozenset(("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"))
 
@@ -314,6 +316,8 @@ class _Slice:
             changed = rows.update(heartbeat_at=timezone.now(), **fields)
             if not changed and not self.batch.team.batchjobs.filter(pk=self.batch.pk, claim=self.batch.claim).exists():
                 raise ClaimLost
+            if changed and fields.get("status") in ENDED:
+                outbox.emit(self.batch.team, f"batch.{fields['status']}", self.batch.public_id)
         for name, value in fields.items():
             setattr(self.batch, name, value)
         if not changed:

@@ -31,6 +31,7 @@ from deployments import targets
 from deployments.openai_api import files, job_settings, training_rows
 from deployments.openai_api.job_settings import JobOrder
 from deployments.openai_api.models import ApiFile, FineTuningJob
+from deployments.webhooks import outbox
 from experiments import holding
 from experiments import services as experiments
 from experiments.models import Experiment, Run
@@ -130,6 +131,7 @@ def cancel_job(*, job: FineTuningJob, actor: Actor) -> FineTuningJob:
         raise IllegalTransition(_("This job has already ended, so it cannot be cancelled."), code="job_not_cancellable")
     job.state, job.ended_at = State.CANCELLED, timezone.now()
     job.save(update_fields=["state", "ended_at"])
+    outbox.emit(job.team, "fine_tuning.job.cancelled", job.public_id)
     audit.record(job.team, actor, "fine_tuning.cancelled", job)
     return job
 
@@ -328,6 +330,7 @@ def _fail(job: FineTuningJob, code: str, message: str, param: str = "") -> None:
         error_message=message[:2_000],
         error_param=param[:60],
     ):
+        outbox.emit(job.team, "fine_tuning.job.failed", job.public_id)
         audit.record(job.team, MACHINE, "fine_tuning.failed", job, outcome="failed", code=code[:40])
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from deployments.openai_api import answering, decisions, files, job_settings, parameters
 from deployments.openai_api.answer_shapes import ANYTHING, FLAG, TEXT, Shape, closed, const, items, maybe, ref
 from deployments.openai_api.parameters import Parameter
+from deployments.webhooks.models import EVENT_TYPES
 from experiments.hyperparameters import Hyperparameters
 from experiments.recipes import RECIPES
 
@@ -73,6 +74,13 @@ def _option(key: str, value: Shape) -> Shape:
     return closed(optional=frozenset({"description"}), **{key: value, "description": maybe(TEXT)})
 
 
+_EVENT: Final[Shape] = {"type": "string", "enum": list(EVENT_TYPES)}
+_ENDPOINT: Final = {
+    "name": {"type": "string", "minLength": 1, "maxLength": 100},
+    "url": {"type": "string", "minLength": 1, "maxLength": 2_000, "description": "https only."},
+    "event_types": items(_EVENT) | {"minItems": 1},
+}
+
 REQUESTS: Final[dict[str, Shape]] = {
     "Message": {
         "type": "object",
@@ -137,6 +145,16 @@ REQUESTS: Final[dict[str, Shape]] = {
         recipe={"type": ["string", "null"], "enum": [*RECIPES, None]},
         optional=job_settings.KNOWN - {"model", "training_file"},
     ),
+    "WebhookEndpointRequest": closed(**_ENDPOINT),
+    "WebhookEndpointChange": closed(
+        **{name: maybe(shape) for name, shape in _ENDPOINT.items()},
+        enabled=maybe(FLAG),
+        optional={*_ENDPOINT, "enabled"},
+    ),
+    "WebhookRotation": closed(
+        keep_old_secret_active_for_24_hours=maybe(FLAG), optional={"keep_old_secret_active_for_24_hours"}
+    ),
+    "WebhookTestRequest": closed(event_type=_EVENT),
     "BatchRequest": closed(
         input_file_id=_NAME,
         endpoint={"type": "string", "enum": list(answering.ENDPOINTS)},

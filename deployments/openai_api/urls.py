@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from deployments.openai_api import batch_views, file_views, job_views, model_views, views
+from deployments.openai_api import batch_views, file_views, job_views, model_views, views, webhook_views
 
 app_name = "openai"
 urlpatterns: list[URLPattern] = [
@@ -17,6 +17,15 @@ urlpatterns: list[URLPattern] = [
     path("files", file_views.Files.as_view(), name="files"),
     path("files/<str:file_id>", file_views.File.as_view(), name="file"),
     path("files/<str:file_id>/content", file_views.FileContent.as_view(), name="file_content"),
+    path("webhook_endpoints", webhook_views.WebhookEndpoints.as_view(), name="webhook_endpoints"),
+    path("webhook_endpoints/<str:endpoint_id>", webhook_views.WebhookEndpointDetail.as_view(), name="webhook_endpoint"),
+    path(
+        "webhook_endpoints/<str:endpoint_id>/rotate_secret",
+        webhook_views.WebhookSecretRotation.as_view(),
+        name="webhook_rotate_secret",
+    ),
+    path("webhook_endpoints/<str:endpoint_id>/test", webhook_views.WebhookTest.as_view(), name="webhook_test"),
+    path("webhook_event_types", webhook_views.WebhookEventTypes.as_view(), name="webhook_event_types"),
     path("fine_tuning/jobs", job_views.Jobs.as_view(), name="jobs"),
     path("fine_tuning/jobs/<str:job_id>", job_views.Job.as_view(), name="job"),
     path("fine_tuning/jobs/<str:job_id>/events", job_views.JobEvents.as_view(), name="job_events"),

@@ -19,6 +19,7 @@ class TeamSecret(TeamOwned):
         KAGGLE_TOKEN = "kaggle_token", _("Kaggle (user:key)")
         CONNECTOR = "connector", _("Connector credential")
         ENDPOINT_KEY = "endpoint_key", _("Key of a model endpoint (OpenAI-compatible)")
+        WEBHOOK = "webhook", _("Signing secret of a webhook endpoint")  # made and kept by the portal itself
 
     kind = models.CharField(_("kind"), max_length=20, choices=Kind.choices)
     name = models.SlugField(_("name"), max_length=60)

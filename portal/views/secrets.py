@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from django.contrib import messages
+from django.db.models import QuerySet
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
@@ -16,7 +17,7 @@ from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.forms import SecretForm
 from portal.impersonation import refuse_if_impersonated
-from portal.models import Role
+from portal.models import Role, TeamSecret
 from portal.platform_forms import applied
 
 
@@ -30,7 +31,7 @@ def index(request: TeamRequest) -> HttpResponse:
     if applied(form, secrets.store, team=request.team, actor=Actor.of(request)):
         messages.success(request, _("Stored. It cannot be read again, only replaced."))
         return redirect("portal:secrets", request.team.slug)
-    context = {"form": form, "secrets": request.team.teamsecrets.select_related("created_by")}
+    context = {"form": form, "secrets": _stored(request).select_related("created_by")}
     return render(request, "portal/secrets.html", context, status=400 if form.errors else 200)
 
 
@@ -39,7 +40,13 @@ def index(request: TeamRequest) -> HttpResponse:
 def delete(request: TeamRequest, pk: UUID) -> HttpResponse:
     """Forget a secret for good."""
     refuse_if_impersonated(request)
-    secret = get_object_or_404(request.team.teamsecrets.select_related("team"), pk=pk)
+    secret = get_object_or_404(_stored(request).select_related("team"), pk=pk)
     secrets.delete(secret=secret, actor=Actor.of(request))
     messages.success(request, _("The secret “%(name)s” is deleted.") % {"name": secret.name})
     return redirect("portal:secrets", request.team.slug)
+
+
+def _stored(request: TeamRequest) -> QuerySet[TeamSecret]:
+    """Return the secrets that people keep; those of webhook endpoints come and go with their endpoints."""
+    kept: QuerySet[TeamSecret] = request.team.teamsecrets.exclude(kind=TeamSecret.Kind.WEBHOOK)
+    return kept

@@ -17,6 +17,8 @@ OBJECTS = {
     "chat.completion": "ChatCompletion",
     "chat.completion.chunk": "ChatCompletionChunk",
     "text_completion": "Completion",
+    "webhook_endpoint": "WebhookEndpoint",
+    "webhook_endpoint.test": "WebhookEndpointTest",
     "fine_tuning.job": "FineTuningJob",
     "fine_tuning.job.event": "FineTuningEvent",
     "fine_tuning.job.checkpoint": "FineTuningCheckpoint",
@@ -37,7 +39,12 @@ def component_of(answer: dict[str, Any]) -> str:
     if answer.get("deleted"):
         return "Deleted"
     if answer["object"] == "list":
-        return f"{OBJECTS[answer['data'][0]['object']]}List" if answer["data"] else ""
+        first = next(iter(answer["data"]), {"object": ""})
+        if isinstance(first, str):
+            return "WebhookEventTypeList"
+        return f"{OBJECTS[first['object']]}List" if first["object"] else ""
+    if "signing_secret" in answer:
+        return "WebhookEndpointWithSecret"
     return OBJECTS[answer["object"]]
 
 

@@ -1,13 +1,17 @@
-"""The pages of versions, rules, sleep, request log and exports as people see them: wide, narrow, light, dark."""
+"""The pages of versions, rules, sleep, request log, exports and webhooks as people see them."""
 
 from __future__ import annotations
 
 import json
+import uuid
 
 import pytest
+from django.utils import timezone
 
 from deployments import request_log, services
 from deployments.models import InferenceRecord, LoggedText
+from deployments.webhooks import services as webhooks
+from deployments.webhooks.models import EVENT_TYPES
 from portal.rls import team_scope
 from tests.browser import fits
 from tests.deployments.figures import evaluate
@@ -46,7 +50,26 @@ def busy(team, actor, deployed, run, make_run):
         return deployment, deployment.versions.get(number=2), text.record_id
 
 
-def test_the_pages_fit_and_nothing_is_complained_about(busy, team, run, open_page):
+@pytest.fixture
+def hook(team, actor):
+    """An endpoint with a long address at which things fail, and deliveries in every state."""
+    with team_scope(team.pk):
+        url = "https://hooks.statusboard.example.org/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"
+        made, _secret = webhooks.create(
+            team=team, actor=actor, name="Status board", url=url, event_types=list(EVENT_TYPES)
+        )
+        made.failing_since = timezone.now()
+        made.save()
+        for status, problem in (("delivered", ""), ("failed", "The endpoint answers HTTP 500."), ("pending", "")):
+            team.webhookdeliverys.create(
+                endpoint=made, event_id=uuid.uuid4(), event_type="fine_tuning.job.succeeded", status=status, attempts=3,
+                subject=f"ftjob-{uuid.uuid4().hex}", occurred_at=timezone.now(), answered=500 if problem else None,
+                problem=problem, next_try_at=timezone.now() if status == "pending" else None,
+            )  # fmt: skip
+        return made
+
+
+def test_the_pages_fit_and_nothing_is_complained_about(busy, hook, team, run, open_page):
     deployment, second, record = busy
     base = f"/t/{team.slug}/deployments/{deployment.pk}"
     page = open_page(f"{base}/?days=7")
@@ -63,6 +86,9 @@ def test_the_pages_fit_and_nothing_is_complained_about(busy, team, run, open_pag
         "log-record": f"{base}/log/{record}/",
         "log-settings": f"{base}/log/settings/",
         "exports": f"/t/{team.slug}/runs/{run.pk}/exports/",
+        "webhooks": f"/t/{team.slug}/webhooks/",
+        "webhook": f"/t/{team.slug}/webhooks/{hook.pk}/",
+        "webhook-rotate": f"/t/{team.slug}/webhooks/{hook.pk}/rotate/",
         "deploy": f"/t/{team.slug}/deployments/new/?run={run.pk}&name=demo-triage",
     }.items():
         page.goto(page.url.split("/t/")[0] + address, wait_until="networkidle" if name != "exports" else "load")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 
 import httpx
 import openai
 import pytest
-from openai import OpenAI
+from django.db.models import Sum
+from openai import AsyncOpenAI, OpenAI
+from openai.types.chat import ChatCompletion
 
-from deployments import engine_client
+from deployments import engine_client, metering
 from deployments.models import InferenceRecord
+from portal.models import UsageDay
 from portal.rls import all_teams
 from tests.deployments.conftest import wait_for
 from tests.deployments.fake_engine import FakeEngine
@@ -193,19 +197,25 @@ def test_errors_reach_the_sdk_as_its_own_exceptions(client, live_server):
     assert (unsupported.value.code, unsupported.value.param) == ("unsupported_parameter", "logit_bias")
 
 
-def test_fifty_requests_at_once_do_not_mix(client, engine: FakeEngine):
-    from concurrent.futures import ThreadPoolExecutor
+def test_fifty_requests_at_once_do_not_mix(client, live_server, token, engine: FakeEngine):
+    async def all_at_once() -> list[ChatCompletion]:
+        options = {"base_url": f"{live_server.url}/v1", "api_key": token, "max_retries": 3, "timeout": 30}
+        async with AsyncOpenAI(**options, _strict_response_validation=True) as parallel:
+            asked = (parallel.chat.completions.create(model="tiny", messages=user(f"n {n}")) for n in range(50))
+            return await asyncio.gather(*asked)
 
-    def ask(number: int) -> tuple[str, str]:
-        answer = client.chat.completions.create(model="tiny", messages=user(f"number {number}"))
-        return answer.choices[0].message.content, answer._request_id
-
-    with ThreadPoolExecutor(10) as threads:
-        answers = list(threads.map(ask, range(50)))
-    assert [text for text, _id in answers] == [f"tiny heard: number {number}" for number in range(50)]
-    counted = records(50)
-    assert {record.request_id for record in counted} == {identifier for _text, identifier in answers}
+    answers = asyncio.run(all_at_once())
+    assert [answer.choices[0].message.content for answer in answers] == [f"tiny heard: n {n}" for n in range(50)]
+    counted = {record.request_id: record for record in records(50) if record.status == 200}
+    assert set(counted) == {answer._request_id for answer in answers}
     assert len(counted) == 50
+    used = [(answer.usage.prompt_tokens, answer.usage.completion_tokens) for answer in answers]
+    booked = [counted[answer._request_id] for answer in answers]
+    assert [(record.prompt_tokens, record.completion_tokens) for record in booked] == used
+    metering.ledger.flush()
+    with all_teams("test reads counts"):
+        days = UsageDay.unscoped.aggregate(prompt=Sum("prompt_tokens"), completion=Sum("completion_tokens"))
+    assert (days["prompt"], days["completion"]) == tuple(map(sum, zip(*used, strict=True)))
 
 
 def test_no_text_is_kept(raw, deployed):

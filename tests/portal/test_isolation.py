@@ -37,6 +37,13 @@ pytestmark = pytest.mark.slow
 MARK = "Kanarienvogel"
 SHAPES = Path(__file__).with_name("exposed_fields.json")
 FORBIDDEN = re.compile(r"password|digest|secret|pepper|access_key|lease|claim|token$|ciphertext")
+# A signing secret of a webhook is told once, when it is made; its last letters afterwards.
+SECRETS_TOLD = {
+    ("WebhookEndpoint", "signing_secret_hint"),
+    ("WebhookEndpointWithSecret", "signing_secret"),
+    ("WebhookEndpointWithSecret", "signing_secret_hint"),
+    ("WebhookRotation", "keep_old_secret_active_for_24_hours"),
+}
 LINK = re.compile(r'(?:href|action|hx-get|data-url|data-src)="(/[^"#]*)"')
 # Reading these changes something or leads outside of the team.
 NOT_FOLLOWED = re.compile(r"/logout|/static/|/accounts/|/platform/|/language|\.zip$")
@@ -164,7 +171,8 @@ def test_what_the_api_exposes_was_agreed_to():
     if os.environ.get("UPDATE_EXPOSED_FIELDS"):
         SHAPES.write_text(json.dumps(now, indent=1) + "\n")
     assert now == json.loads(SHAPES.read_text())
-    assert [(name, field) for name, fields in now.items() for field in fields if FORBIDDEN.search(field)] == []
+    told = {(name, field) for name, fields in now.items() for field in fields if FORBIDDEN.search(field)}
+    assert told == SECRETS_TOLD
 
 
 def modules() -> Iterator[tuple[Path, ast.Module]]:

@@ -43,6 +43,8 @@ PERSON: Key = lambda world: {"pk": world.token.created_by_id}  # noqa: E731
 FILE: Key = lambda world: {"file_id": world.file.public_id}  # noqa: E731
 JOB: Key = lambda world: {"job_id": world.job.public_id}  # noqa: E731
 BATCH: Key = lambda world: {"batch_id": world.batch.public_id}  # noqa: E731
+ENDPOINT: Key = lambda world: {"endpoint_id": world.webhook.public_id}  # noqa: E731
+WEBHOOK: Key = lambda world: {"pk": world.webhook.pk}  # noqa: E731
 NODE: Key = lambda world: {"name": "local"}  # noqa: E731
 
 # route name → how its object is found; pages get the team's slug besides.
@@ -277,6 +279,13 @@ ROUTES: dict[str, Key] = {
     "deployments-api:deployment_promote": DEPLOYMENT,
     "deployments-api:deployment_stop": DEPLOYMENT,
     "deployments-api:deployment_start": DEPLOYMENT,
+    "deployments:webhooks": NOTHING,
+    "deployments:webhook": WEBHOOK,
+    "deployments:webhook_test": WEBHOOK,
+    "deployments:webhook_rotate": WEBHOOK,
+    "deployments:webhook_switch": WEBHOOK,
+    "deployments:webhook_delete": WEBHOOK,
+    "deployments:webhook_resend": lambda world: {"pk": world.delivery.pk},
     "openai:chat": NOTHING,
     "openai:completions": NOTHING,
     "openai:decisions": NOTHING,
@@ -292,6 +301,11 @@ ROUTES: dict[str, Key] = {
     "openai:job_cancel": JOB,
     "openai:job_pause": JOB,
     "openai:job_resume": JOB,
+    "openai:webhook_endpoints": NOTHING,
+    "openai:webhook_endpoint": ENDPOINT,
+    "openai:webhook_rotate_secret": ENDPOINT,
+    "openai:webhook_test": ENDPOINT,
+    "openai:webhook_event_types": NOTHING,
     "openai:batches": NOTHING,
     "openai:batch": BATCH,
     "openai:batch_cancel": BATCH,

@@ -57,7 +57,7 @@ def detail(request: TeamRequest, pk: UUID) -> HttpResponse:
     form = EndpointForm(request.POST or None, initial=shown)
     if applied(form, services.change, endpoint=endpoint, actor=Actor.of(request)):
         messages.success(request, _("Saved."))
-        return redirect("deployments:webhook", request.team.slug, pk)
+        return redirect("deployments:webhooks_detail", request.team.slug, pk)
     deliveries = Paginator(request.team.webhookdeliverys.filter(endpoint=endpoint), PER_PAGE)
     context = {
         "endpoint": endpoint,
@@ -83,7 +83,7 @@ def test(request: TeamRequest, pk: UUID) -> HttpResponse:
         messages.success(request, _("The endpoint answers HTTP %(status)d.") % {"status": answer.status})
     else:
         messages.error(request, answer.problem)
-    return redirect("deployments:webhook", request.team.slug, pk)
+    return redirect("deployments:webhooks_detail", request.team.slug, pk)
 
 
 @team_view(role=Role.ADMIN)
@@ -108,7 +108,7 @@ def switch(request: TeamRequest, pk: UUID) -> HttpResponse:
     is_active = request.POST.get("active") == "1"
     services.change(endpoint=_endpoint(request, pk), actor=Actor.of(request), is_active=is_active)
     messages.success(request, _("Events are sent there again.") if is_active else _("Nothing is sent there now."))
-    return redirect("deployments:webhook", request.team.slug, pk)
+    return redirect("deployments:webhooks_detail", request.team.slug, pk)
 
 
 @team_view(role=Role.ADMIN)
@@ -131,4 +131,4 @@ def resend(request: TeamRequest, pk: UUID) -> HttpResponse:
         messages.success(request, _("It is on its way again."))
     except PortalError as error:
         messages.error(request, error.message)
-    return redirect("deployments:webhook", request.team.slug, delivery.endpoint_id)
+    return redirect("deployments:webhooks_detail", request.team.slug, delivery.endpoint_id)

@@ -139,7 +139,7 @@ def progress(value: float | None, maximum: float | None = 1, label: str = "", de
 # --- Navigation --------------------------------------------------------------------------------------------------
 
 
-OWN_LINKS = {"playground", "queue"}
+OWN_LINKS = {"playground", "queue", "webhooks"}
 
 
 @register.inclusion_tag("components/_nav_link.html", takes_context=True)
@@ -148,7 +148,8 @@ def nav_link(context: Context, view: str, label: str, icon_name: str, team_slug:
     match = getattr(context.get("request"), "resolver_match", None)
     namespace, _colon, name = view.partition(":")
     # A list stands for its whole section, except for the pages that have a link of their own.
-    section = name == "list" and match is not None and match.namespace == namespace and match.url_name not in OWN_LINKS
+    own = match is not None and str(match.url_name).partition("_")[0] in OWN_LINKS
+    section = name == "list" and match is not None and match.namespace == namespace and not own
     # Pages below another one are named after it: platform:teams_detail belongs to platform:teams.
     active = match is not None and (section or match.view_name == view or match.view_name.startswith(f"{view}_"))
     try:

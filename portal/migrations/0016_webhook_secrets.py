@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('portal', '0014_keys_of_endpoints'),
+        ('portal', '0015_stamps_of_tokens'),
     ]
 
     operations = [

@@ -14,8 +14,8 @@ from portal.rls import EnableRowSecurity
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('deployments', '0009_exports'),
-        ('portal', '0015_webhook_secrets'),
+        ('deployments', '0010_admit_in_one_statement'),
+        ('portal', '0016_webhook_secrets'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

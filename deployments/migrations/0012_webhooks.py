@@ -14,7 +14,7 @@ from portal.rls import EnableRowSecurity
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('deployments', '0010_admit_in_one_statement'),
+        ('deployments', '0011_ledger_journal'),
         ('portal', '0016_webhook_secrets'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

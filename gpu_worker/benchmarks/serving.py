@@ -20,7 +20,9 @@ from typing import Any
 
 import httpx
 
-from gpu_worker.benchmarks.serving_load import Load, Request, ask_alone, ask_in_flight, first_tokens
+from datasets_app.rendering import ChatRenderer
+from gpu_worker.benchmarks.serving_load import Load, Request, ask_alone, ask_in_flight, first_tokens, rounds_of
+from gpu_worker.benchmarks.serving_peers import measure_peers
 from gpu_worker.benchmarks.serving_workload import Workload, prepare_workload
 from gpu_worker.compiled import CACHE_VARIABLE
 
@@ -41,8 +43,8 @@ class Figures:
     latency_s: float
     first_token_s: float
     one_adapter_per_s: float
-    mixed_per_s: float
-    mixed_p95_s: float
+    mixed_per_s: float | None
+    mixed_p95_s: float | None
     equal: str
     resident_bytes: int
     cold_start_s: float
@@ -73,12 +75,13 @@ def run(
     rows: Path | None,
     model_dir: Path,
     quick: bool = False,
+    peers: Sequence[str] = (),
     progress: Callable[[str], object] = print,
 ) -> str:
     """Measure all subjects and return the Markdown section.
 
     `rows`: a CSV file with the columns prompt and response; None: demo tickets. `quick`: few requests, untrained
-    adapters whose answers run to their limit.
+    adapters whose answers run to their limit. `peers`: keys of `serving_peers.PEERS`, installed beside the data.
     """
     requests, training_steps = (4, 2) if quick else (CROWD, 24)
     own = OWN[:2] if quick else OWN
@@ -87,10 +90,15 @@ def run(
         workload = prepare_workload(rows, model_dir, Path(folder), requests=requests, training_steps=training_steps)
         baseline = _measure_transformers(workload, Path(folder), progress)
         figures: list[Figures] = [baseline]
+        remarks: list[str] = []
+        if peers:
+            others, remarks = _measure_peers(peers, workload, Path(folder), baseline, progress)
+            figures += others
         for weights in dict.fromkeys(subject.weights for subject in own):
             chosen = [subject for subject in own if subject.weights == weights]
             figures += _measure_engine(workload, Path(folder), baseline, chosen, progress)
-    return render(figures, workload, source=rows.name if rows else "demo tickets", requests=requests)
+    section = render(figures, workload, source=rows.name if rows else "demo tickets", requests=requests)
+    return "\n".join([section, *(f"\n{remark}" for remark in remarks)])
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,28 @@ def _measure_transformers(workload: Workload, folder: Path, progress: Callable[[
     progress(f"transformers: {found['latency_s']:.2f} s alone, {found['mixed_per_s']:.2f} mixed requests/s")
     answers = tuple(found.pop("answers"))
     return _Baseline(subject="transformers generate + PEFT, static batches", equal="is it", answers=answers, **found)
+
+
+def _measure_peers(
+    names: Sequence[str], workload: Workload, folder: Path, baseline: _Baseline, progress: Callable[[str], object]
+) -> tuple[list[Figures], list[str]]:
+    """Return a row for each peer that runs, and a remark on each that does not."""
+    found, remarks = measure_peers(
+        names,
+        workload,
+        rounds_of(_requests(workload, None)),
+        folder,
+        environments=workload.model_dir.parent.parent / "peers",
+        settings={"in_flight": IN_FLIGHT, "crowd": CROWD},
+        environment=ENVIRONMENT,
+        progress=progress,
+    )
+    renderer = ChatRenderer.load(workload.model_dir)
+    rows = []
+    for title, figures in found.items():
+        answers = [renderer.decode(ids) for ids in figures.pop("answers")]
+        rows.append(Figures(subject=title, equal=_agreement(answers, baseline), **figures))
+    return rows, remarks
 
 
 def _measure_engine(
@@ -153,7 +183,7 @@ def _measure_engine(
 def _tell(figures: Figures, progress: Callable[[str], object]) -> None:
     progress(
         f"{figures.subject}: {figures.latency_s:.2f} s alone, {figures.one_adapter_per_s:.2f} requests/s with one "
-        f"adapter, {figures.mixed_per_s:.2f} mixed"
+        f"adapter, {_number(figures.mixed_per_s)} mixed"
     )
 
 
@@ -201,7 +231,7 @@ def _measure_load(
     """
     for request in {request.model: request for request in mixed}.values():
         ask_in_flight(client, [replace(request, messages=messages) for messages in warm_up], IN_FLIGHT)
-    rounds = _rounds(mixed)
+    rounds = rounds_of(mixed)
     return _Measured(
         alone=ask_alone(client, rounds["alone"]),
         first_token_s=statistics.median(first_tokens(client, rounds["first"])),
@@ -210,21 +240,6 @@ def _measure_load(
         crowd_one=ask_in_flight(client, rounds["one, crowd"], CROWD),
         crowd_mixed=ask_in_flight(client, rounds["mixed, crowd"], CROWD),
     )
-
-
-def _rounds(mixed: Sequence[Request]) -> dict[str, list[Request]]:
-    """Return the requests of each round: no two rounds ask the same, so none is answered from memory of another."""
-    one = [replace(request, model=mixed[0].model) for request in mixed]
-    alone = one[: max(4, len(one) // 4)]
-    rounds = {"first": alone, "one": one, "mixed": list(mixed), "one, crowd": one, "mixed, crowd": list(mixed)}
-    retold = {name: [_retold(request, name) for request in requests] for name, requests in rounds.items()}
-    return {"alone": alone, **retold}
-
-
-def _retold(request: Request, word: str) -> Request:
-    """Return the request with a mark before the person's words: as long as before, and new to every cache."""
-    *before, last = request.messages
-    return replace(request, messages=[*before, last | {"content": f"({word}) {last['content']}"}])
 
 
 def _agreement(answers: Sequence[str], baseline: _Baseline) -> str:
@@ -272,8 +287,8 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def render(figures: Sequence[Figures], workload: Workload, *, source: str, requests: int) -> str:
@@ -296,7 +311,7 @@ def render(figures: Sequence[Figures], workload: Workload, *, source: str, reque
         hot_add, crowd, crowd_mixed = map(_number, (row.hot_add_s, row.crowd_one_per_s, row.crowd_mixed_per_s))
         lines.append(
             f"| {row.subject} | {row.latency_s:.2f} | {row.first_token_s:.2f} | {row.one_adapter_per_s:.2f} "
-            f"| {row.mixed_per_s:.2f} | {row.mixed_p95_s:.1f} | {crowd} | {crowd_mixed} | {row.equal} "
+            f"| {_number(row.mixed_per_s)} | {_number(row.mixed_p95_s, 1)} | {crowd} | {crowd_mixed} | {row.equal} "
             f"| {row.resident_bytes / 1e6:,.0f} "
             f"| {row.cold_start_s:.1f} | {hot_add} |"
         )

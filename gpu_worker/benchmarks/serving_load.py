@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -86,3 +86,18 @@ def _first_token(client: httpx.Client, request: Request) -> float:
             if line.startswith("data: {") and '"content":""' not in line:
                 return time.perf_counter() - started
     raise RuntimeError("a stream ended without a token")
+
+
+def rounds_of(mixed: Sequence[Request]) -> dict[str, list[Request]]:
+    """Return the requests of each round: no two rounds ask the same, so none is answered from memory of another."""
+    one = [replace(request, model=mixed[0].model) for request in mixed]
+    alone = one[: max(4, len(one) // 4)]
+    rounds = {"first": alone, "one": one, "mixed": list(mixed), "one, crowd": one, "mixed, crowd": list(mixed)}
+    retold = {name: [_retold(request, name) for request in requests] for name, requests in rounds.items()}
+    return {"alone": alone, **retold}
+
+
+def _retold(request: Request, word: str) -> Request:
+    """Return the request with a mark before the person's words: as long as before, and new to every cache."""
+    *before, last = request.messages
+    return replace(request, messages=[*before, last | {"content": f"({word}) {last['content']}"}])

@@ -1,6 +1,5 @@
 """Put an engine together from a base model folder: the fast decoder where it is right, transformers where it is not."""
 
-import ctypes
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +12,12 @@ from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.decoder import DecoderRunner
 from gpu_worker.engine.errors import UnsupportedModel
+from gpu_worker.engine.memory import return_freed_memory
 from gpu_worker.engine.self_check import SelfCheck
 
 logger = logging.getLogger(__name__)
 
 RunnerKind = Literal["auto", "decoder", "transformers"]
-MMAP_THRESHOLD, TRIM_THRESHOLD, MAX_ARENAS = -3, -1, -8  # names of glibc's malloc.h
-LARGE_BYTES = 8 * 2**20
 WHOLE_PROMPTS = 2**31
 """Prefill budget under which no prompt is cut: not every architecture continues a prompt from its cache."""
 
@@ -27,25 +25,6 @@ WHOLE_PROMPTS = 2**31
 def default_device() -> torch.device:
     """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def keep_freed_memory_small() -> None:
-    """Have large pieces of memory given back when they are freed, and few pools kept for threads.
-
-    The C library would else learn from the first large pieces to keep such memory, in a pool for nearly every thread.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(MMAP_THRESHOLD, LARGE_BYTES)
-        library.mallopt(TRIM_THRESHOLD, LARGE_BYTES)
-        library.mallopt(MAX_ARENAS, 2)
-
-
-def return_freed_memory() -> None:
-    """Give back what loading freed: the C library would keep tens of megabytes for later."""
-    library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim"):  # glibc; other C libraries have other habits
-        library.malloc_trim(0)
 
 
 def build_core(

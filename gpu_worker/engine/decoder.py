@@ -17,11 +17,11 @@ from gpu_worker.engine.config import EngineConfig, Precision
 from gpu_worker.engine.errors import UnsupportedModel
 from gpu_worker.engine.kernels import Kernels, NativeKernels
 from gpu_worker.engine.lora_bank import DOWN, GATE_UP, OUTPUT, QKV, LoraBank, LoraPlan
+from gpu_worker.engine.memory import untouched_zeros
 from gpu_worker.engine.model_shape import ModelShape, read_model_shape, rotary_frequencies
 from gpu_worker.engine.runner import StepRow
 from gpu_worker.engine.sequence import AdapterRef
 from gpu_worker.engine.step_layout import DirectRows, LongRow, ShortRows, StepLayout, lay_out
-from gpu_worker.engine.untouched import untouched_zeros
 from gpu_worker.engine.weights import DecoderWeights, Placing, load_weights
 
 logger = logging.getLogger(__name__)

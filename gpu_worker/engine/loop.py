@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,6 +12,7 @@ from typing import TypeVar
 from gpu_worker.engine.adapter_folder import LoadedAdapter
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.errors import Overloaded
+from gpu_worker.engine.memory import return_freed_memory
 from gpu_worker.engine.sequence import FinishReason, Sequence, SequenceOutput
 
 logger = logging.getLogger(__name__)
@@ -20,6 +22,8 @@ Sink = Callable[[SequenceOutput], None]
 
 MAX_FAILED_STEPS = 3
 """Steps that may break off one after the other before the engine calls itself unhealthy."""
+TIDY_S = 5.0
+"""Freed memory goes back this often while there is work, and when it ends: a crowd leaves gaps that nobody fills."""
 
 
 class EngineLoop:
@@ -31,6 +35,7 @@ class EngineLoop:
         self._wake = threading.Condition()
         self._stopping = False
         self._failed_steps = 0
+        self._tidied = time.monotonic()
         self._sinks: dict[str, Sink] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -120,6 +125,13 @@ class EngineLoop:
                 execute()
             for output in self._step():
                 self._deliver(output)
+            self._tidy()
+
+    def _tidy(self) -> None:
+        now = time.monotonic()
+        if now - self._tidied > (TIDY_S if self._core.busy else 0.1 * TIDY_S):
+            return_freed_memory()
+            self._tidied = now
 
     def _step(self) -> list[SequenceOutput]:
         try:

@@ -17,8 +17,8 @@ from torch import Tensor
 from gpu_worker.engine.adapter_folder import LoraWeights, projection_widths
 from gpu_worker.engine.errors import NoRoom
 from gpu_worker.engine.kernels import NativeKernels, column_ends
+from gpu_worker.engine.memory import untouched_zeros
 from gpu_worker.engine.model_shape import ModelShape
-from gpu_worker.engine.untouched import untouched_zeros
 from gpu_worker.engine.weights import interleave_pairs
 
 TILE_TOKENS = 8

@@ -12,11 +12,12 @@ from pathlib import Path
 import uvicorn
 
 from datasets_app.rendering import ChatRenderer, RenderingError
-from gpu_worker.engine.build import build_core, keep_freed_memory_small
+from gpu_worker.engine.build import build_core
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.errors import UnsupportedModel
 from gpu_worker.engine.grammar import GrammarCompiler
 from gpu_worker.engine.loop import EngineLoop
+from gpu_worker.engine.memory import keep_freed_memory_small
 from gpu_worker.engine.server.app import EngineServer
 from gpu_worker.engine.server.generation import Generator
 from gpu_worker.engine.server.scoring import ValueScorer

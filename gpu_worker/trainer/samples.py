@@ -130,8 +130,9 @@ class Sampler:
     def _answers(self, deadline: float) -> dict[int, str]:
         """Return the answers that are complete before the deadline, by the question's place."""
         # imported here: whoever samples nothing does without the engine
-        from gpu_worker.engine.build import build_core, return_freed_memory
+        from gpu_worker.engine.build import build_core
         from gpu_worker.engine.config import EngineConfig
+        from gpu_worker.engine.memory import return_freed_memory
         from gpu_worker.engine.sampling import SamplingParams
         from gpu_worker.engine.sequence import Sequence
 

@@ -16,7 +16,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from portal.base_models import EMBEDDED_SLUG
 
 KINDS = ("training", "recipes", "serving", "agreement", "proxy", "pages", "doctor", "imports", "soak")
-PEERS = ("llamafactory",)  # those that must be installed first
+# those that have to be installed first, or take long
+PEERS = {"training": ("llamafactory",), "serving": ("transformers-batching", "llamacpp", "openvino", "vllm")}
 _HEAD = """# Benchmarks
 
 Written by `manage.py benchmark`; no figure is typed by hand. Ratios within one table are the sound part.
@@ -32,7 +33,9 @@ class Command(BaseCommand):
         parser.add_argument("kind", choices=KINDS)
         parser.add_argument("--rows", type=Path, help="a table in the import format; by default demo tickets")
         parser.add_argument("--data", type=Path, dest="rows", help="the same as --rows")
-        parser.add_argument("--peers", nargs="*", default=[], choices=PEERS, help="training: also measure these")
+        choices = [peer for peers in PEERS.values() for peer in peers]
+        listed = "; ".join(f"{kind}: {', '.join(peers)}" for kind, peers in PEERS.items())
+        parser.add_argument("--peers", nargs="*", default=[], choices=choices, help=f"also measure these ({listed})")
         parser.add_argument("--test", type=Path, help="recipes: a table in the import format that is only asked")
         parser.add_argument(
             "--subjects", nargs="*", default=[], help="recipes: such as balanced@2000, best@all,learning_rate=0.002"
@@ -47,8 +50,9 @@ class Command(BaseCommand):
         rows: Path | None = options["rows"]
         if rows is not None and not rows.is_file():
             raise CommandError(f"There is no file '{rows}'.")
-        if options["peers"] and options["kind"] != "training":
-            raise CommandError("Only the training benchmark has peers to choose.")
+        foreign = set(options["peers"]).difference(PEERS.get(options["kind"], ()))
+        if foreign:
+            raise CommandError(f"The {options['kind']} benchmark has no peer {', '.join(sorted(foreign))}.")
         if (options["test"] or options["subjects"]) and options["kind"] != "recipes":
             raise CommandError("Only the benchmark of recipes has test rows and subjects to choose.")
         if (options["minutes"] or options["seed"] or options["tiny"]) and options["kind"] != "soak":

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -15,6 +15,8 @@ from gpu_worker.engine.token_tree import TokenIds, parts, token_tree
 
 TOKENS_PER_STEP = 512
 """Most logit rows at once: a vocabulary of 50,000 makes 100 MB of them."""
+
+Forward = Callable[[Sequence[StepRow]], Tensor]
 
 _numbers = itertools.count()
 
@@ -38,9 +40,20 @@ class Place(Protocol):
 class Likelihoods:
     """Scores continuations; the prompt is computed once, however many continuations it has."""
 
-    def __init__(self, runner: Runner, pool: BlockPool) -> None:
+    def __init__(self, runner: Runner, pool: BlockPool, forward: Forward | None = None) -> None:
+        """`forward` computes the runner's steps where something stands between, such as others' steps."""
         self._runner = runner
         self._pool = pool
+        self._forward = forward or runner.forward
+
+    @property
+    def forward(self) -> Forward:
+        """Return what computes its steps."""
+        return self._forward
+
+    def through(self, forward: Forward) -> "Likelihoods":
+        """Return a scorer on the same cache whose steps go another way."""
+        return Likelihoods(self._runner, self._pool, forward)
 
     def of(
         self,
@@ -69,7 +82,7 @@ class Likelihoods:
             raise ValueError(f"{len(prompt)} tokens are too few or too many")
         uid = adapter.uid if adapter else None
         if not self._runner.reuses_prefixes:
-            yield _LonePlace(self._runner, prompt, uid, most)
+            yield _LonePlace(self._runner, self._forward, prompt, uid, most)
             return
         namespace = Namespace(uid, cache_salt) if cache_salt is not None else None
         known = [] if namespace is None else self._pool.acquire_prefix(namespace, prompt)
@@ -79,10 +92,10 @@ class Likelihoods:
             for start in range(len(known) * BLOCK_SIZE, len(prompt), TOKENS_PER_STEP):
                 piece = prompt[start : start + TOKENS_PER_STEP]
                 is_last = start + len(piece) == len(prompt)
-                logits = self._runner.forward([_row(piece, start, shared, uid, logits=int(is_last))])
+                logits = self._forward([_row(piece, start, shared, uid, logits=int(is_last))])
             if namespace is not None:
                 self._pool.publish_prefix(namespace, tuple(prompt), shared, len(prompt))
-            yield _CachedPlace(self._runner, self._pool, shared, len(prompt), uid, most, logits[0])
+            yield _CachedPlace(self._forward, self._pool, shared, len(prompt), uid, most, logits[0])
         finally:
             self._pool.release(shared)
 
@@ -91,10 +104,17 @@ class _CachedPlace:
     """Continuations of one prompt as a tree behind its cache blocks: a token that several share is computed once."""
 
     def __init__(
-        self, runner: Runner, pool: BlockPool, shared: list[int], start: int, uid: int | None, most: int, logits: Tensor
+        self,
+        forward: Forward,
+        pool: BlockPool,
+        shared: list[int],
+        start: int,
+        uid: int | None,
+        most: int,
+        logits: Tensor,
     ) -> None:
         """`start`: tokens of the prompt. `logits` behind it. Shapes: (vocabulary,)."""
-        self._runner = runner
+        self._forward = forward
         self._pool = pool
         self._shared = shared
         self._start = start
@@ -119,7 +139,7 @@ class _CachedPlace:
         count = len(tree.token_ids)
         with self._room(count) as blocks:
             row = _row(tree.token_ids, self._start, blocks, self._uid, logits=count, parents=tree.parents)
-            logits = self._runner.forward([row])
+            logits = self._forward([row])
         nodes = [node for path in tree.paths for node in path]
         chosen = iter(_chosen(logits, nodes, [token for ids in texts for token in ids[1:]]))
         return [list(itertools.islice(chosen, len(path))) for path in tree.paths]
@@ -132,7 +152,7 @@ class _CachedPlace:
             for start in range(0, len(ids) - 1, TOKENS_PER_STEP):
                 piece = ids[start : min(start + TOKENS_PER_STEP, len(ids) - 1)]
                 row = _row(piece, self._start + start, blocks, self._uid, logits=len(piece))
-                logits = self._runner.forward([row])
+                logits = self._forward([row])
                 found += _chosen(logits, range(len(piece)), ids[start + 1 : start + 1 + len(piece)])
         return [found]
 
@@ -149,8 +169,9 @@ class _CachedPlace:
 class _LonePlace:
     """Continuations computed one by one together with their prompt, where each sequence has its own cache."""
 
-    def __init__(self, runner: Runner, prompt: TokenIds, uid: int | None, most: int) -> None:
+    def __init__(self, runner: Runner, forward: Forward, prompt: TokenIds, uid: int | None, most: int) -> None:
         self._runner = runner
+        self._forward = forward
         self._prompt = prompt
         self._uid = uid
         self._most = most
@@ -166,7 +187,7 @@ class _LonePlace:
     def _logits(self, ids: TokenIds) -> Tensor:
         row = _row((*self._prompt, *ids[:-1]), 0, (), self._uid, logits=len(ids))
         try:
-            return self._runner.forward([row])
+            return self._forward([row])
         finally:
             self._runner.release(row.sequence_id)
 

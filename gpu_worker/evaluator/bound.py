@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gpu_worker.evaluator.baselines import Messages
 from gpu_worker.evaluator.choices import Choice, Chooser, ChosenAnswer, infer_schema, right_label
 from gpu_worker.evaluator.heldout import Answer, choose_rows
 from gpu_worker.evaluator.pace import Pace
+from gpu_worker.evaluator.together import Together
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.heldout import HeldOutRow
@@ -27,6 +29,8 @@ from gpu_worker.trainer.stop import StopFlag
 
 CACHE_SALT = "one team's evaluation"
 MOST_CALIBRATION_ROWS, LEAST_CALIBRATION_ROWS = 200, 50
+# Rows whose steps are computed together, and the tokens kept free behind the prompt of each.
+MOST_AT_ONCE, _ROOM_BEHIND = 8, 512
 # The first row is slow, because nothing is remembered yet.
 _ROWS_THAT_TELL = 3
 
@@ -39,6 +43,9 @@ class Bound:
     grammar: Grammar
     chooser: Chooser
     renderer: ChatRenderer
+    together: Together
+    room_tokens: int
+    """Tokens that rows scored together may have, their prompts and what is scored behind them."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,10 @@ def bind(
     except EngineError as error:
         events.log(f"Answers cannot be bound to the dataset's schema: {error}", level="warning")
         return None
-    chooser = Chooser(core.likelihoods(), renderer, schema, tuned, cache_salt=CACHE_SALT)
-    return Bound(schema, grammar, chooser, renderer)
+    alone = core.likelihoods()
+    together = Together(alone.forward)
+    chooser = Chooser(alone.through(together.forward), renderer, schema, tuned, cache_salt=CACHE_SALT)
+    return Bound(schema, grammar, chooser, renderer, together, room_tokens=2 * core.scorable_tokens)
 
 
 def score_closed_fields(
@@ -103,12 +112,9 @@ def score_closed_fields(
     least = len(rows) + min(len(calibration_rows), LEAST_CALIBRATION_ROWS)
     told = _Progress(events, stop, len(rows) + len(calibration_rows), limit_s, least=least)
     try:
-        chosen = {row.row: told.after(_choose(bound, row, answers[CONSTRAINED, row.row].text)) for row in rows}
-        known = []
-        for row in calibration_rows:
-            if told.is_time_up:
-                break
-            known.append((row, told.after(_choose(bound, row, row.expected))))
+        others = {row.row: answers[CONSTRAINED, row.row].text for row in rows}
+        chosen = {row.row: answer for row, answer in _choose(bound, rows, others, told)}
+        known = list(_choose(bound, calibration_rows, {row.row: row.expected for row in calibration_rows}, told))
     except ValueError as error:
         events.log(f"The allowed values could not be scored: {error}.", level="warning")
         return None
@@ -144,8 +150,22 @@ def _calibration_rows(job_dir: Path, renderer: ChatRenderer, rows: Sequence[Held
         return []
 
 
-def _choose(bound: Bound, row: HeldOutRow, other: str) -> ChosenAnswer:
-    return bound.chooser.answer(row.prompt_ids, other)
+def _choose(
+    bound: Bound, rows: Sequence[HeldOutRow], others: Mapping[int, str], told: _Progress
+) -> Iterator[tuple[HeldOutRow, ChosenAnswer]]:
+    """Yield rows with the answers chosen for them, a few rows together, until the time is up.
+
+    `others`: by row, the answer from which fields are taken that are not closed.
+    """
+    longest = max((len(row.prompt_ids) for row in rows), default=0)
+    at_once = max(1, min(MOST_AT_ONCE, bound.room_tokens // (longest + _ROOM_BEHIND)))
+    for start in range(0, len(rows), at_once):
+        if told.is_time_up:
+            return
+        some = rows[start : start + at_once]
+        tasks = [partial(bound.chooser.answer, row.prompt_ids, others[row.row]) for row in some]
+        for row, answer in zip(some, bound.together.run(tasks), strict=True):
+            yield row, told.after(answer)
 
 
 def _judged(name: str, known: Sequence[tuple[HeldOutRow, ChosenAnswer]]) -> list[tuple[Choice, bool]]:

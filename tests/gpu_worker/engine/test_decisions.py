@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 
 import pytest
 import torch
@@ -49,39 +50,91 @@ def test_decisions_are_those_of_transformers(base, model_dir, adapter_dirs, rend
         ref = core.find_adapter(adapter) if adapter else None
         right = expected(base, adapter_dirs.get(adapter), prompt, values)
         for salt in (None, "team", "team"):
-            found = decide(core.likelihoods(), prompt, values, ref, cache_salt=salt, ruled_out=math.inf)
+            found = decide(core.likelihoods(), prompt, values, ref, cache_salt=salt, most_unseen=0.0)
             assert found.logprobs == pytest.approx(right, abs=5e-4)
         assert sum(map(math.exp, found.logprobs)) == pytest.approx(1)
         assert found.best == max(range(len(right)), key=right.__getitem__)
-        quick = decide(core.likelihoods(), prompt, values, ref, ruled_out=2.0)
+        quick = decide(core.likelihoods(), prompt, values, ref, most_unseen=0.1)
         assert quick.best == found.best
+        for rough, exact in zip(quick.logprobs, found.logprobs, strict=True):
+            assert math.exp(rough) == pytest.approx(math.exp(exact), abs=0.1)
     assert core._pool.free_blocks == free
 
 
-def test_values_that_are_ruled_out_are_not_spelled_out():
-    class Scorer:
-        """Says first tokens, and counts what it has to spell out."""
+TOKENS, LAST = 12, 11
 
-        spelled: list[int] = []
-        next_token = torch.tensor([-1.0, -2.0, -30.0, -40.0])
 
-        @contextlib.contextmanager
-        def behind(self, prompt, adapter, *, cache_salt):
-            assert prompt == [1, 5]
-            yield self
+class MadeUpModel:
+    """Says how likely tokens are from what stands before them, by chance but always the same; counts what it reads."""
 
-        def of(self, continuations):
-            self.spelled += [ids[0] for ids in continuations]
-            return [[-1.0, -35.0] if ids[0] == 0 else [-2.0, -31.0] for ids in continuations]
+    def __init__(self, sharpness: float, sure_of: tuple[int, ...] = ()) -> None:
+        self.sharpness = sharpness
+        self.sure_of = (1, *sure_of)
+        self.read: set[tuple[int, ...]] = set()
 
-    scorer = Scorer()
-    decision = decide(scorer, [1], [(5, 0, 9), (5, 1, 9), (5, 2, 9), (5, 3, 9)], None)
-    # the likely ones turn out unlikely, which brings the third back into reach; the fourth stays a bound
-    assert scorer.spelled == [0, 1, 2, 3]
-    assert sum(map(math.exp, decision.logprobs)) == pytest.approx(1)
-    scorer.spelled = []
-    decide(scorer, [1], [(5, 2), (5, 3)], None)
-    assert scorer.spelled == []
+    def distribution(self, before: tuple[int, ...]) -> torch.Tensor:
+        draw = torch.Generator().manual_seed(hash(before) % 2**32)
+        logits = self.sharpness * torch.randn(TOKENS, generator=draw, dtype=torch.double)
+        if before == self.sure_of[: len(before)] != self.sure_of:
+            logits[self.sure_of[len(before)]] += 16.0
+        return logits.log_softmax(-1)
+
+    @contextlib.contextmanager
+    def behind(self, prompt, adapter, *, cache_salt):
+        self.prompt = tuple(prompt)
+        self.next_token = self.distribution(self.prompt)
+        yield self
+
+    def all_of(self, value) -> list[float]:
+        """Return the log probability of each token of a value behind the prompt 1."""
+        return [float(self.distribution((1, *value[:place]))[token]) for place, token in enumerate(value)]
+
+    def of(self, continuations):
+        self.read |= {tuple(ids[:end]) for ids in continuations for end in range(1, len(ids))}
+        return [
+            [float(self.distribution((*self.prompt, *ids[:place]))[token]) for place, token in enumerate(ids)]
+            for ids in continuations
+        ]
+
+
+def labels(count: int, seed: int) -> list[list[int]]:
+    """Values of 1 to 6 tokens, many of which begin alike, and each ended by the same token."""
+    draw, found = random.Random(seed), set()
+    while len(found) < count:
+        found.add((*(min(draw.randrange(LAST), draw.randrange(LAST)) for _ in range(draw.randint(1, 6))), LAST))
+    return [list(one) for one in draw.sample(sorted(found), count)]
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_best_value_is_exact_and_probabilities_are_as_near_as_promised(sharpness, seed):
+    values = labels(77, seed)
+    exact = decide(MadeUpModel(sharpness), [1], values, None, most_unseen=0.0)
+    totals = [math.fsum(MadeUpModel(sharpness).all_of(value)) for value in values]
+    whole = math.log(math.fsum(map(math.exp, totals)))
+    assert exact.logprobs == pytest.approx([total - whole for total in totals], abs=1e-9)
+    for most_unseen in (1e-4, 0.05):
+        found = decide(MadeUpModel(sharpness), [1], values, None, most_unseen=most_unseen)
+        assert found.best == exact.best
+        assert sum(map(math.exp, found.logprobs)) == pytest.approx(1)
+        off = [abs(math.exp(one) - math.exp(right)) for one, right in zip(found.logprobs, exact.logprobs, strict=True)]
+        assert max(off) <= most_unseen
+
+
+def test_a_model_that_is_sure_reads_a_small_part():
+    values = labels(77, 3)
+    model, whole = MadeUpModel(1.0, tuple(values[5])), MadeUpModel(1.0, tuple(values[5]))
+    assert decide(model, [1], values, None).best == 5
+    decide(whole, [1], values, None, most_unseen=0.0)
+    assert len(model.read) < 0.1 * len(whole.read)
+
+
+def test_values_given_twice_and_beginnings_of_others():
+    values = [[5, 6, 7], [5, 6, 7], [5, 6], [8]]
+    found = decide(MadeUpModel(1.0), [1], values, None, most_unseen=0.0)
+    totals = [math.fsum(MadeUpModel(1.0).all_of(value)) for value in values]
+    whole = math.log(math.fsum(map(math.exp, totals)))
+    assert found.logprobs == pytest.approx([total - whole for total in totals], abs=1e-9)
 
 
 @pytest.mark.parametrize("values", [[], [[1], []]])

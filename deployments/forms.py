@@ -33,6 +33,12 @@ class DeployForm(TeamForm):
         help_text=_("Your systems call the model by this name. A name that exists gets a new version."),
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
+    step = forms.IntegerField(
+        label=_("Step"),
+        required=False,
+        min_value=1,
+        help_text=_("A checkpoint that the run has kept. Empty: its result."),
+    )
     system_prompt = forms.CharField(
         label=_("System prompt"),
         required=False,

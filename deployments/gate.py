@@ -195,8 +195,7 @@ def _quality_label(figures: Figures) -> str:
 
 
 def _evaluation(version: DeploymentVersion) -> Evaluation | None:
-    evaluation: Evaluation | None = getattr(version.adapter.run, "evaluation", None)
-    return evaluation
+    return version.adapter.evaluation
 
 
 def _rows_of(version: DeploymentVersion | None) -> tuple[object, ...]:

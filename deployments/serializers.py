@@ -21,6 +21,7 @@ class DeploymentVersionSerializer(serializers.ModelSerializer[DeploymentVersion]
     response_schema = serializers.DictField(allow_null=True, read_only=True)
     thresholds = serializers.DictField(child=serializers.FloatField(), read_only=True)
     run = serializers.PrimaryKeyRelatedField(source="adapter.run", read_only=True)  # type: ignore[var-annotated]
+    step = serializers.IntegerField(source="adapter.step", read_only=True, help_text="of the run")
     base_model = serializers.SlugRelatedField(  # type: ignore[var-annotated]
         source="adapter.base_model", slug_field="slug", read_only=True
     )
@@ -28,7 +29,7 @@ class DeploymentVersionSerializer(serializers.ModelSerializer[DeploymentVersion]
     class Meta:
         model = DeploymentVersion
         fields = [
-            "id", "number", "run", "adapter", "base_model", "system_prompt", "response_schema", "thresholds",
+            "id", "number", "run", "step", "adapter", "base_model", "system_prompt", "response_schema", "thresholds",
             "max_tokens", "note", "created_at", "first_live_at",
         ]  # fmt: skip
 
@@ -87,6 +88,9 @@ class DeploySerializer(TeamSerializer):
 
     run: Any = serializers.PrimaryKeyRelatedField(queryset=Run.unscoped.all())
     name = serializers.SlugField(max_length=60)
+    step = serializers.IntegerField(
+        min_value=1, allow_null=True, default=None, help_text="a checkpoint that the run has kept; left out: its result"
+    )
     system_prompt = serializers.CharField(
         required=False,
         allow_null=True,

@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 from deployments import gate, history, lifecycle, placing
 from deployments.models import Deployment, DeploymentVersion, Placement
 from deployments.prompts import common_system_prompt
+from experiments import kept
 from experiments.models import Adapter, Run
 from portal import audit, quotas
 from portal.access import may_administer
@@ -48,6 +49,7 @@ def deploy_run(
     actor: Actor,
     run: Run,
     name: str,
+    step: int | None = None,
     system_prompt: str | None = None,
     response_schema: dict[str, Any] | None = None,
     thresholds: dict[str, float] | None = None,
@@ -59,12 +61,12 @@ def deploy_run(
     It goes live as soon as its adapter is loaded; until then an earlier version goes on answering. If the team's gate
     holds it back, it is kept as a version that does not answer. Without `system_prompt` it gets the one that all
     training rows had, so that the model is asked as it was taught. Deploying the newest version once more makes no
-    second one.
+    second one. `step`: a checkpoint that the run has kept, instead of its result.
     Raises: InvalidInput for a name or setting that cannot be used, IllegalTransition if the run has left no adapter,
-    QuotaExceeded if a new name would be one too many.
+    NotFound if it has kept nothing at the step, QuotaExceeded if a new name or adapter would be one too many.
     """
     name, note = _checked_name(name), history.clean_reason(note)
-    adapter = _adapter_of(run)
+    adapter = _adapter_of(run) if step is None else kept.adapter_of(run, step)
     settings = _checked_settings(
         run, VersionSettings(system_prompt, response_schema, dict(thresholds or {}), max_tokens)
     )
@@ -277,8 +279,8 @@ def _checked_settings(run: Run, given: VersionSettings) -> VersionSettings:
 
 
 def _is_same(version: DeploymentVersion, adapter: Adapter, settings: VersionSettings) -> bool:
-    kept = VersionSettings(version.system_prompt, version.response_schema, version.thresholds, version.max_tokens)
-    return version.adapter_id == adapter.pk and kept == settings
+    before = VersionSettings(version.system_prompt, version.response_schema, version.thresholds, version.max_tokens)
+    return version.adapter_id == adapter.pk and before == settings
 
 
 def _adapter_of(run: Run) -> Adapter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -154,6 +154,18 @@ def _settled(
     target = replace(known.target, public_name=name, log=log)
     _remember(team, name, Recalled(target, stamp, known.until))
     return target
+
+
+def when_loaded(resolving: Callable[[], Target]) -> Target:
+    """Return what `resolving` returns, which is asked for a moment again while it says that a model is being loaded."""
+    deadline = time.monotonic() + WAKE_PATIENCE_S
+    while True:
+        try:
+            return resolving()
+        except Unavailable as error:
+            if error.code != "model_loading" or time.monotonic() > deadline:
+                raise
+            _wait_a_moment(error)
 
 
 def _wait_a_moment(otherwise: Unavailable) -> None:

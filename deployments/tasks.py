@@ -27,7 +27,7 @@ def deploy_finished_run(run_id: str) -> None:
         return
     _keep_results(run)
     with team_scope(run.team_id):
-        if run.team.deploymentversions.filter(deployment__name=run.deploy_as, adapter__run=run).exists():
+        if run.team.deploymentversions.filter(deployment__name=run.deploy_as, adapter__result_of=run).exists():
             return
         if not may_still_edit(run.team, run.created_by):
             _note(run, _("Not deployed: the person who submitted this run may no longer deploy models."))

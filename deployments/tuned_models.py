@@ -18,6 +18,7 @@ from deployments import placing, targets
 from deployments.models import FineTuningJob
 from deployments.prompts import common_system_prompt
 from deployments.targets import Target
+from experiments import kept
 from experiments.models import Adapter
 from portal.models import Team
 from portal.rls import team_scope
@@ -34,15 +35,20 @@ def resolve(team: Team, name: str) -> Target:
         return targets.resolve(team, name)
     with team_scope(team.pk):
         job = find(team, name)
-        made = team.deploymentversions.filter(deployment__name=job.deployment_name, adapter=_adapter(job))
+        adapter = _adapter_named(job, name)
+        made = team.deploymentversions.filter(deployment__name=job.deployment_name, adapter=adapter)
         version = made.select_related("deployment").order_by("-number").first()
         if version is None:
-            _wish_for(_adapter(job))
+            _wish_for(adapter)
+        prompt = common_system_prompt(job.run.dataset_version) if job.run else ""
     if version is not None:  # this very version: what is promoted under the deployment's name is another matter
         return replace(targets.resolve(team, version.pinned_name), public_name=name)
+    return targets.when_loaded(lambda: _placed(team, adapter, name, prompt))
+
+
+def _placed(team: Team, adapter: Adapter, name: str, prompt: str) -> Target:
     with team_scope(team.pk):
-        prompt = common_system_prompt(job.run.dataset_version) if job.run else ""
-        return targets.resolve_adapter(team, _adapter(job), name, system_prompt=prompt)
+        return targets.resolve_adapter(team, adapter, name, system_prompt=prompt)
 
 
 def find(team: Team, name: str) -> FineTuningJob:
@@ -50,22 +56,30 @@ def find(team: Team, name: str) -> FineTuningJob:
     checkpoint = _CHECKPOINT.match(name)
     model_name = checkpoint["model"] if checkpoint else name
     job: FineTuningJob | None = callable_jobs(team).filter(model_name=model_name).first()
-    if job is None or (checkpoint and _adapter(job).step != int(checkpoint["step"])):
+    if job is None or job.run is None or (checkpoint and int(checkpoint["step"]) not in kept.kept_steps(job.run)):
         raise targets.model_not_found()
     return job
+
+
+def callable_steps(job: FineTuningJob) -> set[int]:
+    """Return the steps whose checkpoints answer by their names. Call it in the team's row scope."""
+    ended = job.run is not None and job.run.status == "succeeded" and not job.is_model_deleted
+    return kept.kept_steps(job.run) if ended and job.run is not None else set()
 
 
 def callable_jobs(team: Team) -> QuerySet[FineTuningJob]:
     """Return the jobs that have left a model which nobody deleted."""
     rows: QuerySet[FineTuningJob] = team.finetuningjobs.filter(run__status="succeeded", is_model_deleted=False)
     return rows.filter(run__adapter__isnull=False).select_related(
-        "team", "run__adapter__base_model", "run__dataset_version"
+        "team", "run__team", "run__base_model", "run__adapter__base_model", "run__dataset_version"
     )
 
 
-def _adapter(job: FineTuningJob) -> Adapter:
+def _adapter_named(job: FineTuningJob, name: str) -> Adapter:
+    """Return the adapter behind the name of a job's model or of one of its checkpoints. Raises: QuotaExceeded."""
     assert job.run is not None
-    return job.run.adapter
+    checkpoint = _CHECKPOINT.match(name)
+    return kept.adapter_of(job.run, int(checkpoint["step"])) if checkpoint else job.run.adapter
 
 
 def _wish_for(adapter: Adapter) -> None:

@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from django.db import transaction
+from django.utils.translation import gettext as _
+
+from experiments import results
 from experiments.models import Adapter, Run
 from experiments.storable import storable_number
+from portal import quotas, usage
+from portal.errors import NotFound
+from portal.models import Quota
 
 _KEPT, _STEP = "kept", "step-"
 
@@ -61,15 +68,15 @@ def kept_weights(run: Run, points: Sequence[tuple[int, Mapping[str, Any]]]) -> l
         found[adapter.step] = adapter.size_bytes
     validated = [loss for step in found if (loss := losses.get(step)) is not None]
     best = min(validated) if len(validated) > 1 else None
-    uses = tuple(use for reporter in _reporters for use in reporter(adapter)) if adapter is not None else ()
+    uses = {one.step: tuple(use for reporter in _reporters for use in reporter(one)) for one in run.adapters.all()}
     return [
         KeptWeights(
             step=step,
             size_bytes=size_bytes,
             validation_loss=losses.get(step),
-            is_result=(is_result := adapter is not None and step == adapter.step),
+            is_result=adapter is not None and step == adapter.step,
             is_best=best is not None and losses.get(step) == best,
-            uses=uses if is_result else (),
+            uses=uses.get(step, ()),
         )
         for step, size_bytes in sorted(found.items())
     ]
@@ -78,6 +85,35 @@ def kept_weights(run: Run, points: Sequence[tuple[int, Mapping[str, Any]]]) -> l
 def kept_folder(run: Run, step: int) -> Path | None:
     """Return the PEFT folder of a checkpoint that was kept, None if this step's was not."""
     return _folders(run).get(step)
+
+
+def kept_steps(run: Run) -> set[int]:
+    """Return the steps whose weights are there: kept checkpoints, and the run's result if it has one."""
+    return {*_folders(run), *run.adapters.values_list("step", flat=True)}
+
+
+def adapter_of(run: Run, step: int) -> Adapter:
+    """Return the adapter of a step whose weights were kept; its files are copied when it is first asked for.
+
+    From then on it is stored, loaded and deleted like a run's result. Call it in the team's row scope.
+    Raises: NotFound if nothing was kept at this step, QuotaExceeded.
+    """
+    known: Adapter | None = run.adapters.filter(step=step).first()
+    if known is not None:
+        return known
+    folder = kept_folder(run, step)
+    if folder is None:
+        raise NotFound(_("No weights were kept at step %(step)d of this run.") % {"step": step}, param="step")
+    with transaction.atomic():
+        # Locks the team, so that two that ask at the same time make one adapter.
+        quotas.require_room(
+            run.team, Quota.STORAGE_BYTES, lambda: usage.storage_bytes(run.team), adding=_size(folder), lock=True
+        )
+        known = run.adapters.filter(step=step).first()
+        if known is not None:
+            return known
+        placed = results.place_adapter(run, folder, checkpoint=step)
+        return results.record_adapter(run, placed, step=step, is_result=False)
 
 
 def _folders(run: Run) -> dict[int, Path]:

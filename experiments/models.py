@@ -269,9 +269,16 @@ class RunEvent(TeamOwned):
 
 
 class Adapter(TeamOwned):
-    """LoRA weights for one base model, as a PEFT folder; what a run leaves behind."""
+    """LoRA weights for one base model, as a PEFT folder: a run's result, or a checkpoint of it that was deployed."""
 
-    run = models.OneToOneField(Run, on_delete=models.RESTRICT, related_name="adapter")
+    run = models.ForeignKey(Run, on_delete=models.RESTRICT, related_name="adapters")
+    result_of = models.OneToOneField(
+        Run,
+        on_delete=models.RESTRICT,
+        null=True,
+        related_name="adapter",
+        help_text="the run again, unless it is the adapter of an earlier step",
+    )
     base_model = models.ForeignKey(BaseModel, on_delete=models.PROTECT, related_name="adapters")
     step = models.PositiveIntegerField()
     sha256 = models.CharField(max_length=64, help_text="of adapter_model.safetensors")
@@ -280,9 +287,20 @@ class Adapter(TeamOwned):
 
     class Meta(TeamOwned.Meta):
         ordering = ["-created_at"]
+        constraints = [models.UniqueConstraint(fields=["run", "step"], name="one_adapter_per_run_and_step")]
 
     def __str__(self) -> str:
         return str(self.run)
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether it is an earlier step than the run's result, which is what the run's evaluation is of."""
+        return self.result_of_id is None
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """How it answered the held-out rows; a checkpoint was not asked."""
+        return None if self.is_checkpoint else getattr(self.run, "evaluation", None)
 
     @property
     def folder(self) -> Path:

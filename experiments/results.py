@@ -62,15 +62,17 @@ def is_whole_adapter(folder: Path) -> bool:
         return False
 
 
-def place_adapter(run: Run, source: Path) -> PlacedAdapter:
+def place_adapter(run: Run, source: Path, *, checkpoint: int | None = None) -> PlacedAdapter:
     """Bring the adapter in `source` to its lasting place, in one step; repeating it after a crash does no harm.
 
     The adapter's id follows from the run's, so that a second attempt finds the same place. `source` stays as it is.
+    `checkpoint`: the step, if it is not the run's result.
     Raises: IncompleteAdapter.
     """
     if not is_whole_adapter(source):
         raise IncompleteAdapter(_("The trainer left no complete adapter. Start the run again."))
-    adapter = Adapter(id=uuid.uuid5(run.pk, "adapter"), team=run.team)
+    name = "adapter" if checkpoint is None else f"checkpoint {checkpoint}"
+    adapter = Adapter(id=uuid.uuid5(run.pk, name), team=run.team)
     target = adapter.folder
     aside = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(aside, ignore_errors=True)
@@ -101,12 +103,13 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def record_adapter(run: Run, placed: PlacedAdapter, *, step: int) -> Adapter:
-    """Make the adapter known, in the transaction that ends its run."""
+def record_adapter(run: Run, placed: PlacedAdapter, *, step: int, is_result: bool = True) -> Adapter:
+    """Make the adapter known; the result in the transaction that ends its run."""
     adapter = Adapter(
         id=placed.id,
         team=run.team,
         run=run,
+        result_of=run if is_result else None,
         base_model=run.base_model,
         step=step,
         sha256=placed.sha256,

@@ -69,7 +69,9 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
         )
         team.runsamples.create(run=run, step=1, rows=[{"row": 2, "prompt": "Hi", "expected": "{}", "answer": "{}"}])
         team.firstbatchs.create(run=run, rows=[{"given": [["Hi", 1]], "learned": [["{}", 1]]}])
-        adapter = team.adapters.create(run=run, base_model=base_model, step=1, sha256="0" * 64, size_bytes=1)
+        adapter = team.adapters.create(
+            run=run, result_of=run, base_model=base_model, step=1, sha256="0" * 64, size_bytes=1
+        )
         adapter.folder.mkdir(parents=True)
         (adapter.folder / "adapter_config.json").write_text("{}")
         kept = run.folder / "kept" / "step-2"

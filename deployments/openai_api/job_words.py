@@ -14,9 +14,11 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from deployments import tuned_models
 from deployments.openai_api import files, job_settings
 from deployments.openai_api.ids import Page, as_list
 from deployments.openai_api.models import ApiFile, FineTuningJob
+from experiments import kept
 from experiments.models import MetricPoint, Run
 from portal.actors import Actor
 from portal.errors import InvalidInput
@@ -223,7 +225,8 @@ def checkpoints_page(job: FineTuningJob, page: Page) -> dict[str, Any]:
             raise InvalidInput(_("'after' names nothing in this list."), param="after")
         steps = [step for step in steps if step < int(match[2])]
     points = {point.step: point for point in job.run.metrics.filter(step__in=steps)} if job.run else {}
-    entries = [_checkpoint(job, step, points.get(step)) for step in steps[: page.limit]]
+    known = tuned_models.callable_steps(job)
+    entries = [_checkpoint(job, step, points.get(step), known) for step in steps[: page.limit]]
     return as_list(entries, has_more=len(steps) > page.limit)
 
 
@@ -233,10 +236,10 @@ def _checkpoint_steps(job: FineTuningJob) -> set[int]:
         return set()
     measured = job.run.metrics.filter(values__has_key="validation_loss").values_list("step", flat=True)
     adapter = getattr(job.run, "adapter", None)
-    return set(measured) | ({adapter.step} if adapter else set())
+    return set(measured) | ({adapter.step} if adapter else set()) | kept.kept_steps(job.run)
 
 
-def _checkpoint(job: FineTuningJob, step: int, point: MetricPoint | None) -> dict[str, Any]:
+def _checkpoint(job: FineTuningJob, step: int, point: MetricPoint | None, callable_steps: set[int]) -> dict[str, Any]:
     adapter = getattr(job.run, "adapter", None)
     created = point.at if point else adapter.created_at if adapter else job.created_at
     figures = metrics_of(point) if point else {"step": step}
@@ -248,8 +251,8 @@ def _checkpoint(job: FineTuningJob, step: int, point: MetricPoint | None) -> dic
         "fine_tuning_job_id": job.public_id,
         "step_number": step,
         "metrics": figures,
-        # Ours: only the last state is kept as an adapter, so only that one answers.
-        "is_callable": adapter is not None and adapter.step == step,
+        # Ours: the result, and with `keep` “every” all of them; what was not kept does not answer.
+        "is_callable": step in callable_steps,
     }
 
 

@@ -91,6 +91,7 @@ def deploy(request: TeamRequest) -> HttpResponse:
                 actor=Actor.of(request),
                 run=run,
                 name=name,
+                step=form.cleaned_data["step"],
                 system_prompt=form.given_system_prompt,
                 response_schema=schema_of(run.dataset_version) if form.cleaned_data["bind_to_schema"] else None,
                 thresholds=form.cleaned_data["thresholds"],
@@ -114,7 +115,14 @@ def _initial(request: TeamRequest) -> dict[str, Any]:
         return {"name": request.GET.get("name", "")}
     has_schema = schema_of(run.dataset_version) is not None
     prompt = common_system_prompt(run.dataset_version)
-    return {"run": run, "name": request.GET.get("name", ""), "system_prompt": prompt, "bind_to_schema": has_schema}
+    step = request.GET.get("step", "")
+    return {
+        "run": run,
+        "name": request.GET.get("name", ""),
+        "step": step if step.isdecimal() else None,
+        "system_prompt": prompt,
+        "bind_to_schema": has_schema,
+    }
 
 
 def _say_what_becomes_of(request: HttpRequest, version: DeploymentVersion) -> None:

@@ -186,7 +186,9 @@ def _deployments(teams: list[Team], runs: list[Run], base_model: BaseModel) -> l
         if run.status == "succeeded" and wanted[run.team_id]:
             number = wanted[run.team_id]
             wanted[run.team_id] -= 1
-            adapters.append(Adapter(team=run.team, run=run, base_model=base_model, step=1, sha256="", size_bytes=1))
+            adapters.append(
+                Adapter(team=run.team, run=run, result_of=run, base_model=base_model, step=1, sha256="", size_bytes=1)
+            )
             deployments.append(Deployment(team=run.team, name=f"triage-{number}"))
             versions.append(
                 DeploymentVersion(team=run.team, deployment=deployments[-1], number=1, adapter=adapters[-1])

@@ -81,7 +81,7 @@ def make_run(base_model: BaseModel, node: Node) -> Callable[..., Run]:
 
 
 def write_adapter(run: Run) -> Adapter:
-    adapter = Adapter(team=run.team, run=run, base_model=run.base_model, step=10, size_bytes=7)
+    adapter = Adapter(team=run.team, run=run, result_of=run, base_model=run.base_model, step=10, size_bytes=7)
     adapter.folder.mkdir(parents=True)
     (adapter.folder / "adapter_config.json").write_text("{}")
     (adapter.folder / "adapter_model.safetensors").write_bytes(b"weights")

@@ -13,10 +13,12 @@ import pytest
 from django.utils import timezone
 from openai import OpenAI
 
-from deployments import tasks
+from deployments import tasks, tuned_models
 from deployments.models import ApiFile, FineTuningJob
+from experiments import kept
 from experiments.models import Run
 from experiments.scheduling import dispatch
+from portal.errors import Unavailable
 from portal.models import Node, Quota
 from portal.rls import all_teams, team_scope
 from tests.deployments.sdk import sdk
@@ -90,7 +92,9 @@ def finish(public_id: str) -> Run:
     """End a job's run as its supervisor would."""
     run = change_run(public_id, status="succeeded", lease_token=None, ended_at=timezone.now(), total_steps=4, step=4)
     with team_scope(run.team_id):
-        adapter = run.team.adapters.create(run=run, base_model=run.base_model, step=4, sha256="1" * 64, size_bytes=9)
+        adapter = run.team.adapters.create(
+            run=run, result_of=run, base_model=run.base_model, step=4, sha256="1" * 64, size_bytes=9
+        )
         write_adapter(adapter.folder)
         for step in (2, 4):
             run.metrics.create(team=run.team, step=step, values={"loss": 1 / step, "validation_loss": 1 / step})
@@ -370,6 +374,27 @@ def test_checkpoints_carry_their_figures(client, prepared, node):
     assert client.models.retrieve(checkpoints[0].fine_tuned_model_checkpoint).object == "model"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve(checkpoints[1].fine_tuned_model_checkpoint)
+
+
+def test_kept_checkpoints_answer_by_their_names(client, prepared, node, engine, team, load_placements, monkeypatch):
+    job = order(client)
+    prepared()
+    run = finish(job.id)
+    write_adapter(run.folder / "kept" / "step-2")
+    listed = {one.step_number: one for one in client.fine_tuning.jobs.checkpoints.list(job.id)}
+    assert {step: one.is_callable for step, one in listed.items()} == {4: True, 2: True}
+    name = listed[2].fine_tuned_model_checkpoint
+    assert client.models.retrieve(name).id == name
+    monkeypatch.setattr("deployments.targets.WAKE_PATIENCE_S", 0.0)
+    with pytest.raises(Unavailable):
+        tuned_models.resolve(team, name)
+    load_placements(node)
+    target = tuned_models.resolve(team, name)
+    with team_scope(team.pk):
+        assert target.engine_model == kept.adapter_of(job_of(job.id).run, 2).engine_name
+    assert target.public_name == name
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve(name.replace("step-2", "step-3"))
 
 
 @pytest.mark.parametrize("status", ["validating", "queued", "assigned", "running", "succeeded", "failed", "cancelled"])

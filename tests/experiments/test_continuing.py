@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db
 def with_adapter(run: Run, **config: object) -> Run:
     """Give a run an adapter, as if it had succeeded."""
     with all_teams("test"):
-        adapter = Adapter(team=run.team, run=run, base_model=run.base_model, step=3, size_bytes=4)
+        adapter = Adapter(team=run.team, run=run, result_of=run, base_model=run.base_model, step=3, size_bytes=4)
         write_adapter(adapter.folder)
         content = {"peft_type": "LORA", "r": 8, **config}
         (adapter.folder / "adapter_config.json").write_text(json.dumps(content))

@@ -53,7 +53,9 @@ def test_the_run_page_follows_a_training(run, node, open_page):
     sync_api.expect(page.locator("[data-chart] canvas").first).to_be_visible(timeout=10_000)
     change(run, status="succeeded", lease_token=None, lease_until=None)
     with team_scope(run.team_id):
-        run.team.adapters.create(run=run, base_model=run.base_model, step=60, sha256="", size_bytes=19_600_000)
+        run.team.adapters.create(
+            run=run, result_of=run, base_model=run.base_model, step=60, sha256="", size_bytes=19_600_000
+        )
     write_adapter(run.folder / "kept" / "step-40", filling=b"0" * 4)
     page.reload(wait_until="networkidle")
     fits(page, "run-page")

@@ -48,7 +48,9 @@ def fill(world: World, person: User, numbers: range) -> None:
                 experiment=where, number=1, dataset_version=version, base_model=run.base_model, base_revision="",
                 hyperparameters=run.hyperparameters, config_hash="",
             )  # fmt: skip
-            adapter = team.adapters.create(run=run, base_model=run.base_model, step=1, sha256="", size_bytes=1)
+            adapter = team.adapters.create(
+                run=run, result_of=run, base_model=run.base_model, step=1, sha256="", size_bytes=1
+            )
             deployment = team.deployments.create(name=f"more-{number}")
             live = team.deploymentversions.create(deployment=deployment, number=1, adapter=adapter)
             deployment.live_version = live

@@ -36,7 +36,7 @@ def test_what_is_exposed_is_an_allow_list(api, deployed):
         "id", "name", "state", "error", "is_running", "created_at", "live_version", "next_version", "versions",
         "sleep_after_minutes",
     }  # fmt: skip
-    version = {"id", "number", "run", "adapter", "base_model", "system_prompt", "created_at", "response_schema",
+    version = {"id", "number", "run", "step", "adapter", "base_model", "system_prompt", "created_at", "response_schema",
                "thresholds", "max_tokens", "note", "first_live_at"}  # fmt: skip
     assert set(body["versions"][0]) == set(body["live_version"]) == version
     assert deployed.adapter.engine_name not in json.dumps(body)

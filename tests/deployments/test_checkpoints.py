@@ -87,10 +87,14 @@ def test_the_run_page_offers_each_kept_checkpoint_and_the_form_takes_it(team, al
 
 
 def test_the_api_deploys_a_checkpoint_and_says_which_step_answers(team, api, keeping, node, engine):
-    answer = api.post("/api/deployments/", {"run": str(keeping.pk), "name": "early", "step": 4}, content_type="application/json")
+    answer = api.post(
+        "/api/deployments/", {"run": str(keeping.pk), "name": "early", "step": 4}, content_type="application/json"
+    )
     assert answer.status_code == 201, answer.content
     assert [(one["step"], one["run"]) for one in answer.json()["versions"]] == [(4, str(keeping.pk))]
     assert (
-        api.post("/api/deployments/", {"run": str(keeping.pk), "name": "early", "step": 6}, content_type="application/json").status_code
+        api.post(
+            "/api/deployments/", {"run": str(keeping.pk), "name": "early", "step": 6}, content_type="application/json"
+        ).status_code
         == 404
     )

@@ -1,8 +1,8 @@
 """HTTP/1.1 connections to engines: kept alive, shared by threads one request at a time.
 
-h11 speaks the protocol and we own the socket, because a proxy has to do what HTTP clients hide: notice within a moment
-that its own caller hung up, also while the engine is silent, and tell silence from an end while tokens are awaited.
-Closing the connection is how a generation is cancelled.
+We own the socket, because a proxy has to do what HTTP clients hide: notice within a moment that its own caller hung up,
+also while the engine is silent, and tell silence from an end while tokens are awaited. Closing the connection is how a
+generation is cancelled.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
+from typing import cast
 
-import h11
+from deployments.engine_http import BYTES, Awaiting, Malformed, ResponseReader, request_bytes
 
 CONNECT_TIMEOUT_S = 2.0
 # Engines close idle connections after five seconds; a younger one is good, or found closed before it is used.
@@ -65,7 +66,8 @@ class Connection:
         self.address = address
         self.is_fresh = True
         self.idle_since = 0.0
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=1024 * 1024)
+        self._answer: ResponseReader | None = None
+        self._host = f"{address.host}:{address.port}"
         try:
             self._socket = socket.create_connection((address.host, address.port), timeout=CONNECT_TIMEOUT_S)
         except OSError as error:
@@ -74,25 +76,23 @@ class Connection:
 
     def send(self, request: Request) -> None:
         """Send a whole request. Raises: Disconnected."""
-        host = ("host", f"{self.address.host}:{self.address.port}")
-        length = ("content-length", str(len(request.body)))
-        head = h11.Request(method=request.method, target=request.path, headers=[host, length, *request.headers.items()])
-        events: tuple[h11.Event, ...] = (head, h11.Data(data=request.body), h11.EndOfMessage())
-        parts = [self._http.send(event) for event in events]
+        sent = request_bytes(request.method, request.path, {"host": self._host, **request.headers}, request.body)
+        self._answer = ResponseReader()
         try:
-            self._socket.sendall(b"".join(part for part in parts if part))
+            self._socket.sendall(sent)
         except OSError as error:
             raise Disconnected(str(error)) from error
 
     def receive_head(self, *, wait_s: float, caller: int | None = None) -> int:
         """Return the status of the response, and keep its headers in `headers`. Errors as for `receive_part`."""
-        event = self._next_event(wait_s, caller)
-        while isinstance(event, h11.InformationalResponse):
-            event = self._next_event(wait_s, caller)
-        if not isinstance(event, h11.Response):
-            raise Disconnected("the connection ended before a response")
-        self.headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
-        return event.status_code
+        answer = self._reading
+        self._until(answer.head, wait_s, caller)
+        return answer.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of the response, by their names in lower case."""
+        return self._reading.headers
 
     def receive_part(self, *, wait_s: float, caller: int | None = None) -> bytes | None:
         """Return the next bytes of the body as they arrive, None at its end.
@@ -100,12 +100,7 @@ class Connection:
         `caller` is the file descriptor of the caller's connection, where the web server has one.
         Raises: Silence after `wait_s` without a byte, CallerGone, Disconnected.
         """
-        event = self._next_event(wait_s, caller)
-        if isinstance(event, h11.Data):
-            return bytes(event.data)
-        if isinstance(event, h11.EndOfMessage):
-            return None
-        raise Disconnected("the connection ended within a response")
+        return self._until(self._reading.part, wait_s, caller)
 
     def close(self) -> None:
         """Hang up; an engine that is still generating for us stops."""
@@ -114,11 +109,10 @@ class Connection:
     @property
     def is_reusable(self) -> bool:
         """Whether the request is over and the engine left the connection open."""
-        return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+        return self._answer is not None and self._answer.is_reusable
 
     def rest(self) -> None:
         """Get ready for the next request."""
-        self._http.start_next_cycle()
         self.is_fresh = False
         self.idle_since = time.monotonic()
 
@@ -127,14 +121,20 @@ class Connection:
         """Whether it rested too long, or is readable, which an idle connection is once the engine has closed it."""
         return time.monotonic() - self.idle_since > IDLE_LIMIT_S or bool(self._poll(0, None))
 
-    def _next_event(self, wait_s: float, caller: int | None) -> object:
+    @property
+    def _reading(self) -> ResponseReader:
+        assert self._answer is not None
+        return self._answer
+
+    def _until(self, step: Callable[[], bytes | Awaiting | None], wait_s: float, caller: int | None) -> bytes | None:
+        """Take a step of reading, as soon as enough has arrived for it."""
         try:
-            while (event := self._http.next_event()) is h11.NEED_DATA:
+            while (found := step()) is BYTES:
                 self._await_bytes(wait_s, caller)
-                self._http.receive_data(self._socket.recv(_READ_BYTES))
-        except (OSError, h11.RemoteProtocolError) as error:
+                self._reading.feed(self._socket.recv(_READ_BYTES))
+        except (OSError, Malformed) as error:
             raise Disconnected(str(error)) from error
-        return event
+        return cast(bytes | None, found)
 
     def _await_bytes(self, wait_s: float, caller: int | None) -> None:
         ready = self._poll(wait_s, caller)

@@ -60,23 +60,17 @@ class ApiTokenAuthentication(BaseAuthentication):
         return token.person, token
 
     def _find(self, request: Request, text: str) -> tuple[ApiToken | None, bool]:
-        return tokens.look_up(text)
+        """Look the token up, or recall it for a view that `recalls_tokens` and has them confirmed before anything
+        comes of it: `request.recalled` is then what is remembered. A request that `must_look_up` is one for which
+        memory was no help.
+        """
+        http = cast(Any, request._request)
+        may_recall = getattr(request.parser_context.get("view"), "recalls_tokens", False)
+        http.recalled = tokens.recall(text) if may_recall and not getattr(http, "must_look_up", False) else None
+        return (http.recalled.token, True) if http.recalled is not None else tokens.look_up(text)
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="tuneport"'
-
-
-class RecallingAuthentication(ApiTokenAuthentication):
-    """For views that have what a process remembers of a token confirmed before anything comes of it.
-
-    `request.recalled` is what is remembered, None if the token was looked up. A request that `must_look_up` is one
-    for which memory was no help.
-    """
-
-    def _find(self, request: Request, text: str) -> tuple[ApiToken | None, bool]:
-        http = cast(Any, request._request)
-        http.recalled = None if getattr(http, "must_look_up", False) else tokens.recall(text)
-        return (http.recalled.token, True) if http.recalled is not None else super()._find(request, text)
 
 
 class HasScope(BasePermission):
@@ -108,7 +102,6 @@ class ApiTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped
     """Describes the bearer token in the OpenAPI document."""
 
     target_class = "portal.authentication.ApiTokenAuthentication"
-    match_subclasses = True
     name = "apiToken"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:

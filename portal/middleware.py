@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 
@@ -96,6 +97,37 @@ def security_headers(get_response: Handler) -> Handler:
         response.headers.setdefault("Permissions-Policy", "camera=(), microphone=(), geolocation=()")
         if not request.path.startswith(settings.STATIC_URL):
             response.headers.setdefault("Cache-Control", "no-store")
+        return response
+
+    return middleware
+
+
+# Where a chain of middleware begins for programs. Django builds a chain from its end, so `programs_enter` notes the
+# place before `programs_pass_by` of the same chain asks for it.
+_entries: list[Handler] = []
+
+
+def programs_enter(get_response: Handler) -> Handler:
+    """Mark where requests under /v1 come in again that `programs_pass_by` sent past what only pages need."""
+    _entries.append(get_response)
+    return get_response
+
+
+def programs_pass_by(get_response: Handler) -> Handler:
+    """Send requests under /v1 past sessions, cookies, forms and static files: programs show a token, and nothing else.
+
+    What stands between this and `programs_enter` does not see them; its hooks for views have to do without.
+    """
+    entry = _entries.pop()
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        if not request.path_info.startswith("/v1/"):
+            return get_response(request)
+        request.get_host()  # one that is not ours is refused, as it is for pages
+        request.user, request.impersonator = AnonymousUser(), None  # type: ignore[attr-defined]
+        response = entry(request)
+        if not response.streaming:
+            response.headers.setdefault("Content-Length", str(len(response.content)))
         return response
 
     return middleware

@@ -39,7 +39,7 @@ def _note(request: HttpRequest, status: int) -> None:
             actor = Actor(user=None, token=token, ip=client_address(request), request_id=_request_id(request))
             audit.denied(actor, action, route=route, team_id=token.team_id)
         return
-    person = request.user
+    person = getattr(request, "user", None)  # an answer from before there was one
     if not isinstance(person, User):  # nobody signed in, or a program without a token
         return
     policy = policy_of(match.func)

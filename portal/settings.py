@@ -133,18 +133,20 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "portal.middleware.request_id",
+    "portal.refusals.note_refusals",
+    "portal.middleware.programs_pass_by",  # from here …
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "portal.impersonation.see_through",
-    "portal.refusals.note_refusals",
-    "portal.middleware.require_policy",
-    "portal.maintenance.closed_for_maintenance",
     "django.contrib.messages.middleware.MessageMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "portal.middleware.programs_enter",  # … to here requests under /v1 pass by
+    "portal.middleware.require_policy",
+    "portal.maintenance.closed_for_maintenance",
     "portal.middleware.domain_errors",
 ]
 
@@ -344,10 +346,7 @@ SPECTACULAR_SETTINGS = {
         "RunStatus": "experiments.models.Run.Status",
         "Split": "datasets_app.models.Split",
     },
-    "AUTHENTICATION_WHITELIST": [
-        "portal.authentication.ApiTokenAuthentication",
-        "portal.authentication.RecallingAuthentication",
-    ],
+    "AUTHENTICATION_WHITELIST": ["portal.authentication.ApiTokenAuthentication"],
 }
 
 # Queue tasks are short (a run lives in its own supervisor), so a lost one comes back within minutes.

@@ -15,7 +15,6 @@ from deployments.openai_api import answering, decisions, parameters
 from deployments.openai_api.base import OpenAIView, event_stream
 from deployments.openai_api.document import operation
 from portal import tokens
-from portal.authentication import RecallingAuthentication
 
 Body = dict[str, Any]
 
@@ -27,7 +26,7 @@ class ModelView(OpenAIView):
     looked at once more with everything looked up.
     """
 
-    authentication_classes = (RecallingAuthentication,)
+    recalls_tokens = True
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         response = super().dispatch(request, *args, **kwargs)

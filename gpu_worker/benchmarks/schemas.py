@@ -140,7 +140,7 @@ def render(counts: Counter[str], *, prompts: int, schemas: int) -> str:
             "## Answers within schemas",
             "",
             f"{prompts:,} different prompts to the untuned base model over {schemas} schemas (enums, texts with "
-            "limits, patterns, formats, numbers with bounds, arrays, nested and referred objects, optional and null fields), "
+            "limits, patterns, formats, numbers with bounds, arrays, nested and referred objects, optional fields), "
             f"half greedy, half sampled at temperature {TEMPERATURE:g}, at most {MAX_TOKENS} tokens, many at once. "
             "Each answer is parsed and validated with jsonschema.",
             "",

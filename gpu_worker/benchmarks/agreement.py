@@ -1,14 +1,17 @@
-"""Are greedy answers those of transformers? Many prompts under several adapters, however requests are batched.
+"""Does the engine say what transformers says, token for token, however requests are batched?
 
-transformers answers one prompt at a time with PEFT; our engine answers them alone, batched and mixed, with and without
-prefix cache and drafts. Where the two part, the reference's own logits say whether that was a tie, which rounding may
-decide either way. `manage.py benchmark agreement` calls `run`.
+Our engine answers alone, batched and mixed, with and without prefix cache and drafts. transformers with PEFT judges one
+prompt at a time: where it would have chosen every token of an answer, given those before it, the answer is its own
+greedy one, and one pass shows that. Where it would not, and for a sample in any case, its generate says what is right.
+Where an answer parts from that, transformers' own logits say whether it was a tie, which rounding may decide either
+way. `manage.py benchmark agreement` calls `run`.
 """
 
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,8 @@ from gpu_worker.engine.sequence import Sequence as EngineSequence
 
 PROMPTS, TRAINING_STEPS = 200, 24
 MAX_TOKENS = 48
+GENERATED = 8
+"""Prompts under each adapter that transformers answers token by token in any case."""
 
 
 DEFAULT = EngineConfig()
@@ -42,12 +47,14 @@ class Way:
     in_flight: int
     mixed: bool = False
     config: EngineConfig = DEFAULT
+    each_once: bool = False
+    """Whether each prompt is asked under one adapter only, in turn: what is slow is not asked three times."""
 
 
 BARE = EngineConfig(prefix_cache=False, draft_tokens=0)
 WAYS = (
     Way("alone", 1),
-    Way("alone, no prefix cache, no drafts", 1, config=BARE),
+    Way("alone, no prefix cache, no drafts, adapters in turn", 1, config=BARE, each_once=True),
     Way("32 at once, one adapter after the other", 32),
     Way("32 at once, adapters mixed", 32, mixed=True),
     Way("32 at once, adapters mixed, no prefix cache", 32, mixed=True, config=EngineConfig(prefix_cache=False)),
@@ -56,12 +63,22 @@ WAYS = (
 )
 
 
+PROPOSING = Way("32 at once, adapters mixed, neither prefix cache nor drafts", 32, mixed=True, config=BARE)
+"""The answers that transformers is shown."""
+
+
 @dataclass(frozen=True)
-class Asked:
-    """One prompt under one adapter, and what transformers answers."""
+class Question:
+    """One prompt under one adapter."""
 
     adapter: str
     prompt: list[int]
+
+
+@dataclass(frozen=True)
+class Asked(Question):
+    """A question, and what transformers answers."""
+
     right: ReferenceAnswer
 
 
@@ -83,60 +100,112 @@ def run(*, rows: Path | None, model_dir: Path, quick: bool = False, progress: Ca
         workload = prepare_workload(rows, model_dir, Path(folder), requests=prompts, training_steps=steps)
         renderer = ChatRenderer.load(model_dir)
         ids = [renderer.prompt_ids(messages) for messages in workload.conversations]
+        limit = min(MAX_TOKENS, workload.max_tokens)
+        questions = [Question(adapter, prompt) for adapter in workload.adapters for prompt in ids]
         begun = time.monotonic()
-        asked = reference_answers(model_dir, workload.adapters, ids, limit=min(MAX_TOKENS, workload.max_tokens))
-        progress(f"transformers answered {len(asked)} times in {time.monotonic() - begun:.0f} s")
-        found = {}
+        proposed = answers_of(PROPOSING, questions, [limit] * len(questions), model_dir, renderer, workload.adapters)
+        progress(f"{PROPOSING.name}: {len(proposed)} answers in {time.monotonic() - begun:.0f} s")
+        begun = time.monotonic()
+        asked = judged(model_dir, workload.adapters, questions, proposed, limit=limit, eos_ids=renderer.eos_ids)
+        found = {PROPOSING.name: agreement(asked, proposed)}
+        progress(f"transformers judged them in {time.monotonic() - begun:.0f} s: {found[PROPOSING.name]}")
         for way in WAYS:
+            begun = time.monotonic()
             found[way.name] = compare(way, asked, model_dir, renderer, workload.adapters)
-            progress(f"{way.name}: {found[way.name]}")
+            progress(f"{way.name}: {found[way.name]} in {time.monotonic() - begun:.0f} s")
     return render(found, prompts=len(ids), adapters=len(workload.adapters))
 
 
-def reference_answers(
-    model_dir: Path, adapters: Mapping[str, Path], prompts: Sequence[list[int]], *, limit: int
+def judged(
+    model_dir: Path,
+    adapters: Mapping[str, Path],
+    questions: Sequence[Question],
+    answers: Sequence[list[int]],
+    *,
+    limit: int,
+    eos_ids: Collection[int],
 ) -> list[Asked]:
-    """Return what transformers' generate says to every prompt under every adapter, one at a time, in float32."""
+    """Return what transformers says to each question, in float32; it is shown an answer that may be right."""
     base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True)
     (first, path), *others = adapters.items()
     model: Any = PeftModel.from_pretrained(base, path, adapter_name=first)
     for name, other in others:
         model.load_adapter(other, adapter_name=name)
     model.eval()
-    asked = []
-    for adapter in adapters:
-        model.set_adapter(adapter)
-        asked += [Asked(adapter, prompt, greedy_answer(model, prompt, limit)) for prompt in prompts]
+    asked: list[Asked] = []
+    seen: Counter[str] = Counter()
+    for question, answer in zip(questions, answers, strict=True):
+        if question.adapter not in seen:
+            model.set_adapter(question.adapter)
+        seen[question.adapter] += 1
+        complete = len(answer) == limit or answer[-1] in eos_ids
+        right = None
+        if complete and seen[question.adapter] > GENERATED:
+            right = _as_its_own(model, question.prompt, answer)
+        right = right or greedy_answer(model, question.prompt, limit)
+        asked.append(Asked(question.adapter, question.prompt, right))
     return asked
+
+
+@torch.inference_mode()
+def _as_its_own(model: Any, prompt: list[int], answer: list[int]) -> ReferenceAnswer | None:
+    """Return the answer with its margins if the model would have chosen every token of it; None if not."""
+    logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float()
+    best = logits.topk(2)
+    if best.indices[:, 0].tolist() != answer:
+        return None
+    return ReferenceAnswer(tuple(answer), tuple((best.values[:, 0] - best.values[:, 1]).tolist()))
 
 
 def compare(
     way: Way, asked: Sequence[Asked], model_dir: Path, renderer: ChatRenderer, adapters: Mapping[str, Path]
 ) -> Agreement:
     """Return how one way's answers agree with the reference."""
-    config = replace(way.config, max_running=way.in_flight, max_waiting=len(asked))
+    if way.each_once:
+        per, many = len(asked) // len(adapters), len(adapters)
+        asked = [asked[number % many * per + number] for number in range(per)]
+    limits = [len(one.right.token_ids) for one in asked]
+    return agreement(asked, answers_of(way, asked, limits, model_dir, renderer, adapters))
+
+
+def agreement(asked: Sequence[Asked], answers: Sequence[list[int]]) -> Agreement:
+    """Return how answers agree with the reference."""
+    equal = ties = 0
+    for one, answer in zip(asked, answers, strict=True):
+        same = list(one.right.token_ids) == answer
+        equal += same
+        ties += not same and one.right.agrees(answer, TIES["fp32"])
+    return Agreement(equal, ties, len(asked) - equal - ties)
+
+
+def answers_of(
+    way: Way,
+    questions: Sequence[Question],
+    limits: Sequence[int],
+    model_dir: Path,
+    renderer: ChatRenderer,
+    adapters: Mapping[str, Path],
+) -> list[list[int]]:
+    """Return the engine's answers, asked in one way, in the order of the questions."""
+    config = replace(way.config, max_running=way.in_flight, max_waiting=len(questions))
     runner = DecoderRunner.load(model_dir, config)
     core = EngineCore(runner, config, blocks=runner.blocks, eos_ids=renderer.eos_ids)
     for name, path in adapters.items():
         core.add_adapter(name, core.read_adapter(path))
-    order = list(range(len(asked)))
+    order = list(range(len(questions)))
     if way.mixed:
-        # the reference goes adapter by adapter; neighbours here have different ones
-        per = len(asked) // len(adapters)
+        # the questions go adapter by adapter; neighbours here have different ones
+        per = len(questions) // len(adapters)
         order.sort(key=lambda number: (number % per, number // per))
-    answers = _answers(core, [asked[number] for number in order], renderer)
-    equal = ties = 0
-    for number, answer in zip(order, answers, strict=True):
-        right = asked[number].right
-        equal += list(right.token_ids) == answer
-        ties += list(right.token_ids) != answer and right.agrees(answer, TIES["fp32"])
-    return Agreement(equal, ties, len(asked) - equal - ties)
+    found = _answers(core, [(questions[number], limits[number]) for number in order], renderer)
+    answers = dict(zip(order, found, strict=True))
+    return [answers[number] for number in range(len(questions))]
 
 
-def _answers(core: EngineCore, asked: Sequence[Asked], renderer: ChatRenderer) -> list[list[int]]:
+def _answers(core: EngineCore, asked: Sequence[tuple[Question, int]], renderer: ChatRenderer) -> list[list[int]]:
     answers: dict[str, list[int]] = {}
-    for number, one in enumerate(asked):
-        params = SamplingParams(max_tokens=len(one.right.token_ids))
+    for number, (one, limit) in enumerate(asked):
+        params = SamplingParams(max_tokens=limit)
         adapter = core.find_adapter(one.adapter)
         sequence = EngineSequence.create(str(number), one.prompt, params, adapter=adapter, decode=renderer.decode)
         answers[sequence.id] = []
@@ -153,8 +222,9 @@ def render(found: Mapping[str, Agreement], *, prompts: int, adapters: int) -> st
         "## Agreement with transformers",
         "",
         f"Greedy answers of the float32 engine to {prompts} prompts under each of {adapters} LoRA adapters, token for "
-        "token against transformers' generate with PEFT, one prompt at a time. A tie: two logits closer than "
-        f"{TIES['fp32']}.",
+        "token against transformers with PEFT, one prompt at a time: answers that it would have chosen token by token "
+        f"are right; for all others, and for {GENERATED} under each adapter in any case, its generate says what is. "
+        f"A tie: two logits closer than {TIES['fp32']}.",
         "",
         "| requests | equal | parted at a tie | parted otherwise |",
         "|---|---|---|---|",

@@ -9,7 +9,7 @@ Schema = dict[str, Any]
 
 NAMES = ("queue", "urgency", "category", "user", "amount", "order", "due", "tags", "reason", "city", "items", "device")
 VALUES = ("Access", "Network", "Printing", "Mail", "low", "high", "naïve – ü", 'with "quotes"', "Доступ", "a/b\\c")
-PATTERNS = ("[A-Z]{2}-[0-9]{4}", "(?:yes|no|[0-9]+ days?)", "[a-z]+(?:_[a-z]+){0,2}", "#[0-9a-f]{6}")
+PATTERNS = ("[A-Z]{2}-[0-9]{4}", "(?:yes|no|[0-9]+ days?)", "[a-z]{2,12}(?:_[a-z]{2,12}){0,2}", "#[0-9a-f]{6}")
 FORMATS = ("date", "time", "uuid", "ipv4", "email")
 PEOPLE = ("Anna", "Boris", "Chidi", "Dana", "Émile", "Farid")
 TROUBLES = (

@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from portal.base_models import EMBEDDED_SLUG
 
-KINDS = ("training", "recipes", "serving", "agreement", "proxy", "pages", "doctor", "imports", "soak")
+KINDS = ("training", "recipes", "serving", "agreement", "schemas", "proxy", "pages", "doctor", "imports", "soak")
 # those that have to be installed first, or take long
 PEERS = {"training": ("llamafactory",), "serving": ("transformers-batching", "llamacpp", "openvino", "vllm")}
 _HEAD = """# Benchmarks

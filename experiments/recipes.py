@@ -16,13 +16,15 @@ def _(text: str) -> str:
     return text
 
 
-# Useful tokens per second, times parameters: what a core or a GPU gets through while it learns. Measured on two
-# AVX-512 cores with SmolLM2-135M by `benchmark training`; for GPUs a cautious guess that a trial corrects.
-CORE_PACE, CORE_PACE_8_BIT, GPU_PACE = 1.9e10, 3.3e10, 5e12
+# Useful tokens per second, times parameters: what a core (in 8 bit) or a GPU gets through while it learns. Measured on
+# two AVX-512 cores with SmolLM2-135M by `benchmark training` and `benchmark recipes`; for GPUs a cautious guess that
+# a trial corrects.
+CORE_PACE, GPU_PACE = 4.1e10, 5e12
 # A typical ticket, where nobody has counted.
 USUAL_ROW_TOKENS = 85.0
 USUAL_PARAMETERS = 135_000_000
 SHORT_ANSWER_TOKENS = 64
+SMALL_PARAMETERS = 400e6
 # bf16 weights, and a quarter more for activations and what CUDA itself occupies.
 ROOM_FOR_WEIGHTS = 2.5
 LEAST_MAX_LENGTH, USUAL_MAX_LENGTH, MOST_MAX_LENGTH = 256, 1024, 4096
@@ -62,11 +64,10 @@ class Situation:
             return True
         return self.problem_type == "chat" and (self.answer_tokens or 0) <= SHORT_ANSWER_TOKENS
 
-    def pace(self, *, eight_bit: bool) -> float:
-        """Return about how many useful tokens per second are learned from."""
-        if self.device == "cuda":
-            return GPU_PACE / self.parameters
-        return self.cores * (CORE_PACE_8_BIT if eight_bit else CORE_PACE) / self.parameters
+    @property
+    def pace(self) -> float:
+        """About how many useful tokens per second are learned from."""
+        return (GPU_PACE if self.device == "cuda" else self.cores * CORE_PACE) / self.parameters
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,6 @@ class Recipe:
     minutes: float
     epochs: tuple[float, float]
     own: Callable[[Situation], dict[str, Any]]
-    eight_bit: bool = True  # where the processor has it
     keeps_best: bool = False
 
 
@@ -140,8 +140,8 @@ RECIPES: dict[str, Recipe] = {
             _balanced,
         ),
         Recipe(
-            "best", _("Best"), _("Highest quality: many passes, a larger adapter, exact arithmetic."), 50, (4, 10),
-            _best, eight_bit=False, keeps_best=True,
+            "best", _("Best"), _("Highest quality: many passes and a larger adapter."), 50, (4, 10),
+            _best, keeps_best=True,
         ),
     )
 }  # fmt: skip
@@ -167,7 +167,7 @@ Decision = tuple[dict[str, Any], Reason | None]
 def _epochs(recipe: Recipe, situation: Situation, _chosen: Mapping[str, Any]) -> Decision:
     """As many readings as fit into the recipe's minutes: time follows the visits, so a small table affords more."""
     least, most = recipe.epochs
-    pace = situation.pace(eight_bit=recipe.eight_bit)
+    pace = situation.pace
     epochs = round(min(most, max(least, recipe.minutes * 60 * pace / situation.tokens)), 2)
     facts = {
         "rows": situation.rows,
@@ -196,11 +196,16 @@ def _batch(_recipe: Recipe, situation: Situation, chosen: Mapping[str, Any]) -> 
 
 def _learning_rate(_recipe: Recipe, situation: Situation, _chosen: Mapping[str, Any]) -> Decision:
     size = situation.parameters
-    rate = 1e-3 if size <= 400e6 else 5e-4 if size <= 2e9 else 2e-4
+    rate = 1e-3 if size <= SMALL_PARAMETERS else 5e-4 if size <= 2e9 else 2e-4
     facts = {"millions": f"{size / 1e6:,.0f}"}
     if situation.problem_type == "preference":
         said = _("Preferences want a tenth of the rate that suits a model of %(millions)s million parameters.")
         return {"learning_rate": rate / 10}, Reason(("learning_rate",), said, facts)
+    if size <= SMALL_PARAMETERS and situation.has_short_answers:
+        said = _(
+            "Small base models (this one: %(millions)s million parameters) learn short answers best in large steps."
+        )
+        return {"learning_rate": 2 * rate}, Reason(("learning_rate",), said, facts)
     said = _("The smaller the base model, the larger its steps; this one has %(millions)s million parameters.")
     return {"learning_rate": rate}, Reason(("learning_rate",), said, facts)
 
@@ -237,13 +242,11 @@ def _kept(recipe: Recipe, situation: Situation, _chosen: Mapping[str, Any]) -> D
     return {"keep_weights": "best"}, Reason(("keep_weights",), said)
 
 
-def _arithmetic(recipe: Recipe, situation: Situation, _chosen: Mapping[str, Any]) -> Decision:
+def _arithmetic(_recipe: Recipe, situation: Situation, _chosen: Mapping[str, Any]) -> Decision:
     if situation.device == "cuda":
         return {}, Reason(("precision",), _("GPUs compute in 16 bit."))
-    if recipe.eight_bit:
-        said = _("8-bit arithmetic is much faster on CPUs that have it, at nearly the same loss.")
-        return {"precision": "fastest"}, Reason(("precision",), said)
-    return {"precision": "auto"}, Reason(("precision",), _("Exact arithmetic: this recipe takes its time."))
+    said = _("8-bit arithmetic is much faster on CPUs that have it, at nearly the same loss.")
+    return {"precision": "fastest"}, Reason(("precision",), said)
 
 
 def _memory(_recipe: Recipe, situation: Situation, _chosen: Mapping[str, Any]) -> Decision:

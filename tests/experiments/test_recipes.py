@@ -48,7 +48,7 @@ def test_better_recipes_never_train_less(situation):
 
 
 def test_fast_reads_the_demo_table_about_twice():
-    assert 1.5 <= advise("fast", Situation(rows=400)).hyperparameters.epochs <= 2.1
+    assert 1.7 <= advise("fast", Situation(rows=400)).hyperparameters.epochs <= 2.3
 
 
 def test_longer_rows_are_read_less_often_and_more_cores_read_more():
@@ -69,7 +69,6 @@ def test_the_longest_row_is_not_cut_where_it_was_counted_and_there_is_room():
 
 def test_hardware_decides_about_arithmetic_and_compression():
     assert advise("balanced", BANKING).hyperparameters.precision == "fastest"
-    assert advise("best", BANKING).hyperparameters.precision == "auto"
     large = {"rows": 1_000, "parameters": 7_000_000_000, "device": "cuda"}
     assert advise("balanced", Situation(**large, memory_bytes=12 * 2**30)).hyperparameters.quantization == "nf4"
     assert advise("balanced", Situation(**large, memory_bytes=80 * 2**30)).hyperparameters.quantization == "none"
@@ -82,7 +81,13 @@ def test_small_models_and_preferences_have_rates_of_their_own():
     ]
     assert rates == sorted(rates, reverse=True)
     preference = advise("balanced", Situation(rows=100, problem_type="preference")).hyperparameters
-    assert preference.learning_rate == pytest.approx(rates[0] / 10)
+    assert preference.learning_rate == pytest.approx(1e-4)
+
+
+def test_small_models_learn_short_answers_in_larger_steps():
+    long = Situation(rows=2_000, row_tokens=600, answer_tokens=400)
+    rates = [advise("best", situation).hyperparameters.learning_rate for situation in (BANKING, long)]
+    assert rates == [pytest.approx(2e-3), pytest.approx(1e-3)]
 
 
 def test_best_keeps_the_last_state_of_short_answers_and_the_best_of_long_ones():
@@ -124,7 +129,7 @@ def test_the_form_says_why(client_for, alice, team, ready_version, base_model):
     part = "/t/service-desk/experiments/new/hyperparameters/"
     page = client_for(alice).get(part, {"recipe": "best", "dataset_version": ready_version.pk}).content.decode()
     assert "Why these values" in page
-    assert "Exact arithmetic: this recipe takes its time." in page
+    assert "8-bit arithmetic is much faster" in page
     assert f"{ready_version.train_rows} rows of about" in page
     preference = {"recipe": "best", "dataset_version": ready_version.pk, "hp_problem_type": "preference"}
     assert "Preferences want a tenth" in client_for(alice).get(part, preference).content.decode()

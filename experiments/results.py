@@ -144,6 +144,7 @@ def judge(predictions: Path, split: Split, version: DatasetVersion, origins: Seq
     ways = _ways(predictions)
     report = score_answers(answered, fields=_known_fields(version), schema=ways.get("schema")).to_dict()
     report["calibration"] = _calibration(found, ways.get("calibration") or {})
+    report["ranking"] = ways.get("ranking") or []
     report["slices"] = [asdict(one) for one in _slices(found, origins)]
     texts = _texts(found)
     if texts is not None:
@@ -159,15 +160,16 @@ def judge(predictions: Path, split: Split, version: DatasetVersion, origins: Seq
 
 
 def _slices(found: Sequence[dict[str, Any]], origins: Sequence[str]) -> Iterator[Slicing]:
-    """Yield the tuned model's figures by length, language and source of the rows."""
+    """Yield the tuned model's figures by length, language and source of the rows, beside those of everybody else."""
     expected, answers = [item["expected"] for item in found], [item[TUNED] for item in found]
+    others = {name: texts for name, texts in _answers(found).items() if name != TUNED}
     measure = measure_of(expected)
     bands, bounds = length_bands([len(item["prompt"]) for item in found])
-    yield slice_by("length", bands, expected, answers, measure=measure, order=BANDS, bounds=bounds)
-    yield slice_by("language", _languages(found), expected, answers, measure=measure)
+    yield slice_by("length", bands, expected, answers, others=others, measure=measure, order=BANDS, bounds=bounds)
+    yield slice_by("language", _languages(found), expected, answers, others=others, measure=measure)
     if origins and all(item.get("place", len(origins)) < len(origins) for item in found):
         sources = [origins[item["place"]] for item in found]
-        yield slice_by("source", sources, expected, answers, measure=measure)
+        yield slice_by("source", sources, expected, answers, others=others, measure=measure)
 
 
 def _languages(found: Sequence[dict[str, Any]]) -> list[str]:
@@ -181,9 +183,13 @@ def _languages(found: Sequence[dict[str, Any]]) -> list[str]:
 
 def _texts(found: Sequence[dict[str, Any]]) -> TextReport | None:
     """Return the figures of free text, of everybody who answered all rows."""
+    return score_texts([item["expected"] for item in found], _answers(found), [item.get("nats") for item in found])
+
+
+def _answers(found: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return the answers of everybody who answered all rows, by name."""
     names = [name for name in (TUNED, UNTUNED, *OTHERS) if all(item.get(name) is not None for item in found)]
-    answers = {name: [item[name] for item in found] for name in names}
-    return score_texts([item["expected"] for item in found], answers, [item.get("nats") for item in found])
+    return {name: [item[name] for item in found] for name in names}
 
 
 def _ways(predictions: Path) -> dict[str, Any]:

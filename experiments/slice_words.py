@@ -9,7 +9,9 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from datasets_app.row_origins import ADDED, UNKNOWN
+from experiments.scoring.names import SUBJECTS
 from experiments.scoring.slices import BANDS, OTHER
+from experiments.verdicts import short_label
 
 
 def slice_tables(slicings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -24,6 +26,7 @@ def _table(slicing: Mapping[str, Any]) -> dict[str, Any]:
         "title": _titles()[slicing["by"]],
         "measure": measure,
         "fields": names,
+        "others": [short_label(name) for name in _others(slicing)],
         "rows": [_row(slicing, part, names) for part in slicing["slices"]],
     }
 
@@ -31,7 +34,13 @@ def _table(slicing: Mapping[str, Any]) -> dict[str, Any]:
 def _row(slicing: Mapping[str, Any], part: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     known = {field["name"]: field for field in part["fields"]}
     cells = [{"name": name, "field": known.get(name)} for name in names]
-    return {"label": _label(slicing, part["label"]), "figures": part, "cells": cells}
+    others = [{"name": short_label(name), "reached": part["others"][name]} for name in _others(slicing)]
+    return {"label": _label(slicing, part["label"]), "figures": part, "cells": cells, "others": others}
+
+
+def _others(slicing: Mapping[str, Any]) -> list[str]:
+    """Return whom to show beside the tuned model, in the usual order; reports of older versions know nobody."""
+    return [name for name in SUBJECTS if all(name in part.get("others", ()) for part in slicing["slices"])]
 
 
 def _titles() -> dict[str, str]:

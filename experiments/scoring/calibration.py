@@ -1,10 +1,11 @@
 """Is the model as often right as it says it is sure? Temperatures, expected calibration error, abstention. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from experiments.scoring.classification import area_under_curve, log_loss
 from experiments.scoring.intervals import bootstrap_interval
 
 BINS: Final = 10
@@ -45,6 +46,21 @@ class FieldCalibration:
     ece_before: float
     ece_after: float
     abstention: tuple[Abstention, ...]
+
+
+@dataclass(frozen=True)
+class FieldRanking:
+    """How well the probabilities of a closed field's values tell the right one, on held-out rows.
+
+    `auc` is the mean area under the ROC curve of each expected value against all others, None if all rows expect the
+    same one; `log_loss` in nats, before and after the temperature.
+    """
+
+    name: str
+    rows: int
+    auc: float | None
+    log_loss_before: float
+    log_loss_after: float
 
 
 def probabilities(logprobs: Sequence[float], temperature: float) -> list[float]:
@@ -132,4 +148,25 @@ def calibrate_field(
         ece_before=expected_calibration_error(raw),
         ece_after=expected_calibration_error(scaled),
         abstention=abstentions(calibration, scaled),
+    )
+
+
+def rank_field(name: str, temperature: float, rows: Sequence[tuple[str, Mapping[str, float]]]) -> FieldRanking:
+    """Return the figures of one field's probabilities. `rows`: the right value, and the log probability of each value.
+
+    The area is that of the probabilities at the temperature. Raises: ValueError without rows.
+    """
+    if not rows:
+        raise ValueError("nothing was answered")
+    expected, labels = [wanted for wanted, _ in rows], list(rows[0][1])
+    raw, scaled = (
+        [probabilities([logprobs[label] for label in labels], one) for _, logprobs in rows]
+        for one in (1.0, temperature)
+    )
+    return FieldRanking(
+        name=name,
+        rows=len(rows),
+        auc=area_under_curve(expected, labels, scaled),
+        log_loss_before=log_loss(expected, labels, raw),
+        log_loss_after=log_loss(expected, labels, scaled),
     )

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from experiments.scoring.answers import RowScore, row_score
@@ -31,6 +32,7 @@ class Slice:
     """The tuned model's figures on one part of the rows, each with its 95 % interval.
 
     `reached` is the share of exact answers, or the mean score where answers are free text. `few`: too few rows.
+    `others` has what each further subject reaches on the same rows.
     """
 
     label: str
@@ -40,6 +42,7 @@ class Slice:
     high: float
     few: bool
     fields: tuple[SliceField, ...]
+    others: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def slice_by(
     expected: Sequence[str],
     answers: Sequence[str],
     *,
+    others: Mapping[str, Sequence[str]] = MappingProxyType({}),
     measure: str = "exact_match",
     order: Sequence[str] = (),
     bounds: tuple[int, int] | None = None,
@@ -78,6 +82,7 @@ def slice_by(
 ) -> Slicing:
     """Return the figures of the rows with each label, in the `order` given, else the most frequent first.
 
+    `others`: the answers of further subjects by name.
     `measure` is exact_match or score. Beyond MOST_SLICES labels the rarest are one slice, OTHER.
     """
     scores = [row_score(wanted, given) for wanted, given in zip(expected, answers, strict=True)]
@@ -85,14 +90,31 @@ def slice_by(
     ranked = sorted(counts, key=lambda label: (-counts[label], label))
     kept = ranked if len(ranked) <= MOST_SLICES else ranked[: MOST_SLICES - 1]
     shown = [label for label in order if label in kept] + [label for label in kept if label not in order]
-    groups: dict[str, list[RowScore]] = {label: [] for label in shown}
-    for label, score in zip(labels, scores, strict=True):
-        groups.setdefault(label if label in kept else OTHER, []).append(score)
-    slices = tuple(_slice(label, part, measure, seed) for label, part in groups.items())
+    groups: dict[str, list[int]] = {label: [] for label in shown}
+    for place, label in enumerate(labels):
+        groups.setdefault(label if label in kept else OTHER, []).append(place)
+    reached = {
+        name: [_reached(row_score(wanted, given), measure) for wanted, given in zip(expected, texts, strict=True)]
+        for name, texts in others.items()
+    }
+    slices = tuple(
+        _slice(
+            label,
+            [scores[place] for place in places],
+            {name: sum(values[place] for place in places) / len(places) for name, values in reached.items()},
+            measure,
+            seed,
+        )
+        for label, places in groups.items()
+    )
     return Slicing(by, measure, slices, bounds)
 
 
-def _slice(label: str, scores: Sequence[RowScore], measure: str, seed: int) -> Slice:
+def _reached(score: RowScore, measure: str) -> float:
+    return score.score if measure == "score" else float(score.exact)
+
+
+def _slice(label: str, scores: Sequence[RowScore], others: dict[str, float], measure: str, seed: int) -> Slice:
     if measure == "score":
         reached = bootstrap_interval([score.score for score in scores], least=0.0, most=1.0, seed=seed)
     else:
@@ -106,6 +128,7 @@ def _slice(label: str, scores: Sequence[RowScore], measure: str, seed: int) -> S
         high=reached.high,
         few=len(scores) < FEW_ROWS,
         fields=tuple(_field(name, [score.fields for score in scores]) for name in names),
+        others=others,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets_app.rendering import ChatRenderer
-from experiments.scoring.calibration import fit_temperature, probabilities
+from experiments.scoring.calibration import FieldRanking, fit_temperature, probabilities, rank_field
 from experiments.scoring.names import CONSTRAINED, SCORED
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.errors import EngineError
@@ -53,12 +53,14 @@ class ScoredRows:
     """Answers chosen among the allowed values, by row.
 
     `confidence` has, per closed field, how sure the model is before and after its temperature. `calibration` has, per
-    field, the temperature and the calibration rows as (confidence at it, right).
+    field, the temperature and the calibration rows as (confidence at it, right). `ranking`: how well all probabilities
+    tell the right value, field by field.
     """
 
     answers: dict[int, str]
     confidence: dict[int, dict[str, tuple[float, float]]]
     calibration: dict[str, dict[str, Any]]
+    ranking: tuple[FieldRanking, ...]
 
 
 def bind(
@@ -138,7 +140,13 @@ def score_closed_fields(
         }
         for row, answer in chosen.items()
     }
-    return ScoredRows({row: answer.text for row, answer in chosen.items()}, confidence, calibration)
+    asked = [(row, chosen[row.row]) for row in rows]
+    ranking = tuple(
+        rank_field(name, temperatures[name], wanted)
+        for name in bound.chooser.closed
+        if (wanted := _wanted(name, asked))
+    )
+    return ScoredRows({row: answer.text for row, answer in chosen.items()}, confidence, calibration, ranking)
 
 
 def _calibration_rows(job_dir: Path, renderer: ChatRenderer, rows: Sequence[HeldOutRow], seed: int) -> list[HeldOutRow]:
@@ -186,6 +194,15 @@ def _spread(name: str, known: Sequence[tuple[HeldOutRow, ChosenAnswer]]) -> list
         if wanted is not None and wanted in logprobs:
             found.append((list(logprobs.values()), list(logprobs).index(wanted)))
     return found
+
+
+def _wanted(name: str, known: Sequence[tuple[HeldOutRow, ChosenAnswer]]) -> list[tuple[str, Mapping[str, float]]]:
+    """Return the right value of a field and the log probability of each, where the right answer has the field."""
+    return [
+        (wanted, answer.choices[name].logprobs)
+        for row, answer in known
+        if (wanted := right_label(row.expected, name)) is not None and name in answer.choices
+    ]
 
 
 def _confidence(choice: Choice, temperature: float) -> float:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence as Rows
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -254,7 +255,11 @@ class Questions:
 def _write_schema(folder: Path, bound: Bound | None, scored: ScoredRows | None) -> None:
     """Write what the answers were bound to, and what was learned about confidence, for whoever judges them."""
     folder.mkdir(exist_ok=True)
-    content = {"schema": bound.schema if bound else None, "calibration": scored.calibration if scored else None}
+    content = {
+        "schema": bound.schema if bound else None,
+        "calibration": scored.calibration if scored else None,
+        "ranking": [asdict(one) for one in scored.ranking] if scored else [],
+    }
     publish_text(folder / "ways.json", json.dumps(content, ensure_ascii=False))
 
 

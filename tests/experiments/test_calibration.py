@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
+from sklearn.metrics import log_loss, roc_auc_score
 
 from experiments.scoring.calibration import (
     abstentions,
@@ -15,6 +16,7 @@ from experiments.scoring.calibration import (
     expected_calibration_error,
     fit_temperature,
     probabilities,
+    rank_field,
     threshold_for,
 )
 
@@ -91,3 +93,22 @@ def test_a_field_is_told_before_and_after():
     found = calibrate_field("queue", 3.0, [(0.5, True)], raw, scaled)
     assert (found.ece_before, found.ece_after) == (pytest.approx(0.49), 0.0)
     assert (found.fitted_rows, found.rows) == (1, 2)
+
+
+def test_probabilities_of_a_field_are_ranked_as_scikit_learn_ranks_them():
+    labels = ["billing", "hardware", "network", "none"]
+    rows = overconfident(200, factor=3.0, seed=4)
+    known = [(labels[right], dict(zip(labels, logits, strict=True))) for logits, right in rows]
+    found = rank_field("queue", 3.0, known)
+    expected = [wanted for wanted, _ in known]
+    raw, scaled = (np.array([probabilities(logits, one) for logits, _ in rows]) for one in (1.0, 3.0))
+    assert (found.name, found.rows) == ("queue", 200)
+    assert found.auc == pytest.approx(
+        roc_auc_score(expected, scaled, multi_class="ovr", average="macro", labels=labels)
+    )
+    assert found.log_loss_before == pytest.approx(log_loss(expected, raw, labels=labels))
+    assert found.log_loss_after == pytest.approx(log_loss(expected, scaled, labels=labels))
+    assert found.log_loss_after < found.log_loss_before
+    assert rank_field("queue", 1.0, known[:1]).auc is None
+    with pytest.raises(ValueError, match="nothing"):
+        rank_field("queue", 1.0, [])

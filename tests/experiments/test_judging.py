@@ -36,7 +36,8 @@ def predictions(tmp_path):
             item |= {"tfidf": wrong, "majority": wrong, "confidence": {"queue": [0.99, 0.75]}}
             file.write(json.dumps(item) + "\n")
     learned = {"queue": {"temperature": 2.5, "rows": [[0.75, True]] * 30 + [[0.6, False]] * 10}}
-    (tmp_path / "ways.json").write_text(json.dumps({"schema": SCHEMA, "calibration": learned}))
+    ranking = [{"name": "queue", "rows": 40, "auc": 0.9, "log_loss_before": 0.5, "log_loss_after": 0.25}]
+    (tmp_path / "ways.json").write_text(json.dumps({"schema": SCHEMA, "calibration": learned, "ranking": ranking}))
     return path
 
 
@@ -54,6 +55,7 @@ def test_the_report_has_every_way_and_its_confidence(predictions):
     assert (field["ece_before"], field["ece_after"]) == (pytest.approx(0.24), pytest.approx(0.0))
     strict = field["abstention"][0]
     assert (strict["threshold"], strict["share"], strict["precision"]) == (0.75, 1.0, 0.75)
+    assert [(one["name"], one["auc"]) for one in found.report["ranking"]] == [("queue", 0.9)]
     ways = {one["way"]: one["code"] for one in found.report["verdict"]["against_baseline"]}
     assert ways == {"tuned": "beats", "constrained": "beats", "scored": "beats"}
 
@@ -70,4 +72,5 @@ def test_files_of_older_evaluators_are_judged_too(predictions):
     item = {"row": 1, "prompt": "p", "expected": "{}", "untuned": "{}", "tuned": "{}"}
     predictions.write_text(json.dumps(item) + "\n")
     report = judged(predictions).report
+    assert report["ranking"] == []
     assert (report["calibration"], report["others"], report["tuned"]["schema_valid"]) == ([], {}, None)

@@ -36,7 +36,8 @@ def evaluation(run, tmp_path) -> Evaluation:
     (tmp_path / "predictions.jsonl").write_text("".join(lines))
     schema = {"type": "object", "properties": {"service": {"type": "string"}}, "required": ["service"]}
     learned = {"service": {"temperature": 1.7, "rows": [[0.8, True]] * 20 + [[0.4, False]] * 5}}
-    (tmp_path / "ways.json").write_text(json.dumps({"schema": schema, "calibration": learned}))
+    ranking = [{"name": "service", "rows": 40, "auc": 0.871, "log_loss_before": 0.5, "log_loss_after": 0.25}]
+    (tmp_path / "ways.json").write_text(json.dumps({"schema": schema, "calibration": learned, "ranking": ranking}))
     with all_teams("test"):
         judged = results.judge(tmp_path / "predictions.jsonl", Split.TEST, run.dataset_version)
         return results.record_evaluation(run, judged)
@@ -51,6 +52,8 @@ def test_the_page_says_first_that_the_baseline_is_better(run, evaluation, client
         assert words in text
     assert "How sure the model is" in text
     assert "1.70" in text
+    for words in ("Area under the ROC curve", "0.871", "0.500 → 0.250"):
+        assert words in text
 
 
 @pytest.mark.django_db

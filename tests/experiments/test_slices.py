@@ -46,6 +46,15 @@ def test_each_part_has_its_own_figures_per_field():
     assert second.high > 0.3
 
 
+def test_others_are_measured_on_the_same_parts():
+    labels, half = ["a"] * 4 + ["b"] * 2, json.dumps({**json.loads(RIGHT), "queue": "elsewhere"})
+    others = {"tfidf": [RIGHT, RIGHT, RIGHT, WRONG, WRONG, WRONG], "untuned": [half] * 6}
+    first, second = slice_by("source", labels, [RIGHT] * 6, [RIGHT] * 6, others=others).slices
+    assert (first.others, second.others) == ({"tfidf": 0.75, "untuned": 0.0}, {"tfidf": 0.0, "untuned": 0.0})
+    scored = slice_by("source", labels, [RIGHT] * 6, [RIGHT] * 6, others=others, measure="score").slices[1]
+    assert scored.others["untuned"] == pytest.approx(0.5)
+
+
 def test_rare_parts_stand_together():
     labels = [str(number) for number in range(MOST_SLICES)] + ["rare"]
     parts = slice_by("source", labels * 2, [RIGHT] * 18, [RIGHT] * 18).slices
@@ -100,6 +109,7 @@ def test_the_report_cuts_by_length_language_and_source(tmp_path):
     assert {name: part["rows"] for name, part in by["language"].items()} == {"en": 40, "de": 20}
     assert (by["language"]["en"]["reached"], by["language"]["de"]["reached"]) == (1, 0)
     assert {name: part["rows"] for name, part in by["source"].items()} == {"old.csv": 40, "added": 20}
+    assert by["language"]["en"]["others"] == {"untuned": 0}
     assert list(by["length"]) == ["short", "middle", "long"]
     assert "source" not in {one["by"] for one in judge(path, Split.TEST, SimpleNamespace(report={})).report["slices"]}
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,8 +11,10 @@ import pytest
 
 from gpu_worker.trainer import checkpoints
 from gpu_worker.trainer.ranks import ManyRanks, Ranks
+from tests.forked import Forked
 from tests.gpu_worker.trainer.jobs import (
     ROOT,
+    command,
     losses,
     only,
     parse,
@@ -63,14 +66,32 @@ def test_two_processes_have_the_loss_curve_of_one(job):
     assert only(run_here(again)[1], "started")["resumed_from_step"] == 8
 
 
+def fork_together(job, count: int = 2) -> list[Forked]:
+    """As torch's launcher starts them, without its own process and without importing torch anew."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **meeting}
+    return [
+        Forked(
+            command(job),
+            cwd=ROOT,
+            env={**common, "RANK": str(number), "LOCAL_RANK": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for number in range(count)
+    ]
+
+
 def test_a_divided_base_model_has_the_loss_curve_of_a_whole_one(job):
     """Unequal rows, so that processes would compute different numbers of micro-batches if nobody took care."""
     chosen = {"path": "general", "micro_batch_size": 1, "batch_size": 5, "epochs": 1}
+    processes = fork_together(job("divided", divide_base_model="yes", **chosen))
     _, alone = run_here(job("alone", **chosen))
-    process = start_together(job("divided", divide_base_model="yes", **chosen))
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err[-2000:]
-    events = parse(out)
+    said = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said[0][1][-2000:]
+    events = parse(said[0][0])
     assert "FSDP2" in only(events, "started")["why"]
     assert losses(events) == pytest.approx(losses(alone), abs=1e-3)
     assert validation_losses(events) == pytest.approx(validation_losses(alone), abs=1e-3)

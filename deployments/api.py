@@ -147,3 +147,13 @@ class DeploymentStart(_DeploymentView):
         """Answer requests again, as soon as the adapter is loaded."""
         services.start_deployment(deployment=self.deployment(pk), actor=self.actor)
         return self.shown(pk)
+
+
+class DeploymentWake(_DeploymentView):
+    """Waking."""
+
+    @extend_schema(operation_id="deployments_wake", request=None, responses=_DETAIL)
+    def post(self, request: Request, pk: uuid.UUID) -> Response:
+        """Have a sleeping deployment loaded before somebody asks it; one that is awake stays so for its minutes."""
+        services.wake_deployment(deployment=self.deployment(pk), actor=self.actor)
+        return self.shown(pk)

@@ -167,6 +167,24 @@ def start_deployment(*, deployment: Deployment, actor: Actor) -> Deployment:
 
 
 @transaction.atomic
+def wake_deployment(*, deployment: Deployment, actor: Actor) -> Deployment:
+    """Load a sleeping deployment's adapter before the next request asks for it, and keep it awake for its minutes.
+
+    Raises: IllegalTransition if it is stopped.
+    """
+    deployment = _locked(deployment)
+    if not deployment.is_running:
+        raise IllegalTransition(_("This deployment is stopped. Start it to use it again."), code="deployment_stopped")
+    slept = deployment.may_rest
+    _keep_awake(deployment)
+    if deployment.live_version is not None:
+        placing.ensure_placement(adapter=deployment.live_version.adapter)
+    if slept:
+        history.note(deployment, actor, "deployment.woken")
+    return deployment
+
+
+@transaction.atomic
 def set_sleep(*, deployment: Deployment, actor: Actor, minutes: int | None) -> Deployment:
     """Say after how many minutes without a request its adapter is unloaded; None: never. A request wakes it.
 

@@ -137,6 +137,7 @@ ACTIONS: Mapping[str, str | Promise] = {
     "webhook.switched_off": _("Webhook endpoint switched off because nothing arrives there"),
     "deployment.held_back": _("Deployment version held back by the gate"),
     "deployment.gate_overridden": _("Gate of a deployment overridden"),
+    "deployment.woken": _("Deployment woken"),
     "deployment.sleep_changed": _("Deployment's sleep changed"),
     "deployment.log_changed": _("Keeping of requests' texts changed"),
     "deployment.texts_deleted": _("Kept texts of requests deleted"),

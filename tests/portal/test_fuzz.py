@@ -43,8 +43,11 @@ FEW = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 # What a body may hold at the top, so that values get past the first look.
-KEYS = ["name", "messages", "model", "prompt", "dataset_version", "base_model", "recipe", "hyperparameters", "run",
-        "experiment", "deploy_as", "priority", "version", "max_tokens", "stream", "notes"]  # fmt: skip
+KEYS = [
+    "name", "messages", "model", "prompt", "dataset_version", "base_model", "recipe", "hyperparameters", "run",
+    "experiment", "deploy_as", "priority", "version", "max_tokens", "stream", "notes", "kind", "weights", "step",
+    "repository", "credential", "is_on", "max_recall_drop", "logs_text", "log_days", "correction", "reason",
+]  # fmt: skip
 
 
 class _Undo(Exception):

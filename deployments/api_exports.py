@@ -33,6 +33,8 @@ _SCOPES = {
 class ModelExportSerializer(serializers.ModelSerializer[ModelExport]):
     """A model on its way out: a file to be downloaded until `expires_at`, or a repository on a hub."""
 
+    weights = serializers.CharField(read_only=True, help_text="of a GGUF file; else empty")
+
     class Meta:
         model = ModelExport
         fields = [

@@ -27,6 +27,7 @@ from deployments.engine_connection import (
     Silence,
     exchange,
 )
+from portal import stopping
 from portal.errors import PortalError, Unavailable
 
 # Tokens trickle, so silence is normal for a while; then the portal says ': ping' to keep its own caller's line open.
@@ -163,8 +164,9 @@ class ChatStream:
     def next_event(self) -> dict[str, Any] | None:
         """Return the next event, None after the last one.
 
-        Raises: Silence about every PING_EVERY_S without a byte, CallerGone, Unavailable if the connection breaks or
-        the stream ends without its mark, EngineTimeout after ENGINE_TIMEOUT_SECONDS of silence.
+        Raises: Silence about every PING_EVERY_S without a byte, sooner once the process is stopping; CallerGone,
+        Unavailable if the connection breaks or the stream ends without its mark, EngineTimeout after
+        ENGINE_TIMEOUT_SECONDS of silence.
         """
         while True:
             block, found, rest = self._buffer.partition(b"\n\n")
@@ -187,10 +189,12 @@ class ChatStream:
         self._answer.close()
 
     def _read_more(self) -> None:
+        left_s = stopping.left_s()
+        wait_s = PING_EVERY_S if left_s is None else min(PING_EVERY_S, left_s + 0.01)
         try:
-            part = self._answer.connection.receive_part(wait_s=PING_EVERY_S, caller=self._caller)
+            part = self._answer.connection.receive_part(wait_s=wait_s, caller=self._caller)
         except Silence:
-            self._silent_s += PING_EVERY_S
+            self._silent_s += wait_s
             if self._silent_s >= settings.ENGINE_TIMEOUT_SECONDS:
                 raise _timed_out() from None
             raise

@@ -16,7 +16,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import cast
 
 from deployments.engine_http import BYTES, Awaiting, Malformed, ResponseReader, request_bytes
 
@@ -134,7 +133,7 @@ class Connection:
                 self._reading.feed(self._socket.recv(_READ_BYTES))
         except (OSError, Malformed) as error:
             raise Disconnected(str(error)) from error
-        return cast(bytes | None, found)
+        return found
 
     def _await_bytes(self, wait_s: float, caller: int | None) -> None:
         ready = self._poll(wait_s, caller)

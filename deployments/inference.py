@@ -29,7 +29,8 @@ from deployments.targets import (
     resolve_base_model,
 )
 from deployments.tuned_models import resolve
-from portal.errors import PortalError, error_body
+from portal import stopping
+from portal.errors import PortalError, Unavailable, error_body
 
 __all__ = [
     "AnswerStream",
@@ -142,6 +143,8 @@ class AnswerStream:
     def _all_frames(self) -> Iterator[bytes]:
         try:
             while True:
+                if stopping.left_s() == 0:
+                    raise Unavailable(_("The server is being restarted, so this answer is incomplete. Ask again."))
                 try:
                     event = self._events.next_event()
                 except Silence:

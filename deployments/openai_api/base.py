@@ -33,6 +33,8 @@ class JSONBody(BaseParser):
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         """Return the decoded body. Raises: TooLarge, ParseError."""
+        if parser_context is not None and _announced(parser_context["request"]) > MAX_BODY_BYTES:
+            raise TooLarge(_("The body of the request is larger than 4 MB."))
         content = stream.read(MAX_BODY_BYTES + 1)
         if parser_context is not None:  # the request may be looked at once more
             parser_context["request"]._request._body = content
@@ -42,6 +44,12 @@ class JSONBody(BaseParser):
             return json.loads(content, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):  # broken UTF-8 and JSON, numbers of thousands of digits, endless nesting
             raise ParseError(_("The body of the request is not valid JSON.")) from None
+
+
+def _announced(request: Request) -> int:
+    """Return how many bytes the body of a request is said to have: what is too much need not be read."""
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    return int(length) if length.isdecimal() else 0
 
 
 class AlwaysFirst(BaseContentNegotiation):

@@ -42,13 +42,14 @@ class Times:
     p50_ms: float
     p95_ms: float
     errors: int
+    count: int
 
     @classmethod
     def of(cls, seconds: Sequence[float], errors: int, took_s: float) -> Times:
         """Return the figures of single times."""
         ordered = sorted(seconds)
         p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
-        return cls(len(ordered) / took_s, 1000 * statistics.median(ordered), 1000 * p95, errors)
+        return cls(len(ordered) / took_s, 1000 * statistics.median(ordered), 1000 * p95, errors, len(ordered))
 
 
 async def measure(place: Place, request: bytes, *, in_flight: int, seconds: float) -> Times:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import signal
@@ -13,10 +14,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from gpu_worker.benchmarks.own_database import begin_child
+from gpu_worker.benchmarks.processor_time import cpu_seconds, parent_of
+from gpu_worker.benchmarks.proxy_litellm import PACKAGE, WORKERS, running
 from gpu_worker.benchmarks.proxy_load import Place, Times, measure, open_streams
 
 SECONDS = 8.0
@@ -28,10 +32,15 @@ PAGE = "/account/"
 
 @dataclass(frozen=True)
 class Measured:
-    """All figures: by requests in flight the engine alone and through the portal; the page without and with streams."""
+    """All figures: by requests in flight the engine alone and through proxies; the page without and with streams.
+
+    `cpu_ms`: processor time of a request at 32 in flight, of the portal's server, the database and the load.
+    """
 
     direct: dict[int, Times]
     proxied: dict[int, Times]
+    litellm: dict[int, Times]
+    cpu_ms: dict[str, float]
     page_before: Times
     page_beside: Times
     streams: int
@@ -39,40 +48,82 @@ class Measured:
 
 def main() -> None:
     """Run the whole measurement."""
-    options = begin_child()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--litellm", type=Path, help="the environment in which LiteLLM is installed")
+    options = begin_child(parser)
     seconds = 1.0 if options.quick else SECONDS
     with ExitStack() as stack:
         engine_port = stack.enter_context(_engine())
         token, session = _seed(engine_port)
         from portal.management.commands import up
 
-        ports = [up.chosen_port("127.0.0.1", None, first=first) for first in (18_000, 19_000)]
+        firsts = (18_000, 19_000, 20_000)
+        ports = [up.chosen_port("127.0.0.1", None, first=first) for first in firsts]
         services = [up.web("127.0.0.1", ports[0]), up.api("127.0.0.1", ports[1])]
-        for service, port in zip(services, ports, strict=True):
-            stack.enter_context(_server(service, port))
-        engine, api, page = (
-            Place("127.0.0.1", engine_port, KEY),
-            Place("127.0.0.1", ports[1], token),
-            Place("127.0.0.1", ports[0], session),
+        servers = [
+            stack.enter_context(_server(service, port)) for service, port in zip(services, ports[:2], strict=True)
+        ]
+        subject = Subject(
+            engine=Place("127.0.0.1", engine_port, KEY),
+            api=Place("127.0.0.1", ports[1], token),
+            page=Place("127.0.0.1", ports[0], session),
+            processes={"portal": servers[1], "database": parent_of(_backend())},
         )
-        measured = asyncio.run(_measure(engine, api, page, seconds))
+        if options.litellm is not None:
+            peer = running(options.litellm, engine_port=engine_port, engine_key=KEY, port=ports[2])
+            subject = replace(subject, litellm=stack.enter_context(peer))
+        measured = asyncio.run(_measure(subject, seconds))
     options.section.write_text(_section(measured), encoding="utf-8")
 
 
-async def _measure(engine: Place, api: Place, page: Place, seconds: float) -> Measured:
-    await measure(api, api.post(), in_flight=32, seconds=min(2.0, seconds))  # processes get warm
-    direct, proxied = {}, {}
+@dataclass(frozen=True)
+class Subject:
+    """Where to ask, and whose processor time to read: parents of processes."""
+
+    engine: Place
+    api: Place
+    page: Place
+    processes: dict[str, int]
+    litellm: Place | None = None
+
+
+async def _measure(subject: Subject, seconds: float) -> Measured:
+    engine, api, page = subject.engine, subject.api, subject.page
+    proxies = [api] if subject.litellm is None else [api, subject.litellm]
+    for proxy in proxies:
+        await measure(proxy, proxy.post(), in_flight=32, seconds=min(2.0, seconds))  # processes get warm
+    direct: dict[int, Times] = {}
+    found: list[dict[int, Times]] = [{} for _proxy in proxies]
+    cpu_ms: dict[str, float] = {}
     for in_flight in (1, 8, 32):
         direct[in_flight] = await measure(engine, engine.post(), in_flight=in_flight, seconds=seconds / 2)
-        proxied[in_flight] = await measure(api, api.post(), in_flight=in_flight, seconds=seconds)
-        print(f"{in_flight} in flight: {proxied[in_flight]}", flush=True)
+        for proxy, times in zip(proxies, found, strict=True):
+            spent = _cpu_s(subject.processes)
+            times[in_flight] = await measure(proxy, proxy.post(), in_flight=in_flight, seconds=seconds)
+            if proxy is api:
+                cpu_ms = {name: 1000 * (now - spent[name]) for name, now in _cpu_s(subject.processes).items()}
+                cpu_ms = {name: spent / times[in_flight].count for name, spent in cpu_ms.items()}
+            print(f"{in_flight} in flight at {proxy.port}: {times[in_flight]}", flush=True)
     await measure(page, page.get(PAGE), in_flight=1, seconds=min(2.0, seconds))
     before = await measure(page, page.get(PAGE), in_flight=1, seconds=seconds)
     async with open_streams(api, STREAMS) as streams:
         await asyncio.sleep(1)
         beside = await measure(page, page.get(PAGE), in_flight=1, seconds=seconds)
     print(f"page: {before}, beside {streams} streams: {beside}", flush=True)
-    return Measured(direct, proxied, before, beside, streams)
+    return Measured(direct, found[0], dict(*found[1:]), cpu_ms, before, beside, streams)
+
+
+def _cpu_s(parents: dict[str, int]) -> dict[str, float]:
+    return {name: cpu_seconds(parent) for name, parent in parents.items()} | {"load": time.process_time()}
+
+
+def _backend() -> int:
+    """Return the process that serves our connection to the database."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return int(cursor.fetchone()[0])
 
 
 @contextmanager
@@ -87,7 +138,7 @@ def _engine() -> Iterator[int]:
 
 
 @contextmanager
-def _server(service: Any, port: int) -> Iterator[None]:
+def _server(service: Any, port: int) -> Iterator[int]:
     from portal.management.commands.up import answers
 
     child = subprocess.Popen(list(service.command), env={**os.environ, **service.environment}, start_new_session=True)
@@ -97,7 +148,7 @@ def _server(service: Any, port: int) -> Iterator[None]:
             if time.monotonic() > deadline or child.poll() is not None:
                 raise RuntimeError(f"the server {service.name} does not answer")
             time.sleep(0.2)
-        yield
+        yield child.pid
     finally:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
@@ -156,6 +207,10 @@ def _section(found: Measured) -> str:
             f"| {in_flight} | {alone:.0f} | {times.requests_per_s:.0f} | {times.p50_ms:.1f} | {times.p95_ms:.1f} "
             f"| {times.errors} |"
         )
+    spent = ", ".join(f"{name} {ms:.2f}" for name, ms in found.cpu_ms.items())
+    lines += ["", f"Processor time of a request at 32 in flight, ms: {spent}."]
+    if found.litellm:
+        lines += ["", *_litellm_lines(found)]
     bars = [
         (f"{many.requests_per_s:.0f} requests/s at 32 in flight (at least 500)", many.requests_per_s >= 500),
         (f"{added:.1f} ms added to one request at p50 (at most 4)", added <= 4),
@@ -165,8 +220,28 @@ def _section(found: Measured) -> str:
             found.streams == STREAMS and slower < 20,
         ),
     ]
+    if found.litellm:
+        ratio = many.requests_per_s / found.litellm[32].requests_per_s
+        bars.append((f"{ratio:.1f} times LiteLLM's requests/s at 32 in flight (at least 4)", ratio >= 4))
     lines += ["", *(f"* {'Reached' if is_reached else 'Missed'}: {text}." for text, is_reached in bars)]
     return "\n".join(lines) + "\n"
+
+
+def _litellm_lines(found: Measured) -> list[str]:
+    lines = [
+        f"LiteLLM's proxy ({PACKAGE.partition('==')[2]}, {WORKERS} workers, one key, no database, nothing counted)"
+        " before the same engine, asked in turn with the portal:",
+        "",
+        "| in flight | LiteLLM, requests/s | p50, ms | p95, ms | errors | the portal's requests/s to LiteLLM's |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    for in_flight, times in found.litellm.items():
+        ratio = found.proxied[in_flight].requests_per_s / times.requests_per_s
+        lines.append(
+            f"| {in_flight} | {times.requests_per_s:.0f} | {times.p50_ms:.1f} | {times.p95_ms:.1f} | {times.errors} "
+            f"| {ratio:.1f} |"
+        )
+    return lines
 
 
 if __name__ == "__main__":

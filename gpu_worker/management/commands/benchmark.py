@@ -17,7 +17,11 @@ from portal.base_models import EMBEDDED_SLUG
 
 KINDS = ("training", "recipes", "serving", "agreement", "schemas", "proxy", "pages", "doctor", "imports", "soak")
 # those that have to be installed first, or take long
-PEERS = {"training": ("llamafactory",), "serving": ("transformers-batching", "llamacpp", "openvino", "vllm")}
+PEERS = {
+    "training": ("llamafactory",),
+    "serving": ("transformers-batching", "llamacpp", "openvino", "vllm"),
+    "proxy": ("litellm",),
+}
 _HEAD = """# Benchmarks
 
 Written by `manage.py benchmark`; no figure is typed by hand. Ratios within one table are the sound part.

@@ -164,8 +164,9 @@ def gunicorn(name: str, host: str, port: int, *, threads: int, model_requests: i
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     options = {
         "--bind": address,
-        "--worker-class": "gthread",
+        "--worker-class": "portal.gunicorn_worker.BoundedThreads",
         "--workers": "2",
+        "--worker-connections": "4000",
         "--threads": str(threads),
         "--timeout": "120",
         "--graceful-timeout": "20",

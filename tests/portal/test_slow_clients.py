@@ -1,0 +1,174 @@
+"""Callers who say nothing, or only byte by byte, keep no thread of a real gunicorn; those in good faith are served."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from portal.management.commands.up import is_free
+
+pytestmark = pytest.mark.slow
+PROGRAM = """
+import time
+from portal import gunicorn_worker, stopping
+
+gunicorn_worker.HEAD_LIMIT_S = gunicorn_worker.BODY_LIMIT_S = 1.0
+
+
+def application(environ, start_response):
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    if environ["PATH_INFO"] == "/stream":
+        return (time.sleep(0.5) or b"word " for _number in range(5))
+    if environ["PATH_INFO"] == "/endless":
+        return endless()
+    return [b"%d" % len(body)]
+
+
+def endless():
+    while stopping.left_s() != 0:
+        yield b"word "
+        time.sleep(0.1)
+    yield b"closing words"
+"""
+THREADS = 3
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "small.py").write_text(PROGRAM)
+    port = next(port for port in range(18_700, 18_900) if is_free("127.0.0.1", port))
+    command = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "small:application",
+        "--bind",
+        f"127.0.0.1:{port}",
+        "--no-control-socket",
+    ]
+    options = [
+        "--worker-class",
+        "portal.gunicorn_worker.BoundedThreads",
+        "--threads",
+        str(THREADS),
+        "--graceful-timeout",
+        "6",
+        "--keep-alive",
+        "30",
+    ]
+    project = str(Path(__file__).parents[2])
+    with subprocess.Popen([*command, *options, "--pythonpath", f"{folder},{project}"], cwd=folder) as server:
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                with contextlib.suppress(OSError), connected(port) as caller:
+                    assert ask(caller) == b"0"
+                    break
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            yield port, server
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def port(server) -> int:
+    return server[0]
+
+
+def connected(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=30)
+
+
+def ask(caller: socket.socket, head: bytes = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", body: bytes = b"") -> bytes:
+    caller.sendall(head + body)
+    received = b""
+    while b"\r\n0\r\n" not in received:
+        part = caller.recv(65536)
+        if not part:
+            break
+        received += part
+    return received.partition(b"\r\n\r\n")[2].split(b"\r\n")[1] if b"\r\n\r\n" in received else b""
+
+
+def is_cut_off(caller: socket.socket, piece: bytes, limit_s: float = 20.0) -> bool:
+    """Send one byte after the other until the server has enough of it."""
+    deadline = time.monotonic() + limit_s
+    caller.settimeout(0.2)
+    while time.monotonic() < deadline:
+        try:
+            caller.sendall(piece)
+            if not caller.recv(65536):
+                return True
+        except TimeoutError:
+            continue
+        except OSError:
+            return True
+    return False
+
+
+def test_connections_that_say_nothing_keep_no_thread(port):
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(connected(port)) for _number in range(200)]
+        started = time.monotonic()
+        with connected(port) as caller:
+            assert ask(caller) == b"0"
+        # gunicorn's own worker would hold its threads for five seconds for each of them.
+        assert time.monotonic() - started < 20
+        assert ask(idle[-1]) == b"0"
+
+
+def test_heads_that_come_byte_by_byte_are_cut_off(port):
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connected(port)) for _number in range(THREADS)]
+        for one in slow:
+            one.sendall(b"GET / HTTP/1.1\r\n")
+        assert all(is_cut_off(one, b"x") for one in slow)
+        with connected(port) as caller:
+            assert ask(caller) == b"0"
+
+
+def test_bodies_that_come_byte_by_byte_are_cut_off(port):
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connected(port)) for _number in range(THREADS)]
+        for one in slow:
+            one.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n")
+        time.sleep(2.5)
+        with connected(port) as caller:
+            assert ask(caller) == b"0"
+
+
+def test_large_bodies_kept_connections_and_long_answers_are_left_alone(port):
+    with connected(port) as caller:
+        head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3000000\r\n\r\n"
+        assert ask(caller, head, b"x" * 3_000_000) == b"3000000"
+        time.sleep(1.5)
+        assert ask(caller) == b"0"
+        caller.sendall(b"GET /stream HTTP/1.1\r\nhost: x\r\n\r\n")
+        received = b""
+        while not received.endswith(b"0\r\n\r\n"):
+            part = caller.recv(65536)
+            assert part, received
+            received += part
+        assert received.count(b"word ") == 5
+
+
+def test_a_stop_leaves_long_answers_time_for_closing_words(server):  # the last one: the server ends
+    port, program = server
+    with connected(port) as caller:
+        caller.sendall(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n")
+        received = caller.recv(65536)
+        program.terminate()
+        while part := caller.recv(65536):
+            received += part
+    assert b"word " in received
+    assert received.endswith(b"closing words\r\n0\r\n\r\n")

@@ -46,6 +46,8 @@ class FoundRowsSerializer(serializers.Serializer[dict[str, Any]]):
 class RowChangeSerializer(serializers.ModelSerializer[RowChange]):
     """What waits to become of a row."""
 
+    moved_to = serializers.CharField(read_only=True, help_text="A split; empty if the row stays where it is.")
+
     class Meta:
         model = RowChange
         fields = ("row_id", "split", "is_excluded", "moved_to", "texts", "changed_at")

@@ -175,6 +175,9 @@ class SourceFile(TeamOwned):
     is_text = models.BooleanField(default=True, help_text="text with an encoding; not a sheet or Parquet")
     unpacked_bytes = models.PositiveBigIntegerField(default=0)
     origin = models.JSONField(default=dict, help_text="kind, address, revision and files of what was fetched")
+    counted_as = models.UUIDField(
+        null=True, help_text="of the file under /v1 whose bytes these are; while it is there, they are counted there"
+    )
     within = models.ForeignKey(
         "self", on_delete=models.CASCADE, null=True, related_name="inner", help_text="the upload this one came in"
     )

@@ -23,7 +23,7 @@ from datasets_app.names import clean_name
 from datasets_app.options import ImportOptions
 from datasets_app.readers import FileRefused
 from datasets_app.reports import fault_in_words
-from datasets_app.sources import Reading, Upload
+from datasets_app.sources import FetchedFile, Reading, Upload
 from datasets_app.unpacking import limits
 from portal import audit, quotas, usage
 from portal.actors import Actor
@@ -114,7 +114,8 @@ def _require_storage(team: Team, files: Mapping[Split, Upload], *, stored: bool)
     """
     # What came in parts is counted since its first part; it is handed over before the last word is spoken.
     counted = [content for content in files.values() if stored or not isinstance(content, ResumableUpload)]
-    adding = sum(map(sources.size_bytes, counted))
+    own = [content for content in counted if not (isinstance(content, FetchedFile) and content.counted_as)]
+    adding = sum(map(sources.size_bytes, own))
 
     def others() -> int:
         return usage.storage_bytes(team) - (adding if stored else 0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Final, TypeAlias
+from uuid import UUID
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
@@ -40,6 +41,7 @@ class FetchedFile:
     path: Path
     size_bytes: int
     sha256: str
+    counted_as: UUID | None = None  # of the row above this room that counts the same bytes as storage already
 
 
 Upload: TypeAlias = "UploadedFile[bytes] | Path | ResumableUpload | FetchedFile"
@@ -106,6 +108,7 @@ def store(source: SourceFile, content: Upload) -> None:
     if isinstance(content, (ResumableUpload, FetchedFile)):
         _link(content.path, source.upload_path)
         source.size_bytes, source.sha256 = content.size_bytes, content.sha256
+        source.counted_as = content.counted_as if isinstance(content, FetchedFile) else None
         if isinstance(content, ResumableUpload):
             arrivals.hand_over(content)
     else:

@@ -21,9 +21,7 @@ from portal.models import Scope
 
 _MOST_FILTERS = 16
 TAG = "fine-tuning"
-_METADATA = OpenApiParameter(
-    "metadata", {"type": "object", "additionalProperties": {"type": "string"}}, style="deepObject"
-)
+_METADATA = OpenApiParameter("metadata", {"type": "object"}, style="deepObject")
 
 
 class JobView(OpenAIView):

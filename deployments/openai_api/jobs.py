@@ -276,7 +276,7 @@ def _begin_import(job: FineTuningJob) -> DatasetVersion:
 def _source(job: FineTuningJob, file: ApiFile, param: str, work: Path) -> FetchedFile:
     """Return the file as the import takes it: linked, or written anew where its shape is another one."""
     if job.method != "dpo":
-        return FetchedFile(file.name, file.path, file.size_bytes, file.sha256)
+        return FetchedFile(file.name, file.path, file.size_bytes, file.sha256, counted_as=file.pk)
     path, digest = work / f"{file.pk}.jsonl", hashlib.sha256()
     with path.open("wb") as target:
         for line in training_rows.preference_lines(file.path, param=param):

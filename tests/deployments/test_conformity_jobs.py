@@ -18,6 +18,7 @@ from deployments.models import ApiFile, FineTuningJob
 from experiments import kept
 from experiments.models import Run
 from experiments.scheduling import dispatch
+from portal import usage
 from portal.errors import Unavailable
 from portal.models import Node, Quota
 from portal.rls import all_teams, team_scope
@@ -220,6 +221,24 @@ def test_legacy_hyperparameters_and_our_own_are_understood(client, prepared):
     doubled = second.hyperparameters["learning_rate"] / job_of(usual.id).run.hyperparameters["learning_rate"]
     assert doubled == pytest.approx(2)
     assert first.dataset_version_id == second.dataset_version_id, "the same file is stored once"
+
+
+def test_a_training_file_counts_once_as_storage_whoever_shows_it(client, prepared, team):
+    def stored() -> int:
+        with team_scope(team.pk):
+            return usage.storage_bytes(team)
+
+    file = upload(client)
+    before = stored()
+    job = order(client, training_file=file.id)
+    prepared()
+    version = job_of(job.id).dataset_version
+    with team_scope(team.pk):
+        (source,) = version.sources(manager="unscoped").all()
+        assert stored() == before + version.size_bytes + source.unpacked_bytes
+    assert source.upload_path.stat().st_nlink > 1, "one file under two names"
+    client.files.delete(file.id)
+    assert stored() == before + version.size_bytes + source.unpacked_bytes, "now the version counts it"
 
 
 def test_preferences_become_rows_with_a_worse_answer(client, prepared):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ def example(page: str, language: str) -> str:
     return html.unescape(re.sub(r"<[^>]+>", "", found[1]))
 
 
-def test_curl_and_python_work_as_shown(live_server, client_for, bob, team, token, deployed):
+def test_curl_python_and_javascript_work_as_shown(live_server, client_for, bob, team, token, deployed):
     answer = client_for(bob).get(
         f"/t/{team.slug}/deployments/{deployed.deployment_id}/", headers={"host": live_server.url.split("//")[1]}
     )
@@ -36,6 +37,12 @@ def test_curl_and_python_work_as_shown(live_server, client_for, bob, team, token
     assert "heard: Can't reset the password for anna@example.com" in said
     python = [sys.executable, "-c", example(page, "python")]
     said = subprocess.run(python, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert said.strip().endswith("heard: Can't reset the password for anna@example.com")
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("the JavaScript example needs node: apt-get install nodejs")
+    script = [node, "--input-type=module", "-e", example(page, "javascript")]
+    said = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
     assert said.strip().endswith("heard: Can't reset the password for anna@example.com")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from openai import NotFoundError, OpenAI
+from openai.types.fine_tuning import FineTuningJob
 
 from tests.journeys.installation import MODEL, Installation
 
@@ -97,6 +98,37 @@ def _finished_in_spite_of_kills(installation: Installation, run: str) -> dict:
 def _deployed(installation: Installation) -> bool:
     rows = installation.api("GET", "/api/deployments/").json()["results"]
     return any(row["name"] == "journey" and row["state"] == "ready" for row in rows)
+
+
+def test_from_an_uploaded_file_to_a_called_fine_tuned_model(installation: Installation, client: OpenAI):
+    """What a script written for the hosted service does, with a training that is over in a moment."""
+    rows = [
+        {"messages": [{"role": "user", "content": f"Ticket {n}"}, {"role": "assistant", "content": '{"queue": "vpn"}'}]}
+        for n in range(16)
+    ]
+    content = "\n".join(map(json.dumps, rows)).encode()
+    file = client.files.wait_for_processing(client.files.create(file=("rows.jsonl", content), purpose="fine-tune").id)
+    chosen = {
+        "hyperparameters": {"n_epochs": 1, "max_steps": 2, "evaluation_rows": 1, "sample_rows": 0, "max_new_tokens": 4}
+    }
+    method = {"type": "supervised", "supervised": chosen}
+    made = client.fine_tuning.jobs.create(
+        model=MODEL, training_file=file.id, suffix="moment", extra_body={"method": method}
+    )
+
+    def job() -> FineTuningJob:
+        return client.fine_tuning.jobs.retrieve(made.id)
+
+    installation.until(lambda: job().status in ("succeeded", "failed", "cancelled"), "the job to end")
+    done = job()
+    assert (done.status, done.error) == ("succeeded", None)
+    assert done.fine_tuned_model == f"ft:{MODEL}:triage-team:moment:{made.id[6:14]}"
+    assert any(event.type == "metrics" for event in client.fine_tuning.jobs.list_events(made.id))
+    assert next(iter(client.fine_tuning.jobs.checkpoints.list(made.id))).step_number == 2
+    patient = client.with_options(max_retries=20)  # the adapter is loaded by the first call, which is told to come back
+    question = [{"role": "user", "content": "Ticket 3"}]
+    answer = patient.chat.completions.create(model=done.fine_tuned_model, messages=question, max_tokens=6)
+    assert (answer.model, answer.usage.completion_tokens > 0) == (done.fine_tuned_model, True)
 
 
 def test_the_base_model_answers_and_strangers_are_told_nothing(installation: Installation, client: OpenAI):

@@ -16,6 +16,8 @@ from datasets_app.rendering import ChatRenderer
 from gpu_worker.benchmarks.training import ENVIRONMENT, HYPERPARAMETERS, _conversations
 
 TRAINING_BATCH = 8
+WARM_UP = 16
+"""Requests under every adapter before anything is measured: an engine may have learned what its answers look like."""
 MAX_CHOICES = 100
 """A field with more different values than this is free text."""
 VARIATION = 0.02
@@ -64,7 +66,7 @@ def prepare_workload(
         schema=answer_schema([messages[-1]["content"] for messages in found]),
         max_tokens=longest_answer + 8,
         prompt_tokens=sum(map(len, prompts)) / len(prompts),
-        others=[messages[:-1] for messages in learned[:TRAINING_BATCH]],
+        others=[messages[:-1] for messages in learned[:WARM_UP]],
     )
 
 

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -70,6 +70,7 @@ class DecoderRunner:
         *,
         blocks: int,
         lora_rank_budget: int,
+        kernels: Kernels,
     ) -> None:
         """`blocks`: size of the key/value cache, the padding block included."""
         self.shape = shape
@@ -81,7 +82,7 @@ class DecoderRunner:
         cache_size = (blocks * BLOCK_SIZE, 2 * shape.kv_width)
         self._cache = [untouched_zeros(cache_size, self._device, self._dtype) for _ in range(shape.layers)]
         self._frequencies = rotary_frequencies(shape).to(self._device)
-        self._kernels = _kernels(shape, self._device, self._dtype)
+        self._kernels = kernels
         self._lora = LoraBank(
             shape,
             rank_budget=lora_rank_budget,
@@ -101,9 +102,10 @@ class DecoderRunner:
         """Load a base model folder. Raises: UnsupportedModel if it is not llama-shaped, or not to be had so here."""
         shape = read_model_shape(model_dir)
         placing = _placing(config.weights, device or torch.device("cpu"))
-        weights, dtype = load_weights(model_dir, shape, placing), placing.dtype
+        dtype, kernels = placing.dtype, _kernels(shape, placing.device, placing.dtype)
+        weights = load_weights(model_dir, shape, replace(placing, quantise=kernels.quantise))
         blocks = 1 + max(1, config.kv_cache_bytes // block_bytes(shape, dtype))
-        return cls(shape, weights, blocks=blocks, lora_rank_budget=config.lora_rank_budget)
+        return cls(shape, weights, blocks=blocks, lora_rank_budget=config.lora_rank_budget, kernels=kernels)
 
     @property
     def blocks(self) -> int:

@@ -273,6 +273,30 @@ void rms_norm(const float* x, const float* weight, float epsilon, int64_t rows, 
     }
 }
 
+// Round each row to whole numbers around 128, in steps of scales[row] that its largest number is 127 of. Where a number
+// is not finite, neither is the scale. Shapes: x, out (rows, n), scales (rows,).
+void quantise(const float* x, int64_t rows, int64_t n, float least_peak, float* scales, uint8_t* out) {
+#pragma omp parallel for schedule(static) if (rows * n > worth_threads)
+    for (int64_t row = 0; row < rows; ++row) {
+        const float* from = x + row * n;
+        uint8_t* to = out + row * n;
+        float peak = least_peak, bad = 0;
+#pragma omp simd reduction(max : peak) reduction(+ : bad)
+        for (int64_t i = 0; i < n; ++i) {
+            const float size = std::fabs(from[i]);
+            peak = size > peak ? size : peak;
+            bad += from[i] * 0.0f;
+        }
+        const float step = peak / 127.0f, factor = 127.0f / peak;
+        scales[row] = step + bad;
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) {
+            const float value = from[i] * factor;
+            to[i] = static_cast<uint8_t>(static_cast<int32_t>(value + (value < 0 ? -0.5f : 0.5f)) + 128);
+        }
+    }
+}
+
 // silu(gate) * up. Shapes: gate_up (rows, 2 n), out (rows, n).
 void gated(const float* gate_up, int64_t rows, int64_t n, float* out) {
 #pragma omp parallel for schedule(static) if (rows * n * 4 > worth_threads)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from gpu_worker.compiled import load_library
 from gpu_worker.engine.block_pool import BLOCK_SIZE
+from gpu_worker.engine.linear import LEAST_PEAK, quantised
 from gpu_worker.engine.model_shape import ModelShape
 from gpu_worker.engine.step_layout import DirectRows
 
@@ -26,6 +27,7 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "attend": (_POINTER, *[_COUNT] * 5, _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _POINTER),
     "low_rank": (_POINTER, _COUNT, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _POINTER, _COUNT),
     "rms_norm": (_POINTER, _POINTER, _FLOAT, _COUNT, _COUNT, _POINTER),
+    "quantise": (_POINTER, _COUNT, _COUNT, _FLOAT, _POINTER, _POINTER),
     "gated": (_POINTER, _COUNT, _COUNT, _POINTER),
 }  # fmt: skip
 
@@ -46,6 +48,10 @@ class Kernels:
         """Return silu(gate) * up. Shapes: gate_up (N, 2 n), result (N, n)."""
         gate, up = gate_up.chunk(2, -1)
         return functional.silu(gate).mul_(up)
+
+    def quantise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rows in 8 bits and their scales; see `linear.quantised`."""
+        return quantised(x)
 
     def rotate_and_store(self, qkv: Tensor, rotation: Tensor, slots: Tensor, cache: Tensor) -> None:
         """Rotate queries and keys in place by position, write keys and values to the cache.
@@ -85,6 +91,13 @@ class NativeKernels(Kernels):
         out = torch.empty(rows, width // 2)
         self._library.gated(gate_up.data_ptr(), rows, width // 2, out.data_ptr())
         return out
+
+    def quantise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rows in 8 bits and their scales."""
+        x = x.contiguous()
+        rounded, scales = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x), 1)
+        self._library.quantise(x.data_ptr(), *x.shape, LEAST_PEAK, scales.data_ptr(), rounded.data_ptr())
+        return rounded, scales
 
     def rotate_and_store(self, qkv: Tensor, rotation: Tensor, slots: Tensor, cache: Tensor) -> None:
         """Rotate queries and keys in place by position, write keys and values to the cache."""

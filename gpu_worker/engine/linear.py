@@ -1,5 +1,6 @@
 """A frozen matrix and the two ways in which the decoder multiplies by it."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -11,6 +12,16 @@ LARGEST, ZERO_POINT = 127.0, 128
 LEAST_PEAK = 1e-12
 PACKED_FOR_TOKENS = 8
 """Batch that the packed layout is chosen for: that of decoding several sequences. Larger ones gain as well."""
+
+
+Quantise = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Rows -> the same in 8 bits around ZERO_POINT, and each one's scale. Shapes: (tokens, n); (tokens, n), (tokens, 1)."""
+
+
+def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows in 8 bits, each with a scale of its own, in plain torch."""
+    scales = x.abs().amax(dim=1, keepdim=True).clamp_min_(LEAST_PEAK).mul_(1 / LARGEST)
+    return (x / scales).round_().add_(ZERO_POINT).to(torch.uint8), scales
 
 
 class Linear(Protocol):
@@ -72,7 +83,8 @@ class Int8Linear:
     arXiv:2208.07339, section 2.1, without outlier columns.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, quantise: Quantise = quantised) -> None:
+        self._quantise = quantise
         self._scales = weight.abs().amax(dim=1).clamp_min_(LEAST_PEAK).mul_(1 / LARGEST)
         rounded = (weight / self._scales[:, None]).round_().to(torch.int8)
         self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
@@ -81,8 +93,7 @@ class Int8Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the product."""
-        scales = x.abs().amax(dim=1, keepdim=True).clamp_min_(LEAST_PEAK).mul_(1 / LARGEST)
-        rounded = (x / scales).round_().add_(ZERO_POINT).to(torch.uint8)
+        rounded, scales = self._quantise(x)
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
             rounded, 1.0, ZERO_POINT, self._weight, self._scales, self._zero_points,
             None, 1.0, 0, torch.float32, "none", [], "",
@@ -95,13 +106,15 @@ class Int8Linear:
         return self(x).add_(residual)
 
 
-def make_linear(weight: Tensor, bias: Tensor | None = None, *, eight_bit: bool = False) -> Linear:
+def make_linear(
+    weight: Tensor, bias: Tensor | None = None, *, eight_bit: bool = False, quantise: Quantise = quantised
+) -> Linear:
     """Return the fastest form of a matrix on its device, exact unless 8 bits are asked for.
 
     The given tensor need not be kept. 8 bits are a matter of the CPU's kernels; elsewhere they are not to be had.
     """
     if eight_bit:
-        return Int8Linear(weight, bias)
+        return Int8Linear(weight, bias, quantise)
     has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
     packable = has_onednn and weight.device.type == "cpu" and weight.dtype == torch.float32
     if packable and hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gpu_worker.engine.errors import UnsupportedModel
-from gpu_worker.engine.linear import Linear, make_linear
+from gpu_worker.engine.linear import Linear, Quantise, make_linear, quantised
 from gpu_worker.engine.model_shape import ModelShape
 
 
@@ -96,6 +96,8 @@ class Placing:
     device: torch.device
     dtype: torch.dtype
     eight_bit: bool = False
+    quantise: Quantise = quantised
+    """With `eight_bit`: what brings activations to 8 bits."""
 
     def vector(self, tensor: Tensor) -> Tensor:
         """Return a copy of a norm or bias."""
@@ -103,7 +105,9 @@ class Placing:
 
     def linear(self, matrix: Tensor, bias: Tensor | None = None) -> Linear:
         """Return a matrix ready for multiplication; the given one may be memory-mapped."""
-        return make_linear(matrix.to(self.device, self.dtype, copy=True), bias, eight_bit=self.eight_bit)
+        return make_linear(
+            matrix.to(self.device, self.dtype, copy=True), bias, eight_bit=self.eight_bit, quantise=self.quantise
+        )
 
 
 def load_weights(model_dir: Path, shape: ModelShape, placing: Placing) -> DecoderWeights:

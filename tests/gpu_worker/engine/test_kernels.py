@@ -38,6 +38,9 @@ def test_one_by_one(compiled_kernels, model_dir) -> None:
     assert torch.allclose(native.rms_norm(x, weight), plain.rms_norm(x, weight), atol=1e-6)
     gate_up = torch.randn(5, 2 * shape.intermediate)
     assert torch.allclose(native.gated(gate_up), plain.gated(gate_up), atol=1e-6)
+    (rounded, scales), (right, right_scales) = native.quantise(x * 9), plain.quantise(x * 9)
+    assert torch.allclose(scales, right_scales)
+    assert int((rounded.int() - right.int()).abs().max()) <= 1  # ties go to different sides
     angles = torch.randn(5, 1, shape.head_dim // 2)
     rotation = torch.polar(torch.ones_like(angles), angles)
     slots = torch.tensor([3, 1, 7, 0, 4])
@@ -56,6 +59,7 @@ def test_what_is_not_finite_spreads(compiled_kernels, model_dir) -> None:
     for bad in (float("nan"), float("inf")):
         assert not torch.isfinite(native.rms_norm(torch.tensor([[1.0, bad, 2.0]]), torch.ones(3))).all()
         assert not torch.isfinite(native.gated(torch.tensor([[1.0, bad, 2.0, 3.0]]))).all()
+        assert not torch.isfinite(native.quantise(torch.tensor([[1.0, bad, 2.0]]))[1]).all()
         wide = torch.ones(1, 64)
         wide[0, 3] = bad
         assert not torch.isfinite(native.gated(wide)).all()

@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from django import forms
+from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from experiments.continuing import required_settings
 from experiments.hyperparameter_words import fields_in_words, value_words
 from experiments.hyperparameters import PROBLEM_TYPES, FieldInfo, Hyperparameters, form_fields, from_yaml
 from experiments.models import Experiment, Run, Sweep
+from experiments.problem_proposal import propose_problem
 from experiments.recipes import RECIPES, Advice, Situation, advise
 from experiments.situations import situation_of
 from experiments.sweep_plan import MOST_RUNS, BadSweep, read_values
@@ -108,15 +110,22 @@ class RunForm(TeamForm):
         )
         if experiment is not None:
             del self.fields["name"], self.fields["notes"]
-        self.advice, suggested = self._suggest()
+        self.advice, self._suggested = self._suggest()
         for info in fields_in_words():
-            self.fields[_PREFIX + info.name] = _form_field(info, suggested)
+            self.fields[_PREFIX + info.name] = _form_field(info, self._suggested)
+        # recipes depend on the kind of problem, so what they say is asked for again
+        self.fields[_PREFIX + "problem_type"].widget.attrs |= {
+            "hx-get": reverse("experiments:hyperparameters", args=[team.slug]),
+            "hx-trigger": "change",
+            "hx-include": "#run-form",
+            "hx-target": "#hyperparameters",
+        }
 
     def _suggest(self) -> tuple[Advice, Hyperparameters]:
         """Return what the chosen recipe says for the chosen dataset, to be shown where nothing is typed."""
         recipe = self._chosen("recipe")
         advice = advise(recipe if recipe in RECIPES else "balanced", self._situation())
-        suggested = advice.hyperparameters
+        suggested = advice.hyperparameters.model_copy(update={"problem_type": self._proposed})
         self.parent = self._row("continue_from")
         return advice, suggested.model_copy(update=required_settings(self.parent)) if self.parent else suggested
 
@@ -125,11 +134,15 @@ class RunForm(TeamForm):
         version = self._row("dataset_version") or self.fields["dataset_version"].queryset.first()  # type: ignore[attr-defined]
         self.has_versions = version is not None
         model = models.filter(slug=slug).first() if slug and "\0" not in slug else None
+        self._proposed, self._why_proposed = propose_problem(version)
+        parent = self._row("continue_from")
+        if parent is not None:  # goes on with what it has learned
+            self._proposed, self._why_proposed = parent.hyperparameters.get("problem_type", "chat"), None
         kind = self._chosen(_PREFIX + "problem_type")
         return situation_of(
             version,
             model or models.first(),
-            problem_type=kind if kind in PROBLEM_TYPES else "chat",
+            problem_type=kind if kind in PROBLEM_TYPES else self._proposed,
         )
 
     def _chosen(self, name: str) -> str:
@@ -143,12 +156,10 @@ class RunForm(TeamForm):
         return [
             (
                 " · ".join(known[name].label for name in reason.names),
-                " · ".join(
-                    value_words(known[name], getattr(self.advice.hyperparameters, name)) for name in reason.names
-                ),
+                " · ".join(value_words(known[name], getattr(self._suggested, name)) for name in reason.names),
                 _(reason.text) % reason.facts,
             )
-            for reason in self.advice.reasons
+            for reason in ([self._why_proposed] if self._why_proposed else []) + list(self.advice.reasons)
         ]
 
     def _row(self, name: str) -> Any:
@@ -203,6 +214,7 @@ class RunForm(TeamForm):
 
     def _merge(self, cleaned: dict[str, Any]) -> Hyperparameters | None:
         values = advise(cleaned["recipe"], self._situation()).hyperparameters.model_dump()
+        values["problem_type"] = self._proposed
         if self.parent:
             values |= required_settings(self.parent)
         for info in form_fields():

@@ -9,9 +9,12 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from datasets_app.row_origins import ADDED, UNKNOWN
-from experiments.scoring.names import SUBJECTS
+from experiments.scoring.names import CONSTRAINED, TFIDF, UNTUNED
 from experiments.scoring.slices import BANDS, OTHER
 from experiments.verdicts import short_label
+
+# The table has a column for each field already, so of all who answered only these are shown.
+_BESIDE = (CONSTRAINED, UNTUNED, TFIDF)
 
 
 def slice_tables(slicings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -39,8 +42,8 @@ def _row(slicing: Mapping[str, Any], part: Mapping[str, Any], names: Sequence[st
 
 
 def _others(slicing: Mapping[str, Any]) -> list[str]:
-    """Return whom to show beside the tuned model, in the usual order; reports of older versions know nobody."""
-    return [name for name in SUBJECTS if all(name in part.get("others", ()) for part in slicing["slices"])]
+    """Return whom to show beside the tuned model; reports of older versions know nobody."""
+    return [name for name in _BESIDE if all(name in part.get("others", ()) for part in slicing["slices"])]
 
 
 def _titles() -> dict[str, str]:

@@ -30,6 +30,15 @@ class TeamSerializer(serializers.Serializer):  # type: ignore[type-arg]
         return fields
 
 
+class NamedField(serializers.SlugRelatedField[Any]):
+    """Names a row by its slug; a name that no database takes is the name of nothing."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, str) and "\0" in data:
+            self.fail("does_not_exist", slug_name=self.slug_field, value="")
+        return super().to_internal_value(data)
+
+
 class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
     """A base model that teams may tune."""
 
@@ -94,7 +103,7 @@ class RunChoice(TeamSerializer):
     """What a new run learns from, on which model, and how."""
 
     dataset_version = serializers.PrimaryKeyRelatedField(queryset=DatasetVersion.unscoped.all())
-    base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.filter(is_allowed=True))
+    base_model = NamedField(slug_field="slug", queryset=BaseModel.objects.filter(is_allowed=True))
     recipe = serializers.ChoiceField(choices=list(RECIPES), default="balanced")
     hyperparameters = serializers.DictField(
         required=False, help_text="Values that differ from the recipe's, by name. Unknown names are refused."

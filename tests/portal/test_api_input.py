@@ -39,6 +39,13 @@ def test_pages_that_do_not_exist_are_404(world, api, parameter, value):
 
 
 @pytest.mark.django_db
+def test_a_name_that_no_database_takes_is_the_name_of_nothing(world, api):
+    body = {"name": "New", "base_model": "ti\0ny", "dataset_version": str(world.version.pk)}
+    answer = api.post("/api/experiments/", body, content_type="application/json")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, "base_model")
+
+
+@pytest.mark.django_db
 def test_a_filter_with_nonsense_is_refused(world, api):
     for query in ({"status": "everything"}, {"experiment": "1' OR '1'='1"}, {"status__in": "queued"}):
         assert api.get("/api/runs/", query).status_code == 400

@@ -217,7 +217,9 @@ def _best(columns: Sequence[str], words: dict[str, int], fits: Callable[[str], b
 
 def _guess_texts(columns: Sequence[str], sample_records: Sequence[Record]) -> Mapping:
     for column in columns:
-        if _score(column, MESSAGES_WORDS) >= 8 and _mostly(column, sample_records, _is_messages):
+        is_named = _score(column, MESSAGES_WORDS) >= 8 and _mostly(column, sample_records, _is_messages)
+        # preferences often have whole conversations under "chosen"
+        if is_named or (_score(column, RESPONSE_WORDS) >= 10 and _mostly(column, sample_records, _is_conversation)):
             return Mapping(messages=column)
     if {"instruction", "input", "output"} <= set(columns):
         return Mapping(
@@ -281,6 +283,20 @@ def _mostly(column: str, records: Sequence[Record], claim: Callable[[object], bo
 
 def _is_messages(cell: object) -> bool:
     return isinstance(cell, list) or (isinstance(cell, str) and cell.lstrip().startswith("["))
+
+
+def _is_conversation(cell: object) -> bool:
+    """Tell whether a cell holds messages for sure: an answer may be a JSON array, too."""
+    if isinstance(cell, str):
+        try:
+            cell = parse_json(cell, max_depth=64) if cell.lstrip().startswith("[") else None
+        except JsonFault:
+            return False
+    return (
+        isinstance(cell, list)
+        and len(cell) > 1
+        and all(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in cell)
+    )
 
 
 def _is_json_object(cell: object) -> bool:

@@ -213,7 +213,11 @@ class RowMaker:
     def _looked_at(self, record: Record) -> FlatRow | RowFault:
         try:
             system, prompt, answer, earlier = self._conversation(record.values)
-            rejected = self._rejected(record.values, answer) if self._mapping.rejected else ""
+            rejected = ""
+            if self._mapping.rejected:
+                rejected = self._rejected(
+                    record.values, answer, [*(earlier or ()), {"role": "user", "content": prompt}]
+                )
             digest = self._checked(system, prompt, answer, earlier, rejected)
             flat = FlatRow(record.line, system, prompt, answer, earlier, digest, rejected=rejected)
             if self._has_places:
@@ -237,10 +241,10 @@ class RowMaker:
         """Return a text as a question that nobody answers; so it is compared, divided and searched as questions are."""
         return None, _text(values, self._mapping.text or ""), "", None
 
-    def _rejected(self, values: Mapping[str, object], answer: str) -> str:
-        """Return the worse answer, which has to be there and another one."""
+    def _rejected(self, values: Mapping[str, object], answer: str, asked: Sequence[Message]) -> str:
+        """Return the worse answer, which has to be there and another one. `asked`: what both answers follow."""
         column = self._mapping.rejected or ""
-        rejected = _answer(values, column)
+        rejected = self._worse_turn(values, column, asked) if self._mapping.messages else _answer(values, column)
         if not rejected:
             raise _Refused(column, "empty_answer")
         if rejected == answer:
@@ -252,9 +256,22 @@ class RowMaker:
             raise _Refused(column, "nul" if "\0" in rejected else "surrogate")
         return rejected
 
-    def _from_messages(self, values: Mapping[str, object]) -> _Conversation:
-        column = self._mapping.messages or ""
-        turns = values.get(column)
+    def _worse_turn(self, values: Mapping[str, object], column: str, asked: Sequence[Message]) -> str:
+        """Return the worse answer where it is a text, an answer alone, or a whole conversation as the better one is."""
+        value = values.get(column)
+        if not isinstance(value, list) and not (isinstance(value, str) and value.lstrip().startswith("[{")):
+            return _answer(values, column)
+        *before, answered = self._turns(value, column)
+        if before and before[0]["role"] == "system":
+            del before[0]
+        if answered["role"] != "assistant":
+            raise _Refused(column, "bad_roles")
+        if before and before != list(asked):
+            raise _Refused(column, "rejected_asks_else")
+        return answered["content"]
+
+    def _turns(self, turns: object, column: str) -> list[Message]:
+        """Return the messages that stand in a cell, as a list or as JSON."""
         if isinstance(turns, str):
             try:
                 turns = parse_json(turns, max_depth=self._limits.max_json_depth)
@@ -262,7 +279,11 @@ class RowMaker:
                 raise _Refused(column, "bad_messages") from None
         if not isinstance(turns, list) or not turns:
             raise _Refused(column, "bad_messages")
-        messages = [_message(turn, column) for turn in turns]
+        return [_message(turn, column) for turn in turns]
+
+    def _from_messages(self, values: Mapping[str, object]) -> _Conversation:
+        column = self._mapping.messages or ""
+        messages = self._turns(values.get(column), column)
         _check_roles(messages, column)
         system = messages.pop(0)["content"] if messages[0]["role"] == "system" else self._mapping.system_prompt or None
         *earlier, asked, answered = messages

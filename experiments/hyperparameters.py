@@ -82,11 +82,12 @@ class Hyperparameters(BaseModel):
             "Preferences need a column with the worse answer. Plain text learns every word and needs no answers."
         ),
     )  # fmt: skip
-    preference_loss: Literal["sigmoid", "ipo", "hinge", "simpo", "orpo"] = _field(
+    preference_loss: Literal["sigmoid", "ipo", "hinge", "simpo", "orpo", "cpo"] = _field(
         "sigmoid", group=PROBLEM, label=_("Preference loss"), shown_if=("problem_type", ("preference",)),
         choices={
             "sigmoid": _("DPO (sigmoid)"), "ipo": _("IPO"), "hinge": _("Hinge (SLiC)"),
             "simpo": _("SimPO, without reference"), "orpo": _("ORPO, without reference"),
+            "cpo": _("CPO, without reference"),
         },
         help=_("How the two answers are parted. Preferences want about a tenth of the usual learning rate."),
     )  # fmt: skip

@@ -160,6 +160,9 @@ ROW_SENTENCES: dict[str, str] = {
     "missing_column": gettext_noop("the row has no value in this column. Fill it in or delete the row."),
     "not_text": gettext_noop("the cell must be text. Put the value in quotes."),
     "empty_prompt": gettext_noop("the prompt is empty. Fill it in or delete the row."),
+    "rejected_asks_else": gettext_noop(
+        "the worse answer follows other messages than the better one. Both have to answer the same conversation."
+    ),
     "rejected_is_answer": gettext_noop("the worse answer is the same as the answer. Change it or delete the row."),
     "empty_answer": gettext_noop("the answer is empty. Fill it in or delete the row."),
     "prompt_too_long": gettext_noop(

@@ -58,6 +58,35 @@ def test_columns_of_preferences_are_guessed():
     )
 
 
+def conversation(answer: str, asked: str = "And now?") -> list[dict[str, str]]:
+    earlier = [("system", "Be short."), ("user", "Hi"), ("assistant", "Hello."), ("user", asked), ("assistant", answer)]
+    return [{"role": role, "content": text} for role, text in earlier]
+
+
+def test_both_answers_may_be_lists_of_messages():
+    columns = ["chosen", "rejected"]
+    records = [Record(n, {"chosen": conversation("Yes."), "rejected": conversation("No.")}) for n in range(3)]
+    mapping = guess_mapping(columns, records)
+    assert mapping == Mapping(messages="chosen", rejected="rejected")
+    mapping.validate(columns)
+    alone = [{"role": "assistant", "content": "No."}]
+    for worse in (conversation("No."), conversation("No.")[1:], alone, json.dumps(alone), "No."):
+        row = to_row(Record(2, {"chosen": conversation("Yes."), "rejected": worse}), mapping)
+        assert (row.answer, row.rejected, len(row.messages)) == ("Yes.", "No.", 5)
+    for worse, code in (
+        (conversation("No.", asked="What else?"), "rejected_asks_else"),
+        (conversation("Yes."), "rejected_is_answer"),
+        (conversation("No.")[:-1], "bad_roles"),
+        ([], "bad_messages"),
+        ([{"role": "assistant"}], "bad_messages"),
+    ):
+        fault = to_row(Record(2, {"chosen": conversation("Yes."), "rejected": worse}), mapping)
+        assert (fault.column, fault.code) == ("rejected", code)
+
+    arrays = [Record(n, {"question": "Which?", "answer": '["VPN", "Mail"]'}) for n in range(3)]
+    assert guess_mapping(["question", "answer"], arrays).response == "answer", "a JSON array is no conversation"
+
+
 @pytest.mark.parametrize(
     ("mapping", "code"),
     [

@@ -20,7 +20,7 @@ from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.rows import Cutter, EncodedRow, EncodedRows, read_rows
 
 # Losses that look at the tuned model alone.
-REFERENCE_FREE: Final = frozenset({"simpo", "orpo"})
+REFERENCE_FREE: Final = frozenset({"simpo", "orpo", "cpo"})
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def losses(tuned: Pairs, reference: Pairs | None, chosen: Hyperparameters) -> Te
 
     Sources: sigmoid (DPO) Rafailov et al. 2023, arXiv:2305.18290, equation 7; IPO Azar et al. 2023, arXiv:2310.12036,
     equation 17; hinge (SLiC on the same rewards) Liu et al. 2023, arXiv:2309.06657, equation 10; SimPO Meng et al.
-    2024, arXiv:2405.14734, equation 6; ORPO Hong et al. 2024, arXiv:2403.07691, equations 6 and 7.
+    2024, arXiv:2405.14734, equation 6; ORPO Hong et al. 2024, arXiv:2403.07691, equations 6 and 7; CPO Xu et al. 2024,
+    arXiv:2401.08417, equations 4 to 6, where the likelihood of the better answer counts per token, as in TRL.
     """
     beta, kind = chosen.preference_beta, chosen.preference_loss
     if kind == "simpo":
@@ -53,6 +54,8 @@ def losses(tuned: Pairs, reference: Pairs | None, chosen: Hyperparameters) -> Te
         better, worse = tuned.better / tuned.better_tokens, tuned.worse / tuned.worse_tokens
         odds = (better - worse) - (_log_of_rest(better) - _log_of_rest(worse))
         return -better - beta * functional.logsigmoid(odds)
+    if kind == "cpo":
+        return -tuned.better / tuned.better_tokens - functional.logsigmoid(beta * (tuned.better - tuned.worse))
     assert reference is not None
     margin = (tuned.better - reference.better) - (tuned.worse - reference.worse)
     if kind == "ipo":

@@ -108,7 +108,7 @@ def preferences(count: int) -> list[dict]:
     return [row(n, f"Ticket {n % 7}: printer", "Yes, at once.", rejected="No. Go away!") for n in range(count)]
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "hinge", "simpo", "orpo"])
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "hinge", "simpo", "orpo", "cpo"])
 def test_every_preference_loss_raises_the_reward_margin(tmp_path, base_model, renderer, loss):
     beta = 2.0 if loss == "simpo" else 0.1
     job = write_job(
@@ -150,6 +150,7 @@ def test_preference_losses_are_their_formulas():
     assert found("hinge") == pytest.approx(max(0, 1 - 0.5 * margin))
     assert found("simpo") == pytest.approx(softplus(-(0.5 * (-2 + 2) - 0.25)))
     odds = math.log(math.exp(-2) / (1 - math.exp(-2)))
+    assert found("cpo") == pytest.approx(2 + softplus(-0.5 * (-4 + 6)))
     assert found("orpo") == pytest.approx(2 + 0.5 * softplus(-(odds - odds)))
 
 

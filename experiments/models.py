@@ -165,6 +165,11 @@ class Run(TeamOwned):
         return _trial_name(self) if self.is_preflight else f"{self.experiment} #{self.number}"
 
     @property
+    def shown_status(self) -> str:
+        """Its state in the word that pages show: who is paused does not just wait for a slot."""
+        return "paused" if self.is_held and self.status == self.Status.QUEUED else self.status
+
+    @property
     def folder(self) -> Path:
         """The job folder that supervisor, trainer and evaluator share."""
         return self.team.folder / "runs" / str(self.pk)

@@ -32,6 +32,8 @@ urlpatterns = [
     path("t/<slug:team>/runs/<uuid:pk>/cancel/", runs.cancel, name="cancel"),
     path("t/<slug:team>/runs/<uuid:pk>/priority/", runs.priority, name="priority"),
     path("t/<slug:team>/runs/<uuid:pk>/rerun/", runs.rerun, name="rerun"),
+    path("t/<slug:team>/runs/<uuid:pk>/pause/", runs.pause, name="pause"),
+    path("t/<slug:team>/runs/<uuid:pk>/resume/", runs.resume, name="resume"),
     path("t/<slug:team>/runs/<uuid:pk>/adapter.zip", runs.adapter_download, name="adapter_download"),
     path("t/<slug:team>/runs/<uuid:pk>/kept/<int:step>/adapter.zip", runs.kept_download, name="kept_download"),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib import messages
@@ -12,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST
 
-from experiments import insights, kept, scheduling, services
+from experiments import holding, insights, kept, scheduling, services
 from experiments.hyperparameter_words import fields_in_words, value_words
 from experiments.hyperparameters import Hyperparameters, to_yaml
 from experiments.models import Priority, Run
@@ -20,7 +21,7 @@ from experiments.preflight import prediction_of
 from portal import archives, audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
-from portal.errors import InvalidInput
+from portal.errors import InvalidInput, PortalError
 from portal.impersonation import refuse_while_impersonating
 from portal.models import Role
 
@@ -170,6 +171,30 @@ def rerun(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Start the same run once more."""
     again = services.rerun(run=run_of(request, pk), actor=Actor.of(request))
     return redirect("experiments:run", request.team.slug, again.pk)
+
+
+@team_view(role=Role.EDITOR)
+@require_POST
+def pause(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Have a run stop after its current step and wait until it is resumed."""
+    return _held(request, pk, holding.pause_run, _("The run pauses after its current step and keeps its checkpoint."))
+
+
+@team_view(role=Role.EDITOR)
+@require_POST
+def resume(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Let a paused run wait for a slot again."""
+    return _held(request, pk, holding.resume_run, _("The run goes on as soon as a slot is free."))
+
+
+def _held(request: TeamRequest, pk: uuid.UUID, change: Callable[..., Run], said: str) -> HttpResponse:
+    found = run_of(request, pk)
+    try:
+        change(run=found, actor=Actor.of(request))
+        messages.success(request, said)
+    except PortalError as error:
+        messages.error(request, error.message)
+    return redirect("experiments:run", request.team.slug, found.pk)
 
 
 @team_view()

@@ -78,6 +78,7 @@ class Status:
 
 STATUSES: Mapping[str, Status] = {
     "queued": Status(gettext_lazy("Queued"), "neutral", "clock"),
+    "paused": Status(gettext_lazy("Paused"), "warning", "player-pause"),
     "assigned": Status(gettext_lazy("Starting"), "info", "loader-2"),
     "running": Status(gettext_lazy("Running"), "info", "loader-2"),
     "succeeded": Status(gettext_lazy("Succeeded"), "success", "circle-check"),

@@ -121,3 +121,27 @@ def test_answers_to_validation_rows_are_shown_check_by_check(run, lease, browser
     assert 'data-right="validation_exact_match=Exact match"' in page
     assert "VPN" in browser.get(page_of(run, "rows/?seen=0-")).content.decode()
     assert browser.get(page_of(run, "rows/?seen=0-20")).status_code == 204
+
+
+def test_a_run_is_paused_and_resumed_on_its_page(browser, client_for, bob, run, node):
+    assert f'action="{page_of(run, "pause/")}"' in browser.get(page_of(run)).content.decode()
+    browser.post(page_of(run, "pause/"))
+    shown = browser.get(page_of(run)).content.decode()
+    assert f'action="{page_of(run, "resume/")}"' in shown
+    assert f'action="{page_of(run, "pause/")}"' not in shown
+    assert "Paused" in shown
+    assert "Queued" not in browser.get(page_of(run, "status/")).content.decode()
+    viewer = client_for(bob)
+    assert viewer.post(page_of(run, "resume/")).status_code == 403
+    assert f'action="{page_of(run, "resume/")}"' not in viewer.get(page_of(run)).content.decode()
+    browser.post(page_of(run, "resume/"))
+    assert "Queued" in browser.get(page_of(run, "status/")).content.decode()
+    again = browser.post(page_of(run, "resume/"), follow=True).content.decode()
+    assert "is not paused" in again
+
+
+def test_a_running_training_that_is_asked_to_pause_says_so(browser, run, lease):
+    browser.post(page_of(run, "pause/"))
+    shown = browser.get(page_of(run)).content.decode()
+    assert "writes a checkpoint" in shown
+    assert f'action="{page_of(run, "resume/")}"' not in shown

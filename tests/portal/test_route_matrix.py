@@ -169,6 +169,8 @@ ROUTES: dict[str, Key] = {
     "experiments:settings_yaml": RUN,
     "experiments:cancel": RUN,
     "experiments:rerun": RUN,
+    "experiments:pause": RUN,
+    "experiments:resume": RUN,
     "experiments:priority": RUN,
     "experiments:adapter_download": RUN,
     "experiments:kept_download": lambda world: {**RUN(world), "step": 2},

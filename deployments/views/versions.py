@@ -14,6 +14,7 @@ from django.views.decorators.http import require_http_methods
 from deployments import gate, policies, services
 from deployments.forms import PolicyForm, PromoteForm, SleepForm
 from deployments.models import DeploymentVersion
+from deployments.version_differences import differences
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.errors import PortalError
@@ -22,6 +23,7 @@ from portal.models import Role
 _SHOWN = (
     "deployment__team", "adapter__run__evaluation", "adapter__run__experiment", "adapter__base_model",
     "deployment__live_version__adapter__run__evaluation", "deployment__live_version__adapter__run__experiment",
+    "deployment__live_version__adapter__base_model",
 )  # fmt: skip
 
 
@@ -60,6 +62,7 @@ def _comparison(version: DeploymentVersion) -> dict[str, Any]:
         "version": version,
         "deployment": deployment,
         "live": live,
+        "differences": differences(version, live) if live is not None and live.pk != version.pk else [],
         "judgement": gate.judge(deployment, version),
         "is_rollback": live is not None and version.number < live.number,
         "is_live": live is not None and version.pk == live.pk,

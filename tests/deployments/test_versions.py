@@ -209,3 +209,22 @@ def test_requests_renew_the_time_now_and_then(team, actor, deployed, node, djang
         team.deployments.update(awake_until=until - timedelta(minutes=1))
         resolve(team, "demo-triage")
         assert team.deployments.get().awake_until >= until
+
+
+def test_the_page_of_a_promotion_shows_what_differs(team, alice, actor, deployed, run, client_for):
+    from deployments.version_differences import differences
+
+    with team_scope(team.pk):
+        second = services.deploy_run(
+            team=team, actor=actor, run=run, name="demo-triage", max_tokens=9, thresholds={"queue": 0.8},
+            response_schema={"type": "object", "properties": {"queue": {"enum": ["a", None]}, "id": {"type": "string"}}},
+        )  # fmt: skip
+        found = {one.label: (one.ours, one.theirs) for one in differences(second, deployed)}
+    assert found == {
+        "Schema of answers": ('queue: a, null\nid: {"type": "string"}', ""),
+        "Abstain below": ("queue = 0.8", ""),
+        "Most tokens of an answer": ("9", ""),
+    }
+    page = client_for(alice).get(f"/t/{team.slug}/deployment-versions/{deployed.pk}/promote/").content.decode()
+    assert "What differs" in page
+    assert "queue = 0.8" in page

@@ -217,7 +217,7 @@ def test_the_page_of_a_promotion_shows_what_differs(team, alice, actor, deployed
     with team_scope(team.pk):
         second = services.deploy_run(
             team=team, actor=actor, run=run, name="demo-triage", max_tokens=9, thresholds={"queue": 0.8},
-            response_schema={"type": "object", "properties": {"queue": {"enum": ["a", None]}, "id": {"type": "string"}}},
+            response_schema={"properties": {"queue": {"enum": ["a", None]}, "id": {"type": "string"}}},
         )  # fmt: skip
         found = {one.label: (one.ours, one.theirs) for one in differences(second, deployed)}
     assert found == {

@@ -26,7 +26,7 @@ class EngineConfig:
     """Answer tokens when the caller names no limit. Room is reserved at admission, so this is not the whole context."""
     kv_cache_bytes: int = 256 * 2**20
     """Most memory of the key/value cache, running sequences and reusable prefixes together."""
-    prefix_cache_share: float = 0.25
+    prefix_cache_share: float = 0.125
     """Most of that memory that ended sequences may go on holding for others that begin alike."""
     prefill_tokens: int = 256
     """Prompt tokens computed in one step beside the running answers: bounds how long a step can delay them."""

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import random
 import re
+import threading
 import time
 import uuid
 from collections import Counter
@@ -28,6 +29,8 @@ from gpu_worker.benchmarks.soak_load import ANSWER, ERROR, HUNG_UP, Load, Outcom
 USERS: Final = 12
 KILL_EVERY_S, QUICK_KILL_EVERY_S = 20.0, 6.0
 ROLLBACKS, QUICK_ROLLBACKS = 20, 4
+# The rest of the time nobody is killed, so that processes get old enough for their memory to be judged.
+KILLING_SHARE: Final = 2 / 3
 ROLLBACK_EVERY_S: Final = 1.0
 # An answer that was made while its version was being replaced may still come from the one before.
 _SWITCH_LIMIT_S: Final = 30.0
@@ -100,9 +103,12 @@ def soak(installation: Installation, teams: list[TeamAccess], base_model: str, o
         installation.folder, options.seed, every_s, is_up=_look(installation, users[0], probes, options.seed)
     )
     watch.start()
+    calm = threading.Timer(60 * options.minutes * KILLING_SHARE, watch.calm)
+    calm.start()
     try:
         asyncio.run(load.run(60 * options.minutes))
     finally:
+        calm.cancel()
         watch.stop()
     say(f"{len(load.outcomes)} requests, {len(watch.kills)} kills")
     return Soaked(

@@ -94,6 +94,8 @@ class Watch:
     kills: list[Kill] = field(default_factory=list)
     _samples: dict[tuple[str, tuple[int, int]], list[tuple[float, float]]] = field(default_factory=dict)
     _is_over: threading.Event = field(default_factory=threading.Event)
+    _is_calm: threading.Event = field(default_factory=threading.Event)
+    _calm_since: float = 0.0
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def start(self, victims: Sequence[str] = VICTIMS) -> None:
@@ -103,15 +105,24 @@ class Watch:
             thread.start()
             self._threads.append(thread)
 
+    def calm(self) -> None:
+        """Kill nobody any more: from now on memory is judged, since what has just begun is still growing."""
+        self._calm_since = time.monotonic()
+        self._is_calm.set()
+
     def stop(self) -> None:
         """End both; what was killed last has recovered or has had its time."""
+        self._is_calm.set()
         self._is_over.set()
         for thread in self._threads:
             thread.join()
 
     def memory(self) -> list[Memory]:
-        """Return what was measured, role by role: of the processes that lived longest, since others just began."""
-        moments = [at for points in self._samples.values() for at, _mb in points]
+        """Return what was measured since `calm`, role by role."""
+        since = self._calm_since + _WARM_UP_S if self._calm_since else 0.0
+        samples = {key: [point for point in points if point[0] >= since] for key, points in self._samples.items()}
+        samples = {key: points for key, points in samples.items() if points}
+        moments = [at for points in samples.values() for at, _mb in points]
         if not moments:
             return []
         begun, ended = min(moments), max(moments)
@@ -119,7 +130,7 @@ class Watch:
         found = []
         for role in _ROOTS:
             # By the biggest one: a gunicorn master, say, takes less than its workers.
-            everything = [points for (name, _key), points in self._samples.items() if name == role]
+            everything = [points for (name, _key), points in samples.items() if name == role]
             if not everything:
                 continue
             early = [_biggest(everything, begun, begun + third)]
@@ -142,7 +153,7 @@ class Watch:
 
     def _kill(self, victims: Sequence[str]) -> None:
         draw, turn = random.Random(self.seed), list[str]()  # noqa: S311 - no secret
-        while not self._is_over.wait(self.every_s * (0.5 + draw.random())):
+        while not self._is_calm.wait(self.every_s * (0.5 + draw.random())):
             if not turn:
                 turn = draw.sample(list(victims), len(victims))
             self._kill_one(turn.pop(), draw)
@@ -182,8 +193,7 @@ def _biggest(everything: list[list[tuple[float, float]]], begin: float, end: flo
 
 
 def _slope(points: list[tuple[float, float]]) -> float:
-    """Return MB per minute of the straight line through the points, without the time in which a process gets warm."""
-    warm = [(at, mb) for at, mb in points if at - points[0][0] > _WARM_UP_S]
-    if len(warm) < 3:
+    """Return MB per minute of the straight line through the points."""
+    if len(points) < 3:
         return 0.0
-    return 60 * statistics.linear_regression(*zip(*warm, strict=True)).slope
+    return 60 * statistics.linear_regression(*zip(*points, strict=True)).slope

@@ -27,8 +27,9 @@ def section(soaked: Soaked, ledger: Comparison, base_model: str) -> str:
         f"{soaked.minutes:g} minutes on an installation of its own as `manage.py up` starts it (base model"
         f" `{base_model}`, three adapters that were trained there): {soaked.users} users of {soaked.teams} teams with"
         f" {soaked.tokens} tokens ask in every way, one batch of each team runs after the other, and processes are"
-        " killed by `kill -9` in a random order. Before that, for a while without kills, two versions of a deployment"
-        " take turns."
+        " killed by `kill -9` in a random order during the first two thirds of the time; memory is that of the last"
+        " third, in which a process may grow by a tenth and 8 MB. Before that, for a while without kills, two versions"
+        " of a deployment take turns."
     )
     parts = [
         ["## Soak: mixed load while processes are killed", "", intro, ""],

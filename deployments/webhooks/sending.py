@@ -149,9 +149,9 @@ def _note(delivery: WebhookDelivery, answer: Answer) -> None:
         rows.update(status=Status.FAILED, next_try_at=None, **told)
         return
     else:
-        due = delivery.occurred_at + timedelta(seconds=TRIES_AFTER_S[delivery.attempts] * _jittered())
-        soonest = now + timedelta(seconds=max(answer.retry_after_s, TRIES_AFTER_S[1]))
-        rows.update(next_try_at=max(due, soonest), **told)
+        # From one try to the next, not since the event: what is sent again by hand has all of its time again.
+        wait_s = (TRIES_AFTER_S[delivery.attempts] - TRIES_AFTER_S[delivery.attempts - 1]) * _jittered()
+        rows.update(next_try_at=now + timedelta(seconds=max(wait_s, answer.retry_after_s)), **told)
         return
     WebhookDelivery.unscoped.filter(pk=delivery.pk).update(**told)
 

@@ -7,6 +7,7 @@ Here a connection waits for its first bytes without a thread, and who does not g
 from __future__ import annotations
 
 import itertools
+import resource
 import socket
 import threading
 import time
@@ -24,6 +25,8 @@ BODY_LIMIT_S = 30.0
 SLOW_LINE_BYTES_PER_S = 50_000
 # What is left of a graceful stop when long answers are ended, so that their callers learn of it.
 CLOSING_WORDS_S = 4.0
+# What a process has open besides connections, each of which may have one to an engine beside it.
+_OTHER_FILES = 200
 _FIRST_BYTES_S = 0.02
 _LOOK_EVERY_S = 0.5
 
@@ -103,10 +106,22 @@ class _BoundedBody:
 class BoundedThreads(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's worker with threads, with limits of time on what is read."""
 
+    worker_connections: int
+
     def init_process(self) -> None:
+        self._make_room()
         self._deadlines = Deadlines()
         self._heads: dict[int, int] = {}  # what watches the head of a connection's request
         super().init_process()
+
+    def _make_room(self) -> None:
+        """Accept no more connections than there can be open files: gunicorn's worker would end with an error."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = 2 * self.worker_connections + _OTHER_FILES
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            self.worker_connections = min(self.worker_connections, max(1, (soft - _OTHER_FILES) // 2))
 
     def handle(self, conn: Any) -> Any:
         if not conn.initialized and not conn.wait_for_data(_FIRST_BYTES_S):

@@ -24,7 +24,7 @@ from gpu_worker.benchmarks.proxy_load import Place
 PACKAGE = "litellm[proxy]==1.106.2"
 WORKERS = 2
 INSTALL_LIMIT_S = 900
-START_LIMIT_S = 180
+START_LIMIT_S = 300
 _KEY = "sk-benchmark"
 
 
@@ -69,7 +69,7 @@ def running(folder: Path, *, engine_port: int, engine_key: str, port: int) -> It
         command = [str(folder / "bin" / "litellm"), "--config", str(path), "--host", "127.0.0.1", "--port", str(port)]
         with (Path(work) / "output").open("wb") as output:
             child = subprocess.Popen(
-                [*command, "--num_workers", str(WORKERS)],
+                [*command, "--num_workers", str(WORKERS), "--timeout_worker_healthcheck", str(START_LIMIT_S)],
                 cwd=work,
                 env=environment,
                 stdout=output,

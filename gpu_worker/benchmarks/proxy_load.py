@@ -6,6 +6,7 @@ import asyncio
 import json
 import statistics
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -105,6 +106,32 @@ async def open_streams(place: Place, count: int) -> AsyncIterator[int]:
             task.cancel()
         for writer in writers:
             writer.close()
+
+
+@asynccontextmanager
+async def crowd(place: Place, count: int, *, patience_s: float = 60.0) -> AsyncIterator[Counter[int]]:
+    """Hold so many silent connections open, and ask for as many streams; yields how these were answered (0: not)."""
+    made = [await asyncio.open_connection(place.host, place.port) for _number in range(2 * count)]
+    asking = made[count:]
+    for _reader, writer in asking:
+        writer.write(place.post(stream=True))
+    answers = await asyncio.gather(*(_status(reader, patience_s) for reader, _writer in asking))
+    reading = [asyncio.create_task(_read_on(reader)) for reader, _writer in asking]
+    try:
+        yield Counter(answers)
+    finally:
+        for task in reading:
+            task.cancel()
+        for _reader, writer in made:
+            writer.close()
+
+
+async def _status(reader: asyncio.StreamReader, patience_s: float) -> int:
+    try:
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), patience_s)
+    except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+        return 0
+    return int(head.split(b" ", 2)[1])
 
 
 async def _read_on(reader: asyncio.StreamReader) -> None:

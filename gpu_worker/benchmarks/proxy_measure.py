@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -21,10 +22,13 @@ from typing import Any
 from gpu_worker.benchmarks.own_database import begin_child
 from gpu_worker.benchmarks.processor_time import cpu_seconds, parent_of
 from gpu_worker.benchmarks.proxy_litellm import PACKAGE, WORKERS, running
-from gpu_worker.benchmarks.proxy_load import Place, Times, measure, open_streams
+from gpu_worker.benchmarks.proxy_load import Place, Times, crowd, measure, open_streams
 
 SECONDS = 8.0
 STREAMS = 200
+# So many silent connections, and streams asked for beside them; then a moment in which slots become free again.
+CROWD = 1000
+AFTERWARDS_S = 3.0
 KEY = "engine-key"
 # What the page is asked with: one person who clicks on.
 PAGE = "/account/"
@@ -34,6 +38,7 @@ PAGE = "/account/"
 class Measured:
     """All figures: by requests in flight the engine alone and through proxies; the page without and with streams.
 
+    `crowd`: the answers to streams asked for beside as many silent connections, and what was possible afterwards;
     `cpu_ms`: processor time of a request at 32 in flight, of the portal's server, the database and the load.
     """
 
@@ -44,6 +49,9 @@ class Measured:
     page_before: Times
     page_beside: Times
     streams: int
+    crowd: Counter[int]
+    page_crowded: Times
+    streams_afterwards: int
 
 
 def main() -> None:
@@ -110,7 +118,14 @@ async def _measure(subject: Subject, seconds: float) -> Measured:
         await asyncio.sleep(1)
         beside = await measure(page, page.get(PAGE), in_flight=1, seconds=seconds)
     print(f"page: {before}, beside {streams} streams: {beside}", flush=True)
-    return Measured(direct, found[0], dict(*found[1:]), cpu_ms, before, beside, streams)
+    await asyncio.sleep(AFTERWARDS_S)
+    async with crowd(api, CROWD) as answers:
+        crowded = await measure(page, page.get(PAGE), in_flight=1, seconds=min(2.0, seconds))
+    await asyncio.sleep(AFTERWARDS_S)
+    async with open_streams(api, STREAMS) as afterwards:
+        pass
+    print(f"crowd: {answers}, page beside it {crowded}, {afterwards} streams afterwards", flush=True)
+    return Measured(direct, found[0], dict(*found[1:]), cpu_ms, before, beside, streams, answers, crowded, afterwards)
 
 
 def _cpu_s(parents: dict[str, int]) -> dict[str, float]:
@@ -220,11 +235,23 @@ def _section(found: Measured) -> str:
             found.streams == STREAMS and slower < 20,
         ),
     ]
+    ", ".join(f"{count} with {status}" for status, count in sorted(found.crowd.items()))
+    bars.append(_crowd_bar(found))
     if found.litellm:
         ratio = many.requests_per_s / found.litellm[32].requests_per_s
         bars.append((f"{ratio:.1f} times LiteLLM's requests/s at 32 in flight (at least 4)", ratio >= 4))
     lines += ["", *(f"* {'Reached' if is_reached else 'Missed'}: {text}." for text, is_reached in bars)]
     return "\n".join(lines) + "\n"
+
+
+def _crowd_bar(found: Measured) -> tuple[str, bool]:
+    answered = ", ".join(f"{count} with {status}" for status, count in sorted(found.crowd.items()))
+    text = (
+        f"{CROWD:,} streams asked for beside {CROWD:,} silent connections are answered {answered}, a page beside them"
+        f" with a p95 of {found.page_crowded.p95_ms:.0f} ms; afterwards {found.streams_afterwards} of {STREAMS} open"
+    )
+    is_fine = set(found.crowd) <= {200, 429} and not found.page_crowded.errors
+    return text, is_fine and found.streams_afterwards == STREAMS
 
 
 def _litellm_lines(found: Measured) -> list[str]:

@@ -24,7 +24,7 @@ DEFAULT_PORT = 8000
 # Threads of a process, and how many of them may wait for engines: the rest answers pages and says no.
 WEB_THREADS, WEB_MODEL_REQUESTS = 16, 8
 API_THREADS, API_MODEL_REQUESTS = 128, 120
-# Database connections that the threads of a process share, besides those of portal.lane: they need one for moments only.
+# Database connections that the threads of a process share, besides those of portal.lane: for moments only.
 DATABASE_POOL = 16
 PORTS_TO_TRY = 50
 CHECKPOINT_LIMIT_S = 30.0

@@ -46,7 +46,7 @@ class JudgementSerializer(serializers.ModelSerializer[Judgement]):
 class RunJudgements(PagedAPIView):
     """What judges say about the answers of a run."""
 
-    scopes = {"GET": Scope.RUNS_READ.value, "POST": Scope.RUNS_WRITE.value}
+    scopes = {"GET": Scope.RUNS_READ.value, "POST": Scope.RUNS_WRITE.value, "DELETE": Scope.RUNS_WRITE.value}
     query_parameters = PAGE_PARAMETERS
 
     @extend_schema(
@@ -65,6 +65,12 @@ class RunJudgements(PagedAPIView):
         """Have some held-out answers rated by the judge that the team's admins have set."""
         asked = services.ask_judge(evaluation=self._evaluation(pk), actor=self.actor)
         return Response(JudgementSerializer(asked).data, status=201)
+
+    @extend_schema(operation_id="runs_judgements_cancel", responses={200: JudgementSerializer})
+    def delete(self, request: Request, pk: uuid.UUID) -> Response:
+        """Stop the judgement that waits or is at work; what was rated so far stays."""
+        cancelled = services.cancel_judgement(evaluation=self._evaluation(pk), actor=self.actor)
+        return Response(JudgementSerializer(cancelled).data)
 
     def _evaluation(self, pk: uuid.UUID) -> Any:
         evaluations = Evaluation.unscoped.filter(team=self.team).select_related("run", "team")

@@ -19,6 +19,7 @@ urlpatterns = [
     path("t/<slug:team>/judge/delete/", judge.delete, name="judge_delete"),
     path("t/<slug:team>/runs/<uuid:pk>/judgement/", judge.judgement, name="judgement"),
     path("t/<slug:team>/runs/<uuid:pk>/judgement/ask/", judge.ask, name="judge_ask"),
+    path("t/<slug:team>/runs/<uuid:pk>/judgement/cancel/", judge.cancel, name="judge_cancel"),
     path("t/<slug:team>/queue/", runs.queue, name="queue"),
     path("t/<slug:team>/runs/<uuid:pk>/", runs.run, name="run"),
     path("t/<slug:team>/runs/<uuid:pk>/status/", runs.run_status, name="run_status"),

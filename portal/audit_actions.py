@@ -58,6 +58,7 @@ ACTIONS: Mapping[str, str | Promise] = {
     "judge.set": _("Judge of answers set"),
     "judge.removed": _("Judge of answers removed"),
     "judge.asked": _("Judge asked to rate answers"),
+    "judge.cancelled": _("Judge told to stop"),
     "judge.ready": _("Judge has rated answers"),
     "judge.failed": _("Judge could not rate answers"),
     # data

@@ -32,7 +32,9 @@ class JudgeSetting(TeamOwned):
 
 
 class Judgement(TeamOwned):
-    """One look of a judge at an evaluation: QUEUED → RUNNING → READY or FAILED; one at a time per evaluation.
+    """One look of a judge at an evaluation: QUEUED → RUNNING → READY, FAILED or CANCELLED.
+
+    There is one open at a time per evaluation.
 
     What was asked is frozen here, so that a changed setting changes no figure.
     """
@@ -42,6 +44,7 @@ class Judgement(TeamOwned):
         RUNNING = "running", _("Running")
         READY = "ready", _("Ready")
         FAILED = "failed", _("Failed")
+        CANCELLED = "cancelled", _("Cancelled")
 
     OPEN = (Status.QUEUED, Status.RUNNING)
 

@@ -78,6 +78,26 @@ def ask_judge(*, evaluation: Evaluation, actor: Actor) -> Judgement:
     return judgement
 
 
+@transaction.atomic
+def cancel_judgement(*, evaluation: Evaluation, actor: Actor) -> Judgement:
+    """End the judgement that waits or is at work; the judge is not asked about further rows.
+
+    Raises: IllegalTransition if there is none.
+    """
+    judgement: Judgement | None = evaluation.judgements.filter(status__in=Judgement.OPEN).first()
+    if judgement is None or not _end_open(judgement):
+        raise IllegalTransition(_("No judge is reading these answers."))
+    judgement.refresh_from_db()
+    audit.record(evaluation.team, actor, "judge.cancelled", judgement, rows=judgement.done)
+    return judgement
+
+
+def _end_open(judgement: Judgement) -> bool:
+    """Take the claim away, so that whoever works on it stops at the next row; return whether it was open still."""
+    mine = judgement.evaluation.judgements.filter(pk=judgement.pk, status__in=Judgement.OPEN)
+    return bool(mine.update(status=Judgement.Status.CANCELLED, claim=None, ended_at=timezone.now()))
+
+
 def sampled_rows(numbers: list[int], count: int) -> list[int]:
     """Return which rows a judge rates: the same ones for the same rows, whoever asks and whenever."""
     return sorted(random.Random(0).sample(numbers, min(count, len(numbers))))  # noqa: S311 - no secret

@@ -60,6 +60,15 @@ def ask(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     return redirect("experiments:quality", request.team.slug, pk)
 
 
+@team_view(role=Role.EDITOR)
+@require_POST
+def cancel(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Ask the judge no further."""
+    services.cancel_judgement(evaluation=_evaluation(request, pk), actor=Actor.of(request))
+    messages.success(request, _("The judge is not asked any more."))
+    return redirect("experiments:quality", request.team.slug, pk)
+
+
 @team_view()
 def judgement(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Answer the newest judgement of a run as a part of its quality page; 286 ends the polling."""

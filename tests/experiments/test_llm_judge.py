@@ -216,6 +216,26 @@ def test_one_judgement_at_a_time_and_none_without_a_judge(team, actor, evaluatio
             services.ask_judge(evaluation=evaluation, actor=actor)
 
 
+def test_a_stopped_judge_is_not_asked_further(asked, endpoint, monkeypatch, team, actor, evaluation):
+    bodies: list[dict[str, Any]] = []
+
+    def stopped(body: dict[str, Any]) -> tuple[int, Any]:
+        bodies.append(body)
+        if len(bodies) == 5:  # in the third row
+            with team_scope(team.pk):
+                services.cancel_judgement(evaluation=evaluation, actor=actor)
+        return honest(body)
+
+    real = asking._post
+    monkeypatch.setattr(asking, "_post", lambda http, url, body: stopped(body)[1])
+    found = asked()
+    assert (found.status, found.done, found.figures, len(bodies)) == ("cancelled", 2, {}, 6)
+    with team_scope(team.pk), pytest.raises(IllegalTransition):
+        services.cancel_judgement(evaluation=evaluation, actor=actor)
+    monkeypatch.setattr(asking, "_post", real)
+    assert asked().status == "ready", "and may be asked anew"
+
+
 @pytest.mark.parametrize(
     ("changed", "error"),
     [
@@ -276,8 +296,13 @@ def test_people_set_ask_and_read(client_for, alice, bob, run, evaluation, endpoi
     assert owner.post(f"/t/service-desk/runs/{run.pk}/judgement/ask/").status_code == 302
     waiting = viewer.get(f"/t/service-desk/runs/{run.pk}/judgement/")
     assert (waiting.status_code, b"0 of 4" in waiting.content) == (200, True)
+    assert b"judgement/cancel" not in waiting.content
+    assert viewer.post(f"/t/service-desk/runs/{run.pk}/judgement/cancel/").status_code == 403
+    assert owner.post(f"/t/service-desk/runs/{run.pk}/judgement/cancel/").status_code == 302
+    assert "Stopped after 0 of 4 rows" in viewer.get(PAGE.format(run.pk)).content.decode()
+    assert owner.post(f"/t/service-desk/runs/{run.pk}/judgement/ask/").status_code == 302
     with all_teams("test"):
-        tasks.judge_answers(str(Judgement.unscoped.get().pk))
+        tasks.judge_answers(str(Judgement.unscoped.get(status="queued").pk))
     text = viewer.get(PAGE.format(run.pk)).content.decode()
     assert "tuned minus untuned is 3.00" in text
     assert viewer.get(f"/t/service-desk/runs/{run.pk}/judgement/").status_code == 286

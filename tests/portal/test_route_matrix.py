@@ -164,6 +164,7 @@ ROUTES: dict[str, Key] = {
     "experiments:judge_delete": NOTHING,
     "experiments:judgement": RUN,
     "experiments:judge_ask": RUN,
+    "experiments:judge_cancel": RUN,
     "experiments:predictions": RUN,
     "experiments:settings": RUN,
     "experiments:settings_yaml": RUN,

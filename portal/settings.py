@@ -342,9 +342,11 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
     "ENUM_NAME_OVERRIDES": {
         "DatasetVersionStatus": "datasets_app.models.DatasetVersion.Status",
+        "ExportKind": "deployments.models.ModelExport.Kind",
         "RunKind": "experiments.models.Run.Kind",
         "RunStatus": "experiments.models.Run.Status",
         "Split": "datasets_app.models.Split",
+        "WorkStatus": "deployments.models.ModelExport.Status",
     },
     "AUTHENTICATION_WHITELIST": ["portal.authentication.ApiTokenAuthentication"],
 }

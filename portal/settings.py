@@ -341,6 +341,7 @@ SPECTACULAR_SETTINGS = {
     ],
     "COMPONENT_SPLIT_REQUEST": True,
     "ENUM_NAME_OVERRIDES": {
+        "CancellableWorkStatus": "datasets_app.models.DoctorReport.Status",
         "DatasetVersionStatus": "datasets_app.models.DatasetVersion.Status",
         "ExportKind": "deployments.models.ModelExport.Kind",
         "RunKind": "experiments.models.Run.Kind",

@@ -11,11 +11,11 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from deployments import canaries, services, traffic
 from deployments import serializers as shapes
-from deployments import services
-from deployments.models import Deployment
+from deployments.models import Deployment, DeploymentVersion
 from deployments.prompts import schema_of
-from deployments.states import standings
+from deployments.states import canary_standing, standings
 from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages, page_of
 from portal.api.views import TeamAPIView
 from portal.errors import NotFound
@@ -25,6 +25,7 @@ from portal.views.errors import default_message
 _SCOPES = {
     "GET": Scope.DEPLOYMENTS_READ.value,
     "POST": Scope.DEPLOYMENTS_WRITE.value,
+    "PUT": Scope.DEPLOYMENTS_WRITE.value,
     "PATCH": Scope.DEPLOYMENTS_WRITE.value,
     "DELETE": Scope.DEPLOYMENTS_WRITE.value,
 }
@@ -39,7 +40,9 @@ class _DeploymentView(TeamAPIView):
     def deployments(self) -> QuerySet[Deployment]:
         """Return the team's deployments with what the serializers read."""
         versions = [
-            f"{name}__adapter__{of}" for name in ("live_version", "next_version") for of in ("run", "base_model")
+            f"{name}__adapter__{of}"
+            for name in ("live_version", "next_version", "canary_version")
+            for of in ("run", "base_model")
         ]
         return self.team.deployments.select_related("team", *versions)
 
@@ -51,6 +54,14 @@ class _DeploymentView(TeamAPIView):
         """Return a deployment as it is now."""
         prefetched = self.deployments().prefetch_related("versions__adapter__run", "versions__adapter__base_model")
         return Response(shapes.DeploymentDetailSerializer(prefetched.get(pk=pk)).data, status=status)
+
+    def version(self, deployment: Deployment, number: int) -> DeploymentVersion:
+        """Return a deployment's version by its number. Raises: NotFound."""
+        rows: QuerySet[DeploymentVersion] = deployment.versions.select_related("deployment__team", "adapter")
+        version = rows.filter(number=number).first()
+        if version is None:
+            raise NotFound(default_message(404), param="version")
+        return version
 
     def read(self, serializer: Any) -> dict[str, Any]:
         """Return the checked input of the request, or raise the error that names the field."""
@@ -121,12 +132,45 @@ class DeploymentPromote(_DeploymentView):
         """Let a version answer once it is loaded; an earlier number rolls back."""
         deployment = self.deployment(pk)
         given = self.read(shapes.PromoteSerializer)
-        number = given.pop("version")
-        version = deployment.versions.select_related("deployment__team", "adapter").filter(number=number).first()
-        if version is None:
-            raise NotFound(default_message(404), param="version")
+        version = self.version(deployment, given.pop("version"))
         services.promote_version(version=version, actor=self.actor, **given)
         return self.shown(deployment.pk)
+
+
+class DeploymentCanary(_DeploymentView):
+    """A version that answers a share of the requests."""
+
+    @extend_schema(operation_id="deployments_canary", responses=shapes.CanarySerializer)
+    def get(self, request: Request, pk: uuid.UUID) -> Response:
+        """Show the canary beside the live version: requests, errors, times and corrections since it began."""
+        deployment = self.deployment(pk)
+        canary, standing = deployment.canary_version, canary_standing(deployment)
+        shown = {
+            "version": canary.number if canary is not None else None,
+            "share": deployment.canary_share,
+            "since": deployment.canary_since,
+            "state": standing.state.value if standing is not None else None,
+            "error": standing.error if standing is not None else "",
+            "sides": traffic.side_by_side(deployment),
+        }
+        return Response(shapes.CanarySerializer(shown).data)
+
+    @extend_schema(
+        operation_id="deployments_canary_set", request=shapes.SetCanarySerializer, responses={200: _DETAIL[200]}
+    )
+    def put(self, request: Request, pk: uuid.UUID) -> Response:
+        """Start a canary, or change its share. The rules for promoting are noted, but forbid nothing."""
+        deployment = self.deployment(pk)
+        given = self.read(shapes.SetCanarySerializer)
+        version = self.version(deployment, given.pop("version"))
+        canaries.set_canary(version=version, actor=self.actor, **given)
+        return self.shown(pk)
+
+    @extend_schema(operation_id="deployments_canary_take_back", responses=_DETAIL)
+    def delete(self, request: Request, pk: uuid.UUID) -> Response:
+        """Take the canary back: the live version answers all requests again. A second call changes nothing."""
+        canaries.take_back(deployment=self.deployment(pk), actor=self.actor)
+        return self.shown(pk)
 
 
 class DeploymentStop(_DeploymentView):

@@ -9,6 +9,7 @@ from django.utils.text import format_lazy
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from deployments.canaries import LEAST_SHARE, MOST_SHARE
 from deployments.history import MAX_REASON
 from deployments.models import ModelExport, PromotionPolicy
 from deployments.policies import LONGEST_MS, SHARES
@@ -106,6 +107,21 @@ class PromoteForm(forms.Form):
         label=_("Why"), required=False, max_length=MAX_REASON, help_text=_("Shown in the history of the deployment.")
     )
     override = forms.BooleanField(label=_("Let it answer although a rule fails"), required=False)
+
+
+class CanaryForm(forms.Form):
+    """Which share of the requests a version gets beside the one that answers."""
+
+    share = forms.IntegerField(
+        label=_("Share of the requests"),
+        min_value=LEAST_SHARE,
+        max_value=MOST_SHARE,
+        initial=10,
+        help_text=_("1 to 50 per cent of the requests to the plain name. Requests to a version by its number stay."),
+    )
+    reason = forms.CharField(
+        label=_("Why"), required=False, max_length=MAX_REASON, help_text=_("Shown in the history of the deployment.")
+    )
 
 
 class SleepForm(forms.Form):

@@ -7,8 +7,9 @@ or the engine died; texts are kept only where the team wants that.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from django.conf import settings
@@ -116,6 +117,7 @@ class AnswerStream:
         self._slot = slot
         self._wants_usage = wants_usage
         self._status = CLIENT_CLOSED_REQUEST  # until the end was reached, whoever closes us has hung up
+        self._held: deque[Body | None] = deque()
         self._frames = self._all_frames()
         self._is_closed = self._is_counted = False
 
@@ -124,6 +126,32 @@ class AnswerStream:
 
     def __next__(self) -> bytes:
         return next(self._frames)
+
+    def begun(self) -> AnswerStream:
+        """Wait until there is text to send, and return self. Pings are left out until then.
+
+        Raises: PortalError if the answer ends before that; it is counted then.
+        """
+        try:
+            is_begun = False
+            while not is_begun:
+                _refuse_when_stopping()
+                with suppress(Silence):
+                    event = self._events.next_event()
+                    if event is not None and "error" in event:
+                        raise _engine_error(event["error"])
+                    self._held.append(event)
+                    is_begun = event is None or _has_text(event)
+        except CallerGone:
+            self.close()
+            raise PortalError(_("The client closed the connection."), code="client_closed_request") from None
+        except Exception as error:
+            self._status = getattr(error, "status", 500)
+            self.close()
+            if self._status >= 500:
+                forget(self._target)
+            raise
+        return self
 
     def close(self) -> None:
         """Stop the engine if it still generates, and count the request; a second call does nothing."""
@@ -143,10 +171,9 @@ class AnswerStream:
     def _all_frames(self) -> Iterator[bytes]:
         try:
             while True:
-                if stopping.left_s() == 0:
-                    raise Unavailable(_("The server is being restarted, so this answer is incomplete. Ask again."))
+                _refuse_when_stopping()
                 try:
-                    event = self._events.next_event()
+                    event = self._held.popleft() if self._held else self._events.next_event()
                 except Silence:
                     yield PING
                     continue
@@ -241,6 +268,17 @@ def with_system_prompt(target: Target, body: Body) -> Body:
     if not messages or not target.system_prompt or any(message["role"] == "system" for message in messages):
         return body
     return {**body, "messages": [{"role": "system", "content": target.system_prompt}, *messages]}
+
+
+def _refuse_when_stopping() -> None:
+    if stopping.left_s() == 0:
+        raise Unavailable(_("The server is being restarted, so this answer is incomplete. Ask again."))
+
+
+def _has_text(event: Body) -> bool:
+    """Whether a streamed event holds text, or the end of an answer without any."""
+    choices = event.get("choices") or ()
+    return any(one.get("text") or one.get("delta", {}).get("content") or one.get("finish_reason") for one in choices)
 
 
 def _path(body: Body) -> str:

@@ -15,7 +15,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from deployments import history, placing
+from deployments import canaries, history, placing
 from deployments.models import Deployment, DeploymentVersion, Engine, Placement
 from experiments.models import Adapter
 from portal.actors import Actor
@@ -206,7 +206,8 @@ def finish_promotions() -> int:
 
 
 def put_live(deployment: Deployment, version: DeploymentVersion, actor: Actor, *, reason: str = "") -> None:
-    """Let a version answer from the next request on; the one before it stays loaded for a moment."""
+    """Let a version answer from the next request on; the one before it stays loaded for a moment. Ends a canary."""
+    canaries.end(deployment, actor)
     before = deployment.live_version
     deployment.live_version, deployment.next_version = version, None
     deployment.save(update_fields=["live_version", "next_version"])
@@ -224,12 +225,12 @@ def _engine(node: Node, base_model: BaseModel) -> QuerySet[Engine]:
 
 
 def _is_needed(adapter_id: str) -> Exists:
-    """Return whether a running deployment that is awake has or awaits a version with the adapter in the outer column.
+    """Return whether a running deployment that is awake has, tries or awaits a version with the outer column's adapter.
 
     One that nobody has asked for as long as it was told to wait sleeps: that is a matter of the clock, stored nowhere.
     """
     adapter = OuterRef(adapter_id)
-    behind = Q(live_version__adapter=adapter) | Q(next_version__adapter=adapter)
+    behind = Q(live_version__adapter=adapter) | Q(next_version__adapter=adapter) | Q(canary_version__adapter=adapter)
     awake = Q(sleep_after_minutes=None) | Q(awake_until__gt=Now())
     return Exists(Deployment.unscoped.filter(behind, awake, is_running=True))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from django.db import models
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -105,6 +106,16 @@ class Deployment(TeamOwned):
         editable=False,
         help_text="goes live when its adapter is loaded; until then the live version serves",
     )
+    canary_version = models.ForeignKey(
+        "DeploymentVersion",
+        on_delete=models.RESTRICT,
+        null=True,
+        related_name="canary_in",
+        editable=False,
+        help_text="answers a share of the requests to the plain name beside the live version",
+    )
+    canary_share = models.PositiveSmallIntegerField(null=True, help_text="in per cent of the requests")
+    canary_since = models.DateTimeField(null=True, help_text="since when it answers")
     sleep_after_minutes = models.PositiveIntegerField(null=True, help_text="without a request; empty: never")
     awake_until = models.DateTimeField(null=True, help_text="renewed by requests; counts where it may sleep at all")
 
@@ -113,7 +124,14 @@ class Deployment(TeamOwned):
 
     class Meta(TeamOwned.Meta):
         ordering = ["name"]
-        constraints = [models.UniqueConstraint(fields=["team", "name"], name="deployment_name_unique_in_team")]
+        constraints = [
+            models.UniqueConstraint(fields=["team", "name"], name="deployment_name_unique_in_team"),
+            models.CheckConstraint(
+                condition=Q(canary_version=None, canary_share=None, canary_since=None)
+                | Q(canary_version__isnull=False, canary_share__range=(1, 50), canary_since__isnull=False),
+                name="canary_with_share_and_time_or_none",
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.name

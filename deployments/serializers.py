@@ -7,6 +7,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from deployments.canaries import LEAST_SHARE, MOST_SHARE
 from deployments.history import MAX_REASON
 from deployments.models import Deployment, DeploymentVersion
 from deployments.services import LONGEST_SLEEP_MINUTES, MAX_ANSWER_TOKENS, MAX_SYSTEM_PROMPT
@@ -46,6 +47,11 @@ class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
         read_only=True, allow_null=True, help_text="goes live when it is loaded; until then live_version answers"
     )
 
+    canary_version = DeploymentVersionSerializer(
+        read_only=True, allow_null=True, help_text="answers `canary_share` per cent of the requests to the plain name"
+    )
+    canary_share = serializers.IntegerField(read_only=True, allow_null=True)
+
     class Meta:
         model = Deployment
         fields = [
@@ -58,6 +64,8 @@ class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
             "sleep_after_minutes",
             "live_version",
             "next_version",
+            "canary_version",
+            "canary_share",
         ]
 
     @extend_schema_field({"type": "string", "enum": [state.value for state in State]})
@@ -120,6 +128,45 @@ class PromoteSerializer(serializers.Serializer):  # type: ignore[type-arg]
     override = serializers.BooleanField(
         default=False, help_text="although the team's rules hold it back; for admins, with a reason"
     )
+
+
+class SetCanarySerializer(serializers.Serializer):  # type: ignore[type-arg]
+    """Which version gets a share of the requests to the plain name."""
+
+    version = serializers.IntegerField(min_value=1, help_text="number of the version")
+    share = serializers.IntegerField(min_value=LEAST_SHARE, max_value=MOST_SHARE, help_text="in per cent")
+    reason = serializers.CharField(
+        max_length=MAX_REASON, allow_blank=True, default="", help_text="why; for the history"
+    )
+
+
+class CanarySideSerializer(serializers.Serializer):  # type: ignore[type-arg]
+    """What a version did with requests to the plain name since the canary began."""
+
+    version = serializers.IntegerField(source="version.number")
+    share = serializers.IntegerField(help_text="in per cent of the requests")
+    requests = serializers.IntegerField()
+    errors = serializers.IntegerField(  # type: ignore[assignment]
+        help_text="of a canary: the live version was asked instead"
+    )
+    median_s = serializers.FloatField(allow_null=True)
+    slow_s = serializers.FloatField(allow_null=True, help_text="19 of 20 answers took less")
+    corrections = serializers.IntegerField(help_text="answers that somebody has corrected")
+
+
+class CanarySerializer(serializers.Serializer):  # type: ignore[type-arg]
+    """The canary of a deployment beside its live version; nulls and no sides without one."""
+
+    version = serializers.IntegerField(allow_null=True, help_text="number of the version")
+    share = serializers.IntegerField(allow_null=True, help_text="in per cent of the requests to the plain name")
+    since = serializers.DateTimeField(allow_null=True)
+    state = serializers.ChoiceField(
+        choices=[State.READY.value, State.PENDING.value, State.FAILED.value],
+        allow_null=True,
+        help_text="whether its adapter is loaded; unless it is ready the live version answers",
+    )
+    error = serializers.CharField(allow_blank=True, help_text="why it cannot be loaded, or empty")
+    sides = CanarySideSerializer(many=True, help_text="the live version, then the canary")
 
 
 class SleepSerializer(serializers.Serializer):  # type: ignore[type-arg]

@@ -14,7 +14,7 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from deployments import gate, history, lifecycle, placing
+from deployments import canaries, gate, history, lifecycle, placing
 from deployments.models import Deployment, DeploymentVersion, Placement
 from deployments.prompts import common_system_prompt
 from experiments import kept
@@ -146,9 +146,10 @@ def _require_override(
 
 @transaction.atomic
 def stop_deployment(*, deployment: Deployment, actor: Actor) -> Deployment:
-    """Answer no more requests under this name; nothing is lost. A second call changes nothing."""
+    """Answer no more requests under this name; nothing is lost but a canary. A second call changes nothing."""
     deployment = _locked(deployment)
     if deployment.is_running:
+        canaries.end(deployment, actor)
         _set_running(deployment, False, actor)
         if deployment.live_version is not None:
             placing.drain(deployment.live_version.adapter)
@@ -208,10 +209,11 @@ def delete_deployment(*, deployment: Deployment, actor: Actor) -> None:
     """Delete a deployment and its versions; runs and adapters stay, and so do the counts of answered requests."""
     deployment = _locked(deployment)
     audit.record(deployment.team, actor, "deployment.deleted", deployment)
-    if deployment.live_version is not None:
-        placing.drain(deployment.live_version.adapter)
+    for version in filter(None, (deployment.live_version, deployment.canary_version)):
+        placing.drain(version.adapter)
     deployment.live_version = deployment.next_version = None
-    deployment.save(update_fields=["live_version", "next_version"])
+    deployment.canary_version = deployment.canary_share = deployment.canary_since = None
+    deployment.save()
     deployment.delete()
 
 

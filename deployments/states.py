@@ -41,6 +41,14 @@ def standing_of(deployment: Deployment) -> Standing:
     return standings(deployment.team, [deployment])[deployment]
 
 
+def canary_standing(deployment: Deployment) -> Standing | None:
+    """Return how the adapter of a deployment's canary stands, None without a canary."""
+    canary = deployment.canary_version
+    if canary is None:
+        return None
+    return _state_of(canary, {canary.adapter_id: list(deployment.team.placements.filter(adapter=canary.adapter_id))})
+
+
 def standings(team: Team, deployments: Iterable[Deployment]) -> dict[Deployment, Standing]:
     """Return how a team's deployments stand, with one query for all."""
     return standings_among(team.placements.all(), deployments)

@@ -56,6 +56,17 @@ class Target:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     max_tokens: int | None = None
     log: TextLog | None = None
+    pinned_name: str = ""  # of the version
+    canary: Canary | None = None
+    is_canary: bool = False
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A loaded version that answers `share` per cent of the requests to a name beside the live one (`drawing`)."""
+
+    target: Target
+    share: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,14 @@ class _Known:
     until: float
 
 
+@dataclass(frozen=True)
+class _KnownCanary:
+    target: Target | None  # None: it is not loaded
+    until: float
+
+
 _known: dict[UUID, _Known] = {}
+_known_canaries: dict[UUID, _KnownCanary] = {}
 # By team and name: what was answered a moment ago, with the stamp of the row that said so.
 _recent: dict[tuple[UUID, str], Recalled] = {}
 
@@ -131,7 +149,7 @@ def resolve(team: Team, name: str) -> Target:
 # Most requests ask a running deployment whose version is known: one round trip says whether it is still that one.
 _LOOK_UP = """
     SELECT id, live_version_id, is_running AND sleep_after_minutes IS NULL, logs_text, log_days,
-        format('d%%s%%s', ctid, xmin)
+        format('d%%s%%s', ctid, xmin), canary_version_id, canary_share
     FROM deployments_deployment WHERE team_id = %s AND name = %s
 """
 
@@ -145,15 +163,30 @@ def _settled(
     logs_text: bool,
     log_days: int,
     stamp: str,
+    canary_id: UUID | None,
+    share: int | None,
 ) -> Target | None:
     """Return the target of a deployment that runs, never sleeps and was looked up a moment ago; else None."""
     known = _known.get(version_id) if version_id is not None and is_plain else None
     if known is None or time.monotonic() >= known.until:
         return None
-    log = TextLog(deployment_id, log_days) if logs_text else None
+    log, until = TextLog(deployment_id, log_days) if logs_text else None, known.until
     target = replace(known.target, public_name=name, log=log)
-    _remember(team, name, Recalled(target, stamp, known.until))
+    if canary_id is not None:
+        beside = _known_canaries.get(canary_id)
+        if beside is None or time.monotonic() >= beside.until:
+            return None
+        target, until = _with_canary(target, beside.target, share), min(until, beside.until)
+    _remember(team, name, Recalled(target, stamp, until))
     return target
+
+
+def _with_canary(target: Target, canary: Target | None, share: int | None) -> Target:
+    """Return a target with a canary beside it that is called by the same name; without one that is not loaded."""
+    if canary is None or share is None:
+        return target
+    named = replace(canary, public_name=target.public_name, log=target.log, is_canary=True)
+    return replace(target, canary=Canary(named, share))
 
 
 def when_loaded(resolving: Callable[[], Target]) -> Target:
@@ -270,6 +303,7 @@ class _Named:
 
 _ASKED = (
     "team_id", "name", "is_running", "live_version_id", "sleep_after_minutes", "awake_until", "logs_text", "log_days",
+    "canary_version_id", "canary_share",
 )  # fmt: skip
 
 
@@ -298,10 +332,10 @@ def _deployed_target(team: Team, found: _Named) -> Target | Unavailable:
         raise _not_loaded(following.adapter) if following is not None else _loading()
     known = _known.get(found.version_id)
     if known is not None and time.monotonic() < known.until and not was_asleep:
-        return replace(known.target, public_name=found.public_name, log=found.log)
-    version = team.deploymentversions.select_related("adapter__team", "adapter__base_model").get(pk=found.version_id)
+        return _beside_canary(team, replace(known.target, public_name=found.public_name, log=found.log), found)
+    version = _version(team, found.version_id)
     try:
-        target = resolve_adapter(team, version.adapter, found.public_name, system_prompt=version.system_prompt)
+        target = _version_target(team, version, found)
     except Unavailable as error:
         if found.may_wait and error.code == "model_loading":
             _wake(version, found)
@@ -309,18 +343,45 @@ def _deployed_target(team: Team, found: _Named) -> Target | Unavailable:
         raise
     if found.is_pinned:
         _wake(version, found)
-    target = replace(
-        target,
+    if len(_known) > _MOST_KNOWN:
+        _known.clear()
+    _known[version.pk] = _Known(target, time.monotonic() + KNOWN_FOR_S)
+    return _beside_canary(team, target, found)
+
+
+def _version(team: Team, version_id: UUID) -> DeploymentVersion:
+    rows: QuerySet[DeploymentVersion] = team.deploymentversions.all()
+    return rows.select_related("adapter__team", "adapter__base_model").get(pk=version_id)
+
+
+def _version_target(team: Team, version: DeploymentVersion, found: _Named) -> Target:
+    """Return where to ask for a version, with what it adds to requests. Raises: Unavailable."""
+    return replace(
+        resolve_adapter(team, version.adapter, found.public_name, system_prompt=version.system_prompt),
         version_id=version.pk,
         response_schema=version.response_schema,
         thresholds=version.thresholds,
         max_tokens=version.max_tokens,
         log=found.log,
+        pinned_name=f"{found.deployment.name}@v{version.number}",
     )
-    if len(_known) > _MOST_KNOWN:
-        _known.clear()
-    _known[version.pk] = _Known(target, time.monotonic() + KNOWN_FOR_S)
-    return target
+
+
+def _beside_canary(team: Team, target: Target, found: _Named) -> Target:
+    """Return a live version's target with the deployment's canary, if it has one and that is loaded."""
+    canary_id = found.deployment.canary_version_id
+    if found.is_pinned or canary_id is None:
+        return target
+    known = _known_canaries.get(canary_id)
+    if known is None or time.monotonic() >= known.until:
+        try:
+            canary: Target | None = _version_target(team, _version(team, canary_id), found)
+        except Unavailable:
+            canary = None
+        if len(_known_canaries) > _MOST_KNOWN:
+            _known_canaries.clear()
+        known = _known_canaries[canary_id] = _KnownCanary(canary, time.monotonic() + KNOWN_FOR_S)
+    return _with_canary(target, known.target, found.deployment.canary_share)
 
 
 def _keep_awake(team: Team, found: _Named) -> bool:
@@ -345,6 +406,9 @@ def forget(target: Target) -> None:
     _recent.clear()
     if target.version_id is not None:
         _known.pop(target.version_id, None)
+        # A canary that fails rests for a moment, so that not each request is asked twice.
+        if target.is_canary:
+            _known_canaries[target.version_id] = _KnownCanary(None, time.monotonic() + KNOWN_FOR_S)
 
 
 def _not_loaded(adapter: Adapter) -> PortalError:

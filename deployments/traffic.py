@@ -12,7 +12,7 @@ from django.db.models import Aggregate, Count, FloatField, Q, Sum
 from django.db.models.functions import TruncDay, TruncHour
 from django.utils import timezone
 
-from deployments.models import Deployment
+from deployments.models import Deployment, DeploymentVersion
 from portal.models import Team
 
 HOURS = 24
@@ -105,6 +105,46 @@ def course(deployment: Deployment, *, days: int) -> list[dict[str, float | int |
     known: dict[datetime, dict[str, Any]] = {row["begin"]: dict(row) for row in grouped}
     begins = [first + width * place for place in range(round((last - first) / width) + 1)]
     return [_point(begin, known.get(begin, {})) for begin in begins]
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a version did with requests to the plain name since a canary began; times in seconds, of answers."""
+
+    version: DeploymentVersion
+    share: int
+    requests: int
+    errors: int
+    median_s: float | None
+    slow_s: float | None
+    corrections: int
+
+
+def side_by_side(deployment: Deployment) -> list[Side]:
+    """Return the live version and the canary beside each other, with one query; nothing without a canary."""
+    live, canary, share = deployment.live_version, deployment.canary_version, deployment.canary_share
+    if live is None or canary is None or share is None:
+        return []
+    asked = deployment.team.inferencerecords.filter(
+        version__in=[live, canary], model=deployment.name, at__gte=deployment.canary_since
+    )
+    slow = NinetyFifth("duration_ms", filter=Q(status=200))
+    corrected = Count("pk", filter=Q(text__correction__gt=""))
+    grouped = asked.order_by().values("version").annotate(**_FIGURES, slow_ms=slow, corrections=corrected)
+    known: dict[UUID, dict[str, Any]] = {row["version"]: dict(row) for row in grouped}
+    return [_side(version, part, known.get(version.pk, {})) for version, part in ((live, 100 - share), (canary, share))]
+
+
+def _side(version: DeploymentVersion, share: int, row: dict[str, Any]) -> Side:
+    return Side(
+        version=version,
+        share=share,
+        requests=int(row.get("requests") or 0),
+        errors=int(row.get("errors") or 0),
+        median_s=_seconds(row.get("median_ms")),
+        slow_s=_seconds(row.get("slow_ms")),
+        corrections=int(row.get("corrections") or 0),
+    )
 
 
 def _point(begin: datetime, row: dict[str, Any]) -> dict[str, float | int | None]:

@@ -80,6 +80,8 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
         deployment = team.deployments.create(name="triage")
         live = team.deploymentversions.create(deployment=deployment, number=1, adapter=adapter)
         deployment.live_version = live
+        deployment.canary_version = team.deploymentversions.create(deployment=deployment, number=2, adapter=adapter)
+        deployment.canary_share, deployment.canary_since = 10, timezone.now()
         deployment.save()
         team.deploymentevents.create(
             deployment=deployment, action="deployment.promoted", version=1, actor="somebody", reason="A reason to keep"

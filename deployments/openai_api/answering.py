@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from django.utils.translation import gettext as _
 
-from deployments import inference
+from deployments import drawing, inference
 from deployments.inference import Caller, Target
 from deployments.openai_api import decisions, parameters
 from portal.errors import InvalidInput
@@ -51,8 +51,11 @@ def answer_whole(endpoint: str, sent: Any, *, token: ApiToken, caller: Caller) -
     body = ENDPOINTS[endpoint](sent)
     if body.get("stream"):
         raise InvalidInput(_("A batch has no streams."), param="stream")
-    target = target_of(caller.team, token, body["model"])
-    if endpoint == DECISIONS:
-        return decisions.decide(target, body, decisions.admit(target, body, caller))
-    body = with_stored_schema(target, body)
-    return inference.complete(target, body, inference.admit(target, body, caller))
+
+    def ask(target: Target) -> Body:
+        if endpoint == DECISIONS:
+            return decisions.decide(target, body, decisions.admit(target, body, caller))
+        asked = with_stored_schema(target, body)
+        return inference.complete(target, asked, inference.admit(target, asked, caller))
+
+    return drawing.answered(target_of(caller.team, token, body["model"]), sent, ask)

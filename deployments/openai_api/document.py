@@ -16,6 +16,10 @@ ERRORS: Final = ("4XX", "5XX")
 HEADERS: Final[dict[str, Shape]] = {
     "x-request-id": {"required": True, "schema": {"type": "string"}, "description": "Name it when you ask us."},
     "openai-processing-ms": {"schema": {"type": "integer", "minimum": 0}},
+    "x-model-version": {
+        "schema": {"type": "string"},
+        "description": "Where a deployment answered: the version that did, such as `triage@v2`.",
+    },
 }
 _STREAM: Final[Shape] = {
     "type": "string",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from django.http import HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from deployments import inference, targets
+from deployments import drawing, inference, targets
 from deployments.admission import Memory, NotAsRemembered
 from deployments.inference import Caller, Target
 from deployments.openai_api import answering, decisions, parameters
@@ -17,6 +17,8 @@ from deployments.openai_api.document import operation
 from portal import tokens
 
 Body = dict[str, Any]
+Answer = TypeVar("Answer", bound=HttpResponseBase)
+VERSION_HEADER = "x-model-version"
 
 
 class ModelView(OpenAIView):
@@ -38,12 +40,17 @@ class ModelView(OpenAIView):
     def answer(self, request: Request, body: Body) -> HttpResponseBase:
         """Resolve the model and answer a checked request."""
         target, memory = self._target(body["model"])
-        body = answering.with_stored_schema(target, body)
-        caller = inference.admit(target, body, Caller.of(request, self.team), memory=memory)
-        self.note_standings(caller.reservation)
-        if body.get("stream"):
-            return event_stream(inference.stream(target, body, caller))
-        return Response(inference.complete(target, body, caller))
+
+        def ask(target: Target) -> HttpResponseBase:
+            asked = answering.with_stored_schema(target, body)
+            caller = inference.admit(target, asked, Caller.of(request, self.team), memory=memory)
+            self.note_standings(caller.reservation)
+            if asked.get("stream"):
+                frames = inference.stream(target, asked, caller)
+                return _named(event_stream(frames.begun() if target.is_canary else frames), target)
+            return _named(Response(inference.complete(target, asked, caller)), target)
+
+        return drawing.answered(target, request.data, ask)
 
     def _target(self, name: str) -> tuple[Target, Memory | None]:
         token = cast(tokens.Recalled | None, cast(Any, self.request).recalled)
@@ -82,7 +89,17 @@ class Decisions(OpenAIView):
     def post(self, request: Request) -> Response:
         """Answer typed questions about a text with probabilities."""
         body = decisions.decision_request(request.data)
-        target = answering.target_of(self.team, self.token, body["model"])
-        caller = decisions.admit(target, body, Caller.of(request, self.team))
-        self.note_standings(caller.reservation)
-        return Response(decisions.decide(target, body, caller))
+
+        def ask(target: Target) -> Response:
+            caller = decisions.admit(target, body, Caller.of(request, self.team))
+            self.note_standings(caller.reservation)
+            return _named(Response(decisions.decide(target, body, caller)), target)
+
+        return drawing.answered(answering.target_of(self.team, self.token, body["model"]), request.data, ask)
+
+
+def _named(response: Answer, target: Target) -> Answer:
+    """Return a response that says which version answered, by its pinned name."""
+    if target.pinned_name:
+        response.headers[VERSION_HEADER] = target.pinned_name
+    return response

@@ -16,7 +16,7 @@ from deployments import services, traffic
 from deployments.forms import DeployForm
 from deployments.models import Deployment, DeploymentVersion
 from deployments.prompts import common_system_prompt, schema_of
-from deployments.states import standing_of, standings
+from deployments.states import Standing, State, canary_standing, standing_of, standings
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.errors import PortalError
@@ -25,7 +25,9 @@ from portal.models import Role
 STOP_POLLING = 286
 _PER_PAGE = 50
 _EVENTS = 50
-_LIVE = ("live_version__adapter__run__experiment", "live_version__adapter__base_model", "next_version")
+_LIVE = (
+    "live_version__adapter__run__experiment", "live_version__adapter__base_model", "next_version", "canary_version",
+)  # fmt: skip
 
 
 @team_view()
@@ -67,7 +69,7 @@ def traffic_points(request: TeamRequest, pk: str) -> JsonResponse:
 def state(request: TeamRequest, pk: str) -> HttpResponse:
     """Answer the part of the page that changes by itself; 286 ends the polling when nothing will."""
     context = state_context(request, pk)
-    status = STOP_POLLING if context["standing"].is_settled else 200
+    status = STOP_POLLING if context["is_settled"] else 200
     return render(request, "deployments/_polled_state.html", context, status=status)
 
 
@@ -75,7 +77,17 @@ def state_context(request: TeamRequest, pk: str) -> dict[str, Any]:
     """Return what the state partial shows."""
     deployment = get_object_or_404(request.team.deployments.select_related("team", "created_by", *_LIVE), pk=pk)
     versions = deployment.versions.select_related("adapter__run__experiment", "adapter__run__evaluation", "created_by")
-    return {"deployment": deployment, "standing": standing_of(deployment), "versions": list(versions)}
+    standing, of_canary = standing_of(deployment), canary_standing(deployment)
+    if of_canary is not None and standing.state == State.ASLEEP and of_canary.state == State.PENDING:
+        of_canary = Standing(State.ASLEEP)
+    return {
+        "deployment": deployment,
+        "standing": standing,
+        "canary_standing": of_canary,
+        "sides": traffic.side_by_side(deployment),
+        "is_settled": standing.is_settled and (of_canary is None or of_canary.is_settled),
+        "versions": list(versions),
+    }
 
 
 @team_view(role=Role.EDITOR)

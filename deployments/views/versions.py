@@ -8,11 +8,12 @@ from typing import Any
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods
 
-from deployments import gate, policies, services
-from deployments.forms import PolicyForm, PromoteForm, SleepForm
+from deployments import canaries, gate, policies, services
+from deployments.forms import CanaryForm, PolicyForm, PromoteForm, SleepForm
 from deployments.models import DeploymentVersion
 from deployments.version_differences import differences
 from portal.access import TeamRequest, team_view
@@ -67,6 +68,51 @@ def _comparison(version: DeploymentVersion) -> dict[str, Any]:
         "is_rollback": live is not None and version.number < live.number,
         "is_live": live is not None and version.pk == live.pk,
     }
+
+
+@team_view(role=Role.EDITOR)
+@require_http_methods(["GET", "HEAD", "POST"])
+def canary(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Show a version beside the one that answers; a POST gives it a share of the requests, or another share."""
+    version = get_object_or_404(request.team.deploymentversions.select_related(*_SHOWN), pk=pk)
+    deployment = version.deployment
+    is_canary = deployment.canary_version_id == version.pk
+    initial = {"share": deployment.canary_share} if is_canary else None
+    form = CanaryForm(request.POST if request.method == "POST" else None, initial=initial)
+    status = 400 if request.method == "POST" else 200
+    if form.is_valid():
+        try:
+            canaries.set_canary(version=version, actor=Actor.of(request), **form.cleaned_data)
+        except PortalError as error:
+            form.add_error(error.param if error.param in form.fields else None, error.message)
+            status = error.status
+        else:
+            words = {"number": version.number, "share": form.cleaned_data["share"]}
+            messages.success(
+                request, _("Version %(number)d gets %(share)d %% of the requests as soon as it is loaded.") % words
+            )
+            return redirect("deployments:detail", request.team.slug, deployment.pk)
+    context = _comparison(version) | {"form": form, "is_canary": is_canary}
+    return render(request, "deployments/canary.html", context, status=status)
+
+
+@team_view(role=Role.EDITOR)
+@require_http_methods(["GET", "HEAD", "POST"])
+def canary_end(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Ask, then let the live version answer all requests again."""
+    found = request.team.deployments.select_related("team", "canary_version")
+    deployment = get_object_or_404(found, pk=pk)
+    if request.method == "POST":
+        canaries.take_back(deployment=deployment, actor=Actor.of(request))
+        messages.success(request, _("The canary is taken back. No request was lost."))
+        return redirect("deployments:detail", request.team.slug, deployment.pk)
+    back = reverse("deployments:detail", args=[request.team.slug, deployment.pk])
+    words = {
+        "title": _("Take the canary of %(name)s back?") % {"name": deployment.name},
+        "message": _("The live version answers all requests again. The version is kept and can be tried again."),
+        "action": _("Take back"),
+    }
+    return render(request, "components/confirm.html", {**words, "cancel_url": back})
 
 
 @team_view(role=Role.ADMIN)

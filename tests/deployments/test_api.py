@@ -34,7 +34,7 @@ def test_what_is_exposed_is_an_allow_list(api, deployed):
     body = api.get(f"/api/deployments/{deployed.deployment_id}/").json()
     assert set(body) == {
         "id", "name", "state", "error", "is_running", "created_at", "live_version", "next_version", "versions",
-        "sleep_after_minutes",
+        "sleep_after_minutes", "canary_version", "canary_share",
     }  # fmt: skip
     version = {"id", "number", "run", "step", "adapter", "base_model", "system_prompt", "created_at", "response_schema",
                "thresholds", "max_tokens", "note", "first_live_at"}  # fmt: skip

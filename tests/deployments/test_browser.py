@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from deployments import services
+from deployments import canaries, services
 from deployments.models import InferenceRecord
 from portal.rls import all_teams, team_scope
 from tests.browser import fits
@@ -18,12 +18,16 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 def test_pages_fit_and_break_no_policy(open_page, team, actor, deployed, run, make_run, load_placements, node):
     with team_scope(team.pk):
-        services.deploy_run(team=team, actor=actor, run=make_run(team, "A better one"), name="demo-triage")
+        version = services.deploy_run(team=team, actor=actor, run=make_run(team, "A better one"), name="demo-triage")
+        third = team.deploymentversions.create(deployment=version.deployment, number=3, adapter=version.adapter)
     load_placements(node)
+    with team_scope(team.pk):
+        canaries.set_canary(version=third, actor=actor, share=10)
     base = f"/t/{team.slug}"
     for name, path in {
         "list": "/deployments/",
         "detail": f"/deployments/{deployed.deployment_id}/",
+        "canary": f"/deployment-versions/{third.pk}/canary/",
         "deploy": f"/deployments/new/?run={run.pk}",
         "stop": f"/deployments/{deployed.deployment_id}/stop/",
         "playground": f"/playground/?run={run.pk}",

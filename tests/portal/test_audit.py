@@ -313,6 +313,7 @@ def test_the_database_refuses_change_and_deletion_of_refusals_too(team, charlie,
 
 def test_what_services_do_leaves_exactly_one_event(world, actor, paula, bob, node):
     """Walk the services of the portal, runs and deployments; each call adds exactly the event that it is about."""
+    from deployments import canaries
     from deployments import services as deployments
     from experiments import services as experiments
     from experiments.models import Priority
@@ -328,6 +329,11 @@ def test_what_services_do_leaves_exactly_one_event(world, actor, paula, bob, nod
             lambda: experiments.set_priority(run=kept["run"], priority=Priority.HIGH, actor=actor),
         ),
         ("run.cancelled", lambda: experiments.cancel_run(run=kept["run"], actor=actor, reason="not needed")),
+        (
+            "deployment.canary_changed",
+            lambda: canaries.set_canary(version=world.deployment.canary_version, actor=actor, share=20),
+        ),
+        ("deployment.canary_ended", lambda: canaries.take_back(deployment=world.deployment, actor=actor)),
         ("deployment.stopped", lambda: deployments.stop_deployment(deployment=world.deployment, actor=actor)),
         ("deployment.started", lambda: deployments.start_deployment(deployment=world.deployment, actor=actor)),
         ("deployment.deleted", lambda: deployments.delete_deployment(deployment=world.deployment, actor=actor)),

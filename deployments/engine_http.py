@@ -163,7 +163,8 @@ class ResponseReader:
                 raise Malformed("two lengths")
             self.headers[key] = known
         self._keeps = status[1] == b"1" and "close" not in self.headers.get("connection", "").lower()
-        self._choose_body()
+        if self.status >= 200:  # what comes before the response has no body
+            self._choose_body()
 
     def _choose_body(self) -> None:
         coding, length = self.headers.get("transfer-encoding"), self.headers.get("content-length")

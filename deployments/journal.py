@@ -51,9 +51,11 @@ class Journal:
                 self._open()
             assert self._descriptor is not None
             assert self._path is not None
-            written = os.write(self._descriptor, line)
-            self._length += written
-            return Place(self._path.name, self._length) if written == len(line) else None
+            if os.write(self._descriptor, line) < len(line):
+                os.ftruncate(self._descriptor, self._length)  # half a line would spoil the next one
+                raise OSError("the disk is full")
+            self._length += len(line)
+            return Place(self._path.name, self._length)
         except OSError as error:
             logger.error("a request is counted without being written down first: %s", type(error).__name__)
             return None
@@ -105,14 +107,22 @@ class Left:
     descriptor: int
 
     def entries(self, *, begin: int) -> Iterator[tuple[dict[str, Any], Place]]:
-        """Yield what was written down behind `begin`; a line that was cut short was never answered."""
+        """Yield what was written down behind `begin`; a line that was cut short was never answered.
+
+        What a loss of power left unreadable must not hide what is behind it.
+        """
         with self.path.open("rb") as file:
             file.seek(begin)
             for line in file:
                 if not line.endswith(b"\n"):
                     return
                 begin += len(line)
-                yield json.loads(line), Place(self.path.name, begin)
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    logger.error("a line of the journal %s cannot be read", self.path.name)
+                    continue
+                yield entry, Place(self.path.name, begin)
 
     def drop(self, *, is_done: bool) -> None:
         """Let go of the file, and remove it if all of it is in the ledger."""

@@ -135,8 +135,9 @@ class Ledger:
 
 def _write(batch: list[Counted]) -> None:
     """Write records, add them to the usage of their days and settle what was set aside: all of it, or nothing."""
-    records = [counted.record for counted in batch]
     with all_teams("counted requests of all teams, written together"):
+        batch = _not_yet_written(batch)
+        records = [counted.record for counted in batch]
         InferenceRecord.unscoped.bulk_create(records)
         texts = [counted.text for counted in batch if counted.text is not None]
         for text in texts:
@@ -148,15 +149,26 @@ def _write(batch: list[Counted]) -> None:
         quotas.settle([counted.settlement for counted in batch if counted.settlement is not None])
 
 
+def _not_yet_written(batch: list[Counted]) -> list[Counted]:
+    """Return what the ledger does not have yet, and lock how far it is until the transaction ends.
+
+    The answer to a COMMIT may be lost, and its process be killed while the database still carries it out: what looks
+    unwritten then is waited for here.
+    """
+    names = sorted({counted.place.name for counted in batch if counted.place is not None})
+    if not names:
+        return batch
+    LedgerJournal.objects.bulk_create([LedgerJournal(name=name, written=0) for name in names], ignore_conflicts=True)
+    known = LedgerJournal.objects.select_for_update().filter(name__in=names)
+    written = dict(known.values_list("name", "written"))
+    return [one for one in batch if one.place is None or one.place.end > written[one.place.name]]
+
+
 def _note_places(places: Iterable[Place | None]) -> None:
     """Remember up to where the journals are in the ledger; belongs into the transaction of the records."""
     ends = {place.name: place.end for place in places if place is not None}  # they come in the order of the file
-    LedgerJournal.objects.bulk_create(
-        [LedgerJournal(name=name, written=end) for name, end in ends.items()],
-        update_conflicts=True,
-        unique_fields=["name"],
-        update_fields=["written", "at"],
-    )
+    for name, end in ends.items():
+        LedgerJournal.objects.filter(name=name).update(written=end, at=timezone.now())
 
 
 def _fact(record: InferenceRecord) -> usage.RequestFact:
@@ -235,16 +247,23 @@ def take_up() -> int:
         try:
             row = LedgerJournal.objects.filter(name=found.path.name).first()
             for entry, place in found.entries(begin=row.written if row else 0):
-                _write_alone(_counted_of(entry, place))
-                count += 1
+                count += _taken_up(entry, place)
             is_done = True
-        except (ValueError, KeyError):
-            logger.error("the journal %s cannot be read to its end", found.path.name)
         finally:
             found.drop(is_done=is_done)
     old = LedgerJournal.objects.filter(at__lt=timezone.now() - _PLACES_KEPT)
     old.exclude(name__in=[path.name for path in journal.paths()]).delete()
     return count
+
+
+def _taken_up(entry: Mapping[str, Any], place: Place) -> bool:
+    """Count what an entry says, unless it says nothing that can be counted."""
+    try:
+        _write_alone(_counted_of(entry, place))
+    except (ValueError, TypeError, KeyError):
+        logger.error("an entry of the journal %s cannot be read", place.name)
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,22 @@
 """gunicorn's worker with threads, for callers who are slow on purpose or by accident: none of them keeps a thread.
 
-gunicorn lends a thread to a connection before anything was said on it, and reads what comes without a limit of time.
-Here a connection waits for its first bytes without a thread, and who does not get a request said in time is cut off.
+gunicorn lends a thread to a connection before anything was said on it, and reads and sends without a limit of time.
+Here a connection waits for its first bytes without a thread; who does not get a request said in time, or does not take
+the answer, is cut off. Nor does the thread that accepts connections wait for those that do not hang up.
 """
 
 from __future__ import annotations
 
 import itertools
+import queue
 import resource
+import selectors
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from gunicorn.workers.gthread import _DEFER, ThreadWorker
@@ -23,12 +27,17 @@ from portal import stopping
 HEAD_LIMIT_S = 20.0
 BODY_LIMIT_S = 30.0
 SLOW_LINE_BYTES_PER_S = 50_000
+# How long a caller may take nothing of an answer while there is something to send.
+SENDING_LIMIT_S = 60.0
+# How long the other side has to close a connection on which nothing more comes from us.
+FAREWELL_S = 2.0
 # What is left of a graceful stop when long answers are ended, so that their callers learn of it.
 CLOSING_WORDS_S = 4.0
 # What a process has open besides connections, each of which may have one to an engine beside it.
 _OTHER_FILES = 200
 _FIRST_BYTES_S = 0.02
 _LOOK_EVERY_S = 0.5
+_LOOK_AT_LEAVING_EVERY_S = 0.05
 
 
 class Deadlines:
@@ -40,15 +49,6 @@ class Deadlines:
         self._lock = threading.Lock()
         threading.Thread(target=self._look_forever, name="deadlines", daemon=True).start()
 
-    @contextmanager
-    def reading(self, sock: socket.socket, limit_s: float) -> Iterator[None]:
-        """Give a block so long to read from a socket."""
-        number = self.begin(sock, limit_s)
-        try:
-            yield
-        finally:
-            self.end(number)
-
     def begin(self, sock: socket.socket, limit_s: float) -> int:
         """Begin to watch; the number is for `end`."""
         number = next(self._numbers)
@@ -56,10 +56,10 @@ class Deadlines:
             self._due[number] = time.monotonic() + limit_s, sock
         return number
 
-    def end(self, number: int) -> None:
-        """Stop watching; once it returns the socket is left alone. A second call does nothing."""
+    def end(self, number: int) -> bool:
+        """Stop watching and return whether there was time left; from then on the socket is left alone."""
         with self._lock:
-            self._due.pop(number, None)
+            return self._due.pop(number, None) is not None
 
     def _look_forever(self) -> None:
         while True:
@@ -73,11 +73,66 @@ class Deadlines:
                             sock.shutdown(socket.SHUT_RD)
 
 
+class Farewells:
+    """Closes connections that are over, in a thread of its own: says so, and lets the other side hang up first.
+
+    Who closes first while something is unread may take the last part of an answer from the other side.
+    """
+
+    def __init__(self) -> None:
+        self._coming: queue.SimpleQueue[tuple[socket.socket, Callable[[], object]]] = queue.SimpleQueue()
+        self._leaving = selectors.DefaultSelector()
+        threading.Thread(target=self._run, name="farewells", daemon=True).start()
+
+    def add(self, sock: socket.socket, when_closed: Callable[[], object]) -> None:
+        """Have a connection closed within FAREWELL_S."""
+        self._coming.put((sock, when_closed))
+
+    def _run(self) -> None:
+        while True:
+            while not self._leaving.get_map() or not self._coming.empty():
+                self._begin(*self._coming.get())
+            for key, _events in self._leaving.select(_LOOK_AT_LEAVING_EVERY_S):
+                if _has_hung_up(key.fileobj):
+                    self._end(key)
+            now = time.monotonic()
+            for key in list(self._leaving.get_map().values()):
+                if key.data[0] < now:
+                    self._end(key)
+
+    def _begin(self, sock: socket.socket, when_closed: Callable[[], object]) -> None:
+        try:
+            sock.setblocking(False)
+            sock.shutdown(socket.SHUT_WR)
+            self._leaving.register(sock, selectors.EVENT_READ, (time.monotonic() + FAREWELL_S, when_closed))
+        except (OSError, ValueError):  # it is gone already
+            sock.close()
+            when_closed()
+
+    def _end(self, key: selectors.SelectorKey) -> None:
+        self._leaving.unregister(key.fileobj)
+        key.fileobj.close()  # type: ignore[union-attr]
+        key.data[1]()
+
+
+def _has_hung_up(sock: Any) -> bool:
+    try:
+        return not sock.recv(65536)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 class _BoundedBody:
-    """The body of a request whose every read has a limit of time."""
+    """The body of a request whose every read has a limit of time.
+
+    `is_late`: it was cut off, so what still comes of it must not be taken for the next request on the connection.
+    """
 
     def __init__(self, body: Any, deadlines: Deadlines, sock: socket.socket, length: int | None) -> None:
         self._body, self._deadlines, self._sock, self._left = body, deadlines, sock, length
+        self.is_late = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._body, name)
@@ -96,21 +151,25 @@ class _BoundedBody:
 
     def _bounded(self, read: Any, size: int | None) -> bytes:
         known = [amount for amount in (size, self._left) if amount is not None and amount >= 0]
-        with self._deadlines.reading(self._sock, BODY_LIMIT_S + min(known, default=0) / SLOW_LINE_BYTES_PER_S):
+        limit_s = BODY_LIMIT_S + min(known, default=0) / SLOW_LINE_BYTES_PER_S
+        number = self._deadlines.begin(self._sock, limit_s)
+        try:
             found: bytes = read(size)
+        finally:
+            self.is_late |= not self._deadlines.end(number)
         if self._left is not None:
             self._left -= len(found)
         return found
 
 
 class BoundedThreads(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's worker with threads, with limits of time on what is read."""
+    """gunicorn's worker with threads, with limits of time on what is read and sent."""
 
     worker_connections: int
 
     def init_process(self) -> None:
         self._make_room()
-        self._deadlines = Deadlines()
+        self._deadlines, self._farewells = Deadlines(), Farewells()
         self._heads: dict[int, int] = {}  # what watches the head of a connection's request
         super().init_process()
 
@@ -126,6 +185,10 @@ class BoundedThreads(ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
     def handle(self, conn: Any) -> Any:
         if not conn.initialized and not conn.wait_for_data(_FIRST_BYTES_S):
             return _DEFER
+        if not conn.initialized:
+            with suppress(OSError):  # of another family than TCP
+                limit_ms = int(1000 * SENDING_LIMIT_S)
+                conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
         self._heads[id(conn)] = self._deadlines.begin(conn.sock, HEAD_LIMIT_S)
         try:
             return super().handle(conn)
@@ -133,18 +196,29 @@ class BoundedThreads(ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
             self._head_is_read(conn)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        self._head_is_read(conn)
+        if not self._head_is_read(conn):
+            return False
         length = next((value for name, value in req.headers if name == "CONTENT-LENGTH"), "")
         left = int(length) if length.isdecimal() else None
-        req.body = _BoundedBody(req.body, self._deadlines, conn.sock, left)
-        return super().handle_request(req, conn)
+        body = req.body = _BoundedBody(req.body, self._deadlines, conn.sock, left)
+        return super().handle_request(req, conn) and not body.is_late
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """Go on with a connection, in the thread that accepts connections, which must not wait for one of them."""
+        if not fs.cancelled() and (fs.exception() is not None or fs.result()):
+            super().finish_request(conn, fs)
+        else:
+            self._farewells.add(conn.sock, partial(self.method_queue.defer, self._is_closed))
+
+    def _is_closed(self) -> None:
+        self.nr_conns -= 1
 
     def _cap_keepalive(self, deadline: float) -> None:
         """gunicorn calls this when a worker begins to stop, whatever the reason: answers still have time for an end."""
         stopping.begin(self.cfg.graceful_timeout - CLOSING_WORDS_S)
         super()._cap_keepalive(deadline)
 
-    def _head_is_read(self, conn: Any) -> None:
+    def _head_is_read(self, conn: Any) -> bool:
+        """Stop watching the head and return whether it came in time."""
         number = self._heads.pop(id(conn), None)
-        if number is not None:
-            self._deadlines.end(number)
+        return number is not None and self._deadlines.end(number)

@@ -7,6 +7,7 @@ there. Few connections, so that those who wait for the same row wait here and no
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import threading
@@ -23,7 +24,6 @@ from portal.rls import fetch_in_all_teams
 
 CONNECTIONS = 4
 PATIENCE_S = 10.0
-_NAME = b"portal_lane"
 # Prepared statements live in a connection, and a pooler may hand us another one for each transaction.
 _UNKNOWN_STATEMENT = (b"26000", b"42P05")
 
@@ -39,6 +39,8 @@ class Lane:
 
     def __init__(self, statement: str) -> None:
         self._statement = statement.encode()
+        # Of the text, since a pooler's connection may still know a statement of an earlier release.
+        self._name = b"lane_" + hashlib.sha256(self._statement).hexdigest()[:16].encode()
         count = statement.count("$")
         self._plain = statement
         for number in range(count, 0, -1):
@@ -67,7 +69,7 @@ class Lane:
         return _rows(result)
 
     def _run(self, pgconn: pq.abc.PGconn, sent: list[bytes | None]) -> pq.abc.PGresult:
-        result = pgconn.exec_prepared(_NAME, cast(Any, sent))  # None is NULL; psycopg's types forget it
+        result = pgconn.exec_prepared(self._name, cast(Any, sent))  # None is NULL; psycopg's types forget it
         if result.status != pq.ExecStatus.TUPLES_OK:
             if result.error_field(pq.DiagnosticField.SQLSTATE) in _UNKNOWN_STATEMENT:
                 result = pgconn.exec_params(self._statement, cast(Any, sent))
@@ -83,7 +85,7 @@ class Lane:
             raw.close()
         raw = psycopg.connect(**connection.get_connection_params(), autocommit=True)
         raw.execute("SET TIME ZONE 'UTC'")
-        raw.pgconn.prepare(_NAME, self._statement)
+        raw.pgconn.prepare(self._name, self._statement)
         return raw
 
     def _begin_anew(self) -> None:

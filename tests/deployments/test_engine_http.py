@@ -88,6 +88,14 @@ def test_what_follows_a_response_spoils_the_connection():
     assert ours([WHOLE + b"HTTP/1.1 200 OK\r\n"]) == (200, b"hello", False)
 
 
+@pytest.mark.parametrize("early", [b"content-length: 3\r\n", b"transfer-encoding: chunked\r\n", b""])
+def test_what_comes_before_a_response_has_no_body(early):
+    before = b"HTTP/1.1 103 Early Hints\r\n" + early + b"\r\n"
+    assert ours([before + WHOLE]) == (200, b"hello", True)
+    assert ours([before + b"HTTP/1.1 204 No Content\r\n\r\n"]) == (204, b"", True)
+    assert ours([before + CHUNKED]) == ours([CHUNKED])
+
+
 @pytest.mark.parametrize("value", ["a\r\nx: y", "a\nb", "a\0b"])
 def test_no_header_brings_a_line_of_its_own(value):
     with pytest.raises(ValueError, match="line break"):

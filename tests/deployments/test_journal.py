@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 
 import pytest
+from django.db import OperationalError, connection
 
 from deployments import journal, metering
 from deployments.metering import Ledger, take_up
@@ -86,6 +88,68 @@ def test_a_line_that_was_cut_short_is_passed_over(team):
     die(ledger)
     assert take_up() == 1
     assert len(written()) == 1
+
+
+@transactional
+def test_neither_a_full_disk_nor_a_line_that_cannot_be_read_hides_what_is_behind_it(team, monkeypatch):
+    ledger = Ledger(flush_every_s=3600)
+    ledger.add(record(team, 1))
+    with monkeypatch.context() as patch:
+        whole = os.write
+        patch.setattr(journal.os, "write", lambda descriptor, line: whole(descriptor, line[:20]))
+        ledger.add(record(team, 2))
+    ledger.add(record(team, 3))
+    os.write(ledger._journal._descriptor, b"\0\0\0\n{}\n[]\n")
+    ledger._journal._length += 10
+    ledger.add(record(team, 4))
+    die(ledger)
+    assert take_up() == 3
+    assert [row.request_id for row in written()] == ["req_1", "req_3", "req_4"]
+    assert journal.paths() == []
+
+
+@transactional
+def test_what_was_written_before_the_database_said_so_is_not_written_again(team, monkeypatch):
+    """The answer to the COMMIT is lost: nobody knows whether it was carried out."""
+    ledger = Ledger(flush_every_s=3600)
+    ledger.add(record(team, 1))
+    write = metering._write
+
+    def write_and_lose_the_answer(batch: list) -> None:
+        write(batch)
+        raise OperationalError("the connection broke")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metering, "_write", write_and_lose_the_answer)
+        with pytest.raises(OperationalError):
+            ledger.flush()
+    ledger.add(record(team, 2))
+    ledger.flush()
+    assert [row.request_id for row in written()] == ["req_1", "req_2"]
+
+
+@transactional
+def test_a_commit_that_outlives_its_process_is_waited_for(team):
+    ledger = Ledger(flush_every_s=3600)
+    ledger.add(record(team, 1))
+    batch = list(ledger._waiting)
+    is_open, may_end = threading.Event(), threading.Event()
+
+    def commit_late() -> None:
+        with all_teams("the database still works for a process that died"):
+            metering._write(batch)
+            is_open.set()
+            may_end.wait(20)
+        connection.close()
+
+    late = threading.Thread(target=commit_late)
+    late.start()
+    assert is_open.wait(20)
+    die(ledger)
+    threading.Timer(0.3, may_end.set).start()
+    take_up()
+    late.join()
+    assert [row.request_id for row in written()] == ["req_1"]
 
 
 @transactional

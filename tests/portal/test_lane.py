@@ -59,6 +59,16 @@ def test_a_pooler_that_forgets_statements_is_served_without_them(lane):
     assert lane.fetch("test", values()) == [first]
 
 
+def test_a_connection_that_knows_another_statement_runs_ours(lane):
+    other = Lane("SELECT $1::bigint")
+    lane.fetch("test", values())
+    other._idle.append(lane._idle.pop())
+    try:
+        assert other.fetch("test", [5]) == [(5,)]
+    finally:
+        other._idle.pop().close()
+
+
 def test_errors_are_djangos_and_leave_the_lane_usable(lane):
     wrong = values()
     wrong[1] = 2**70

@@ -19,7 +19,7 @@ PROGRAM = """
 import time
 from portal import gunicorn_worker, stopping
 
-gunicorn_worker.HEAD_LIMIT_S = gunicorn_worker.BODY_LIMIT_S = 1.0
+gunicorn_worker.HEAD_LIMIT_S = gunicorn_worker.BODY_LIMIT_S = gunicorn_worker.SENDING_LIMIT_S = 1.0
 
 
 def application(environ, start_response):
@@ -29,6 +29,10 @@ def application(environ, start_response):
         return (time.sleep(0.5) or b"word " for _number in range(5))
     if environ["PATH_INFO"] == "/endless":
         return endless()
+    if environ["PATH_INFO"] == "/flood":
+        return (b"x" * 65536 for _number in range(10_000))
+    if environ["PATH_INFO"] == "/slow":
+        time.sleep(1)
     return [b"%d" % len(body)]
 
 
@@ -145,6 +149,40 @@ def test_bodies_that_come_byte_by_byte_are_cut_off(port):
         time.sleep(2.5)
         with connected(port) as caller:
             assert ask(caller) == b"0"
+
+
+def test_what_comes_of_a_body_that_was_cut_off_is_no_request(port):
+    """A proxy that keeps connections would hand the answer to the next one who asks."""
+    with connected(port) as caller:
+        caller.sendall(b"POST /slow HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf")
+        time.sleep(2.0)  # cut off, and the answer is being made
+        received = b""
+        with contextlib.suppress(OSError):
+            caller.sendall(b"GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n")
+            while part := caller.recv(65536):
+                received += part
+    assert received.count(b"HTTP/1.1 ") <= 1
+
+
+def test_callers_who_do_not_take_their_answers_keep_no_thread(port):
+    with contextlib.ExitStack() as stack:
+        for _number in range(THREADS):
+            stack.enter_context(connected(port)).sendall(b"GET /flood HTTP/1.1\r\nhost: x\r\n\r\n")
+        time.sleep(0.5)
+        started = time.monotonic()
+        with connected(port) as caller:
+            assert ask(caller) == b"0"
+        assert time.monotonic() - started < 15
+
+
+def test_callers_who_do_not_hang_up_keep_nobody_waiting(port):
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        for _number in range(10):
+            one = stack.enter_context(connected(port))
+            assert ask(one, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n") == b"0"
+    # gunicorn's own worker would wait two seconds for each, one after the other.
+    assert time.monotonic() - started < 8
 
 
 def test_large_bodies_kept_connections_and_long_answers_are_left_alone(port):

@@ -21,6 +21,7 @@ import httpx
 from django.conf import settings
 from django.utils.translation import gettext as _
 
+from portal.cutting_off import cut_off_after
 from portal.display.numbers import filesize
 from portal.errors import PortalError
 
@@ -341,7 +342,10 @@ def deliver(
     timeout = httpx.Timeout(read_timeout_s, connect=CONNECT_TIMEOUT_S)
     with (
         heard_as_sentences(url),
-        http.stream("POST", url, content=content, timeout=timeout, follow_redirects=False) as answer,
+        cut_off_after(CONNECT_TIMEOUT_S + read_timeout_s) as extensions,
+        http.stream(
+            "POST", url, content=content, timeout=timeout, extensions=extensions, follow_redirects=False
+        ) as answer,
     ):
         return answer.status_code, answer.headers
 

@@ -43,7 +43,8 @@ class Sealed(PortalError):
 def store(*, team: Team, kind: str, name: str, text: str, actor: Actor) -> TeamSecret:
     """Keep a secret under a name of the team, in place of the one that was there.
 
-    Raises: InvalidInput for an unknown kind, a name that is no slug, or a text that is empty or too long.
+    Raises: InvalidInput for an unknown kind, a name that is no slug or that of a webhook's own secret, or a text that
+    is empty or too long.
     """
     actor.require_self()
     _check(kind, name, text)
@@ -51,6 +52,10 @@ def store(*, team: Team, kind: str, name: str, text: str, actor: Actor) -> TeamS
         pk=team.pk
     )  # two who store the same name at once come one after the other
     before: TeamSecret | None = team.teamsecrets.filter(name=name).first()
+    if before is not None and before.kind != kind and before.kind == TeamSecret.Kind.WEBHOOK:
+        raise InvalidInput(
+            _("This name is taken by the signing secret of a webhook. Choose another one."), param="name"
+        )
     secret = before or TeamSecret(team=team, name=name, created_by=actor.user)
     secret.kind, secret.updated_at, secret.last_used_at = kind, timezone.now(), None
     secret.key_id, secret.ciphertext = _seal(secret, text)

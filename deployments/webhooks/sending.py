@@ -105,7 +105,9 @@ def prune() -> int:
         for endpoint in WebhookEndpoint.unscoped.filter(old_secret_until__lt=now):
             TeamSecret.unscoped.filter(team=endpoint.team_id, name=endpoint.old_secret_name).delete()
             WebhookEndpoint.unscoped.filter(pk=endpoint.pk).update(old_secret_until=None)
-        old = WebhookDelivery.unscoped.filter(created_at__lt=now - KEPT_FOR).exclude(status=Status.PENDING)
+        # A sample whose sender died is pending, too, but nobody will send it.
+        waiting = Q(status=Status.PENDING, next_try_at__isnull=False)
+        old = WebhookDelivery.unscoped.filter(created_at__lt=now - KEPT_FOR).exclude(waiting)
         return old.delete()[0]
 
 
@@ -116,6 +118,9 @@ def _take(delivery_id: UUID) -> WebhookDelivery | None:
         if not due.update(next_try_at=now + TAKEN_FOR, attempts=F("attempts") + 1):
             return None
         delivery = WebhookDelivery.unscoped.select_related("endpoint__team").get(pk=delivery_id)
+        if delivery.attempts > len(TRIES_AFTER_S):  # tries of which none came to an end
+            give_up(WebhookDelivery.unscoped.filter(pk=delivery_id), _("No try came to an end."))
+            return None
         if delivery.endpoint.is_active and delivery.endpoint.team.archived_at is None:
             return delivery
         give_up(WebhookDelivery.unscoped.filter(pk=delivery_id), _("The endpoint is switched off."))

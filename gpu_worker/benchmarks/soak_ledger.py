@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from gpu_worker.benchmarks.soak_load import ANSWER, Outcome
+from gpu_worker.benchmarks.soak_load import ANSWER, BATCH_LINE, Outcome
 
 NOT_TOLD: Final = "never told to anybody"
 
@@ -26,7 +26,8 @@ class Part:
 class Comparison:
     """The ledger beside what clients know; every row is in exactly one part.
 
-    `missing`: answered requests without a row; `differing`: with one of other counts; `twice`: with more than one.
+    `missing`: answered requests without a row; `differing`: with one of other counts; `twice`: requests, answered or
+    not, with more than one.
     """
 
     parts: dict[str, Part] = field(default_factory=lambda: defaultdict(Part))
@@ -63,8 +64,13 @@ def compare(outcomes: Iterable[Outcome], rows: Sequence[Row]) -> Comparison:
         part.rows += len(mine)
         part.told_tokens += sum(outcome.usage or ())
         part.ledger_tokens += sum(prompt + made for _id, prompt, made in mine)
+        if outcome.kind == BATCH_LINE:
+            # It is asked again under its id while its engine is away; the tries that failed took no tokens.
+            mine = [row for row in mine if row[1] or row[2]]
         if outcome.result == ANSWER:
             _check(found, outcome, mine)
+        elif len(mine) > 1:
+            found.twice.append(f"{outcome.kind} {outcome.request_id}")
     for left in by_id.values():
         part = found.parts[NOT_TOLD]
         part.rows += len(left)
@@ -74,8 +80,6 @@ def compare(outcomes: Iterable[Outcome], rows: Sequence[Row]) -> Comparison:
 
 def _check(found: Comparison, outcome: Outcome, mine: list[Row]) -> None:
     name = f"{outcome.kind} {outcome.request_id}"
-    # A line of a batch is asked again under its id while its engine is away; the tries that failed took no tokens.
-    mine = [row for row in mine if row[1] or row[2]]
     if not mine:
         found.missing.append(name)
     elif len(mine) > 1:

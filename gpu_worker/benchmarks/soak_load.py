@@ -18,6 +18,7 @@ from typing import Any, Final
 import httpx
 
 ANSWER, ERROR, HUNG_UP, BROKEN, WRONG = "answer", "error", "hung up", "broken", "wrong"
+BATCH_LINE: Final = "batch line"
 TIMEOUT_S: Final = 120.0
 _TRIES: Final = 20
 # What docs/api.md tells callers to expect; anything else is listed as wrong.
@@ -370,7 +371,7 @@ class _Batch:
             told["code"] = code
             told["result"] = ERROR if code in DOCUMENTED.get(response["status_code"], ()) else WRONG
         ended = time.monotonic()
-        return Outcome("batch line", response["request_id"], self.user.team, started=started, ended=ended, **told)
+        return Outcome(BATCH_LINE, response["request_id"], self.user.team, started=started, ended=ended, **told)
 
     async def _sure(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         found: dict[str, Any] = (await self._request(method, path, **options)).json()

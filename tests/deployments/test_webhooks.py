@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -15,12 +16,13 @@ from openai import InvalidWebhookSignatureError, OpenAI
 
 from deployments import tasks
 from deployments.models import FineTuningJob, WebhookDelivery, WebhookEndpoint
-from deployments.webhooks import outbox, sending
+from deployments.webhooks import outbox, sending, services
 from deployments.webhooks.models import EVENT_TYPES
 from experiments.models import Run
 from experiments.services import cancel_run
-from portal import secrets
+from portal import outbound, secrets
 from portal.actors import Actor
+from portal.errors import InvalidInput
 from portal.models import AuditEvent, TeamSecret
 from portal.rls import all_teams, team_scope
 from tests.deployments.receiver import Received, Receiver
@@ -377,3 +379,48 @@ def test_an_admin_makes_tests_rotates_and_forgets_an_endpoint_on_the_pages(clien
     assert (row.name, row.event_types, row.is_active) == ("Board", ["batch.failed"], False)
     browser.post(f"{own}delete/")
     assert browser.get(own).status_code == 404
+
+
+# --- what must not go on for ever --------------------------------------------------------------------------------
+
+
+def test_an_endpoint_that_answers_byte_by_byte_is_cut_off(team, endpoint, receiver, monkeypatch):
+    """Each byte comes in time, the answer never does."""
+    monkeypatch.setattr(sending, "TIMEOUT_S", 0.4)
+    monkeypatch.setattr(outbound, "CONNECT_TIMEOUT_S", 0.4)
+    receiver.drips = True
+    delivery = emit(team, "batch.failed")
+    started = time.monotonic()
+    sending.send(delivery.pk)
+    assert time.monotonic() - started < 5
+    assert (latest().status, latest().answered) == ("pending", None)
+    assert latest().problem
+
+
+def test_a_delivery_whose_tries_never_end_is_given_up(team, endpoint, monkeypatch):
+    def die(_delivery) -> None:
+        raise RuntimeError("what nobody foresaw")
+
+    delivery = emit(team, "batch.failed")
+    let_pass(delivery, attempts=len(sending.TRIES_AFTER_S) - 1)
+    monkeypatch.setattr(sending, "request", die)
+    with pytest.raises(RuntimeError):
+        sending.send(delivery.pk)
+    let_pass(delivery)
+    sending.send(delivery.pk)
+    assert (latest().status, latest().problem) == ("failed", "No try came to an end.")
+
+
+def test_a_sample_whose_sender_died_is_forgotten_in_time(team, endpoint, alice):
+    with team_scope(team.pk):
+        sample = services.prepare_test(endpoint=row_of(endpoint.id), actor=Actor(user=alice), event_type="batch.failed")
+    with all_teams("test"):
+        WebhookDelivery.unscoped.update(created_at=timezone.now() - sending.KEPT_FOR - timedelta(days=1))
+        sending.prune()
+        assert not WebhookDelivery.unscoped.filter(pk=sample.pk).exists()
+
+
+def test_no_other_secret_takes_the_place_of_a_signing_secret(team, endpoint, alice):
+    name, actor = row_of(endpoint.id).secret_name, Actor(user=alice)
+    with team_scope(team.pk), pytest.raises(InvalidInput, match="taken by the signing secret"):
+        secrets.store(team=team, kind=TeamSecret.Kind.HUB_TOKEN, name=name, text="mine", actor=actor)

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from gpu_worker.benchmarks import soak_ledger, soak_processes, soak_report
-from gpu_worker.benchmarks.soak_load import ANSWER, BROKEN, ERROR, HUNG_UP, WRONG, Outcome
+from gpu_worker.benchmarks.soak_load import ANSWER, BATCH_LINE, BROKEN, ERROR, HUNG_UP, WRONG, Outcome
 from gpu_worker.benchmarks.soak_measure import Soaked
 from gpu_worker.benchmarks.soak_processes import Kill, Memory
 
@@ -39,6 +39,9 @@ def test_everything_in_order():
         replace(GOOD, request_id="r3", result=HUNG_UP, usage=None),
         replace(GOOD, request_id="r4", result=BROKEN, usage=None, started=19.0, ended=20.0),
     ]
+    line = replace(GOOD, kind=BATCH_LINE, request_id="r5")
+    # its first try found no engine
+    assert missed(soaked(GOOD, line), [("r1", 5, 3), ("r5", 0, 0), ("r5", 5, 3)]) == []
     assert missed(soaked(GOOD, *others), [("r1", 5, 3), ("r3", 5, 1), ("of a batch's second try", 5, 3)]) == []
 
 
@@ -48,6 +51,8 @@ def test_everything_in_order():
         (soaked(GOOD), [], "1 missing"),
         (soaked(GOOD), [("r1", 5, 2)], "1 differ"),
         (soaked(GOOD), [("r1", 5, 3)] * 2, "1 twice"),
+        (soaked(GOOD), [("r1", 5, 3), ("r1", 0, 0)], "1 twice"),
+        (soaked(replace(GOOD, result=HUNG_UP, usage=None)), [("r1", 5, 0)] * 2, "1 twice"),
         (soaked(replace(GOOD, result=WRONG, code="x")), [], "otherwise 1 did (1 × plain: wrong 200 x)"),
         (soaked(replace(GOOD, result=BROKEN)), [], "1 of them without a server killed"),
         (soaked(GOOD, batches=["completed", "failed"]), [("r1", 5, 3)], "1 × failed"),

@@ -96,7 +96,7 @@ def connected(port: int) -> socket.socket:
 def ask(caller: socket.socket, head: bytes = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", body: bytes = b"") -> bytes:
     caller.sendall(head + body)
     received = b""
-    while b"\r\n0\r\n" not in received:
+    while not received.endswith(b"\r\n0\r\n\r\n"):  # its end as well, or the next answer would begin with it
         part = caller.recv(65536)
         if not part:
             break

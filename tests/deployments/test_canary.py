@@ -12,7 +12,7 @@ from django.db import connection
 
 from deployments import canaries, drawing, engine_client, gate, lifecycle, policies, services, targets, traffic
 from deployments.engine_client import EngineTarget
-from deployments.models import DeploymentEvent, InferenceRecord, LoggedText
+from deployments.models import Deployment, DeploymentEvent, InferenceRecord, LoggedText
 from deployments.targets import Canary, Target
 from portal.errors import IllegalTransition, InvalidInput, Unavailable
 from portal.models import AuditEvent, Quota, QuotaWindow
@@ -182,6 +182,24 @@ def test_a_stream_that_breaks_before_its_first_text_is_begun_by_the_live_version
     assert text.count('"role":"assistant"') == 1
     assert counted(team) == [(2, 503, "demo-triage"), (1, 200, "demo-triage")]
     assert len(closed) == 1
+
+
+def test_a_canary_that_is_taken_back_while_it_fails_refuses_nobody(api, canary, deployed, always, monkeypatch):
+    monkeypatch.setattr(targets, "KNOWN_FOR_S", 60.0)
+    for _time in range(3):
+        assert ask(api)[VERSION] == "demo-triage@v2"
+    real = engine_client.chat
+
+    def failing(target, body, **more):
+        if body["model"] == canary.adapter.engine_name:
+            with all_teams("test"):
+                Deployment.unscoped.update(canary_version=None, canary_share=None, canary_since=None)
+            raise Unavailable("It broke.")
+        return real(target, body, **more)
+
+    monkeypatch.setattr(engine_client, "chat", failing)
+    answer = ask(api)
+    assert (answer.status_code, answer[VERSION]) == (200, "demo-triage@v1")
 
 
 def test_errors_of_the_request_itself_are_those_of_the_live_version(team, api, canary, always):

@@ -11,19 +11,24 @@ from django.conf import settings
 from experiments.estimates import cost_of
 from experiments.models import Run
 from experiments.storable import storable_number
+from experiments.trials import (
+    LEAST_CALIBRATION_ROWS,
+    LEAST_SCORING_S,
+    MOST_LIKELIHOOD_ROWS,
+    SCORING_SHARE,
+    VALIDATION_SHARE,
+)
 
 # The bar that the prediction is held to; also how far apart the two ends of the shown range are.
 TOLERANCE = 0.25
-# Of the run's time, what answering validation rows may take with the validation loss: VALIDATION_SHARE of the trainer.
-_VALIDATION_SHARE = 0.15
-# The quality report asks each row freely, held to the schema, and of the untuned model; scoring the allowed values of
-# closed fields takes about half as long once more (at most as long: the evaluator's SCORING_SHARE).
-_WAYS_TO_ASK, _SCORING_SHARE = 3, 0.5
 _NEEDED = ("seconds_per_token", "tokens_per_step", "total_steps", "start_up_s", "peak_memory_bytes")
 _OPTIONAL = (
-    "validation_s", "validation_checks", "checkpoints", "checkpoint_s",
-    "answering_build_s", "answering_row_s", "sampled_rows", "evaluated_rows",
+    "validation_s", "validation_checks", "checkpoints", "checkpoint_s", "imports_s", "answering_build_s",
+    "answering_row_s", "untuned_row_s", "scored_row_s", "likelihood_row_s", "baseline_s", "sampled_rows",
+    "evaluated_rows", "calibration_rows",
 )  # fmt: skip
+# Scoring looks after a few rows whether there is time for all.
+_ROWS_TRIED = 8
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def predict(
     if max_minutes is not None:
         learning_s = min(learning_s, max_minutes * 60)
     evaluation_s = _evaluation_s(known)
-    saving_s = known["checkpoints"] * known["checkpoint_s"]
+    saving_s = (known["checkpoints"] + 1) * known["checkpoint_s"]  # and the adapter at the end
     seconds = known["start_up_s"] + learning_s + saving_s + (evaluation_s or 0.0)
     pace = known["seconds_per_token"]
     return Prediction(
@@ -105,13 +110,30 @@ def _answers_s(known: Mapping[str, float], steps_s: float) -> float:
     losses_s = known["validation_checks"] * known["validation_s"]
     wanted = asked * (known["answering_build_s"] + known["sampled_rows"] * known["answering_row_s"])
     # a share of all, and what answering takes is itself part of all
-    allowed = (_VALIDATION_SHARE * (steps_s + losses_s) - losses_s) / (1 - _VALIDATION_SHARE)
+    allowed = (VALIDATION_SHARE * (steps_s + losses_s) - losses_s) / (1 - VALIDATION_SHARE)
     return max(0.0, min(wanted, allowed))
 
 
 def _evaluation_s(known: Mapping[str, float]) -> float | None:
-    """Return what the quality report takes: a process of its own starts, builds an engine, and asks in several ways."""
-    if not known["answering_row_s"] or not known["evaluated_rows"]:
+    """Return what the quality report takes: a process of its own starts, builds an engine, and asks in several ways.
+
+    The tuned model answers as long as the right answers are, the untuned one at its own length; answers that follow the
+    schema by themselves are not asked for again.
+    """
+    rows = known["evaluated_rows"]
+    if not known["answering_row_s"] or not rows:
         return None
-    asking = known["evaluated_rows"] * _WAYS_TO_ASK * known["answering_row_s"]
-    return known["start_up_s"] + known["answering_build_s"] + asking * (1 + _SCORING_SHARE)
+    asking_s = rows * (known["answering_row_s"] + (known["untuned_row_s"] or known["answering_row_s"]))
+    likelihood_s = min(rows, MOST_LIKELIHOOD_ROWS) * known["likelihood_row_s"]
+    starting_s = (known["imports_s"] or known["start_up_s"]) + known["answering_build_s"]
+    return starting_s + asking_s + _scoring_s(known, asking_s) + likelihood_s + known["baseline_s"]
+
+
+def _scoring_s(known: Mapping[str, float], asking_s: float) -> float:
+    """Return what scoring the allowed values takes: all rows if there is time for the needed ones, else a few."""
+    rows, spare, row_s = known["evaluated_rows"], known["calibration_rows"], known["scored_row_s"]
+    limit_s = max(LEAST_SCORING_S, SCORING_SHARE * asking_s)
+    needed_s = (rows + min(spare, LEAST_CALIBRATION_ROWS)) * row_s
+    if needed_s > limit_s:
+        return min(rows, _ROWS_TRIED) * row_s
+    return max(needed_s, min(limit_s, (rows + spare) * row_s))

@@ -96,7 +96,7 @@ def run(
     """
     if rows is None or test is None or not test.is_file():
         raise RuntimeError("Recipes are measured on tables of your own: --rows TRAIN.csv --test TEST.csv.")
-    bench = Bench(_pairs(rows), _pairs(test), model_dir, progress, quick=quick)
+    bench = Bench(read_pairs(rows), read_pairs(test), model_dir, progress, quick=quick)
     try:
         chosen = [Subject.parse(text) for text in subjects or SUBJECTS]
     except ValueError as error:
@@ -110,9 +110,16 @@ class Bench:
     """The rows, the base model, and the folder with everything that was measured."""
 
     def __init__(
-        self, train: list[Pair], test: list[Pair], model_dir: Path, progress: Callable[[str], object], *, quick: bool
+        self,
+        train: list[Pair],
+        test: list[Pair],
+        model_dir: Path,
+        progress: Callable[[str], object],
+        *,
+        quick: bool,
+        kept_in: str = "recipes",
     ) -> None:
-        """`quick`: 8 rows of each kind to be asked, 32 to learn from."""
+        """`quick`: 8 rows of each kind to be asked, 32 to learn from. `kept_in`: the folder of what was measured."""
         self._all = random.Random(SEED).sample(train, len(train))  # noqa: S311 -- no secret
         held = 8 if quick else HELD_ROWS
         self._held, self._rest = self._all[:held], self._all[held:]
@@ -122,7 +129,7 @@ class Bench:
         self._progress = progress
         data_dir = model_dir.parent.parent
         self._cache = data_dir / "cache"
-        self.folder = data_dir / "benchmarks" / ("recipes-quick" if quick else "recipes")
+        self.folder = data_dir / "benchmarks" / (f"{kept_in}-quick" if quick else kept_in)
         if quick:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -140,7 +147,7 @@ class Bench:
         asked = self._held if subject.changes else self._test
         validation = [] if subject.rows is None else self._held
         chosen = self._hyperparameters(subject, learned)
-        _write_rows(folder, train=learned, validation=validation, heldout=asked)
+        write_rows(folder, train=learned, validation=validation, heldout=asked)
         report = folder / "report.json"
         if not report.exists():
             self._train(folder, subject.name, chosen)
@@ -210,6 +217,7 @@ class Bench:
         *,
         resume: bool = False,
         evaluation: dict[str, Any] | None = None,
+        preflight: bool = False,
     ) -> None:
         spec = {
             "format": 1,
@@ -217,12 +225,17 @@ class Bench:
             "base_model": {"slug": self._model_dir.name, "path": str(self._model_dir), "revision": "local"},
             "hyperparameters": chosen.model_dump(),
             "resume": resume,
+            "preflight": preflight,
             "evaluation": {"max_new_tokens": chosen.max_new_tokens, "seed": chosen.seed, **(evaluation or {})},
         }
         (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
 
-    def _child(self, module: str, folder: Path, name: str) -> None:
-        """Run one of the portal's children, telling of its progress now and then. Raises: RuntimeError if it fails."""
+    def _child(self, module: str, folder: Path, name: str) -> dict[str, dict[str, Any]]:
+        """Run one of the portal's children, telling of its progress now and then; return its last event of each kind.
+
+        Raises: RuntimeError if it fails.
+        """
+        last: dict[str, dict[str, Any]] = {}
         with (folder / "stderr").open("w+", encoding="utf-8") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, str(folder)],
@@ -233,12 +246,17 @@ class Bench:
             )
             told = time.monotonic()
             for line in process.stdout or ():
-                if line.startswith('{"event"') and time.monotonic() - told > PROGRESS_EVERY_S:
-                    self._progress(f"{name}: {_shortened(json.loads(line))}")
+                if not line.startswith('{"event"'):
+                    continue
+                event = json.loads(line)
+                last[event["event"]] = event
+                if time.monotonic() - told > PROGRESS_EVERY_S:
+                    self._progress(f"{name}: {_shortened(event)}")
                     told = time.monotonic()
             if process.wait():
                 errors.seek(0)
                 raise RuntimeError(f"{name} failed ({process.returncode}): {errors.read()[-2000:]}")
+        return last
 
 
 def _value(text: str) -> Any:
@@ -248,7 +266,8 @@ def _value(text: str) -> Any:
         return text
 
 
-def _pairs(path: Path) -> list[Pair]:
+def read_pairs(path: Path) -> list[Pair]:
+    """Return the rows of a table."""
     with path.open(encoding="utf-8", newline="") as file:
         return [(row["prompt"], row["response"]) for row in csv.DictReader(file)]
 
@@ -261,7 +280,7 @@ def _messages(prompt: str, response: str) -> list[dict[str, str]]:
     ]
 
 
-def _write_rows(folder: Path, **parts: Sequence[Pair]) -> None:
+def write_rows(folder: Path, **parts: Sequence[Pair]) -> None:
     """Write the job's rows, numbered through all parts; a part without rows has no file."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     number = 0

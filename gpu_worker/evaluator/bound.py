@@ -13,6 +13,7 @@ from typing import Any
 from datasets_app.rendering import ChatRenderer
 from experiments.scoring.calibration import FieldRanking, fit_temperature, probabilities, rank_field
 from experiments.scoring.names import CONSTRAINED, SCORED
+from experiments.trials import LEAST_CALIBRATION_ROWS, MOST_CALIBRATION_ROWS
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.errors import EngineError
 from gpu_worker.engine.grammar import Grammar, GrammarCompiler
@@ -28,7 +29,6 @@ from gpu_worker.trainer.heldout import HeldOutRow
 from gpu_worker.trainer.stop import StopFlag
 
 CACHE_SALT = "one team's evaluation"
-MOST_CALIBRATION_ROWS, LEAST_CALIBRATION_ROWS = 200, 50
 # Rows whose steps are computed together, and the tokens kept free behind the prompt of each.
 MOST_AT_ONCE, _ROOM_BEHIND = 8, 512
 # The first row is slow, because nothing is remembered yet.

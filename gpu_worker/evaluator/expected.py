@@ -1,17 +1,15 @@
 """How likely both models find the expected answers: what the perplexity of free text is made of."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from datasets_app.rendering import ChatRenderer
+from experiments.trials import MOST_LIKELIHOOD_ROWS
 from gpu_worker.engine.likelihood import Likelihoods
 from gpu_worker.engine.sequence import AdapterRef
 from gpu_worker.evaluator.pace import Pace
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.heldout import HeldOutRow
 from gpu_worker.trainer.stop import StopFlag
-
-MOST_ROWS: Final = 200
 
 Nats = dict[str, tuple[float, int]]
 
@@ -24,12 +22,13 @@ def expected_nats(
     events: Events,
     stop: StopFlag,
 ) -> dict[int, Nats]:
-    """Return per row and model the log probability of the expected answer, and its tokens, of the first MOST_ROWS rows.
+    """Return per row and model the log probability of the expected answer, and its tokens.
 
-    Rows that are too long for the model are left out. Raises: StopRequested.
+    No more than MOST_LIKELIHOOD_ROWS are looked at; those that are too long for the model are left out.
+    Raises: StopRequested.
     """
     found: dict[int, Nats] = {}
-    pace, asked = Pace(), rows[:MOST_ROWS]
+    pace, asked = Pace(), rows[:MOST_LIKELIHOOD_ROWS]
     for done, row in enumerate(asked, start=1):
         stop.check()
         rendered = renderer.row(row.content["messages"])

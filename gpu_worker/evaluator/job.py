@@ -12,6 +12,7 @@ from experiments.hyperparameters import Hyperparameters
 from experiments.problem_file import Problem, read_problem
 from experiments.scoring.against import is_free_text
 from experiments.scoring.names import CONSTRAINED, MAJORITY, MODELS, OTHERS, SCORED, TFIDF, TUNED, UNTUNED
+from experiments.trials import LEAST_SCORING_S, SCORING_SHARE
 from gpu_worker.engine.build import RunnerKind, build_core
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
@@ -31,10 +32,6 @@ from gpu_worker.trainer.heldout import HeldOutRow, answer_limit
 from gpu_worker.trainer.rows import read_messages
 from gpu_worker.trainer.stop import StopFlag
 from gpu_worker.trainer.storage import publish_text
-
-# Scoring every allowed value may take so many times as long as asking took, but at least some seconds.
-SCORING_SHARE = 1.0
-LEAST_SCORING_S = 20.0
 
 
 def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:

@@ -6,6 +6,7 @@
 import os
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -32,13 +33,14 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m gpu_worker.trainer JOB_DIR\n")
         return 2
+    started = time.monotonic()
     os.environ.update({**DEFAULTS, **os.environ, **ENVIRONMENT})
     keep_freed_memory()
     refuse_network()
     # Of several processes that train together, the first one speaks.
     events = Events.on_stdout() if os.environ.get("RANK", "0") == "0" else Events.nowhere()
     try:
-        return _train(Path(arguments[0]), events)
+        return _train(Path(arguments[0]), events, started)
     except TrainingError as error:
         traceback.print_exc()
         events.emit("failed", code=error.code, message=error.message)
@@ -48,7 +50,7 @@ def main(arguments: list[str]) -> int:
     return EXIT_FAILED
 
 
-def _train(job_dir: Path, events: Events) -> int:
+def _train(job_dir: Path, events: Events, started: float) -> int:
     # Late, after the signal handlers stand: importing torch takes seconds, and a stop may come meanwhile.
     from gpu_worker.trainer.stop import StopFlag
 
@@ -61,7 +63,7 @@ def _train(job_dir: Path, events: Events) -> int:
     from gpu_worker.trainer.ranks import find_ranks
     from gpu_worker.trainer.spec import JobFolder
 
-    return Job(JobFolder(job_dir), events, stop, find_ranks()).run()
+    return Job(JobFolder(job_dir), events, stop, find_ranks(), started).run()
 
 
 def _unexpected(error: Exception) -> dict[str, str]:

@@ -5,9 +5,11 @@ import json
 import platform
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -21,10 +23,16 @@ from gpu_worker.trainer.learner import Learner, make_learner, unusable_base_mode
 from gpu_worker.trainer.limits import peak_memory_bytes
 from gpu_worker.trainer.loop import Rows, TrainingLoop
 from gpu_worker.trainer.plan import TrainingPlan
-from gpu_worker.trainer.preflight import ANSWERED_ROWS, ANSWERING_S, PreflightPlan, StepTimes, seconds_per_token
+from gpu_worker.trainer.preflight import PreflightPlan, StepTimes, seconds_per_token
 from gpu_worker.trainer.ranks import ALONE, Ranks
 from gpu_worker.trainer.rows import EncodedRow, EncodedRows
-from gpu_worker.trainer.samples import Sampler, reason_against, reason_against_engine
+from gpu_worker.trainer.samples import (
+    Sampler,
+    reason_against,
+    reason_against_engine,
+    sampled_adapter,
+    write_sampled,
+)
 from gpu_worker.trainer.spec import JobFolder, TrainSpec, read_spec
 from gpu_worker.trainer.start import take_up
 from gpu_worker.trainer.stop import StopFlag
@@ -33,16 +41,18 @@ from gpu_worker.trainer.storage import publish_text, require_space
 
 @dataclass
 class Job:
-    """What belongs to one run of the trainer; filled while it gets going."""
+    """What belongs to one run of the trainer. `started`: when its process did, by the monotonic clock."""
 
     folder: JobFolder
     events: Events
     stop: StopFlag
     ranks: Ranks = ALONE
     started: float = field(default_factory=time.monotonic)
+    imports_s: float = 0.0
 
     def run(self) -> int:
         """Train as ordered and return the exit code. Raises: TrainingError."""
+        self.imports_s = time.monotonic() - self.started
         try:
             spec = read_spec(self.folder)
             if spec.preflight:
@@ -215,20 +225,28 @@ class _Run:
         assert isinstance(times, StepTimes)
         steps = times.steps(plan)
         learning_s = sum(seconds for seconds, _tokens in steps)
+        start_up_s = max(0.0, time.monotonic() - self._job.started - self.loop.progress.seconds)
+        peak = peak_memory_bytes(self._learner.device)
+        answers = self._rehearsed_answers()
+        if answers.get("sampled_rows"):  # a validation check needs the engine beside the training
+            peak = max(peak, answers["peak_memory_bytes"])
         self._job.events.emit(
             "preflight",
-            seconds_per_token=seconds_per_token(steps),
-            tokens_per_step=plan.tokens_per_step,
-            total_steps=plan.whole_steps,
-            validation_s=max(0.0, self.loop.progress.seconds - learning_s),
-            validation_checks=plan.whole_checks if self.loop.progress.validation_loss is not None else 0,
-            start_up_s=max(0.0, time.monotonic() - self._job.started - self.loop.progress.seconds),
-            peak_memory_bytes=peak_memory_bytes(self._learner.device),
-            longest_row=max(len(row.token_ids) for row in self._train.rows),
-            tokens_per_row=self._train.tokens / len(self._train.rows),
-            checkpoints=plan.whole_checkpoints,
-            checkpoint_s=self._time_of_a_checkpoint(),
-            **self._times_of_answers(),
+            **answers
+            | {
+                "seconds_per_token": seconds_per_token(steps),
+                "tokens_per_step": plan.tokens_per_step,
+                "total_steps": plan.whole_steps,
+                "validation_s": max(0.0, self.loop.progress.seconds - learning_s),
+                "validation_checks": plan.whole_checks if self.loop.progress.validation_loss is not None else 0,
+                "start_up_s": start_up_s,
+                "imports_s": self._job.imports_s,
+                "peak_memory_bytes": peak,
+                "longest_row": max(len(row.token_ids) for row in self._train.rows),
+                "tokens_per_row": self._train.tokens / len(self._train.rows),
+                "checkpoints": plan.whole_checkpoints,
+                "checkpoint_s": self._time_of_a_checkpoint(),
+            },
         )
         self._job.events.emit("finished", step=self.loop.progress.step)
         return EXIT_FINISHED
@@ -244,22 +262,26 @@ class _Run:
         shutil.rmtree(aside, ignore_errors=True)
         return seconds
 
-    def _times_of_answers(self) -> dict[str, float]:
-        """Return what answering rows takes, for the validation checks and the quality report; empty if unknown."""
-        chosen, folder = self._spec.hyperparameters, self._job.folder
-        if self._job.ranks.count > 1 or reason_against_engine(self._spec, self._learner):
+    def _rehearsed_answers(self) -> dict[str, Any]:
+        """Return what answering takes, for the validation checks and the quality report; empty if unknown."""
+        job, folder = self._job, sampled_adapter(self._job.folder)
+        if job.ranks.count > 1 or reason_against_engine(self._spec, self._learner):
             return {}
-        rows = folder.validation_rows if folder.validation_rows.exists() else folder.train_rows
-        asked = (folder, self._spec, self._learner, self._renderer, self._job.events, self._job.stop)
-        times = Sampler(*asked, rows=rows, count=ANSWERED_ROWS).measure(ANSWERING_S)
-        if times is None:
+        # imported here: training does without the engine and the simple baselines
+        from gpu_worker.evaluator.rehearsal import rehearse
+
+        root, model, chosen = job.folder.root, self._spec.base_model.path, self._spec.hyperparameters
+        write = partial(write_sampled, folder, self._learner)
+        try:
+            found = rehearse(root, model, write, chosen, self._renderer, job.events, job.stop)
+        except StopRequested:
+            raise
+        except Exception as error:  # noqa: BLE001 -- steps are measured all the same
+            job.events.log(f"Answering could not be measured: {type(error).__name__}.", level="warning")
             return {}
-        return {
-            "answering_build_s": times.build_s,
-            "answering_row_s": times.row_s,
-            "sampled_rows": chosen.sample_rows if folder.validation_rows.exists() else 0,
-            "evaluated_rows": chosen.evaluation_rows,
-        }
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return asdict(found) if found else {}
 
     def save_stopped(self) -> int:
         """Keep everything learned so far, to be tried out now and continued later."""

@@ -49,6 +49,17 @@ def keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def give_freed_memory_back() -> None:
+    """Give back everything that is free at this moment.
+
+    Batches of ever different sizes cut kept memory into pieces, and what is occupied grows with the steps, unless all
+    of it goes back now and then.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
+
+
 def die_with_parent() -> None:
     """Ask Linux for SIGTERM when the supervisor ends, so that no training runs on unwatched.
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from experiments.hyperparameters import Hyperparameters
+from experiments.trials import VALIDATION_SHARE
 from gpu_worker.trainer import checkpoints
 from gpu_worker.trainer.checkpoints import Progress
 from gpu_worker.trainer.errors import StopRequested, TrainingError
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.learner import Learner, is_out_of_memory
-from gpu_worker.trainer.limits import memory_bytes
+from gpu_worker.trainer.limits import give_freed_memory_back, memory_bytes
 from gpu_worker.trainer.machine_load import MachineLoad
 from gpu_worker.trainer.optimizers import make_optimizer
 from gpu_worker.trainer.plan import TrainingPlan, micro_batches
@@ -24,7 +25,7 @@ from gpu_worker.trainer.stop import StopFlag
 
 RECENT_STEPS = 20  # over which the training loss and the speed are averaged
 MOST_METRIC_EVENTS = 2000
-VALIDATION_SHARE = 0.15  # most of the run's time that answering validation rows, with the validation loss, may take
+GIVE_BACK_EVERY = 16  # steps
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class TrainingLoop:
             if self._ranks.agree(self._stop.is_requested):
                 raise StopRequested
             self._step()
+            if self.progress.step % GIVE_BACK_EVERY == 0 and self.learner.device == "cpu":
+                give_freed_memory_back()
             self._validate_if_due()
             if self.progress.step % self._hyperparameters.checkpoint_every_steps == 0:
                 self._save()

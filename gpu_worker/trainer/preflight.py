@@ -10,8 +10,6 @@ from gpu_worker.trainer.plan import TrainingPlan
 
 # The first steps fill caches and are slower than all that follow; the last ones show the most memory.
 WARM_UP_STEPS, LONGEST_STEPS = 3, 5
-# How many rows are answered to tell how long answering takes, and for how long at most.
-ANSWERED_ROWS, ANSWERING_S = 16, 40.0
 
 
 class PreflightPlan(TrainingPlan):

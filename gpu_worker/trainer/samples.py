@@ -6,7 +6,6 @@ once more for some seconds, and nothing in between.
 
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,14 +30,6 @@ SHOWN_CHARACTERS: Final = 600
 LEAST_SECONDS: Final = 0.5
 
 
-@dataclass(frozen=True)
-class AnsweringTimes:
-    """What answering took: seconds until the engine stood, and seconds a row, several rows at once."""
-
-    build_s: float
-    row_s: float
-
-
 def reason_against(spec: TrainSpec, learner: Learner) -> str:
     """Return why no answers are sampled while training, empty if they are."""
     if not spec.hyperparameters.sample_rows or spec.preflight:
@@ -58,6 +49,18 @@ def reason_against_engine(spec: TrainSpec, learner: Learner) -> str:
     return ""
 
 
+def sampled_adapter(folder: JobFolder) -> Path:
+    """Return where the adapter stands while it answers."""
+    return folder.root / "tmp" / "sampled-adapter"
+
+
+def write_sampled(target: Path, learner: Learner) -> Path:
+    """Write the adapter as it stands, and return its folder."""
+    trained: dict[str, Tensor] = learner.parameters.export(learner.parameters.values)
+    write_adapter(target, learner.outcome.tensors(trained), learner.outcome.config())
+    return target
+
+
 class Sampler:
     """Answers the same validation rows again and again, with whatever the adapter has learned so far."""
 
@@ -69,24 +72,16 @@ class Sampler:
         renderer: ChatRenderer,
         events: Events,
         stop: StopFlag,
-        *,
-        rows: Path | None = None,
-        count: int | None = None,
     ) -> None:
-        """`rows`, `count`: which are answered, if not as many of the validation rows as were chosen.
-
-        Raises: TrainingError (bad_data) if the rows cannot be read.
-        """
-        self._folder = folder.root / "tmp" / "sampled-adapter"
+        """Raises: TrainingError (bad_data) if the rows cannot be read."""
+        self._folder = sampled_adapter(folder)
         self._model_dir = spec.base_model.path
         self._learner = learner
         self._events = events
         self._stop = stop
         self._renderer = renderer
         chosen = spec.hyperparameters
-        count = chosen.sample_rows if count is None else count
-        self._questions = _questions(rows or folder.validation_rows, renderer, chosen, count)
-        self._built_at = 0.0
+        self._questions = _questions(folder.validation_rows, renderer, chosen)
         self._limit = answer_limit(self._questions, chosen.max_new_tokens)
 
     def sample(self, place: dict[str, float], limit_s: float) -> float | None:
@@ -110,23 +105,6 @@ class Sampler:
             shutil.rmtree(self._folder, ignore_errors=True)
         return self._report(place, answers) if answers else None
 
-    def measure(self, limit_s: float) -> AnsweringTimes | None:
-        """Answer within `limit_s` seconds to tell how long it takes; None if no answer came. Raises: StopRequested."""
-        if not self._questions:
-            return None
-        started = time.perf_counter()
-        try:
-            answered = len(self._answers(started + limit_s))
-        except StopRequested:
-            raise
-        except Exception as error:  # noqa: BLE001 -- as in sample
-            self._events.log(f"Answering could not be measured: {type(error).__name__}.", level="warning")
-            return None
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        ended = time.perf_counter()
-        return AnsweringTimes(self._built_at - started, (ended - self._built_at) / answered) if answered else None
-
     def _answers(self, deadline: float) -> dict[int, str]:
         """Return the answers that are complete before the deadline, by the question's place."""
         # imported here: whoever samples nothing does without the engine
@@ -136,8 +114,7 @@ class Sampler:
         from gpu_worker.engine.sampling import SamplingParams
         from gpu_worker.engine.sequence import Sequence
 
-        trained: dict[str, Tensor] = self._learner.parameters.export(self._learner.parameters.values)
-        write_adapter(self._folder, self._learner.outcome.tensors(trained), self._learner.outcome.config())
+        write_sampled(self._folder, self._learner)
         core = build_core(self._model_dir, self._renderer, EngineConfig(max_waiting=len(self._questions)))
         core.add_adapter("sampled", core.read_adapter(self._folder))
         adapter, params = core.find_adapter("sampled"), SamplingParams(self._limit)
@@ -149,7 +126,6 @@ class Sampler:
                     )
                 ]
             )
-        self._built_at = time.perf_counter()
         texts, ended = dict.fromkeys(range(len(self._questions)), ""), set()
         while core.busy and time.perf_counter() < deadline:
             self._stop.check()
@@ -181,11 +157,11 @@ def _shown(question: HeldOutRow, answer: str, score: RowScore) -> dict[str, Any]
     return {"row": question.row, **short, "exact": score.exact, "score": score.score, "fields": score.fields}
 
 
-def _questions(path: Path, renderer: ChatRenderer, chosen: Hyperparameters, count: int) -> list[HeldOutRow]:
-    """Return the first `count` rows of a file that fit."""
+def _questions(path: Path, renderer: ChatRenderer, chosen: Hyperparameters) -> list[HeldOutRow]:
+    """Return as many rows of a file as were chosen, the first ones that fit."""
     found: list[HeldOutRow] = []
     for number, content in read_rows(path) if path.exists() else ():
-        if len(found) == count:
+        if len(found) == chosen.sample_rows:
             break
         try:
             question = heldout_row(content | {"row": number}, renderer)

@@ -33,28 +33,45 @@ def test_the_prediction_adds_up_what_was_measured():
 
 
 ANSWERING = {
-    "checkpoints": 15, "checkpoint_s": 0.2, "answering_build_s": 2.0, "answering_row_s": 0.25,
-    "sampled_rows": 16, "evaluated_rows": 100,
+    "checkpoints": 15, "checkpoint_s": 0.2, "imports_s": 4.0, "answering_build_s": 2.0, "answering_row_s": 0.25,
+    "untuned_row_s": 0.75, "scored_row_s": 0.5, "likelihood_row_s": 0.1, "baseline_s": 7.0, "sampled_rows": 16,
+    "evaluated_rows": 100, "calibration_rows": 80,
 }  # fmt: skip
 
 
 def test_answers_checkpoints_and_the_report_are_counted():
     plain = predict(MEASURED, max_minutes=None, price_per_hour=0.0)
     found = predict({**MEASURED, **ANSWERING}, max_minutes=None, price_per_hour=0.0)
-    report = 9.0 + 2.0 + 100 * 3 * 0.25 * 1.5
+    asking = 100 * (0.25 + 0.75)
+    report = 4.0 + 2.0 + asking + 180 * 0.5 + 100 * 0.1 + 7.0
     assert plain.evaluation_s is None
     assert found.evaluation_s == pytest.approx(report)
-    # six checks after the first one ask 16 rows each
-    assert found.seconds - plain.seconds == pytest.approx(report + 15 * 0.2 + 6 * (2.0 + 16 * 0.25))
+    # the adapter is written once more; six checks after the first one ask 16 rows each
+    assert found.seconds - plain.seconds == pytest.approx(report + 16 * 0.2 + 6 * (2.0 + 16 * 0.25))
     # the report is made after a time limit, too
     short = predict({**MEASURED, **ANSWERING}, max_minutes=5, price_per_hour=0.0)
-    assert short.seconds == pytest.approx(9.0 + 300.0 + 3.0 + report)
+    assert short.seconds == pytest.approx(9.0 + 300.0 + 16 * 0.2 + report)
+
+
+@pytest.mark.parametrize(
+    ("row_s", "scoring_s"),
+    [
+        (0.5, 180 * 0.5),  # there is time for all, calibration rows included
+        (0.6, 100.0),  # … for the needed ones: the rest until asking has taken as long
+        (0.7, 8 * 0.7),  # … not even for those, as it turns out after a few
+    ],
+)
+def test_scoring_takes_no_longer_than_asking(row_s, scoring_s):
+    measured = {**MEASURED, **ANSWERING}
+    without = predict({**measured, "scored_row_s": 0.0}, max_minutes=None, price_per_hour=0.0)
+    found = predict({**measured, "scored_row_s": row_s}, max_minutes=None, price_per_hour=0.0)
+    assert found.seconds - without.seconds == pytest.approx(scoring_s)
 
 
 def test_answers_never_take_more_than_their_share():
     slow = {**MEASURED, **ANSWERING, "answering_row_s": 60.0, "evaluated_rows": 0}
     found = predict(slow, max_minutes=None, price_per_hour=0.0)
-    learning = found.seconds - 9.0 - 3.0
+    learning = found.seconds - 9.0 - 3.2
     answers = learning - 750 * 614.4 / 340 - 7 * 14.0
     assert answers + 7 * 14.0 == pytest.approx(0.15 * learning)
 

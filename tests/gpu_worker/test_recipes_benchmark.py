@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_worker.benchmarks import recipes
+from gpu_worker.benchmarks import preflight, recipes
 from gpu_worker.benchmarks.recipes import Subject
 from gpu_worker.benchmarks.recipes_page import render
 from tests.forked import forked_subprocess
@@ -69,3 +69,26 @@ def prompts(path: Path) -> set[str]:
 
 def test_without_results_there_is_a_page_all_the_same():
     assert render([], source="nothing").startswith("## Recipes")
+
+
+@pytest.mark.slow
+def test_a_trial_is_held_against_the_whole_run(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "subprocess", forked_subprocess)
+    train, _test = tables
+    model, subjects = tmp_path / "data" / "models" / "any", ["fast@40,epochs=6,sample_rows=4,compile_kernels=false"]
+    page = preflight.run(rows=train, model_dir=model, quick=True, subjects=subjects, progress=str)
+    (folder,) = (tmp_path / "data" / "benchmarks" / "preflight-quick").iterdir()
+    found = json.loads((folder / "result.json").read_text())
+    measured, predicted, finished = found["measured"], found["predicted"], found["finished"]
+    assert (found["rows"], found["asked_rows"], found["steps"]) == (32, 8, predicted["total_steps"])
+    assert found["steps"] > 20  # else a trial would be the longer one
+    assert (measured["evaluated_rows"], measured["sampled_rows"], measured["calibration_rows"]) == (8, 4, 8)
+    assert not (folder / "trial" / "adapter").exists()
+    seconds = found["training_s"] + found["evaluation_s"]
+    assert 0.2 < predicted["seconds"] / seconds < 5  # of a tiny model on a busy machine; the bar is for quiet ones
+    assert 0.5 < predicted["peak_memory_bytes"] / finished["peak_memory_bytes"] < 2
+    assert f"| fast | 32 | {found['steps']} |" in page
+
+
+def test_errors_tell_which_way_they_go():
+    assert (preflight._error(90.0, 100.0), preflight._error(125.0, 100.0)) == ("-10%", "+25%")

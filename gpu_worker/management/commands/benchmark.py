@@ -15,7 +15,19 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from portal.base_models import EMBEDDED_SLUG
 
-KINDS = ("training", "recipes", "serving", "agreement", "schemas", "proxy", "pages", "doctor", "imports", "soak")
+KINDS = (
+    "training",
+    "recipes",
+    "preflight",
+    "serving",
+    "agreement",
+    "schemas",
+    "proxy",
+    "pages",
+    "doctor",
+    "imports",
+    "soak",
+)
 # those that have to be installed first, or take long
 PEERS = {
     "training": ("llamafactory",),
@@ -40,9 +52,14 @@ class Command(BaseCommand):
         choices = [peer for peers in PEERS.values() for peer in peers]
         listed = "; ".join(f"{kind}: {', '.join(peers)}" for kind, peers in PEERS.items())
         parser.add_argument("--peers", nargs="*", default=[], choices=choices, help=f"also measure these ({listed})")
-        parser.add_argument("--test", type=Path, help="recipes: a table in the import format that is only asked")
         parser.add_argument(
-            "--subjects", nargs="*", default=[], help="recipes: such as balanced@2000, best@all,learning_rate=0.002"
+            "--test", type=Path, help="recipes, preflight: a table in the import format that is only asked"
+        )
+        parser.add_argument(
+            "--subjects",
+            nargs="*",
+            default=[],
+            help="recipes, preflight: such as balanced@2000, best@all,learning_rate=0.002",
         )
         parser.add_argument("--minutes", type=float, help="soak: how long; by default 30")
         parser.add_argument("--seed", type=int, help="soak: of what is asked and who is killed")
@@ -57,8 +74,8 @@ class Command(BaseCommand):
         foreign = set(options["peers"]).difference(PEERS.get(options["kind"], ()))
         if foreign:
             raise CommandError(f"The {options['kind']} benchmark has no peer {', '.join(sorted(foreign))}.")
-        if (options["test"] or options["subjects"]) and options["kind"] != "recipes":
-            raise CommandError("Only the benchmark of recipes has test rows and subjects to choose.")
+        if (options["test"] or options["subjects"]) and options["kind"] not in ("recipes", "preflight"):
+            raise CommandError("Only the benchmarks of recipes and of trials have test rows and subjects to choose.")
         if (options["minutes"] or options["seed"] or options["tiny"]) and options["kind"] != "soak":
             raise CommandError("Only the soak has minutes, a seed and a tiny model to choose.")
         module = importlib.import_module(f"gpu_worker.benchmarks.{options['kind']}")

@@ -1,15 +1,18 @@
 """Limits of time, memory and disk, and the ways to end early."""
 
 import errno
+import os
 import shutil
+import sys
 from collections import namedtuple
 
 import pytest
 import torch
 
-from gpu_worker.trainer import storage
+from gpu_worker.trainer import loop, storage
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.fast.learner import FastLearner
+from tests.forked import run
 from tests.gpu_worker.trainer.jobs import losses, only, run_here, ticket_rows, validation_losses, write_job
 
 pytestmark = pytest.mark.slow
@@ -183,3 +186,27 @@ def test_only_so_many_validation_rows_as_asked(job, monkeypatch):
     monkeypatch.setattr(FastLearner, "loss_sum", watch)
     run_here(job(validation_rows=3, epochs=0.1))
     assert len(seen) == 3
+
+
+PIECES = """
+import sys
+from gpu_worker.trainer.limits import give_freed_memory_back, keep_freed_memory, memory_bytes
+keep_freed_memory()
+pieces = [bytearray(1_000_000) for _ in range(200)]
+del pieces[:-1]  # the last one stands at the end of the heap, so nothing below it goes back by itself
+kept = memory_bytes("cpu")
+give_freed_memory_back()
+print(kept - memory_bytes("cpu"))
+"""
+
+
+def test_freed_memory_is_kept_until_it_is_given_back():
+    given_back = run([sys.executable, "-c", PIECES], env=os.environ)
+    assert int(given_back.stdout) > 150e6, given_back.stderr
+
+
+def test_memory_is_given_back_now_and_then_while_training(job, monkeypatch):
+    given = []
+    monkeypatch.setattr(loop, "give_freed_memory_back", lambda: given.append(1))
+    run_here(job(epochs=10, batch_size=8, evaluations_per_epoch=0))
+    assert len(given) == 30 // loop.GIVE_BACK_EVERY

@@ -35,12 +35,26 @@ def test_a_trial_measures_and_leaves_nothing(job):
     assert 0 < measured["validation_s"] < 5
     assert measured["checkpoints"] == 1
     assert 0 < measured["checkpoint_s"] < 5
-    assert (measured["sampled_rows"], measured["evaluated_rows"]) == (16, 100)
+    # six validation rows are all there is to ask: none are left to calibrate by
+    assert (measured["sampled_rows"], measured["evaluated_rows"], measured["calibration_rows"]) == (6, 6, 0)
     assert measured["answering_build_s"] > 0
-    assert 0 < measured["answering_row_s"] < 10
+    for name in ("answering_row_s", "untuned_row_s", "scored_row_s", "baseline_s"):
+        assert 0 < measured[name] < 10, name
+    assert measured["likelihood_row_s"] == 0  # answers are JSON
     assert list((job.root / "tmp").iterdir()) == []
     assert not job.adapter.exists()
     assert not job.checkpoints.exists()
+
+
+def test_what_cannot_be_asked_costs_the_trial_only_its_figures_of_answers(job, monkeypatch):
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("no engine")
+
+    monkeypatch.setattr("gpu_worker.evaluator.rehearsal.build_core", fail)
+    code, events = run_here(job)
+    assert code == 0
+    assert "answering_row_s" not in only(events, "preflight")
+    assert any("could not be measured: RuntimeError" in event.get("message", "") for event in events)
 
 
 def test_the_last_steps_read_the_longest_rows_and_the_others_are_spread_over_an_epoch():

@@ -13,6 +13,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from datasets_app.models import DatasetVersion, Split
+from experiments.storable import storable_number
 from portal.models import BaseModel, Node, User
 from portal.scoping import TeamOwned
 
@@ -193,6 +194,13 @@ class Run(TeamOwned):
     def duration(self) -> timedelta | None:
         """How long it has been at work, if it ever started."""
         return (self.ended_at or timezone.now()) - self.started_at if self.started_at else None
+
+    @property
+    def trained_tokens(self) -> int | None:
+        """How many tokens it has learned from, those of every epoch, as its trainer told at the end."""
+        finished = self.facts.get("finished")
+        told = storable_number(finished.get("trained_tokens")) if isinstance(finished, dict) else None
+        return None if told is None else int(told)
 
     @property
     def exact_match(self) -> float | None:

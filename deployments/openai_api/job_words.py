@@ -64,7 +64,7 @@ def as_object(job: FineTuningJob) -> dict[str, Any]:
         "training_file": job.training_file_id_shown,
         "validation_file": job.validation_file_id_shown or None,
         "result_files": [f"file-{job.result_file_id.hex}"] if job.result_file_id else [],
-        "trained_tokens": _trained_tokens(run) if run and status == "succeeded" else None,
+        "trained_tokens": run.trained_tokens if run and status == "succeeded" else None,
         "hyperparameters": told,
         "method": {"type": job.method, job.method: {"hyperparameters": told}},
         "seed": job.seed,
@@ -90,15 +90,6 @@ def _estimated_finish(job: FineTuningJob) -> int | None:
     if run is None or run.status != Run.Status.RUNNING or run.eta_s is None:
         return None
     return _seconds(timezone.now() + timedelta(seconds=run.eta_s))
-
-
-def _trained_tokens(run: Run) -> int | None:
-    finished = run.facts.get("finished", {})
-    for name in ("trained_tokens", "tokens"):
-        value = finished.get(name)
-        if isinstance(value, int | float):
-            return int(value)
-    return None
 
 
 def _seconds(moment: datetime | None) -> int | None:

@@ -15,7 +15,7 @@ from openai import OpenAI
 
 from deployments import tasks, tuned_models
 from deployments.models import ApiFile, FineTuningJob
-from experiments import kept
+from experiments import kept, lifecycle
 from experiments.models import Run
 from experiments.scheduling import dispatch
 from portal import usage
@@ -23,8 +23,10 @@ from portal.errors import Unavailable
 from portal.models import Node, Quota
 from portal.rls import all_teams, team_scope
 from tests.deployments.sdk import sdk
-from tests.experiments.runs import queued_tasks, write_adapter
+from tests.experiments.runs import put_to_work, queued_tasks, write_adapter
+from tests.gpu_worker.trainer.jobs import only, run_here, ticket_rows, write_job
 from tests.stage import *  # noqa: F403
+from tests.tiny_model import make_tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 
@@ -201,6 +203,25 @@ def test_a_job_becomes_a_run_and_its_model_can_be_called_by_name(client, prepare
     assert client.models.delete(done.fine_tuned_model).deleted
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve(done.fine_tuned_model)
+
+
+def test_trained_tokens_are_those_that_the_trainer_has_read(client, prepared, node, client_for, alice, tmp_path):
+    """A real training of two epochs tells its run how many, and so do the job and the run's page."""
+    job = order(client)
+    prepared()
+    run = job_of(job.id).run
+    made = write_job(tmp_path / "job", make_tiny_model(tmp_path / "model"), train=ticket_rows(6), epochs=2)
+    code, events = run_here(made)
+    assert code == 0
+    told = [event for event in events if event["event"] != "metric"]  # `finish` writes points of its own
+    lifecycle.record_events(put_to_work(run, node), told)
+    assert client.fine_tuning.jobs.retrieve(job.id).trained_tokens is None, "while it runs"
+    finish(job.id)
+    tokens = 2 * only(events, "started")["tokens_per_epoch"]
+    assert tokens > 100
+    assert client.fine_tuning.jobs.retrieve(job.id).trained_tokens == tokens
+    page = client_for(alice).get(f"/t/service-desk/runs/{run.pk}/").content.decode()
+    assert f"{tokens} tokens read in all".encode() in page.replace("\u202f", "").replace(",", "").encode()
 
 
 def test_legacy_hyperparameters_and_our_own_are_understood(client, prepared):

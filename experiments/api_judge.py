@@ -1,4 +1,4 @@
-"""The resource API of judgements."""
+"""The resource API of the judge: whom a team asks, and what it has said."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from rest_framework.response import Response
 
 from experiments.api import PagedAPIView
 from experiments.llm_judge import services
-from experiments.llm_judge.models import Judgement
+from experiments.llm_judge.models import Judgement, JudgeSetting
+from experiments.llm_judge.rubric import DEFAULT_RUBRIC, MOST_ROWS
 from experiments.models import Evaluation
 from portal import audit
 from portal.api.pagination import PAGE_PARAMETERS, page_of
+from portal.api.views import TeamAPIView
 from portal.models import Scope
 
 
@@ -41,6 +43,56 @@ class JudgementSerializer(serializers.ModelSerializer[Judgement]):
             "ended_at",
         ]
         read_only_fields = fields
+
+
+class JudgeSerializer(serializers.ModelSerializer[JudgeSetting]):
+    """Whom the team asks to rate answers. `secret` is the name of the endpoint's key; the key itself is never shown."""
+
+    address = serializers.CharField(
+        max_length=500, help_text="of an OpenAI-compatible endpoint, without /chat/completions at the end"
+    )
+    secret = serializers.CharField(
+        max_length=60, allow_blank=True, default="", help_text="name of a stored key; empty: the endpoint wants none"
+    )
+    key = serializers.CharField(
+        max_length=8192, write_only=True, required=False, trim_whitespace=False,
+        help_text="stored as a secret of the team, under the name in `secret` or `judge-key`; never shown again",
+    )  # fmt: skip
+    rubric = serializers.CharField(max_length=4000, default=DEFAULT_RUBRIC, help_text="what the scores 1 to 5 mean")
+    rows = serializers.IntegerField(min_value=1, max_value=MOST_ROWS, default=50, help_text="rated at a time")
+
+    class Meta:
+        model = JudgeSetting
+        fields = ["address", "model", "secret", "key", "rubric", "rows", "updated_at"]
+        read_only_fields = ["updated_at"]
+
+
+class Judge(TeamAPIView):
+    """Whom the team asks to rate answers."""
+
+    scopes = {"GET": Scope.RUNS_READ.value, "PUT": Scope.RUNS_WRITE.value, "DELETE": Scope.RUNS_WRITE.value}
+
+    @extend_schema(operation_id="judge_retrieve", responses=JudgeSerializer)
+    def get(self, request: Request) -> Response:
+        """Show the judge; for tokens of the team's admins."""
+        return Response(JudgeSerializer(self._setting()).data)
+
+    @extend_schema(operation_id="judge_replace", request=JudgeSerializer, responses={200: JudgeSerializer})
+    def put(self, request: Request) -> Response:
+        """Say whom the team asks, in place of whom it asked before; for tokens of the team's admins."""
+        form = JudgeSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        found = services.set_judge(team=self.team, actor=self.actor, **form.validated_data)
+        return Response(JudgeSerializer(found).data)
+
+    @extend_schema(operation_id="judge_delete", responses={204: None})
+    def delete(self, request: Request) -> Response:
+        """Ask nobody any more; what was rated stays, and so does the key. For tokens of the team's admins."""
+        services.remove_judge(setting=self._setting(), actor=self.actor)
+        return Response(status=204)
+
+    def _setting(self) -> JudgeSetting:
+        return services.judge_of(team=self.team, actor=self.actor)
 
 
 class RunJudgements(PagedAPIView):

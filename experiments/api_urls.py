@@ -17,6 +17,7 @@ urlpatterns = [
     path("runs/<uuid:pk>/samples/", api.RunSamples.as_view(), name="run_samples"),
     path("runs/<uuid:pk>/evaluation/", api.RunEvaluation.as_view(), name="run_evaluation"),
     path("runs/<uuid:pk>/judgements/", api_judge.RunJudgements.as_view(), name="run_judgements"),
+    path("judge/", api_judge.Judge.as_view(), name="judge"),
     path("sweeps/", api_sweeps.Sweeps.as_view(), name="sweeps"),
     path("sweeps/<uuid:pk>/", api_sweeps.SweepDetail.as_view(), name="sweep"),
     path("sweeps/<uuid:pk>/cancel/", api_sweeps.SweepCancel.as_view(), name="sweep_cancel"),

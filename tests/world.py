@@ -87,6 +87,7 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
             deployment=deployment, action="deployment.promoted", version=1, actor="somebody", reason="A reason to keep"
         )
         team.promotionpolicys.create()
+        team.judgesettings.create(address="https://judge.example/v1", model="big")
         record = team.inferencerecords.create(version=live, model="triage", status=200, duration_ms=5)
         team.loggedtexts.create(
             record=record, deployment=deployment, kept_until=timezone.now() + timedelta(days=1), answer="{}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Final
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
@@ -12,22 +13,30 @@ from experiments.llm_judge.lifecycle import JUDGEMENTS
 from experiments.llm_judge.models import Judgement, JudgeSetting
 from experiments.llm_judge.rubric import MOST_ROWS
 from experiments.models import Evaluation
-from portal import audit, outbound
+from portal import audit, outbound, secrets
+from portal.access import may_administer
 from portal.actors import Actor
-from portal.errors import IllegalTransition, InvalidInput, NotFound
+from portal.errors import Forbidden, IllegalTransition, InvalidInput, NotFound
 from portal.models import Team, TeamSecret
+
+DEFAULT_SECRET: Final = "judge-key"  # noqa: S105 - a name
 
 
 @transaction.atomic
 def set_judge(
-    *, team: Team, actor: Actor, address: str, model: str, secret: str, rubric: str, rows: int
+    *, team: Team, actor: Actor, address: str, model: str, secret: str, rubric: str, rows: int, key: str = ""
 ) -> JudgeSetting:
     """Say whom the team asks to rate answers, in place of whom it asked before.
 
-    Raises: InvalidInput; OutboundRefused for an address as it is written. Whether it may be reached is checked when
-    it is asked, since names change their addresses.
+    `secret`: the name of the endpoint's key. `key`: a key to be stored under that name, or under DEFAULT_SECRET.
+    Raises: Forbidden for everybody but admins; InvalidInput; OutboundRefused for an address as it is written. Whether
+    it may be reached is checked when it is asked, since names change their addresses.
     """
     actor.require_self()
+    _require_admin(team, actor)
+    if key:
+        secret = secret or DEFAULT_SECRET
+        _store_key(team, actor, secret, key)
     outbound.require_well_formed(address)
     _check(team, model, secret, rubric, rows)
     Team.objects.select_for_update(no_key=True).get(pk=team.pk)
@@ -40,9 +49,23 @@ def set_judge(
     return setting
 
 
+def judge_of(*, team: Team, actor: Actor) -> JudgeSetting:
+    """Return whom the team asks. Raises: Forbidden for everybody but admins, NotFound if it asks nobody."""
+    _require_admin(team, actor)
+    return _setting_of(team)
+
+
+def _setting_of(team: Team) -> JudgeSetting:
+    setting: JudgeSetting | None = team.judgesettings.first()
+    if setting is None:
+        raise NotFound(_("The team has no judge yet. A team admin can set one."), code="no_judge")
+    return setting
+
+
 @transaction.atomic
 def remove_judge(*, setting: JudgeSetting, actor: Actor) -> None:
-    """Ask nobody any more; what was judged stays."""
+    """Ask nobody any more; what was judged stays, and so does the key. Raises: Forbidden for everybody but admins."""
+    _require_admin(setting.team, actor)
     audit.record(setting.team, actor, "judge.removed", setting)
     setting.delete()
 
@@ -54,9 +77,7 @@ def ask_judge(*, evaluation: Evaluation, actor: Actor) -> Judgement:
     Raises: NotFound without a judge, IllegalTransition while one is at work.
     """
     team = evaluation.team
-    setting: JudgeSetting | None = team.judgesettings.first()
-    if setting is None:
-        raise NotFound(_("The team has no judge yet. A team admin can set one."), code="no_judge")
+    setting = _setting_of(team)
     try:
         with transaction.atomic():
             judgement = Judgement(
@@ -101,6 +122,23 @@ def _end_open(judgement: Judgement) -> bool:
 def sampled_rows(numbers: list[int], count: int) -> list[int]:
     """Return which rows a judge rates: the same ones for the same rows, whoever asks and whenever."""
     return sorted(random.Random(0).sample(numbers, min(count, len(numbers))))  # noqa: S311 - no secret
+
+
+def _require_admin(team: Team, actor: Actor) -> None:
+    if not may_administer(team, actor):
+        raise Forbidden(_("Only an admin of the team may say whom it asks to rate answers."))
+
+
+def _store_key(team: Team, actor: Actor, name: str, key: str) -> None:
+    """Keep the endpoint's key. Raises: InvalidInput, also where the name is that of a secret for something else."""
+    kind = TeamSecret.Kind.ENDPOINT_KEY
+    if team.teamsecrets.filter(name=name).exclude(kind=kind).exists():
+        message = _("The secret “%(name)s” is for something else. Choose another name for this key.")
+        raise InvalidInput(message % {"name": name[:60]}, param="secret")
+    try:
+        secrets.store(team=team, kind=kind, name=name, text=key, actor=actor)
+    except InvalidInput as error:
+        raise InvalidInput(error.message, param={"name": "secret", "text": "key"}.get(error.param or "")) from error
 
 
 def _check(team: Team, model: str, secret: str, rubric: str, rows: int) -> None:

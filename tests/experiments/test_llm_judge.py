@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.test import Client
 
 from datasets_app.models import Split
 from experiments import results, tasks
@@ -18,7 +19,7 @@ from experiments.llm_judge.rubric import DEFAULT_RUBRIC, figures_of, messages_fo
 from experiments.models import Evaluation, Run
 from portal import secrets
 from portal.errors import IllegalTransition, InvalidInput, NotFound
-from portal.models import TeamSecret
+from portal.models import AuditEvent, TeamSecret
 from portal.outbound import OutboundRefused
 from portal.rls import all_teams, team_scope
 from tests.browser import fits
@@ -307,6 +308,54 @@ def test_people_set_ask_and_read(client_for, alice, bob, run, evaluation, endpoi
     assert "tuned minus untuned is 3.00" in text
     assert viewer.get(f"/t/service-desk/runs/{run.pk}/judgement/").status_code == 286
     assert owner.post("/t/service-desk/judge/delete/").status_code == 302
+
+
+def test_programs_set_the_judge_and_never_see_its_key(api, team, make_token, bob, client_for, alice, actor):
+    """The key goes in and stays in: neither answers, the audit trail nor the page have it."""
+    given = {"address": "https://judge.example/v1/", "model": "big", "key": "sk-told-nobody"}
+
+    def put(**changed: object):
+        return api.put("/api/judge/", given | changed, content_type="application/json")
+
+    assert (api.get("/api/judge/").status_code, api.get("/api/judge/").json()["error"]["code"]) == (404, "no_judge")
+    told = put()
+    assert told.status_code == 200, told.content
+    body = told.json()
+    assert (body.pop("updated_at") > "2", body) == (
+        True,
+        {
+            "address": "https://judge.example/v1",
+            "model": "big",
+            "secret": "judge-key",
+            "rubric": DEFAULT_RUBRIC,
+            "rows": 50,
+        },
+    )
+    with team_scope(team.pk):
+        assert secrets.reveal(team=team, name="judge-key") == "sk-told-nobody"
+        secrets.store(team=team, kind=TeamSecret.Kind.HUB_TOKEN, name="hub", text="hf_x", actor=actor)
+    trail = [f"{event.action} {event.object_name} {event.detail}" for event in AuditEvent.objects.all()]
+    assert any(event.startswith("judge.set") for event in trail)
+    page = client_for(alice).get("/t/service-desk/judge/").content.decode()
+    shown = [told.content.decode(), api.get("/api/judge/").content.decode(), page, *trail]
+    assert "sk-told-nobody" not in " ".join(shown)
+    for changed, param in (
+        ({"secret": "hub"}, "secret"),
+        ({"secret": "no slug"}, "secret"),
+        ({"rows": 201}, "rows"),
+        ({"key": ""}, "key"),
+        ({"model": ""}, "model"),
+    ):
+        refused = put(**changed)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+    viewer = Client(headers={"Authorization": f"Bearer {make_token(team, bob, scopes=['runs:read', 'runs:write'])}"})
+    assert viewer.get("/api/judge/").status_code == 403
+    assert viewer.put("/api/judge/", given, content_type="application/json").status_code == 403
+    assert viewer.delete("/api/judge/").status_code == 403
+    assert api.delete("/api/judge/").status_code == 204
+    assert api.delete("/api/judge/").status_code == 404
+    with team_scope(team.pk):
+        assert team.teamsecrets.filter(name="judge-key").exists()
 
 
 @pytest.mark.browser

@@ -47,7 +47,7 @@ KEYS = [
     "name", "messages", "model", "prompt", "dataset_version", "base_model", "recipe", "hyperparameters", "run",
     "experiment", "deploy_as", "priority", "version", "max_tokens", "stream", "notes", "kind", "weights", "step",
     "repository", "credential", "is_on", "max_recall_drop", "logs_text", "log_days", "correction", "reason",
-    "share",
+    "share", "address", "secret", "key", "rubric", "rows",
 ]  # fmt: skip
 
 

@@ -185,6 +185,7 @@ ROUTES: dict[str, Key] = {
     "experiments-api:run_events": RUN,
     "experiments-api:run_evaluation": RUN,
     "experiments-api:run_judgements": RUN,
+    "experiments-api:judge": NOTHING,
     "experiments-api:run_samples": RUN,
     "experiments-api:sweeps": NOTHING,
     "experiments-api:sweep": SWEEP,

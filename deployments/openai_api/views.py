@@ -43,9 +43,9 @@ class ModelView(OpenAIView):
 
         def ask(target: Target) -> HttpResponseBase:
             nonlocal memory
+            asked = answering.with_stored_schema(target, body)
             # Confirmed once: what changes while a canary fails must not refuse a request that was let in.
             known, memory = memory, None
-            asked = answering.with_stored_schema(target, body)
             caller = inference.admit(target, asked, Caller.of(request, self.team), memory=known)
             self.note_standings(caller.reservation)
             if asked.get("stream"):

@@ -224,6 +224,23 @@ def test_until_it_is_loaded_the_live_version_answers(team, actor, api, second, n
     assert (answer["state"], answer["error"]) == ("failed", "It is broken.")
 
 
+def test_a_schema_that_only_the_live_version_has_is_asked_of_it_once(
+    team, actor, api, engine, run, deployed, node, load_placements, always, monkeypatch
+):
+    with team_scope(team.pk):
+        bound = services.deploy_run(
+            team=team, actor=actor, run=run, name="demo-triage", response_schema={"type": "object"}
+        )
+        canaries.set_canary(version=deployed, actor=actor, share=50)
+    load_placements(node)
+    monkeypatch.setattr(targets, "KNOWN_FOR_S", 60.0)
+    assert bound.number == 2
+    assert {ask(api)[VERSION] for _time in range(3)} == {"demo-triage@v1"}, "token and model are remembered by now"
+    before = len(engine.requests)
+    assert ask(api, response_format={"type": "json_schema"})[VERSION] == "demo-triage@v2"
+    assert len(engine.requests) == before + 1
+
+
 # --- beginning and end -------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 
 from datasets_app.rendering import ChatRenderer
+from gpu_worker.benchmarks.serving_adapters import measure_switching
 from gpu_worker.benchmarks.serving_load import Load, Request, ask_alone, ask_in_flight, first_tokens, rounds_of
 from gpu_worker.benchmarks.serving_peers import measure_peers
 from gpu_worker.benchmarks.serving_workload import Workload, prepare_workload
@@ -96,7 +97,9 @@ def run(
             figures += others
         for weights in dict.fromkeys(subject.weights for subject in own):
             chosen = [subject for subject in own if subject.weights == weights]
-            figures += _measure_engine(workload, Path(folder), baseline, chosen, progress)
+            found, remark = _measure_engine(workload, Path(folder), baseline, chosen, progress)
+            figures += found
+            remarks.append(remark)
     section = render(figures, workload, source=rows.name if rows else "demo tickets", requests=requests)
     return "\n".join([section, *(f"\n{remark}" for remark in remarks)])
 
@@ -155,8 +158,11 @@ def _measure_engine(
     baseline: _Baseline,
     subjects: Sequence[Subject],
     progress: Callable[[str], object],
-) -> list[Figures]:
-    """Measure one process of our engine with each of the subjects, which share their arithmetic."""
+) -> tuple[list[Figures], str]:
+    """Measure one process of our engine with each of the subjects, which share their arithmetic.
+
+    Returns a sentence on ten adapters in turn, too, asked as the first subject is.
+    """
     options = ("--weights", subjects[0].weights)
     with running_engine(workload.model_dir, folder, *options):
         pass  # the first start of a base model computes the self-check's reference; it is not the usual one
@@ -177,7 +183,18 @@ def _measure_engine(
                 )
             )
             _tell(found[-1], progress)
-    return found
+        switching = measure_switching(
+            client,
+            _requests(workload, None),
+            workload.others,
+            next(iter(workload.adapters.values())),
+            folder,
+            subject=subjects[0].name,
+            in_flight=(1, IN_FLIGHT),
+            load=_load,
+        ).sentence()
+        progress(switching)
+    return found, switching
 
 
 def _tell(figures: Figures, progress: Callable[[str], object]) -> None:

@@ -93,11 +93,11 @@ def rounds_of(mixed: Sequence[Request]) -> dict[str, list[Request]]:
     one = [replace(request, model=mixed[0].model) for request in mixed]
     alone = one[: max(4, len(one) // 4)]
     rounds = {"first": alone, "one": one, "mixed": list(mixed), "one, crowd": one, "mixed, crowd": list(mixed)}
-    retold = {name: [_retold(request, name) for request in requests] for name, requests in rounds.items()}
-    return {"alone": alone, **retold}
+    told = {name: [retold(request, name) for request in requests] for name, requests in rounds.items()}
+    return {"alone": alone, **told}
 
 
-def _retold(request: Request, word: str) -> Request:
+def retold(request: Request, word: str) -> Request:
     """Return the request with a mark before the person's words: as long as before, and new to every cache."""
     *before, last = request.messages
     return replace(request, messages=[*before, last | {"content": f"({word}) {last['content']}"}])

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from gpu_worker.benchmarks import serving
 from gpu_worker.benchmarks.serving import Figures, render, run
+from gpu_worker.benchmarks.serving_adapters import Switching
 from gpu_worker.benchmarks.serving_load import Load
 from gpu_worker.benchmarks.serving_workload import Workload, answer_schema, vary
 from tests.forked import forked_subprocess
@@ -65,4 +66,11 @@ def test_a_quick_run_measures_everything(model_dir: Path, monkeypatch: pytest.Mo
     section = run(rows=None, model_dir=model_dir, quick=True, progress=told.append)
     assert section.count("\n|") == 5
     assert "Tuneport engine, fp32, JSON schema" in section
-    assert len(told) == 4
+    assert len(told) == 5
+    assert told[-1] in section
+    assert "to 10 adapters in turn" in told[-1]
+
+
+def test_the_price_of_switching_is_told_as_a_share() -> None:
+    found = Switching("engine", 8, {1: (10.0, 10.5), 8: (4.0, 3.8)}).sentence()
+    assert "+5.0% time one after the other, -5.0% time with 8 in flight." in found

@@ -62,7 +62,7 @@ def test_from_csv_to_a_called_endpoint_whatever_is_killed(installation: Installa
     assert (run["status"], run["step"], run["total_steps"]) == ("succeeded", STEPS, STEPS), run
     points = installation.api("GET", f"/api/runs/{run['id']}/metrics/?page_size=200").json()["results"]
     assert [point["step"] for point in points] == sorted({point["step"] for point in points})
-    losses = {point["step"]: point["values"]["loss"] for point in points if point["values"].get("loss") is not None}
+    losses = _losses(installation, run["id"])
     assert list(losses) == list(range(1, STEPS + 1))
     assert losses[STEPS] < losses[1]
     report = installation.api("GET", f"/api/runs/{run['id']}/evaluation/").json()
@@ -102,19 +102,8 @@ def _deployed(installation: Installation) -> bool:
 
 def test_from_an_uploaded_file_to_a_called_fine_tuned_model(installation: Installation, client: OpenAI):
     """What a script written for the hosted service does, with a training that is over in a moment."""
-    rows = [
-        {"messages": [{"role": "user", "content": f"Ticket {n}"}, {"role": "assistant", "content": '{"queue": "vpn"}'}]}
-        for n in range(16)
-    ]
-    content = "\n".join(map(json.dumps, rows)).encode()
-    file = client.files.wait_for_processing(client.files.create(file=("rows.jsonl", content), purpose="fine-tune").id)
-    chosen = {
-        "hyperparameters": {"n_epochs": 1, "max_steps": 2, "evaluation_rows": 1, "sample_rows": 0, "max_new_tokens": 4}
-    }
-    method = {"type": "supervised", "supervised": chosen}
-    made = client.fine_tuning.jobs.create(
-        model=MODEL, training_file=file.id, suffix="moment", extra_body={"method": method}
-    )
+    chosen = {"n_epochs": 1, "max_steps": 2, "evaluation_rows": 1, "sample_rows": 0, "max_new_tokens": 4}
+    made = _ordered(client, "moment", chosen)
 
     def job() -> FineTuningJob:
         return client.fine_tuning.jobs.retrieve(made.id)
@@ -129,6 +118,60 @@ def test_from_an_uploaded_file_to_a_called_fine_tuned_model(installation: Instal
     question = [{"role": "user", "content": "Ticket 3"}]
     answer = patient.chat.completions.create(model=done.fine_tuned_model, messages=question, max_tokens=6)
     assert (answer.model, answer.usage.completion_tokens > 0) == (done.fine_tuned_model, True)
+
+
+def _ordered(client: OpenAI, suffix: str, chosen: dict[str, int]) -> FineTuningJob:
+    """Upload sixteen rows and order a training."""
+    rows = [
+        {"messages": [{"role": "user", "content": f"Ticket {n}"}, {"role": "assistant", "content": '{"queue": "vpn"}'}]}
+        for n in range(16)
+    ]
+    content = "\n".join(map(json.dumps, rows)).encode()
+    file = client.files.wait_for_processing(client.files.create(file=("rows.jsonl", content), purpose="fine-tune").id)
+    method = {"type": "supervised", "supervised": {"hyperparameters": chosen}}
+    return client.fine_tuning.jobs.create(
+        model=MODEL, training_file=file.id, suffix=suffix, extra_body={"method": method}
+    )
+
+
+def test_a_training_that_is_paused_goes_on_where_it_was(installation: Installation, client: OpenAI):
+    """The real trainer stops at whatever step it has reached, gives its slot back, and continues the same curve."""
+    # no checkpoint is due before the end: the one to go on from is written because of the pause
+    chosen = {"n_epochs": 100, "max_steps": 200, "sample_rows": 0, "evaluation_rows": 1, "checkpoint_every_steps": 1000}
+    chosen |= {"evaluations_per_epoch": 0}
+    job = _ordered(client, "paused", chosen)
+    # the strict client does not know that a job may be paused
+    lax = OpenAI(base_url=client.base_url, api_key=client.api_key, max_retries=0).fine_tuning.jobs
+
+    def run() -> str:
+        return lax.retrieve(job.id).model_extra["run_id"]
+
+    key = installation.until(run, "the run")
+    installation.until(lambda: installation.run_state(key)["step"] >= 3, "step 3")
+    lax.pause(job.id)
+    installation.until(lambda: lax.retrieve(job.id).status == "paused", "the pause")
+    installation.until(lambda: not installation.pids("gpu_worker.trainer", key), "the trainer to be gone")
+    paused = installation.run_state(key)
+    before = _losses(installation, key)
+    step = paused["step"]
+    assert (paused["status"], paused["attempt"], list(before)) == ("queued", 0, list(range(1, step + 1)))
+    assert 3 <= step < 200
+    assert lax.resume(job.id).status == "queued"
+    installation.until(lambda: installation.run_state(key)["step"] >= step + 2, "two steps more")
+    lax.cancel(job.id)
+    assert installation.finished(key)["status"] == "cancelled"
+    after = _losses(installation, key)
+    assert list(after) == list(range(1, len(after) + 1))
+    assert {known: after[known] for known in before} == before
+    assert after[step + 2] < before[1]
+    said = installation.api("GET", f"/api/runs/{key}/events/?page_size=200").json()["results"]
+    assert f"The run goes on from step {step}." in [line["message"] for line in said]
+    assert sum(line["message"] == "Training." for line in said) == 2
+
+
+def _losses(installation: Installation, run: str) -> dict[int, float]:
+    points = installation.api("GET", f"/api/runs/{run}/metrics/?page_size=200").json()["results"]
+    return {point["step"]: point["values"]["loss"] for point in points if point["values"].get("loss") is not None}
 
 
 def test_the_base_model_answers_and_strangers_are_told_nothing(installation: Installation, client: OpenAI):

@@ -161,7 +161,7 @@ class CanarySerializer(serializers.Serializer):  # type: ignore[type-arg]
     share = serializers.IntegerField(allow_null=True, help_text="in per cent of the requests to the plain name")
     since = serializers.DateTimeField(allow_null=True)
     state = serializers.ChoiceField(
-        choices=[State.READY.value, State.PENDING.value, State.FAILED.value],
+        choices=[state.value for state in State],
         allow_null=True,
         help_text="whether its adapter is loaded; unless it is ready the live version answers",
     )

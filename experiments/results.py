@@ -138,9 +138,7 @@ def judge(predictions: Path, split: Split, version: DatasetVersion, origins: Seq
     Raises: OSError, ValueError, LookupError or TypeError if it is not what an evaluator writes.
     """
     found = list(_predictions(predictions))
-    answered = (
-        AnsweredRow(item["row"], item["expected"], item[TUNED], item.get(UNTUNED), _others(item)) for item in found
-    )
+    answered = map(AnsweredRow.of_prediction, found)
     ways = _ways(predictions)
     report = score_answers(answered, fields=_known_fields(version), schema=ways.get("schema")).to_dict()
     report["calibration"] = _calibration(found, ways.get("calibration") or {})
@@ -233,16 +231,11 @@ def _predictions(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _others(item: dict[str, Any]) -> dict[str, str]:
-    """Return the answers of those besides the tuned and the untuned model."""
-    return {name: item[name] for name in OTHERS if name in item}
-
-
 def _evaluated(item: dict[str, Any]) -> EvaluatedRow:
     untuned, tuned = row_score(item["expected"], item.get(UNTUNED)), row_score(item["expected"], item[TUNED])
     names = ("prompt", "expected", UNTUNED, TUNED)
     texts = {name: storable_text(str(item.get(name) or "")) for name in names}
-    others = {name: storable_text(text) for name, text in _others(item).items()}
+    others = {name: storable_text(item[name]) for name in OTHERS if name in item}
     return EvaluatedRow(
         row=item["row"],
         **texts,

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from datasets_app.fields import MAX_DEPTH
 from datasets_app.readers.jsonlines import JsonFault, parse_json
+from experiments.scoring.names import OTHERS, TUNED, UNTUNED
 
 WORD: Final = re.compile(r"\w+")
 # Stands for "no value at all", which JSON's null is not.
@@ -28,6 +29,12 @@ class AnsweredRow:
     tuned: str | None
     untuned: str | None = None
     others: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_prediction(cls, item: Mapping[str, Any]) -> "AnsweredRow":
+        """Return a line of an evaluator's predictions file. Raises: LookupError if it is none."""
+        others = {name: item[name] for name in OTHERS if name in item}
+        return cls(item["row"], item["expected"], item[TUNED], item.get(UNTUNED), others)
 
 
 @dataclass(frozen=True)

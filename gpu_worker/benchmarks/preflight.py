@@ -4,7 +4,6 @@ Each subject is tried, predicted as the portal does, then trained and evaluated 
 portal starts. What was measured is kept below the data directory. `manage.py benchmark preflight` calls `run`.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.preflight import TOLERANCE, Prediction, predict
-from gpu_worker.benchmarks.recipes import Bench, Subject, read_pairs, write_rows
+from gpu_worker.benchmarks.recipes import Bench, Subject, write_rows
+from gpu_worker.benchmarks.tables import read_pairs
 from gpu_worker.benchmarks.tiny_model import make_tiny_model
 
 # Short and long runs, exact and 8-bit arithmetic; all of them in less than half an hour on two cores.
@@ -45,24 +45,15 @@ def run(
     bench = Trials(
         read_pairs(rows), read_pairs(test) if test else [], model_dir, progress, quick=quick, kept_in="preflight"
     )
-    try:
-        chosen = [Subject.parse(text) for text in subjects or SUBJECTS]
-    except ValueError as error:
-        raise RuntimeError(str(error)) from error
-    for subject in chosen:
-        bench.measure(subject)
+    bench.measure_all(subjects or SUBJECTS)
     return render(bench.results(), source=rows.parent.name)
 
 
 class Trials(Bench):
     """Trials and whole runs, each in a folder of its own."""
 
-    def measure(self, subject: Subject) -> None:
-        """Try a subject and run it to the end, unless that is done already. Raises: RuntimeError if a child fails."""
-        folder = self.folder / subject.name
-        if (folder / "result.json").exists():
-            self._progress(f"{subject.name}: measured before")
-            return
+    def _measure(self, subject: Subject, folder: Path) -> Result:
+        """Try a subject and run it to the end."""
         learned = (self._rest if subject.rows is None else self._rest[: subject.rows])[: self._most]
         chosen = self._hyperparameters(subject, learned)
         parts = {name: folder / name for name in ("trial", "whole")}
@@ -92,8 +83,8 @@ class Trials(Bench):
             "evaluation_s": evaluation_s,
             "finished": trained["finished"],
         }
-        (folder / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
         self._progress(f"{subject.name}: {(training_s + evaluation_s) / 60:.1f} min in fact")
+        return result
 
     def _timed(self, module: str, folder: Path, name: str) -> tuple[dict[str, dict[str, Any]], float]:
         started = time.monotonic()

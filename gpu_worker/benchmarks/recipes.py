@@ -8,7 +8,6 @@ A recipe is measured on the test rows. A trial, a recipe with other values, is m
 are chosen from trials, never from test rows.
 """
 
-import csv
 import json
 import os
 import random
@@ -26,10 +25,11 @@ from datasets_app.rendering import ChatRenderer
 from experiments.hyperparameters import Hyperparameters
 from experiments.recipes import RECIPES, Situation, advise
 from experiments.scoring.answers import AnsweredRow
-from experiments.scoring.names import OTHERS, TUNED, UNTUNED
+from experiments.scoring.names import TUNED, UNTUNED
 from experiments.scoring.report import score_answers
 from gpu_worker.benchmarks.recipes_page import render, summary
 from gpu_worker.benchmarks.serving_workload import answer_schema
+from gpu_worker.benchmarks.tables import Pair, conversation, read_pairs
 from gpu_worker.benchmarks.training import ENVIRONMENT
 from gpu_worker.compiled import CACHE_VARIABLE
 
@@ -41,9 +41,6 @@ UNTUNED_ROWS = 100  # the untuned model writes long answers; these many tell eno
 CHECKPOINT_EVERY = 100
 PROGRESS_EVERY_S = 60
 _SUBJECT = re.compile(r"(?P<recipe>[a-z]+)@(?P<rows>\d+|all)(?P<changes>(?:,[a-z_]+=[^,\s]+)*)")
-
-Pair = tuple[str, str]
-"""Prompt and response of a row."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +94,7 @@ def run(
     if rows is None or test is None or not test.is_file():
         raise RuntimeError("Recipes are measured on tables of your own: --rows TRAIN.csv --test TEST.csv.")
     bench = Bench(read_pairs(rows), read_pairs(test), model_dir, progress, quick=quick)
-    try:
-        chosen = [Subject.parse(text) for text in subjects or SUBJECTS]
-    except ValueError as error:
-        raise RuntimeError(str(error)) from error
-    for subject in chosen:
-        bench.measure(subject)
+    bench.measure_all(subjects or SUBJECTS)
     return render(bench.results(), source=rows.parent.name)
 
 
@@ -137,12 +129,26 @@ class Bench:
         """Return everything that was measured, in this run and earlier ones."""
         return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*/result.json"))]
 
-    def measure(self, subject: Subject) -> None:
-        """Train and evaluate a subject unless that is done already. Raises: RuntimeError if a child fails."""
-        folder = self.folder / subject.name
-        if (folder / "result.json").exists():
-            self._progress(f"{subject.name}: measured before")
-            return
+    def measure_all(self, subjects: Sequence[str]) -> None:
+        """Measure what is not measured yet, and keep it. `subjects`: as `Subject.parse` reads them.
+
+        Raises: RuntimeError on a subject that cannot be read, before anything is measured, and if a child fails.
+        """
+        try:
+            chosen = [Subject.parse(text) for text in subjects]
+        except ValueError as error:
+            raise RuntimeError(str(error)) from error
+        for subject in chosen:
+            folder = self.folder / subject.name
+            kept = folder / "result.json"
+            if kept.exists():
+                self._progress(f"{subject.name}: measured before")
+                continue
+            result = self._measure(subject, folder)
+            kept.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+    def _measure(self, subject: Subject, folder: Path) -> dict[str, Any]:
+        """Train and evaluate a subject."""
         learned = (self._all if subject.rows is None else self._rest[: subject.rows])[: self._most]
         asked = self._held if subject.changes else self._test
         validation = [] if subject.rows is None else self._held
@@ -167,13 +173,13 @@ class Bench:
             "report": _report(folder, answer_schema([response for _prompt, response in self._all])),
             "untuned": untuned,
         }
-        (folder / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
         self._progress(f"{subject.name}: {summary(result)}")
+        return result
 
     def _hyperparameters(self, subject: Subject, learned: Sequence[Pair]) -> Hyperparameters:
         """Return what the recipe chooses for these rows on this machine, as the form of a new run does."""
         renderer = ChatRenderer.load(self._model_dir)
-        rows = [renderer.row(_messages(*pair)) for pair in learned]
+        rows = [renderer.row(conversation(SYSTEM_PROMPT, pair)) for pair in learned]
         lengths = [len(row.token_ids) for row in rows]
         answers = [len(row.token_ids) - row.prompt_length for row in rows]
         situation = Situation(
@@ -266,20 +272,6 @@ def _value(text: str) -> Any:
         return text
 
 
-def read_pairs(path: Path) -> list[Pair]:
-    """Return the rows of a table."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [(row["prompt"], row["response"]) for row in csv.DictReader(file)]
-
-
-def _messages(prompt: str, response: str) -> list[dict[str, str]]:
-    return [
-        {"role": "system", "content": SYSTEM_PROMPT},
-        {"role": "user", "content": prompt},
-        {"role": "assistant", "content": response},
-    ]
-
-
 def write_rows(folder: Path, **parts: Sequence[Pair]) -> None:
     """Write the job's rows, numbered through all parts; a part without rows has no file."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -288,7 +280,7 @@ def write_rows(folder: Path, **parts: Sequence[Pair]) -> None:
         lines = []
         for pair in pairs:
             number += 1
-            lines.append(json.dumps({"row": number, "messages": _messages(*pair)}) + "\n")
+            lines.append(json.dumps({"row": number, "messages": conversation(SYSTEM_PROMPT, pair)}) + "\n")
         if lines:
             (folder / "data" / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
@@ -297,16 +289,7 @@ def _report(folder: Path, schema: dict[str, Any] | None) -> dict[str, Any]:
     """Return the figures of everybody who answered, without classes and confusions."""
     text = (folder / "evaluation" / "predictions.jsonl").read_text(encoding="utf-8")
     found = [json.loads(line) for line in text.split("\n") if line]
-    rows = [
-        AnsweredRow(
-            item["row"],
-            item["expected"],
-            item[TUNED],
-            item.get(UNTUNED),
-            {name: item[name] for name in OTHERS if name in item},
-        )
-        for item in found
-    ]
+    rows = [AnsweredRow.of_prediction(item) for item in found]
     report: dict[str, Any] = score_answers(rows, schema=schema).to_dict()
     subjects = {TUNED: report[TUNED], UNTUNED: report[UNTUNED], **report["others"]}
     for one in subjects.values():

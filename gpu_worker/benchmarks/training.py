@@ -5,7 +5,6 @@ Each subject runs in a process of its own, in turn, several rounds: other load o
 """
 
 import contextlib
-import csv
 import json
 import os
 import random
@@ -23,6 +22,7 @@ from typing import Any
 from datasets_app.demo_tickets import DEMO_SYSTEM_PROMPT, generate
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.benchmarks import llamafactory_peer, training_limit
+from gpu_worker.benchmarks.tables import conversation, read_pairs
 from gpu_worker.benchmarks.training_limit import Limit
 from gpu_worker.compiled import CACHE_VARIABLE, NativeUnavailable
 from gpu_worker.trainer.fast.native import NativeKernels
@@ -254,17 +254,9 @@ def _conversations(rows: Path | None, count: int) -> list[list[dict[str, str]]]:
     if rows is None:
         pairs = [(ticket.text, ticket.response) for ticket in generate(7, count)]
     else:
-        with rows.open(encoding="utf-8", newline="") as file:
-            pairs = [(row["prompt"], row["response"]) for row in csv.DictReader(file)]
+        pairs = read_pairs(rows)
         random.Random(7).shuffle(pairs)  # noqa: S311 -- no secret
-    return [
-        [
-            {"role": "system", "content": DEMO_SYSTEM_PROMPT},
-            {"role": "user", "content": prompt},
-            {"role": "assistant", "content": response},
-        ]
-        for prompt, response in pairs[:count]
-    ]
+    return [conversation(DEMO_SYSTEM_PROMPT, pair) for pair in pairs[:count]]
 
 
 def _write_job(job_dir: Path, conversations: Sequence[list[dict[str, str]]], model_dir: Path, subject: Subject) -> None:

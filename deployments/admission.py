@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deployments import targets
+from deployments.known_targets import Recalled
 from deployments.metering import Caller
 from portal import quotas, tokens
 from portal.errors import PortalError
@@ -34,7 +34,7 @@ class Memory:
 
     token: tokens.Recalled
     name: str
-    target: targets.Recalled
+    target: Recalled
 
     def ask(self, values: list[Any]) -> list[Any]:
         """Reserve with the values of `portal_reserve`, in the same statement that confirms. Raises: NotAsRemembered."""

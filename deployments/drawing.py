@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from deployments.admission import NotAsRemembered
-from deployments.targets import Canary, Target
+from deployments.known_targets import Canary, Target
 from portal.errors import PortalError
 
 PERSON: Final = ("user", "safety_identifier")

@@ -18,12 +18,11 @@ from django.utils.translation import gettext as _
 
 from deployments import admission, engine_client
 from deployments.engine_connection import CallerGone, Silence
+from deployments.known_targets import Target, forget
 from deployments.metering import CLIENT_CLOSED_REQUEST, Caller, RequestCount
 from deployments.request_log import Heard
 from deployments.slots import Slot, slots
 from deployments.targets import (
-    Target,
-    forget,
     is_writable,
     model_not_found,
     resolve_adapter,

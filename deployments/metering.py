@@ -23,9 +23,9 @@ from django.utils import timezone
 
 from deployments import journal
 from deployments.journal import Journal, Place
+from deployments.known_targets import Target
 from deployments.models import InferenceRecord, LedgerJournal, LoggedText
 from deployments.request_log import Heard
-from deployments.targets import Target
 from portal import quotas, usage
 from portal.models import Quota, Team
 from portal.quotas import Reservation, Settlement

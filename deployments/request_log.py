@@ -45,7 +45,7 @@ class Heard:
 
     @classmethod
     def of(cls, log: Any, asked: Mapping[str, Any]) -> Heard | None:
-        """Return an ear for a request, None if nobody wants its texts. `log`: targets.TextLog or None."""
+        """Return an ear for a request, None if nobody wants its texts. `log`: known_targets.TextLog or None."""
         if log is None:
             return None
         messages = asked.get("messages") or [{"role": "user", "content": asked.get("prompt", "")}]

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -18,15 +18,22 @@ from django.utils.translation import gettext as _
 
 from deployments import placing
 from deployments.engine_client import EngineTarget
+from deployments.known_targets import (
+    Canary,
+    Target,
+    TextLog,
+    keep_canary,
+    keep_version,
+    known_canary,
+    known_version,
+    remember,
+)
 from deployments.models import Deployment, DeploymentVersion, Engine, Placement
 from experiments.models import Adapter
 from portal.errors import NotFound, PortalError, Unavailable
 from portal.models import Team
 from portal.rls import fetch_in_team, team_scope
 
-# Where a version is loaded changes only when a node or an engine fails, so it need not be asked for each request.
-KNOWN_FOR_S = 1.0
-_MOST_KNOWN = 10_000
 _LOADED = ("node__engines__url", "node__engines__access_key")
 # name@v2 asks for one version, whichever answers under the name; no name of a deployment or base model holds an @.
 _PINNED = re.compile(r"(?P<name>[A-Za-z0-9_-]{1,60})@v(?P<number>[1-9][0-9]{0,8})\Z")
@@ -40,80 +47,6 @@ _waiting = threading.BoundedSemaphore(_MOST_WAITING)
 PINNED_STAY = timedelta(minutes=30)
 # How often a request renews the time until which a deployment is awake: it is one row for all requests.
 _RENEW_EVERY = timedelta(seconds=20)
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a model's name stands for at this moment."""
-
-    engine: EngineTarget
-    engine_model: str
-    public_name: str
-    fingerprint: str
-    version_id: UUID | None = None
-    system_prompt: str = ""
-    response_schema: dict[str, Any] | None = None
-    thresholds: Mapping[str, float] = field(default_factory=dict)
-    max_tokens: int | None = None
-    log: TextLog | None = None
-    pinned_name: str = ""  # of the version
-    canary: Canary | None = None
-    is_canary: bool = False
-
-
-@dataclass(frozen=True)
-class Canary:
-    """A loaded version that answers `share` per cent of the requests to a name beside the live one (`drawing`)."""
-
-    target: Target
-    share: int
-
-
-@dataclass(frozen=True)
-class TextLog:
-    """That texts are kept, with which deployment, and for how many days."""
-
-    deployment_id: UUID
-    days: int
-
-
-@dataclass(frozen=True)
-class _Known:
-    target: Target
-    until: float
-
-
-@dataclass(frozen=True)
-class _KnownCanary:
-    target: Target | None  # None: it is not loaded
-    until: float
-
-
-_known: dict[UUID, _Known] = {}
-_known_canaries: dict[UUID, _KnownCanary] = {}
-# By team and name: what was answered a moment ago, with the stamp of the row that said so.
-_recent: dict[tuple[UUID, str], Recalled] = {}
-
-
-@dataclass(frozen=True)
-class Recalled:
-    """What a name stood for a moment ago: still true if the row behind the name is the same (`deployments_admit`)."""
-
-    target: Target
-    stamp: str
-    until: float
-
-
-def recall(team: Team, name: str) -> Recalled | None:
-    """Return what this process found under the name within KNOWN_FOR_S, else None."""
-    recalled = _recent.get((team.pk, name))
-    return recalled if recalled is not None and time.monotonic() < recalled.until else None
-
-
-def _remember(team: Team, name: str, recalled: Recalled) -> None:
-    if len(_recent) >= _MOST_KNOWN:
-        _recent.clear()
-    _recent[team.pk, name] = recalled
 
 
 def resolve(team: Team, name: str) -> Target:
@@ -167,17 +100,17 @@ def _settled(
     share: int | None,
 ) -> Target | None:
     """Return the target of a deployment that runs, never sleeps and was looked up a moment ago; else None."""
-    known = _known.get(version_id) if version_id is not None and is_plain else None
-    if known is None or time.monotonic() >= known.until:
+    known = known_version(version_id) if version_id is not None and is_plain else None
+    if known is None or known.target is None:
         return None
     log, until = TextLog(deployment_id, log_days) if logs_text else None, known.until
     target = replace(known.target, public_name=name, log=log)
     if canary_id is not None:
-        beside = _known_canaries.get(canary_id)
-        if beside is None or time.monotonic() >= beside.until:
+        beside = known_canary(canary_id)
+        if beside is None:
             return None
         target, until = _with_canary(target, beside.target, share), min(until, beside.until)
-    _remember(team, name, Recalled(target, stamp, until))
+    remember(team, name, target, stamp, until=until)
     return target
 
 
@@ -237,7 +170,7 @@ def resolve_base_model(name: str, *, team: Team | None = None) -> Target:
         raise _loading()
     target = Target(EngineTarget(url, access_key), slug, slug, _fingerprint(revision))
     if team is not None:
-        _remember(team, name, Recalled(target, stamp, time.monotonic() + KNOWN_FOR_S))
+        remember(team, name, target, stamp)
     return target
 
 
@@ -330,8 +263,8 @@ def _deployed_target(team: Team, found: _Named) -> Target | Unavailable:
     if found.version_id is None:
         following = team.deploymentversions.select_related("adapter").filter(next_in=found.deployment.pk).first()
         raise _not_loaded(following.adapter) if following is not None else _loading()
-    known = _known.get(found.version_id)
-    if known is not None and time.monotonic() < known.until and not was_asleep:
+    known = known_version(found.version_id)
+    if known is not None and known.target is not None and not was_asleep:
         return _beside_canary(team, replace(known.target, public_name=found.public_name, log=found.log), found)
     version = _version(team, found.version_id)
     try:
@@ -343,9 +276,7 @@ def _deployed_target(team: Team, found: _Named) -> Target | Unavailable:
         raise
     if found.is_pinned:
         _wake(version, found)
-    if len(_known) > _MOST_KNOWN:
-        _known.clear()
-    _known[version.pk] = _Known(target, time.monotonic() + KNOWN_FOR_S)
+    keep_version(version.pk, target)
     return _beside_canary(team, target, found)
 
 
@@ -372,15 +303,13 @@ def _beside_canary(team: Team, target: Target, found: _Named) -> Target:
     canary_id = found.deployment.canary_version_id
     if found.is_pinned or canary_id is None:
         return target
-    known = _known_canaries.get(canary_id)
-    if known is None or time.monotonic() >= known.until:
+    known = known_canary(canary_id)
+    if known is None:
         try:
             canary: Target | None = _version_target(team, _version(team, canary_id), found)
         except Unavailable:
             canary = None
-        if len(_known_canaries) > _MOST_KNOWN:
-            _known_canaries.clear()
-        known = _known_canaries[canary_id] = _KnownCanary(canary, time.monotonic() + KNOWN_FOR_S)
+        known = keep_canary(canary_id, canary)
     return _with_canary(target, known.target, found.deployment.canary_share)
 
 
@@ -399,16 +328,6 @@ def _keep_awake(team: Team, found: _Named) -> bool:
 def _wake(version: DeploymentVersion, found: _Named) -> None:
     stay = timezone.now() + PINNED_STAY if found.is_pinned else None
     placing.ensure_placement(adapter=version.adapter, wanted_until=stay)
-
-
-def forget(target: Target) -> None:
-    """Look again where a version is loaded: its engine did not answer as it should."""
-    _recent.clear()
-    if target.version_id is not None:
-        _known.pop(target.version_id, None)
-        # A canary that fails rests for a moment, so that not each request is asked twice.
-        if target.is_canary:
-            _known_canaries[target.version_id] = _KnownCanary(None, time.monotonic() + KNOWN_FOR_S)
 
 
 def _not_loaded(adapter: Adapter) -> PortalError:

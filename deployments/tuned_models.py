@@ -15,9 +15,9 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from deployments import placing, targets
+from deployments.known_targets import Target
 from deployments.models import FineTuningJob
 from deployments.prompts import common_system_prompt
-from deployments.targets import Target
 from experiments import kept
 from experiments.models import Adapter
 from portal.models import Team

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpu_worker.computing import ALLOCATING
 from portal.process_table import die_with_parent, signal_group
 
 # Everything else stays behind: above all the database's address and every secret.
@@ -57,6 +58,7 @@ class Surroundings:
             "TRANSFORMERS_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "TOKENIZERS_PARALLELISM": "false",
+            **ALLOCATING,
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "RAYON_NUM_THREADS": threads,

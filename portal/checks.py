@@ -30,10 +30,10 @@ def every_route_has_a_policy(app_configs: Any, **kwargs: Any) -> list[CheckMessa
 @register()
 def what_may_be_fetched_is_readable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """An entry of the outbound list that nobody can read might have been meant to be narrower."""
-    from portal import outbound  # late: its HTTP client is large, and most processes fetch nothing
+    from portal import reachable  # late: its HTTP client is large, and most processes fetch nothing
 
     try:
-        outbound.allow_list()
+        reachable.allow_list()
     except ValueError as error:
         return [Error(f"TUNEPORT_OUTBOUND_ALLOW: {error}", id="portal.E003")]
     return []

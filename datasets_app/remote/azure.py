@@ -17,9 +17,10 @@ import httpx
 from django.utils.translation import gettext as _
 
 from datasets_app.remote.base import MOST_LISTED, RemoteFile, few_enough, split_by_name, tables_among
-from portal import outbound
+from portal import outbound, reachable
 from portal.errors import InvalidInput
-from portal.outbound import OutboundFailed, Progress
+from portal.outbound import Progress
+from portal.reachable import OutboundFailed
 
 API_VERSION: Final = "2021-12-02"
 MAX_ANSWER_BYTES: Final = 16 << 20
@@ -103,7 +104,7 @@ def _base(source: Mapping[str, str]) -> str:
         return f"https://{source['account']}.{PUBLIC_SUFFIX}"
     host, port = urlsplit(endpoint).hostname or "", urlsplit(endpoint).port or 443
     is_azure = re.fullmatch(r"[a-z0-9]+\.blob\.core\.(windows\.net|usgovcloudapi\.net|chinacloudapi\.cn)", host)
-    if not is_azure and not outbound.is_listed(host, port):
+    if not is_azure and not reachable.is_listed(host, port):
         message = _(
             "Signatures are sent to Azure only. For an endpoint of your own ask a platform admin to add it to "
             "TUNEPORT_OUTBOUND_ALLOW."

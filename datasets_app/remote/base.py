@@ -12,7 +12,8 @@ from django.utils.translation import gettext as _
 from datasets_app.models import Split
 from datasets_app.readers.containers.archives import NOT_TABLES, TABLE_NAME, split_of
 from portal.errors import InvalidInput
-from portal.outbound import OutboundFailed, Progress
+from portal.outbound import Progress
+from portal.reachable import OutboundFailed
 
 # A prefix or a data set with more files than that is not meant to be one table.
 MOST_FILES = 200

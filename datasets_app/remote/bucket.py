@@ -21,7 +21,8 @@ from django.utils.translation import gettext as _
 
 from datasets_app.remote.base import MOST_LISTED, RemoteFile, few_enough, split_by_name, tables_among, two_parts
 from portal import outbound
-from portal.outbound import OutboundFailed, Progress
+from portal.outbound import Progress
+from portal.reachable import OutboundFailed
 
 BLOCK_BYTES: Final = 1 << 18
 # Lists and errors are held whole.

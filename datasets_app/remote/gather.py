@@ -23,7 +23,7 @@ from datasets_app.remote.web import WebFile
 from datasets_app.sources import FetchedFile
 from portal import outbound
 from portal.errors import InvalidSource
-from portal.outbound import OutboundFailed
+from portal.reachable import OutboundFailed
 
 # Bytes that came so far, and of all files if their sizes are known. May raise to stop.
 Beat = Callable[[int, int | None], None]

@@ -17,7 +17,8 @@ from datasets_app.models import Split
 from datasets_app.readers.containers.archives import split_of
 from datasets_app.remote.base import MOST_LISTED, RemoteFile, few_enough, tables_among
 from portal import outbound
-from portal.outbound import OutboundFailed, Progress
+from portal.outbound import Progress
+from portal.reachable import OutboundFailed
 
 MAX_ANSWER_BYTES: Final = 16 << 20
 DATA_FOLDERS: Final = frozenset({"data", "default", "dataset"})

@@ -14,7 +14,8 @@ from django.utils.translation import gettext as _
 
 from datasets_app.remote.base import RemoteFile, two_parts
 from portal import outbound
-from portal.outbound import OutboundFailed, Progress
+from portal.outbound import Progress
+from portal.reachable import OutboundFailed
 
 MAX_ANSWER_BYTES: Final = 4 << 20
 

@@ -14,7 +14,7 @@ from datasets_app import services
 from datasets_app.claims import Claims
 from datasets_app.models import Dataset, DatasetVersion, RemoteFetch
 from datasets_app.remote.spec import SECRET_KINDS, read_source, shown_address
-from portal import audit, outbound
+from portal import audit, reachable
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, RateLimited
 from portal.models import Team
@@ -50,7 +50,7 @@ def start_fetch(
     _require_secret(team, chosen)
     for entry in ("url", "endpoint"):
         if chosen.get(entry):
-            outbound.require_well_formed(chosen[entry])
+            reachable.require_well_formed(chosen[entry])
     _require_turn(team)
     version = services.new_version(
         team=team,

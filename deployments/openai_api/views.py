@@ -8,7 +8,7 @@ from django.http import HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from deployments import drawing, inference, targets
+from deployments import drawing, inference, known_targets
 from deployments.admission import Memory, NotAsRemembered
 from deployments.inference import Caller, Target
 from deployments.openai_api import answering, decisions, parameters
@@ -57,7 +57,7 @@ class ModelView(OpenAIView):
 
     def _target(self, name: str) -> tuple[Target, Memory | None]:
         token = cast(tokens.Recalled | None, cast(Any, self.request).recalled)
-        known = targets.recall(self.team, name) if token is not None and self.token.may_call(name) else None
+        known = known_targets.recall(self.team, name) if token is not None and self.token.may_call(name) else None
         if token is not None and known is not None:
             return known.target, Memory(token, name, known)
         if token is not None and not tokens.confirm(token):

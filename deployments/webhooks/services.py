@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 
 from deployments.webhooks import outbox, sending, signing
 from deployments.webhooks.models import EVENT_TYPES, WebhookDelivery, WebhookEndpoint
-from portal import audit, outbound, secrets
+from portal import audit, reachable, secrets
 from portal.access import may_administer
 from portal.actors import Actor
 from portal.errors import Forbidden, IllegalTransition, InvalidInput
@@ -186,15 +186,15 @@ def _checked_url(url: object) -> str:
     if not isinstance(url, str) or not 0 < len(url) <= LONGEST_URL:
         raise InvalidInput(_("An address has 1 to 2,000 characters."), param="url")
     try:
-        outbound.require_well_formed(url)
+        reachable.require_well_formed(url)
         parsed = httpx.URL(url)
         port = parsed.port or (443 if parsed.scheme == "https" else 80)
-        if not outbound.is_listed(parsed.host, port):
+        if not reachable.is_listed(parsed.host, port):
             if parsed.scheme != "https":
-                raise outbound.OutboundRefused(_("Events are sent to addresses with https:// only."))
-            if outbound.is_literal(parsed.host):
-                outbound.require_allowed(url)
-    except outbound.OutboundRefused as error:
+                raise reachable.OutboundRefused(_("Events are sent to addresses with https:// only."))
+            if reachable.is_literal(parsed.host):
+                reachable.require_allowed(url)
+    except reachable.OutboundRefused as error:
         raise InvalidInput(error.message, param="url", code=error.code) from None
     return url
 

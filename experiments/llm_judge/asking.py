@@ -17,7 +17,7 @@ from experiments.llm_judge.lifecycle import Work
 from experiments.llm_judge.rubric import Rating, messages_for, rating_of, tokens_of
 from experiments.llm_judge.services import sampled_rows
 from experiments.models import EvaluatedRow
-from portal import outbound
+from portal import outbound, reachable
 from portal.errors import PortalError
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _ask(work: Work, http: httpx.Client, row: EvaluatedRow, subject: str) -> tup
     }
     try:
         reply = _post(http, f"{work.address}/chat/completions", body)
-    except outbound.OutboundFailed as error:
+    except reachable.OutboundFailed as error:
         return None, error.message, (0, 0)
     rating = rating_of(reply)
     problem = "" if rating else _("The judge answers, but not with a rating. Use a model that can follow the order.")

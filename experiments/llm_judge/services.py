@@ -13,7 +13,7 @@ from experiments.llm_judge.lifecycle import JUDGEMENTS
 from experiments.llm_judge.models import Judgement, JudgeSetting
 from experiments.llm_judge.rubric import MOST_ROWS
 from experiments.models import Evaluation
-from portal import audit, outbound, secrets
+from portal import audit, reachable, secrets
 from portal.access import may_administer
 from portal.actors import Actor
 from portal.errors import Forbidden, IllegalTransition, InvalidInput, NotFound
@@ -37,7 +37,7 @@ def set_judge(
     if key:
         secret = secret or DEFAULT_SECRET
         _store_key(team, actor, secret, key)
-    outbound.require_well_formed(address)
+    reachable.require_well_formed(address)
     _check(team, model, secret, rubric, rows)
     Team.objects.select_for_update(no_key=True).get(pk=team.pk)
     found: JudgeSetting | None = team.judgesettings.first()

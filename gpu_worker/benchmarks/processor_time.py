@@ -32,6 +32,26 @@ def parent_of(process: int) -> int:
     return int(fields[1])
 
 
+class Stolen:
+    """How much of this machine's processors other machines on the same host took since this was made."""
+
+    def __init__(self) -> None:
+        self._before = _machine_ticks()
+
+    def share(self) -> float:
+        """Return stolen time as a share of what this machine wanted to use, 0 if it wanted nothing."""
+        wanted, stolen = (after - before for before, after in zip(self._before, _machine_ticks(), strict=True))
+        return stolen / wanted if wanted else 0.0
+
+
+def _machine_ticks() -> tuple[int, int]:
+    """Return what all processors were wanted for, idling left out, and of that what the host gave to others."""
+    user, nice, system, _idle, _waiting, interrupts, soft, stolen, *_guests = map(
+        int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    )
+    return user + nice + system + interrupts + soft + stolen, stolen
+
+
 def _stat(process: int) -> list[str] | None:
     """Return the fields of /proc/<process>/stat behind its name: state, parent, …, utime, stime, cutime, cstime."""
     try:

@@ -27,10 +27,11 @@ from experiments.recipes import RECIPES, Situation, advise
 from experiments.scoring.answers import AnsweredRow
 from experiments.scoring.names import TUNED, UNTUNED
 from experiments.scoring.report import score_answers
+from gpu_worker.benchmarks.processor_time import Stolen
 from gpu_worker.benchmarks.recipes_page import render, summary
 from gpu_worker.benchmarks.serving_workload import answer_schema
 from gpu_worker.benchmarks.tables import Pair, conversation, read_pairs
-from gpu_worker.benchmarks.training import ENVIRONMENT
+from gpu_worker.benchmarks.training import OWN_ENVIRONMENT
 from gpu_worker.compiled import CACHE_VARIABLE
 
 SYSTEM_PROMPT = "You triage support tickets. Answer with one JSON object."
@@ -156,7 +157,9 @@ class Bench:
         write_rows(folder, train=learned, validation=validation, heldout=asked)
         report = folder / "report.json"
         if not report.exists():
+            stolen = Stolen()
             self._train(folder, subject.name, chosen)
+            (folder / "stolen.json").write_text(json.dumps(stolen.share()), encoding="utf-8")
         finished = json.loads(report.read_text(encoding="utf-8"))
         untuned = self._untuned(folder, subject.name, chosen) if subject.recipe == "fast" else None
         seconds = self._evaluate(folder, subject.name, chosen, rows=len(asked), untuned=False)
@@ -169,6 +172,7 @@ class Bench:
             "asked_rows": len(asked),
             "hyperparameters": chosen.model_dump(),
             "training": finished,
+            "stolen_share": json.loads((folder / "stolen.json").read_text(encoding="utf-8")),
             "evaluation_s": seconds,
             "report": _report(folder, answer_schema([response for _prompt, response in self._all])),
             "untuned": untuned,
@@ -245,7 +249,7 @@ class Bench:
         with (folder / "stderr").open("w+", encoding="utf-8") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, str(folder)],
-                env={**os.environ, **ENVIRONMENT, CACHE_VARIABLE: str(self._cache), "TUNEPORT_STANDALONE": "1"},
+                env={**os.environ, **OWN_ENVIRONMENT, CACHE_VARIABLE: str(self._cache), "TUNEPORT_STANDALONE": "1"},
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,

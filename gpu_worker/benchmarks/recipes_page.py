@@ -54,16 +54,16 @@ def summary(result: Result) -> str:
 def _costs(recipes: Sequence[Result]) -> str:
     lines = [
         "| recipe | rows | epochs | batch | learning rate | rank | arithmetic | steps | training, min "
-        "| useful tokens/s | peak memory, MB | answering the test rows, min |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| processor time lost to other machines | useful tokens/s | peak memory, MB | answering the test rows, min |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in recipes:
         values, training = one["hyperparameters"], one["training"]
         lines.append(
             f"| {one['recipe']} | {one['learned_rows']:,} | {values['epochs']:g} | {values['batch_size']} "
             f"| {values['learning_rate']:g} | {values['lora_r']} | {_arithmetic(one)} | {training['step']:,} "
-            f"| {training['seconds'] / 60:.1f} | {_speed(training):.0f} | {training['peak_memory_bytes'] / 1e6:,.0f} "
-            f"| {one['evaluation_s'] / 60:.1f} |"
+            f"| {training['seconds'] / 60:.1f} | {one['stolen_share']:.0%} | {_speed(training):.0f} "
+            f"| {training['peak_memory_bytes'] / 1e6:,.0f} | {one['evaluation_s'] / 60:.1f} |"
         )
     return "\n".join(lines)
 

@@ -24,15 +24,16 @@ from datasets_app.rendering import ChatRenderer
 from gpu_worker.benchmarks.serving_adapters import measure_switching
 from gpu_worker.benchmarks.serving_load import Load, Request, ask_alone, ask_in_flight, first_tokens, rounds_of
 from gpu_worker.benchmarks.serving_peers import measure_peers
+from gpu_worker.benchmarks.serving_steps import measure_steps, sentence
 from gpu_worker.benchmarks.serving_workload import Workload, prepare_workload
+from gpu_worker.benchmarks.training import ENVIRONMENT, OWN_ENVIRONMENT
 from gpu_worker.compiled import CACHE_VARIABLE
+from gpu_worker.engine.config import Precision
 
 IN_FLIGHT = 8
 CROWD = 32
 KEY = "benchmark"
 BASE_NAME = "base"
-# The same for all subjects: sleeping instead of spinning threads bear other load on the machine best.
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 START_LIMIT_S = 300.0
 
 
@@ -59,7 +60,7 @@ class Subject:
     """One way of running our own engine: its arithmetic, and whether answers keep to the schema."""
 
     name: str
-    weights: str
+    weights: Precision
     within_schema: bool = False
 
 
@@ -99,7 +100,7 @@ def run(
             chosen = [subject for subject in own if subject.weights == weights]
             found, remark = _measure_engine(workload, Path(folder), baseline, chosen, progress)
             figures += found
-            remarks.append(remark)
+            remarks += [remark, _measure_steps(workload, Path(folder), chosen[0].weights, progress)]
     section = render(figures, workload, source=rows.name if rows else "demo tickets", requests=requests)
     return "\n".join([section, *(f"\n{remark}" for remark in remarks)])
 
@@ -197,6 +198,19 @@ def _measure_engine(
     return found, switching
 
 
+def _measure_steps(workload: Workload, folder: Path, weights: Precision, progress: Callable[[str], object]) -> str:
+    costs = measure_steps(
+        workload.model_dir,
+        list(workload.adapters.values()),
+        folder,
+        weights=weights,
+        environment={CACHE_VARIABLE: str(folder / "cache"), **OWN_ENVIRONMENT},
+    )
+    said = sentence(costs, arithmetic=weights)
+    progress(said)
+    return said
+
+
 def _tell(figures: Figures, progress: Callable[[str], object]) -> None:
     progress(
         f"{figures.subject}: {figures.latency_s:.2f} s alone, {figures.one_adapter_per_s:.2f} requests/s with one "
@@ -280,7 +294,7 @@ def running_engine(model_dir: Path, folder: Path, *options: str) -> Iterator[tup
     with (folder / "engine.log").open("ab") as log:
         child = subprocess.Popen(
             [*command, "--ready-file", str(ready_file), *options],
-            env={CACHE_VARIABLE: str(folder / "cache"), **os.environ, **ENVIRONMENT, "ENGINE_API_KEY": KEY},
+            env={CACHE_VARIABLE: str(folder / "cache"), **os.environ, **OWN_ENVIRONMENT, "ENGINE_API_KEY": KEY},
             stderr=log,
         )
     try:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from datasets_app.rendering import ChatRenderer
-from gpu_worker.benchmarks.training import ENVIRONMENT, HYPERPARAMETERS, _conversations
+from gpu_worker.benchmarks.training import HYPERPARAMETERS, OWN_ENVIRONMENT, _conversations
 
 TRAINING_BATCH = 8
 WARM_UP = 16
@@ -85,7 +85,7 @@ def _train(conversations: Sequence[Conversation], model_dir: Path, job_dir: Path
     (job_dir / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     child = subprocess.run(
         [sys.executable, "-m", "gpu_worker.trainer", str(job_dir)],
-        env={**os.environ, **ENVIRONMENT, "TUNEPORT_STANDALONE": "1"},
+        env={**os.environ, **OWN_ENVIRONMENT, "TUNEPORT_STANDALONE": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -25,6 +25,7 @@ from gpu_worker.benchmarks import llamafactory_peer, training_limit
 from gpu_worker.benchmarks.tables import conversation, read_pairs
 from gpu_worker.benchmarks.training_limit import Limit
 from gpu_worker.compiled import CACHE_VARIABLE, NativeUnavailable
+from gpu_worker.computing import ALLOCATING, WAITING
 from gpu_worker.trainer.fast.native import NativeKernels
 from gpu_worker.trainer.plan import TrainingPlan
 from gpu_worker.trainer.rows import encode_file
@@ -48,8 +49,10 @@ HYPERPARAMETERS = {
     # A random order for all, as stock loops have it: batches of similar length would spare the stock loop padding.
     "group_by_length": False,
 }
-# The same for all subjects; sleeping instead of spinning threads bear other load on the machine best.
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+# The same for all subjects.
+ENVIRONMENT = {**WAITING, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+# What the portal gives its children besides; other programs have what the C library gives everybody.
+OWN_ENVIRONMENT = {**ENVIRONMENT, **ALLOCATING}
 
 
 @dataclass(frozen=True)
@@ -191,10 +194,11 @@ def measure_limit(
 def _watched(subject: str, command: Sequence[str], job_dir: Path, cache: Path | None) -> list[dict[str, Any]]:
     """Return the JSON lines that a process prints, each with the CPU time used so far. Raises: RuntimeError."""
     kept = {CACHE_VARIABLE: str(cache)} if cache else {}
+    environment = OWN_ENVIRONMENT if subject.startswith("Tuneport") else ENVIRONMENT
     with (job_dir / "stderr").open("w+", encoding="utf-8") as errors:
         process = subprocess.Popen(
             command,
-            env={**os.environ, **ENVIRONMENT, **kept, "TUNEPORT_STANDALONE": "1"},
+            env={**os.environ, **environment, **kept, "TUNEPORT_STANDALONE": "1"},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -220,7 +224,8 @@ def render(measurements: Sequence[Measurement], *, source: str, steps: int, roun
         "",
         f"SmolLM2-135M-Instruct, LoRA r = 16 on all linear layers, float32 unless said, batch {BATCH_SIZE}, "
         f"rows from {source}, {steps} steps in {rounds} rounds, subjects in turn, each in a fresh process; "
-        f"the first {WARM_UP_STEPS} steps of each are left out. Same rows, same order, same initial adapter.",
+        f"the first {WARM_UP_STEPS} steps of each are left out. Same rows, same order, same initial adapter; "
+        "Tuneport's processes get the memory settings that the portal starts them with, the others the C library's.",
         "",
         "| loop | useful tokens/s, median (of rounds: least–most) | ratio | training loss, last step | validation loss "
         "| peak memory, MB | start-up, s | CPU, s a step |",

@@ -9,12 +9,14 @@ import os
 import sys
 from pathlib import Path
 
-# Read by libraries at import: nothing is ever fetched, and a waiting thread pool leaves the cores to others.
+from gpu_worker.computing import WAITING
+
+# Read by libraries at import: nothing is ever fetched.
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "OMP_WAIT_POLICY": "PASSIVE",
+    **WAITING,
     # steps have many different sizes: kept kernels of all of them are memory that is hardly ever used again
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "24",
 }

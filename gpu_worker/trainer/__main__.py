@@ -10,6 +10,7 @@ import time
 import traceback
 from pathlib import Path
 
+from gpu_worker.computing import WAITING
 from gpu_worker.trainer.errors import EXIT_FAILED, TrainingError
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.limits import die_with_parent, keep_freed_memory, refuse_network
@@ -23,9 +24,6 @@ ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
 }
-# Threads that wait for each other sleep instead of spinning: on a machine that does other things too, spinning
-# made a step take five times as long (measured), since the one waited for could not get a core.
-DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def main(arguments: list[str]) -> int:
@@ -34,7 +32,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: python -m gpu_worker.trainer JOB_DIR\n")
         return 2
     started = time.monotonic()
-    os.environ.update({**DEFAULTS, **os.environ, **ENVIRONMENT})
+    os.environ.update({**WAITING, **os.environ, **ENVIRONMENT})
     keep_freed_memory()
     refuse_network()
     # Of several processes that train together, the first one speaks.

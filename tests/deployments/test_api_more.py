@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from deployments import inference, targets
+from deployments import inference, known_targets
 from deployments.inference import Caller
 from deployments.models import ModelExport
 from portal.models import AuditEvent
@@ -18,7 +18,7 @@ JSON = {"content_type": "application/json"}
 
 @pytest.fixture(autouse=True)
 def _nothing_known():
-    targets._known.clear()
+    known_targets._versions.clear()
 
 
 def ask(team, content="VPN is down", request_id="req_1") -> None:
@@ -100,7 +100,7 @@ def test_the_request_log_by_api(api, stranger_api, team, deployed):
     assert api.get(log).json() == {"logs_text": False, "log_days": 30}
     assert api.put(log, {"logs_text": True, "log_days": 0}, **JSON).status_code == 400
     assert api.put(log, {"logs_text": True, "log_days": 7}, **JSON).json() == {"logs_text": True, "log_days": 7}
-    targets._known.clear()
+    known_targets._versions.clear()
     ask(team, request_id="req_kept")
     rows = api.get(requests).json()
     assert [(row["request_id"], row["has_text"], row["version"]) for row in rows["results"]] == [

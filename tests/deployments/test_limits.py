@@ -15,7 +15,7 @@ import pytest
 from django.db.models import Sum
 from openai import OpenAI
 
-from deployments import admission, engine_client, inference, metering, targets
+from deployments import admission, engine_client, inference, known_targets, metering
 from deployments.engine_connection import CallerGone
 from deployments.metering import Ledger
 from deployments.models import InferenceRecord
@@ -228,13 +228,13 @@ def test_the_system_prompt_of_a_deployment_and_other_scripts_are_reserved_as_wel
     clock()
     with team_scope(team.pk):
         team.deploymentversions.filter(pk=deployed.pk).update(system_prompt="word " * 600)
-    targets._known.clear()
+    known_targets._versions.clear()
     limit(team, TOKENS_PER_MINUTE=1000)
     refused = raw.post(CHAT, json=ask())
     assert (refused.status_code, engine.requests) == (429, [])
     with team_scope(team.pk):
         team.deploymentversions.filter(pk=deployed.pk).update(system_prompt="")
-    targets._known.clear()
+    known_targets._versions.clear()
     assert raw.post(CHAT, json=ask("a" * 1500)).status_code == 200
     assert raw.post(CHAT, json=ask("語" * 1500)).status_code == 429
     assert admission.likely_prompt_tokens({"prompt": "語" * 1500}) == 1501
@@ -245,7 +245,7 @@ def test_a_model_that_is_being_loaded_costs_no_request(raw, team, deployed, cloc
     limit(team, REQUESTS_PER_MINUTE=1)
     with team_scope(team.pk):
         deployed.adapter.placements.update(status="pending")
-    targets._known.clear()
+    known_targets._versions.clear()
     assert [raw.post(CHAT, json=ask()).json()["error"]["code"] for _n in range(3)] == ["model_loading"] * 3
     with team_scope(team.pk):
         deployed.adapter.placements.update(status="ready")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from django.db import InternalError, OperationalError, connection
 
-from deployments import inference, metering, targets
+from deployments import inference, known_targets, metering
 from deployments.metering import Ledger
 from deployments.models import InferenceRecord
 from portal.errors import PortalError
@@ -155,4 +155,4 @@ def test_stopping_and_promoting_take_effect_with_the_next_request(
     with pytest.raises(PortalError) as caught:
         inference.resolve(team, "demo-triage")
     assert caught.value.code == "deployment_stopped"
-    assert targets.KNOWN_FOR_S == 1.0
+    assert known_targets.KNOWN_FOR_S == 1.0

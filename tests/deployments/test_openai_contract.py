@@ -13,7 +13,7 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deployments import lifecycle, services, targets
+from deployments import known_targets, lifecycle, services
 from deployments.models import InferenceRecord
 from deployments.openai_api import parameters
 from experiments.models import Run
@@ -205,7 +205,7 @@ def test_a_model_that_is_loading_stopped_or_broken_says_so(api, deployed, team, 
     with team_scope(team.pk):
         placement = deployed.adapter.placements.get()
         deployed.adapter.placements.update(status="pending")
-    targets._known.clear()
+    known_targets._versions.clear()
     response = post(api, ask)
     assert error_of(response, 503)["code"] == "model_loading"
     assert response["Retry-After"] == "2"

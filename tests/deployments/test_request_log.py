@@ -10,7 +10,7 @@ import pytest
 from django.utils import timezone
 
 from datasets_app.models import DatasetVersion
-from deployments import inference, request_log, services, targets, tasks
+from deployments import inference, known_targets, request_log, services, tasks
 from deployments.inference import Caller
 from deployments.models import InferenceRecord, LoggedText
 from portal.errors import IllegalTransition, InvalidInput
@@ -23,7 +23,7 @@ BODY = {"model": "demo-triage", "messages": [{"role": "user", "content": "VPN is
 
 @pytest.fixture(autouse=True)
 def _nothing_known():
-    targets._known.clear()
+    known_targets._versions.clear()
 
 
 def keep(team, actor, deployed, *, days=30, on=True):

@@ -10,7 +10,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from deployments import inference, lifecycle, services, targets
+from deployments import inference, known_targets, lifecycle, services, targets
 from deployments.models import Placement
 from deployments.targets import resolve
 from portal.errors import InvalidInput, NotFound, Unavailable
@@ -19,7 +19,7 @@ from portal.rls import all_teams, team_scope
 
 @pytest.fixture(autouse=True)
 def _nothing_known():
-    targets._known.clear()
+    known_targets._versions.clear()
 
 
 def second(team, actor, make_run, **settings):

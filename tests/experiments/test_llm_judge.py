@@ -20,7 +20,7 @@ from experiments.models import Evaluation, Run
 from portal import secrets
 from portal.errors import IllegalTransition, InvalidInput, NotFound
 from portal.models import AuditEvent, TeamSecret
-from portal.outbound import OutboundRefused
+from portal.reachable import OutboundRefused
 from portal.rls import all_teams, team_scope
 from tests.browser import fits
 from tests.experiments.runs import make_version, submit

@@ -58,6 +58,7 @@ def test_a_recipe_answers_test_rows_and_a_trial_validation_rows(tables, tmp_path
     found = {name: json.loads((folder / name / "result.json").read_text()) for name in subjects}
     assert found["fast@40"]["untuned"]["rows"] == 4
     assert found["fast@40"]["training"]["step"] > found[subjects[0]]["training"]["step"]
+    assert 0 <= found["fast@40"]["stolen_share"] <= 1
     assert "| fast | 32 |" in page
     assert "**fast**, within the schema" in page
     assert "| fast, evaluation_rows 4 | 32 |" in page

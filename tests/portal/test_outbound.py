@@ -16,10 +16,10 @@ from django.urls import reverse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portal import outbound
+from portal import outbound, reachable
 from portal.checks import what_may_be_fetched_is_readable
 from portal.errors import PortalError
-from portal.outbound import Allowed, OutboundFailed, OutboundRefused, require_allowed
+from portal.reachable import Allowed, OutboundFailed, OutboundRefused, require_allowed
 
 PUBLIC = "93.184.216.34"
 
@@ -39,7 +39,7 @@ def answers(*addresses: str) -> Callable[..., list[Any]]:
 
 @pytest.fixture
 def resolves(monkeypatch) -> Callable[..., None]:
-    return lambda *addresses: monkeypatch.setattr(outbound, "getaddrinfo", answers(*addresses))
+    return lambda *addresses: monkeypatch.setattr(reachable, "getaddrinfo", answers(*addresses))
 
 
 def test_public_hosts_over_https_are_fetched(resolves):
@@ -120,7 +120,7 @@ def test_names_that_do_not_exist_say_so(monkeypatch):
     def unknown(*args: Any, **kwargs: Any) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
-    monkeypatch.setattr(outbound, "getaddrinfo", unknown)
+    monkeypatch.setattr(reachable, "getaddrinfo", unknown)
     with pytest.raises(OutboundFailed, match="was not found") as failed:
         require_allowed("https://nowhere.example/")
     assert failed.value.code == "host_unknown"
@@ -128,13 +128,13 @@ def test_names_that_do_not_exist_say_so(monkeypatch):
 
 @given(st.text(max_size=60), st.sampled_from(["", "https://", "https://a.example/", "http://", "https://["]))
 def test_no_text_is_an_address_of_ours_and_all_are_refused_in_words(text, start):
-    real = outbound.getaddrinfo
-    outbound.getaddrinfo = answers("127.0.0.1")  # type: ignore[assignment]
+    real = reachable.getaddrinfo
+    reachable.getaddrinfo = answers("127.0.0.1")  # type: ignore[assignment]
     try:
         with pytest.raises(PortalError):
             require_allowed(start + text)
     finally:
-        outbound.getaddrinfo = real
+        reachable.getaddrinfo = real
 
 
 @pytest.mark.parametrize(
@@ -244,8 +244,8 @@ def look_ups(monkeypatch) -> list[str]:
         made.append(host)
         return answers("127.0.0.1" if made.count(host) == 1 else "10.255.255.1")(host, port)
 
-    real = outbound.getaddrinfo
-    monkeypatch.setattr(outbound, "getaddrinfo", rebinding)
+    real = reachable.getaddrinfo
+    monkeypatch.setattr(reachable, "getaddrinfo", rebinding)
     return made
 
 
@@ -274,7 +274,7 @@ def test_a_name_is_looked_up_once_and_its_address_is_used(server, look_ups, tmp_
     ],
 )
 def test_redirects_pass_the_same_guard(server, monkeypatch, tmp_path, target):
-    monkeypatch.setattr(outbound, "getaddrinfo", answers("127.0.0.1"))
+    monkeypatch.setattr(reachable, "getaddrinfo", answers("127.0.0.1"))
     with pytest.raises(PortalError) as refused:
         fetch(f"{server}/to/{target}", tmp_path / "out")
     assert isinstance(refused.value, OutboundRefused | OutboundFailed)
@@ -283,7 +283,7 @@ def test_redirects_pass_the_same_guard(server, monkeypatch, tmp_path, target):
 
 
 def test_circles_and_bad_ends_are_told_apart(server, monkeypatch, tmp_path):
-    monkeypatch.setattr(outbound, "getaddrinfo", answers("127.0.0.1"))
+    monkeypatch.setattr(reachable, "getaddrinfo", answers("127.0.0.1"))
     port = server.rsplit(":", 1)[1]
     cases = {
         "/to//to/" + "/to/" * 8 + "/file": {"redirects", "source_not_found", "host_unknown"},

@@ -324,11 +324,13 @@ inline void dot_keys(const float* x, int64_t x_stride, const float* yt, int64_t 
 extern "C" {
 
 // out (T, H·m) = softmax(Q Kᵀ / √m + causal) V within each row, from stacked (T, (H + 2K)·m) rotated queries and keys, and
-// values. `room`: for each thread m · longest numbers, longest being the padded keys of the longest row.
+// values. `room`: for each of at most `threads` threads m · longest numbers, longest being the padded keys of the longest
+// row.
 void attention(const float* stacked, int64_t heads, int64_t groups, int64_t m, const AttentionRow* rows,
-               int64_t row_count, float factor, float* out, float* weights, float* room, int64_t room_each) {
+               int64_t row_count, float factor, float* out, float* weights, float* room, int64_t room_each,
+               int64_t threads) {
     const int64_t stride = (heads + 2 * groups) * m, out_stride = heads * m, together = heads / groups;
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) num_threads(int(threads))
     for (int64_t item = 0; item < row_count * groups; ++item) {
         const AttentionRow& row = rows[item / groups];
         const int64_t group = item % groups, keys = row.prefix + row.count, width = padded(keys);
@@ -355,13 +357,13 @@ void attention(const float* stacked, int64_t heads, int64_t groups, int64_t m, c
     }
 }
 
-// Writes d_stacked (T, (H + 2K)·m) by rotated queries and keys, and values. `room`: for each thread
+// Writes d_stacked (T, (H + 2K)·m) by rotated queries and keys, and values. `room`: for each of at most `threads` threads
 // (m + most) · longest numbers, most being the tokens of the longest row; `shared`: for each row and group 2 · prefix · m.
 void attention_backward(const float* d_out, const float* stacked, const float* weights, int64_t heads, int64_t groups,
                         int64_t m, const AttentionRow* rows, int64_t row_count, float factor, float* d_stacked,
-                        float* room, int64_t room_each, float* shared, int64_t prefix) {
+                        float* room, int64_t room_each, int64_t threads, float* shared, int64_t prefix) {
     const int64_t stride = (heads + 2 * groups) * m, out_stride = heads * m, together = heads / groups;
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) num_threads(int(threads))
     for (int64_t item = 0; item < row_count * groups; ++item) {
         const AttentionRow& row = rows[item / groups];
         const int64_t group = item % groups, width = padded(row.prefix + row.count);
@@ -448,17 +450,19 @@ void finish(float* y, const float* scales, const float* residual, const float* l
 }
 
 // d_low (T, Σr) = factor · d_y · upᵀ and d_up += lowᵀ · d_y, span by span; every span has ranks. Tokens are taken some at a
-// time, so that d_y comes from memory once. `room`: for each thread but the first `room_each` zeros, d_up of all spans.
+// time, so that d_y comes from memory once. `room`: for each of at most `threads` threads but the first `room_each`
+// zeros, d_up of all spans.
 void low_rank_backward(const float* d_y, const float* low, int64_t rows, int64_t n, int64_t low_stride, float factor,
-                       const TrainedSpan* spans, int64_t span_count, float* d_low, float* room, int64_t room_each) {
-    int used = 1;
-#pragma omp parallel
+                       const TrainedSpan* spans, int64_t span_count, float* d_low, float* room, int64_t room_each,
+                       int64_t threads) {
+    int64_t used = 1;
+#pragma omp parallel num_threads(int(threads))
     {
-        const int threads = omp_get_num_threads(), thread = omp_get_thread_num();
+        const int64_t team = omp_get_num_threads(), thread = omp_get_thread_num();
 #pragma omp single
-        used = threads;
-        const int64_t end = rows * (thread + 1) / threads;
-        for (int64_t t = rows * thread / threads; t < end; t += kTokensTogether) {
+        used = team;
+        const int64_t end = rows * (thread + 1) / team;
+        for (int64_t t = rows * thread / team; t < end; t += kTokensTogether) {
             const int64_t count = std::min(kTokensTogether, end - t);
             float* own = room + (thread - 1) * room_each;
             for (int64_t s = 0; s < span_count; ++s) {
@@ -475,7 +479,7 @@ void low_rank_backward(const float* d_y, const float* low, int64_t rows, int64_t
     const float* own = room;
     for (int64_t s = 0; s < span_count; ++s) {
         const int64_t size = spans[s].columns * spans[s].ranks;
-        for (int thread = 1; thread < used; ++thread) {
+        for (int64_t thread = 1; thread < used; ++thread) {
             const float* part = own + (thread - 1) * room_each;
             for (int64_t i = 0; i < size; ++i) spans[s].d_up[i] += part[i];
         }

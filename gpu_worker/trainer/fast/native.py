@@ -61,10 +61,11 @@ class NativeKernels(Kernels):
 
         def backward(d_y: Tensor, low: Tensor) -> Tensor:
             d_low = torch.empty_like(low)
-            room = torch.zeros((torch.get_num_threads() - 1) * room_each)
+            threads = torch.get_num_threads()
+            room = torch.zeros((threads - 1) * room_each)
             self._library.low_rank_backward(
                 _address(d_y), _address(low), *d_y.shape, low.shape[1], scale, spans, len(spans), _address(d_low),
-                _address(room), room_each,
+                _address(room), room_each, threads,
             )  # fmt: skip
             return d_low
 
@@ -168,7 +169,8 @@ class NativeAttention:
         self._prefix = max(span.prefix for span in spans)
         longest = _padded(max(span.prefix + span.count for span in spans))
         self._room_each = (head_size + max(span.count for span in spans)) * longest
-        self._room = torch.empty(torch.get_num_threads() * self._room_each)
+        self._threads = torch.get_num_threads()
+        self._room = torch.empty(self._threads * self._room_each)
         self._shared = torch.empty(max(1, len(rows) * key_value_heads * 2 * self._prefix * head_size))
 
     def forward(self, stacked: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,7 +179,7 @@ class NativeAttention:
         out, weights = torch.empty(len(stacked), heads * size), torch.empty(self._weights)
         self._library.attention(
             _address(stacked), *self._sizes, self._rows, self._row_count, self._factor, _address(out),
-            _address(weights), _address(self._room), self._room_each,
+            _address(weights), _address(self._room), self._room_each, self._threads,
         )  # fmt: skip
         return out, weights
 
@@ -186,8 +188,8 @@ class NativeAttention:
         d_stacked = torch.empty_like(stacked)
         self._library.attention_backward(
             _address(d_out), _address(stacked), _address(weights), *self._sizes, self._rows, self._row_count,
-            self._factor, _address(d_stacked), _address(self._room), self._room_each, _address(self._shared),
-            self._prefix,
+            self._factor, _address(d_stacked), _address(self._room), self._room_each, self._threads,
+            _address(self._shared), self._prefix,
         )  # fmt: skip
         return d_stacked
 
@@ -232,48 +234,18 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "gated": (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER),
     "gated_backward": (_POINTER, _POINTER, _COUNT, _COUNT, *[_POINTER] * 4),
     "low_rank_backward": (
-        _POINTER,
-        _POINTER,
-        _COUNT,
-        _COUNT,
-        _COUNT,
-        _FLOAT,
-        _POINTER,
-        _COUNT,
-        _POINTER,
-        _POINTER,
-        _COUNT,
+        _POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _FLOAT, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT,
     ),
     "cross_entropy": (_POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _POINTER),
     "attention": (
-        _POINTER,
-        _COUNT,
-        _COUNT,
-        _COUNT,
-        _POINTER,
-        _COUNT,
-        _FLOAT,
-        _POINTER,
-        _POINTER,
-        _POINTER,
-        _COUNT,
+        _POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _COUNT, _FLOAT, _POINTER, _POINTER, _POINTER, _COUNT, _COUNT,
     ),
     "attention_backward": (
-        *[_POINTER] * 3,
-        _COUNT,
-        _COUNT,
-        _COUNT,
-        _POINTER,
-        _COUNT,
-        _FLOAT,
-        _POINTER,
-        _POINTER,
-        _COUNT,
-        _POINTER,
-        _COUNT,
+        *[_POINTER] * 3, _COUNT, _COUNT, _COUNT, _POINTER, _COUNT, _FLOAT, _POINTER, _POINTER, _COUNT, _COUNT,
+        _POINTER, _COUNT,
     ),
     "softmax_backward": (_POINTER, _POINTER, _FLOAT, _COUNT, _COUNT),
-}
+}  # fmt: skip
 
 
 def _spans(parts: Sequence[LowRank], columns: int) -> "ctypes.Array[_Span]":

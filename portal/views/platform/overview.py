@@ -7,7 +7,7 @@ from django.shortcuts import render
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from portal import audit_trail, outbound
+from portal import audit_trail, reachable
 from portal.access import platform_admin_view
 from portal.models import AuditEvent, Node, Team, User
 from portal.platform_facts import Fact, reported
@@ -22,7 +22,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     context = {
         "facts": [*_own_facts(nodes), *reported()],
         "nodes": nodes,
-        "outbound": outbound.allow_list(),
+        "outbound": reachable.allow_list(),
         "rows": audit_trail.shown(AuditEvent.objects.all()[:_RECENT_EVENTS], with_teams=False),
     }
     return render(request, "platform/overview.html", context)

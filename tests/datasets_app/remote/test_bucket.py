@@ -8,7 +8,7 @@ import logging
 import boto3
 import pytest
 
-from portal import outbound
+from portal import outbound, reachable
 from tests.datasets_app.files import csv_bytes, jsonl_bytes, tickets
 from tests.datasets_app.remote.conftest import fetch_of, sources_of
 
@@ -119,7 +119,7 @@ def test_a_malformed_secret_is_a_sentence(source, fetched, keep_secret):
 def test_boto_sends_nothing_past_the_guard(source, fetched, settings, monkeypatch):
     settings.OUTBOUND_ALLOW = []
     asked = []
-    real = outbound.require_allowed
+    real = reachable.require_allowed
     monkeypatch.setattr(outbound, "require_allowed", lambda url: asked.append(url) or real(url))
     assert fetch_of(fetched(source)).error_code == "address_refused"
     assert len(asked) == 1

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpu_worker.benchmarks import serving
+from gpu_worker.benchmarks import serving, serving_steps
 from gpu_worker.benchmarks.serving import Figures, render, run
 from gpu_worker.benchmarks.serving_adapters import Switching
 from gpu_worker.benchmarks.serving_load import Load
+from gpu_worker.benchmarks.serving_steps import StepCost, sentence
 from gpu_worker.benchmarks.serving_workload import Workload, answer_schema, vary
 from tests.forked import forked_subprocess
 
@@ -61,16 +62,23 @@ def test_the_table_has_one_row_for_each_subject() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_kernels")
 def test_a_quick_run_measures_everything(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "subprocess", forked_subprocess)
+    for module in (serving, serving_steps):
+        monkeypatch.setattr(module, "subprocess", forked_subprocess)
     told: list[str] = []
     section = run(rows=None, model_dir=model_dir, quick=True, progress=told.append)
     assert section.count("\n|") == 5
     assert "Tuneport engine, fp32, JSON schema" in section
-    assert len(told) == 5
-    assert told[-1] in section
-    assert "to 10 adapters in turn" in told[-1]
+    assert len(told) == 6
+    assert all(remark in section for remark in told[-2:])
+    assert "to 10 adapters in turn" in told[-2]
+    assert "8 rows under 3 adapters" in told[-1]
 
 
 def test_the_price_of_switching_is_told_as_a_share() -> None:
     found = Switching("engine", 8, {1: (10.0, 10.5), 8: (4.0, 3.8)}).sentence()
     assert "+5.0% time one after the other, -5.0% time with 8 in flight." in found
+
+
+def test_what_a_step_takes_beyond_its_products_is_told_as_a_share_of_them() -> None:
+    said = sentence([StepCost(1, 0, 0.03, 0.02), StepCost(8, 1, 0.03, 0.025)], arithmetic="int8")
+    assert "1 row without adapter 30.0 ms (+50%); 8 rows under one adapter 30.0 ms (+20%)." in said

@@ -331,7 +331,7 @@ def test_each_slot_sees_its_own_gpu(allowed, slot, expected, monkeypatch, tmp_pa
 def test_the_real_trainer_survives_a_killed_supervisor(team, actor, base_model, node, settings):
     settings.LEASE_SECONDS = LEASE_SECONDS
     chosen = Hyperparameters(
-        max_steps=200, epochs=100, batch_size=4, micro_batch_size=4, lora_r=4, max_length=128, checkpoint_every_steps=5,
+        max_steps=80, epochs=100, batch_size=4, micro_batch_size=4, lora_r=4, max_length=128, checkpoint_every_steps=5,
         evaluations_per_epoch=0, evaluation_rows=4, max_new_tokens=8,
     )  # fmt: skip
     run = submit(team, actor, make_version(team), base_model, hyperparameters=chosen)
@@ -347,14 +347,14 @@ def test_the_real_trainer_survives_a_killed_supervisor(team, actor, base_model, 
         workshop.close()
     assert fresh(run).status == "succeeded", (run.error_message, workshop.log.read_text()[-3000:])
     steps = workshop.steps()
-    assert steps == list(range(steps[0], 201))
+    assert steps == list(range(steps[0], 81))
     assert steps[0] in (0, 1)  # step 0 is the validation before the first step
     assert run.attempt == 2
     assert run.facts["started"]["resumed_from_step"] >= 5
     with all_teams("test"):
         adapter = Adapter.unscoped.select_related("team").get(run=run)
         evaluation = Evaluation.unscoped.get(run=run)
-    assert adapter.step == 200
+    assert adapter.step == 80
     assert adapter.size_bytes > 1000
     assert evaluation.rows == 4
     assert evaluation.report["untuned"] is not None

@@ -208,5 +208,6 @@ def test_freed_memory_is_kept_until_it_is_given_back():
 def test_memory_is_given_back_now_and_then_while_training(job, monkeypatch):
     given = []
     monkeypatch.setattr(loop, "give_freed_memory_back", lambda: given.append(1))
+    monkeypatch.setattr(loop, "GIVE_BACK_EVERY", 16)
     run_here(job(epochs=10, batch_size=8, evaluations_per_epoch=0))
-    assert len(given) == 30 // loop.GIVE_BACK_EVERY
+    assert len(given) == 30 // 16

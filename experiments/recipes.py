@@ -136,7 +136,7 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         Recipe("fast", _("Fast"), _("A first look in minutes: few passes over the rows."), 2, (0.2, 4), _fast),
         Recipe(
-            "balanced", _("Balanced"), _("Good quality in reasonable time; right for most tables."), 10, (1, 6),
+            "balanced", _("Balanced"), _("Good quality in reasonable time; right for most tables."), 8, (1, 6),
             _balanced,
         ),
         Recipe(

@@ -13,7 +13,7 @@ from gpu_worker.trainer.fast.decoder import FastDecoder, Layer
 from gpu_worker.trainer.fast.kernels import Kernels, TrainedLowRank
 from gpu_worker.trainer.fast.native import NativeKernels
 from gpu_worker.trainer.fast.native_check import require_agreement
-from gpu_worker.trainer.fast.packing import HeadLayout, pack
+from gpu_worker.trainer.fast.packing import HeadLayout, PackedBatch, pack
 from gpu_worker.trainer.fast.products import EightBitProduct, ExactProduct, FrozenProduct
 from gpu_worker.trainer.fast.projection import AdaptedProjection, StackedAdapter
 from gpu_worker.trainer.fast.support import DecoderShape, computes_in_eight_bit, decoder_shape, read_config
@@ -24,6 +24,9 @@ from gpu_worker.trainer.room import tokens_that_fit
 from gpu_worker.trainer.rows import EncodedRow
 from gpu_worker.trainer.spec import TrainSpec
 
+# Compiled steps are filled up to a multiple of so many tokens. Sizes that come again are cheaper than fewer tokens:
+# matrix products have kernels for them already, and freed memory fits the next tensor.
+FILLED_TO = 16
 TARGETS = {
     "all-linear": tuple(module for group in GROUPS.values() for module in group),
     "attention": (*GROUPS["qkv"], *GROUPS["output"]),
@@ -53,6 +56,7 @@ class FastLearner:
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise unusable_base_model(f"reading its weights failed with {type(error).__name__}") from error
         self._bytes_per_token = remembered_per_token(shape, weights)
+        self._multiple = FILLED_TO if isinstance(kernels, NativeKernels) else 1
         self._layout = HeadLayout(heads=shape.heads, key_value_heads=shape.key_value_heads)
         self._targets = TARGETS[spec.hyperparameters.lora_targets]
         rank = spec.hyperparameters.lora_r
@@ -89,11 +93,14 @@ class FastLearner:
 
     def accumulate(self, rows: Sequence[EncodedRow], scale: float) -> float:
         """Add the gradient of scale · loss to `parameters.gradients` and return the summed loss."""
-        return self._decoder.accumulate(pack(rows, self._layout), scale)
+        return self._decoder.accumulate(self._packed(rows), scale)
 
     def loss_sum(self, rows: Sequence[EncodedRow]) -> float:
         """Return the summed loss without gradient."""
-        return self._decoder.loss(pack(rows, self._layout))
+        return self._decoder.loss(self._packed(rows))
+
+    def _packed(self, rows: Sequence[EncodedRow]) -> PackedBatch:
+        return pack(rows, self._layout, multiple=self._multiple)
 
 
 class FastOutcome:

@@ -71,7 +71,7 @@ class RowSpan:
 class PackedBatch:
     """A micro-batch of T packed tokens with L label tokens.
 
-    `spans`: the shared prefix, if there is one, then the rows. `blocks`: the same, as rectangles.
+    `spans`: the shared prefix, if there is one, then the rows, then the filling. `blocks`: the same, as rectangles.
     `token_ids`, `positions`: (T,). `predicting` (L,): packed tokens whose next token is a label; `labels` (L,): those.
     """
 
@@ -83,8 +83,11 @@ class PackedBatch:
     labels: Tensor
 
 
-def pack(rows: Sequence[EncodedRow], layout: HeadLayout) -> PackedBatch:
-    """Pack rows for a model with the given heads."""
+def pack(rows: Sequence[EncodedRow], layout: HeadLayout, *, multiple: int = 1) -> PackedBatch:
+    """Pack rows for a model with the given heads.
+
+    Behind them come tokens that nobody looks at, until their number is a `multiple`.
+    """
     prefix = shared_prefix(rows)
     token_ids = list(rows[0].token_ids[:prefix])
     positions = list(range(prefix))
@@ -97,6 +100,10 @@ def pack(rows: Sequence[EncodedRow], layout: HeadLayout) -> PackedBatch:
         token_ids += row.token_ids[prefix:]
         positions += range(prefix, len(row.token_ids))
     own_lengths = [len(row.token_ids) - prefix for row in rows]
+    if filling := -len(token_ids) % multiple:
+        token_ids += [0] * filling
+        positions += range(prefix, prefix + filling)
+        own_lengths.append(filling)
     blocks = [_block([prefix], 0, layout)] if prefix else []  # owns the tokens 0 … P
     blocks.append(_block(own_lengths, prefix, layout))
     return PackedBatch(

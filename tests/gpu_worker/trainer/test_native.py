@@ -167,6 +167,23 @@ def test_loss_and_gradient_with_and_without(
 
 
 @needs_compiler
+def test_tokens_that_fill_a_step_change_nothing(compiled, tmp_path, base_model, renderer, monkeypatch):
+    job = write_job(tmp_path, base_model, train=ticket_rows(5), precision="int8", compile_kernels=True, lora_r=4)
+    rows = encode_file(job.train_rows, renderer, Hyperparameters()).rows
+    found = []
+    for multiple in (1, 16):
+        monkeypatch.setattr("gpu_worker.trainer.fast.learner.FILLED_TO", multiple)
+        one = FastLearner(read_spec(job))
+        one.parameters.values.add_(0.05 * torch.randn(one.parameters.count, generator=torch.Generator().manual_seed(5)))
+        tokens = len(one._packed(rows).token_ids)
+        found.append((tokens, one.loss_sum(rows), one.accumulate(rows, 1.0), one.parameters.gradients))
+    (bare, *known, gradients), (filled, *own, own_gradients) = found
+    assert filled == -(-bare // 16) * 16 > bare
+    assert own == pytest.approx(known, rel=1e-6)
+    assert torch.allclose(own_gradients, gradients, atol=1e-6, rtol=1e-4)
+
+
+@needs_compiler
 def test_what_was_compiled_is_kept_and_used_again(tmp_path, monkeypatch):
     monkeypatch.setenv(loader.CACHE_VARIABLE, str(tmp_path / "cache"))
     NativeKernels(eight_bit=False)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_worker.compiled import CACHE_VARIABLE
-from gpu_worker.computing import ALLOCATING
 from gpu_worker.engine_kinds import (
     TUNEPORT_COMMAND,
     EngineKind,
@@ -78,7 +77,7 @@ class EngineProcess:
             own = vllm_environment(self.access_key)
         else:
             options = tuneport_options(spec.folder, spec.slug, spec.host, spec.ready_file)
-            own = {"ENGINE_API_KEY": self.access_key, **ALLOCATING}
+            own = {"ENGINE_API_KEY": self.access_key}
             if spec.cache is not None:
                 own[CACHE_VARIABLE] = str(spec.cache)
         with spec.log.open("ab") as log:

@@ -38,7 +38,6 @@ SYSTEM_PROMPT = "You triage support tickets. Answer with one JSON object."
 SEED = 7
 HELD_ROWS = 400  # of the training rows, never learned from; none where all rows are learned from
 LEARNED_ROWS = 2_000
-SCORING_LIMIT_S = 4 * 3600.0  # reports of runs are not waited for as long
 UNTUNED_ROWS = 100  # the untuned model writes long answers; these many tell enough
 CHECKPOINT_EVERY = 100
 PROGRESS_EVERY_S = 60
@@ -240,7 +239,6 @@ class Bench:
             "evaluation": {
                 "max_new_tokens": chosen.max_new_tokens,
                 "seed": chosen.seed,
-                "scoring_limit_s": SCORING_LIMIT_S,
                 **(evaluation or {}),
             },
         }

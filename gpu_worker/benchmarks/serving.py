@@ -21,12 +21,21 @@ from typing import Any
 import httpx
 
 from datasets_app.rendering import ChatRenderer
+from gpu_worker.benchmarks.processor_time import Stolen
 from gpu_worker.benchmarks.serving_adapters import measure_switching
-from gpu_worker.benchmarks.serving_load import Load, Request, ask_alone, ask_in_flight, first_tokens, rounds_of
+from gpu_worker.benchmarks.serving_load import (
+    Load,
+    Request,
+    ask_alone,
+    ask_in_flight,
+    ask_in_turn,
+    first_tokens,
+    rounds_of,
+)
 from gpu_worker.benchmarks.serving_peers import measure_peers
 from gpu_worker.benchmarks.serving_steps import measure_steps, sentence
 from gpu_worker.benchmarks.serving_workload import Workload, prepare_workload
-from gpu_worker.benchmarks.training import ENVIRONMENT, OWN_ENVIRONMENT
+from gpu_worker.benchmarks.training import ENVIRONMENT
 from gpu_worker.compiled import CACHE_VARIABLE
 from gpu_worker.engine.config import Precision
 
@@ -53,6 +62,7 @@ class Figures:
     hot_add_s: float | None = None
     crowd_one_per_s: float | None = None
     crowd_mixed_per_s: float | None = None
+    stolen_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,7 @@ def _measure_transformers(workload: Workload, folder: Path, progress: Callable[[
     """Measure generate with PEFT in a process of its own. Raises: RuntimeError if it fails."""
     order = folder / "baseline.json"
     order.write_text(json.dumps(workload.to_dict() | {"in_flight": IN_FLIGHT}), encoding="utf-8")
+    stolen = Stolen()
     child = subprocess.run(
         [sys.executable, "-m", "gpu_worker.benchmarks.stock_serving", str(order)],
         env={**os.environ, **ENVIRONMENT},
@@ -128,7 +139,13 @@ def _measure_transformers(workload: Workload, folder: Path, progress: Callable[[
     found = json.loads(child.stdout.splitlines()[-1])
     progress(f"transformers: {found['latency_s']:.2f} s alone, {found['mixed_per_s']:.2f} mixed requests/s")
     answers = tuple(found.pop("answers"))
-    return _Baseline(subject="transformers generate + PEFT, static batches", equal="is it", answers=answers, **found)
+    return _Baseline(
+        subject="transformers generate + PEFT, static batches",
+        equal="is it",
+        answers=answers,
+        stolen_share=stolen.share(),
+        **found,
+    )
 
 
 def _measure_peers(
@@ -172,6 +189,7 @@ def _measure_engine(
         found = []
         for subject in subjects:
             schema = workload.schema if subject.within_schema else None
+            stolen = Stolen()
             measured = _measure_load(client, _requests(workload, schema), workload.others)
             found.append(
                 Figures(
@@ -180,6 +198,7 @@ def _measure_engine(
                     resident_bytes=resident_bytes(pid),
                     cold_start_s=cold_start_s,
                     hot_add_s=hot_add_s,
+                    stolen_share=stolen.share(),
                     **measured.figures(),
                 )
             )
@@ -204,7 +223,7 @@ def _measure_steps(workload: Workload, folder: Path, weights: Precision, progres
         list(workload.adapters.values()),
         folder,
         weights=weights,
-        environment={CACHE_VARIABLE: str(folder / "cache"), **OWN_ENVIRONMENT},
+        environment={CACHE_VARIABLE: str(folder / "cache"), **ENVIRONMENT},
     )
     said = sentence(costs, arithmetic=weights)
     progress(said)
@@ -263,13 +282,15 @@ def _measure_load(
     for request in {request.model: request for request in mixed}.values():
         ask_in_flight(client, [replace(request, messages=messages) for messages in warm_up], IN_FLIGHT)
     rounds = rounds_of(mixed)
+    one, in_between = ask_in_turn(client, rounds["one"], rounds["mixed"], IN_FLIGHT)
+    crowd_one, crowd_mixed = ask_in_turn(client, rounds["one, crowd"], rounds["mixed, crowd"], CROWD)
     return _Measured(
         alone=ask_alone(client, rounds["alone"]),
         first_token_s=statistics.median(first_tokens(client, rounds["first"])),
-        one=ask_in_flight(client, rounds["one"], IN_FLIGHT),
-        mixed=ask_in_flight(client, rounds["mixed"], IN_FLIGHT),
-        crowd_one=ask_in_flight(client, rounds["one, crowd"], CROWD),
-        crowd_mixed=ask_in_flight(client, rounds["mixed, crowd"], CROWD),
+        one=one,
+        mixed=in_between,
+        crowd_one=crowd_one,
+        crowd_mixed=crowd_mixed,
     )
 
 
@@ -294,7 +315,7 @@ def running_engine(model_dir: Path, folder: Path, *options: str) -> Iterator[tup
     with (folder / "engine.log").open("ab") as log:
         child = subprocess.Popen(
             [*command, "--ready-file", str(ready_file), *options],
-            env={CACHE_VARIABLE: str(folder / "cache"), **os.environ, **OWN_ENVIRONMENT, "ENGINE_API_KEY": KEY},
+            env={CACHE_VARIABLE: str(folder / "cache"), **os.environ, **ENVIRONMENT, "ENGINE_API_KEY": KEY},
             stderr=log,
         )
     try:
@@ -335,8 +356,9 @@ def render(figures: Sequence[Figures], workload: Workload, *, source: str, reque
         "",
         f"| engine | alone: latency, s | first token, s | {IN_FLIGHT} in flight, one adapter: requests/s "
         f"| {len(workload.adapters)} mixed | mixed: p95, s | {CROWD} in flight, one adapter | mixed "
-        "| answers equal transformers' | resident, MB | cold start, s | hot add, s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| answers equal transformers' | resident, MB | cold start, s | hot add, s "
+        "| processor time lost to other machines |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in figures:
         hot_add, crowd, crowd_mixed = map(_number, (row.hot_add_s, row.crowd_one_per_s, row.crowd_mixed_per_s))
@@ -344,6 +366,6 @@ def render(figures: Sequence[Figures], workload: Workload, *, source: str, reque
             f"| {row.subject} | {row.latency_s:.2f} | {row.first_token_s:.2f} | {row.one_adapter_per_s:.2f} "
             f"| {_number(row.mixed_per_s)} | {_number(row.mixed_p95_s, 1)} | {crowd} | {crowd_mixed} | {row.equal} "
             f"| {row.resident_bytes / 1e6:,.0f} "
-            f"| {row.cold_start_s:.1f} | {hot_add} |"
+            f"| {row.cold_start_s:.1f} | {hot_add} | {'–' if row.stolen_share is None else f'{row.stolen_share:.0%}'} |"
         )
     return "\n".join(lines)

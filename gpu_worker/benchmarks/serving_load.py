@@ -72,6 +72,26 @@ def ask_in_flight(client: httpx.Client, requests: Sequence[Request], in_flight: 
     return Load([latency for latency, _ in found], [answer for _, answer in found], time.perf_counter() - started)
 
 
+def ask_in_turn(
+    client: httpx.Client, first: Sequence[Request], second: Sequence[Request], in_flight: int
+) -> tuple[Load, Load]:
+    """Send each kind of requests twice, in an order in which what else is at work on the machine meets both alike."""
+    loads: tuple[list[Load], list[Load]] = ([], [])
+    for number, which in enumerate((0, 1, 1, 0)):
+        asked = (first, second)[which]
+        again = asked if number < 2 else [retold(request, "again") for request in asked]
+        loads[which].append(ask_in_flight(client, again, in_flight))
+    return _together(loads[0]), _together(loads[1])
+
+
+def _together(loads: Sequence[Load]) -> Load:
+    return Load(
+        [latency for load in loads for latency in load.latencies_s],
+        [answer for load in loads for answer in load.answers],
+        sum(load.seconds for load in loads),
+    )
+
+
 def first_tokens(client: httpx.Client, requests: Sequence[Request]) -> list[float]:
     """Return the seconds until the first piece of text of each request, one request at a time."""
     return [_first_token(client, request) for request in requests]

@@ -15,6 +15,7 @@ from typing import Any
 
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.benchmarks.gguf_adapter import write_adapter, write_base
+from gpu_worker.benchmarks.processor_time import Stolen
 from gpu_worker.benchmarks.serving_load import Request
 from gpu_worker.benchmarks.serving_workload import Workload
 
@@ -69,9 +70,10 @@ def measure_peers(
         if peer.packages:
             python, missing = install(peer, environments / name, progress=progress)
         if not missing:
+            stolen = Stolen()
             try:
                 for way, figures in _measure(python, peer, order, folder, environment).items():
-                    found[peer.title + way] = figures
+                    found[peer.title + way] = figures | {"stolen_share": stolen.share()}
                     speed = f"{figures['latency_s']:.2f} s alone, {figures['one_adapter_per_s']:.2f} requests/s"
                     progress(f"{peer.title}{way}: {speed}")
                 continue

@@ -73,7 +73,7 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
         asked.put(CONSTRAINED, [row for row in rows if row.row not in known_already], tuned, bound.grammar)
         asked.run(events, stop)
     answers = asked.answers
-    limit_s = wanted.get("scoring_limit_s") or max(LEAST_SCORING_S, SCORING_SHARE * (time.monotonic() - asking))
+    limit_s = max(LEAST_SCORING_S, SCORING_SHARE * (time.monotonic() - asking))
     seed = int(wanted["seed"])
     scored = score_closed_fields(bound, job_dir, rows, answers, seed, events, stop, limit_s=limit_s) if bound else None
     for row in rows if known else []:

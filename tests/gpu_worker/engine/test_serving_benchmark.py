@@ -54,7 +54,7 @@ def test_the_table_has_one_row_for_each_subject() -> None:
         Figures("two", 0.5, 0.1, 4.0, 3.5, 1.0, "4/4", 9 * 10**8, 4.0, 0.05),
     ]
     lines = render(figures, workload, source="demo tickets", requests=8).splitlines()
-    assert lines[-2].startswith("| one | 1.00 | 0.10 | 2.00 | 1.50 | 3.0 | – | – | is it | 1,000 | 5.0 | – |")
+    assert lines[-2].startswith("| one | 1.00 | 0.10 | 2.00 | 1.50 | 3.0 | – | – | is it | 1,000 | 5.0 | – | – |")
     assert lines[-1].startswith("| two | 0.50")
     assert "52 prompt tokens" in lines[2]
 

@@ -37,6 +37,7 @@ CLOSING_WORDS_S = 4.0
 _OTHER_FILES = 200
 _FIRST_BYTES_S = 0.02
 _LOOK_EVERY_S = 0.5
+_NOTE_EVERY_S = 1.0
 _LOOK_AT_LEAVING_EVERY_S = 0.05
 
 
@@ -166,6 +167,7 @@ class BoundedThreads(ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
     """gunicorn's worker with threads, with limits of time on what is read and sent."""
 
     worker_connections: int
+    _noted = float("-inf")
 
     def init_process(self) -> None:
         self._make_room()
@@ -181,6 +183,13 @@ class BoundedThreads(ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
             soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             self.worker_connections = min(self.worker_connections, max(1, (soft - _OTHER_FILES) // 2))
+
+    def notify(self) -> None:
+        """Tell gunicorn's master that this worker lives: now and then, not for each of hundreds of events a second."""
+        now = time.monotonic()
+        if now - self._noted > _NOTE_EVERY_S:
+            self._noted = now
+            super().notify()
 
     def handle(self, conn: Any) -> Any:
         if not conn.initialized and not conn.wait_for_data(_FIRST_BYTES_S):

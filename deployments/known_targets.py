@@ -62,7 +62,7 @@ class Recalled:
 
 @dataclass(frozen=True)
 class Known:
-    """Where a version is loaded, until when that need not be asked again. No target: it is not loaded."""
+    """Where a version is loaded, until when that need not be asked again. No target: a canary that is not loaded."""
 
     target: Target | None
     until: float

@@ -187,7 +187,7 @@ class BoundedThreads(ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
     def notify(self) -> None:
         """Tell gunicorn's master that this worker lives: now and then, not for each of hundreds of events a second."""
         now = time.monotonic()
-        if now - self._noted > _NOTE_EVERY_S:
+        if now - self._noted > min(_NOTE_EVERY_S, self.timeout / 4 or _NOTE_EVERY_S):  # no timeout: nobody listens
             self._noted = now
             super().notify()
 

@@ -44,6 +44,11 @@ class Stolen:
         return stolen / wanted if wanted else 0.0
 
 
+def share_of(stolen: float | None) -> str:
+    """Return a share as a table has it; None: nobody knows."""
+    return "–" if stolen is None else f"{stolen:.0%}"
+
+
 def _machine_ticks() -> tuple[int, int]:
     """Return what all processors were wanted for, idling left out, and of that what the host gave to others."""
     user, nice, system, _idle, _waiting, interrupts, soft, stolen, *_guests = map(

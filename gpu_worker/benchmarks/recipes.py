@@ -156,10 +156,13 @@ class Bench:
         chosen = self._hyperparameters(subject, learned)
         write_rows(folder, train=learned, validation=validation, heldout=asked)
         report = folder / "report.json"
+        stolen = folder / "stolen.json"
         if not report.exists():
-            stolen = Stolen()
+            is_begun = any((folder / "checkpoints").glob("step-*"))
+            clock = Stolen()
             self._train(folder, subject.name, chosen)
-            (folder / "stolen.json").write_text(json.dumps(stolen.share()), encoding="utf-8")
+            if not is_begun:  # of a training in several parts nobody knows it
+                stolen.write_text(json.dumps(clock.share()), encoding="utf-8")
         finished = json.loads(report.read_text(encoding="utf-8"))
         untuned = self._untuned(folder, subject.name, chosen) if subject.recipe == "fast" else None
         seconds = self._evaluate(folder, subject.name, chosen, rows=len(asked), untuned=False)
@@ -172,7 +175,7 @@ class Bench:
             "asked_rows": len(asked),
             "hyperparameters": chosen.model_dump(),
             "training": finished,
-            "stolen_share": json.loads((folder / "stolen.json").read_text(encoding="utf-8")),
+            "stolen_share": json.loads(stolen.read_text(encoding="utf-8")) if stolen.exists() else None,
             "evaluation_s": seconds,
             "report": _report(folder, answer_schema([response for _prompt, response in self._all])),
             "untuned": untuned,
@@ -236,11 +239,7 @@ class Bench:
             "hyperparameters": chosen.model_dump(),
             "resume": resume,
             "preflight": preflight,
-            "evaluation": {
-                "max_new_tokens": chosen.max_new_tokens,
-                "seed": chosen.seed,
-                **(evaluation or {}),
-            },
+            "evaluation": {"max_new_tokens": chosen.max_new_tokens, "seed": chosen.seed, **(evaluation or {})},
         }
         (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
 

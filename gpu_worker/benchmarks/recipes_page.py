@@ -5,6 +5,7 @@ from typing import Any
 
 from experiments.recipes import RECIPES
 from experiments.scoring.names import CONSTRAINED, MAJORITY, SCORED, TFIDF, TUNED, UNTUNED
+from gpu_worker.benchmarks.processor_time import share_of
 
 _WORDS = {
     MAJORITY: "most frequent answer",
@@ -62,7 +63,7 @@ def _costs(recipes: Sequence[Result]) -> str:
         lines.append(
             f"| {one['recipe']} | {one['learned_rows']:,} | {values['epochs']:g} | {values['batch_size']} "
             f"| {values['learning_rate']:g} | {values['lora_r']} | {_arithmetic(one)} | {training['step']:,} "
-            f"| {training['seconds'] / 60:.1f} | {one['stolen_share']:.0%} | {_speed(training):.0f} "
+            f"| {training['seconds'] / 60:.1f} | {share_of(one.get('stolen_share'))} | {_speed(training):.0f} "
             f"| {training['peak_memory_bytes'] / 1e6:,.0f} | {one['evaluation_s'] / 60:.1f} |"
         )
     return "\n".join(lines)

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from datasets_app.rendering import ChatRenderer
-from gpu_worker.benchmarks.processor_time import Stolen
+from gpu_worker.benchmarks.processor_time import Stolen, share_of
 from gpu_worker.benchmarks.serving_adapters import measure_switching
 from gpu_worker.benchmarks.serving_load import (
     Load,
@@ -272,23 +272,23 @@ def _requests(workload: Workload, schema: dict[str, Any] | None) -> list[Request
 
 def _measure_load(
     client: httpx.Client,
-    mixed: Sequence[Request],
+    requests: Sequence[Request],
     warm_up: Sequence[Any],
 ) -> _Measured:
     """Warm up under every adapter, then measure. Each round asks other requests than the one before it.
 
     An engine that keeps what it has computed of a prompt would otherwise answer the later rounds from memory.
     """
-    for request in {request.model: request for request in mixed}.values():
+    for request in {request.model: request for request in requests}.values():
         ask_in_flight(client, [replace(request, messages=messages) for messages in warm_up], IN_FLIGHT)
-    rounds = rounds_of(mixed)
-    one, in_between = ask_in_turn(client, rounds["one"], rounds["mixed"], IN_FLIGHT)
+    rounds = rounds_of(requests)
+    one, mixed = ask_in_turn(client, rounds["one"], rounds["mixed"], IN_FLIGHT)
     crowd_one, crowd_mixed = ask_in_turn(client, rounds["one, crowd"], rounds["mixed, crowd"], CROWD)
     return _Measured(
         alone=ask_alone(client, rounds["alone"]),
         first_token_s=statistics.median(first_tokens(client, rounds["first"])),
         one=one,
-        mixed=in_between,
+        mixed=mixed,
         crowd_one=crowd_one,
         crowd_mixed=crowd_mixed,
     )
@@ -351,8 +351,9 @@ def render(figures: Sequence[Figures], workload: Workload, *, source: str, reque
         f"SmolLM2-135M-Instruct with {len(workload.adapters)} LoRA adapters (r = 16, all linear layers), "
         f"greedy, {requests} requests from {source} of {workload.prompt_tokens:.0f} prompt tokens on average and at "
         f"most {workload.max_tokens} answer tokens; {IN_FLIGHT} and {CROWD} requests in flight for the rates. "
-        "float32 unless a row says otherwise. Tuneport over HTTP, transformers without. Within the schema an answer "
-        "may rightly differ from transformers' free one.",
+        "float32 unless a row says otherwise. Tuneport over HTTP, transformers without. For its rates Tuneport is "
+        "asked everything twice, one adapter and mixed ones in turn, the others once. Within the schema an answer may "
+        "rightly differ from transformers' free one.",
         "",
         f"| engine | alone: latency, s | first token, s | {IN_FLIGHT} in flight, one adapter: requests/s "
         f"| {len(workload.adapters)} mixed | mixed: p95, s | {CROWD} in flight, one adapter | mixed "
@@ -366,6 +367,6 @@ def render(figures: Sequence[Figures], workload: Workload, *, source: str, reque
             f"| {row.subject} | {row.latency_s:.2f} | {row.first_token_s:.2f} | {row.one_adapter_per_s:.2f} "
             f"| {_number(row.mixed_per_s)} | {_number(row.mixed_p95_s, 1)} | {crowd} | {crowd_mixed} | {row.equal} "
             f"| {row.resident_bytes / 1e6:,.0f} "
-            f"| {row.cold_start_s:.1f} | {hot_add} | {'–' if row.stolen_share is None else f'{row.stolen_share:.0%}'} |"
+            f"| {row.cold_start_s:.1f} | {hot_add} | {share_of(row.stolen_share)} |"
         )
     return "\n".join(lines)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 
-from gpu_worker.benchmarks.serving_load import Request, ask_in_flight, retold
+from gpu_worker.benchmarks.serving_load import Request, ask_in_flight, ask_in_turn, retold
 from gpu_worker.benchmarks.serving_workload import Conversation, vary
 
 ADAPTERS = 10
@@ -58,9 +58,7 @@ def measure_switching(
     many = [replace(request, model=names[place % ADAPTERS]) for place, request in enumerate(requests)]
     found = {}
     for crowd in in_flight:
-        seconds = [0.0, 0.0]
-        for number, which in enumerate((0, 1, 1, 0)):
-            asked = [retold(request, f"{crowd} {number}") for request in (one, many)[which]]
-            seconds[which] += ask_in_flight(client, asked, crowd).seconds
-        found[crowd] = (seconds[0], seconds[1])
+        asked = ([retold(request, str(crowd)) for request in requests] for requests in (one, many))
+        of_one, of_many = ask_in_turn(client, *asked, crowd)
+        found[crowd] = (of_one.seconds, of_many.seconds)
     return Switching(subject, len(requests), found)

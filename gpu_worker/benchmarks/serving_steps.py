@@ -1,7 +1,7 @@
 """What a decode step costs besides its products with the frozen matrices: attention, adapters, norms, all the rest.
 
 `python -m gpu_worker.benchmarks.serving_steps ORDER.json` prints one line of JSON, a list of `StepCost`. In a process
-of its own, with the threads and libraries of an engine, and nothing else.
+of its own, with an engine's decoder and threads.
 """
 
 import json
@@ -29,8 +29,8 @@ from gpu_worker.engine.sequence import AdapterRef
 from gpu_worker.engine.weights import DecoderWeights, Placing, load_weights
 
 ROWS = (1, 8)
+# What every row has in the cache: a ticket with its system prompt, and the half of an answer.
 PAST_TOKENS = 150
-"""What every row has in the cache: a ticket with its system prompt, and the half of an answer."""
 ROUNDS = 40
 
 

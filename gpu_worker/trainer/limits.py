@@ -52,8 +52,8 @@ def keep_freed_memory() -> None:
 def give_freed_memory_back() -> None:
     """Give back everything that is free at this moment.
 
-    Batches of ever different sizes cut kept memory into pieces, and what is occupied grows with the steps, unless all
-    of it goes back now and then.
+    Batches of different sizes cut kept memory into pieces, and what is occupied grows with the steps, unless all of it
+    goes back now and then.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):

@@ -25,7 +25,7 @@ from gpu_worker.trainer.stop import StopFlag
 
 RECENT_STEPS = 20  # over which the training loss and the speed are averaged
 MOST_METRIC_EVENTS = 2000
-GIVE_BACK_EVERY = 64  # steps
+GIVE_BACK_EVERY = 64  # steps; given back more often, most of it would be fetched again at once
 
 
 @dataclass(frozen=True)

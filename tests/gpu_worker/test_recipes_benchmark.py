@@ -59,6 +59,8 @@ def test_a_recipe_answers_test_rows_and_a_trial_validation_rows(tables, tmp_path
     assert found["fast@40"]["untuned"]["rows"] == 4
     assert found["fast@40"]["training"]["step"] > found[subjects[0]]["training"]["step"]
     assert 0 <= found["fast@40"]["stolen_share"] <= 1
+    older = [{name: value for name, value in one.items() if name != "stolen_share"} for one in found.values()]
+    assert "| – |" in render(older, source="results of a release that did not note the share")
     assert "| fast | 32 |" in page
     assert "**fast**, within the schema" in page
     assert "| fast, evaluation_rows 4 | 32 |" in page

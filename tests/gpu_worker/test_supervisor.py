@@ -15,6 +15,7 @@ from experiments.hyperparameters import Hyperparameters
 from experiments.models import Adapter, EvaluatedRow, Evaluation, Run
 from gpu_worker import tasks
 from gpu_worker.child_process import ChildProcess, Surroundings, visible_gpu
+from gpu_worker.computing import ALLOCATING
 from portal.process_table import process_entry
 from portal.rls import all_teams, team_scope
 from tests.experiments.runs import change_rows, fresh, make_version, put_to_work, submit
@@ -260,6 +261,7 @@ def test_a_child_sees_no_secret_and_leaves_no_core(tmp_path, monkeypatch):
     assert child.poll() == 0, (tmp_path / "child.log").read_text()
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert "secret" not in facts["environment"].values()
+    assert facts["environment"].items() >= ALLOCATING.items()
     assert facts["environment"]["HOME"] == str(tmp_path / "tmp")
     assert facts["environment"]["HF_HUB_OFFLINE"] == "1"
     assert facts["environment"]["TUNEPORT_CACHE"] == str(tmp_path / "cache")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from portal import gunicorn_worker
 from portal.management.commands.up import is_free
 
 pytestmark = pytest.mark.slow
@@ -210,3 +211,16 @@ def test_a_stop_leaves_long_answers_time_for_closing_words(server):  # the last 
             received += part
     assert b"word " in received
     assert received.endswith(b"closing words\r\n0\r\n\r\n")
+
+
+def test_the_master_hears_now_and_then_that_a_worker_lives(monkeypatch):
+    now, noted = [100.0], []
+    monkeypatch.setattr(gunicorn_worker.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(gunicorn_worker.ThreadWorker, "notify", lambda worker: noted.append(now[0]))
+    for timeout, expected in ((120, [100.0, 101.5]), (0, [100.0, 101.5]), (2, [100.0, 100.6, 101.5])):
+        worker = object.__new__(gunicorn_worker.BoundedThreads)
+        worker.timeout = timeout
+        noted.clear()
+        for now[0] in (100.0, 100.4, 100.6, 101.0, 101.5):
+            worker.notify()
+        assert noted == expected

@@ -11,7 +11,7 @@ from gpu_worker.trainer.adapter import PREFIX, lora_config, lora_scale
 from gpu_worker.trainer.fast.attention import MOST_KEPT_KEYS
 from gpu_worker.trainer.fast.decoder import FastDecoder, Layer
 from gpu_worker.trainer.fast.kernels import Kernels, TrainedLowRank
-from gpu_worker.trainer.fast.native import NativeKernels
+from gpu_worker.trainer.fast.native import MOST_FUSED_KEYS, NativeKernels
 from gpu_worker.trainer.fast.native_check import require_agreement
 from gpu_worker.trainer.fast.packing import HeadLayout, PackedBatch, pack
 from gpu_worker.trainer.fast.products import EightBitProduct, ExactProduct, FrozenProduct
@@ -24,8 +24,8 @@ from gpu_worker.trainer.room import tokens_that_fit
 from gpu_worker.trainer.rows import EncodedRow
 from gpu_worker.trainer.spec import TrainSpec
 
-# Compiled steps are filled up to a multiple of so many tokens. Sizes that come again are cheaper than fewer tokens:
-# matrix products have kernels for them already, and freed memory fits the next tensor.
+# Compiled steps are filled up to a multiple of so many tokens: for sizes that come again matrix products have kernels
+# already, and freed memory fits the next tensor. Both cost more than the few tokens.
 FILLED_TO = 16
 TARGETS = {
     "all-linear": tuple(module for group in GROUPS.values() for module in group),
@@ -55,8 +55,10 @@ class FastLearner:
             weights = load_weights(spec.base_model.path, layers=shape.layers, tied_head=shape.tied_head)
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise unusable_base_model(f"reading its weights failed with {type(error).__name__}") from error
-        self._bytes_per_token = remembered_per_token(shape, weights)
-        self._multiple = FILLED_TO if isinstance(kernels, NativeKernels) else 1
+        is_native = isinstance(kernels, NativeKernels)
+        most_kept_keys = MOST_FUSED_KEYS if is_native else MOST_KEPT_KEYS
+        self._bytes_per_token = remembered_per_token(shape, weights, most_kept_keys=most_kept_keys)
+        self._multiple = FILLED_TO if is_native else 1
         self._layout = HeadLayout(heads=shape.heads, key_value_heads=shape.key_value_heads)
         self._targets = TARGETS[spec.hyperparameters.lora_targets]
         rank = spec.hyperparameters.lora_r
@@ -88,8 +90,8 @@ class FastLearner:
         return ""
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
-        """Return how many tokens rows of these lengths have: nothing is padded."""
-        return sum(lengths)
+        """Return how many tokens rows of these lengths have, filled up; that beginnings are shared is not counted."""
+        return -(-sum(lengths) // self._multiple) * self._multiple
 
     def accumulate(self, rows: Sequence[EncodedRow], scale: float) -> float:
         """Add the gradient of scale · loss to `parameters.gradients` and return the summed loss."""
@@ -132,7 +134,7 @@ class FastOutcome:
         return ""
 
 
-def remembered_per_token(shape: DecoderShape, weights: DecoderWeights) -> float:
+def remembered_per_token(shape: DecoderShape, weights: DecoderWeights, *, most_kept_keys: int) -> float:
     """Return the bytes that the forward pass keeps of each token: `SavedLayer`'s tensors, of every layer.
 
     Seven of the hidden size (inputs, normed inputs, attention's output, the low-rank activations thrown in), queries,
@@ -140,7 +142,7 @@ def remembered_per_token(shape: DecoderShape, weights: DecoderWeights) -> float:
     """
     heads = shape.heads + 2 * shape.key_value_heads
     gate_up = weights.layers[0].gate_up.weight.shape[0]
-    numbers = 7 * shape.hidden + 2 * heads * shape.head_size + gate_up + shape.heads * MOST_KEPT_KEYS
+    numbers = 7 * shape.hidden + 2 * heads * shape.head_size + gate_up + shape.heads * most_kept_keys
     return 4.0 * numbers * shape.layers
 
 

@@ -15,7 +15,7 @@ from gpu_worker.trainer.fast.products import Activations, Product, Quantised
 SOURCE = Path(__file__).with_name("kernels.cpp")
 # Nothing here is allowed to be infinite; a NaN still spreads to the loss, where it is noticed.
 FLAGS = ("-ffinite-math-only",)
-ROUND_WEIGHTS = 1 << 16  # freed memory fits the next tensor where sizes come again
+WEIGHTS_FILLED_TO = 1 << 16  # numbers; for the same reason as `learner.FILLED_TO`
 LANES = 16  # numbers in a vector, kLanes of kernels.cpp; its loops over a head's numbers know no rest
 # Up to so many keys, attention keeps its weights. Beyond, torch's flash kernel makes them again, and its memory grows
 # with the length instead of its square.
@@ -166,7 +166,7 @@ class NativeAttention:
         for span in spans:
             rows.append(_Row(span.first, span.count, span.prefix, self._weights))
             self._weights += heads * span.count * _padded(span.prefix + span.count)
-        self._weights = -(-self._weights // ROUND_WEIGHTS) * ROUND_WEIGHTS
+        self._weights = -(-self._weights // WEIGHTS_FILLED_TO) * WEIGHTS_FILLED_TO
         self._rows, self._row_count = (_Row * len(rows))(*rows), len(rows)
         self._prefix = max(span.prefix for span in spans)
         longest = _padded(max(span.prefix + span.count for span in spans))

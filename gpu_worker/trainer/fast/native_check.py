@@ -12,9 +12,9 @@ from gpu_worker.trainer.fast.products import Product
 # Far above what another order of summing does in float32, far below what any real mistake does.
 MOST_OFF = 1e-3
 ROWS, WIDTH, RANK = 5, 90, 3
-# A shared beginning of 5 tokens and two rows, one shorter and one longer than what is computed together.
-SPANS = (RowSpan(0, 5, 0), RowSpan(5, 3, 5), RowSpan(8, 21, 5))
-TOKENS, HEADS, GROUPS, HEAD_SIZE = 29, 4, 2, 80
+# A shared beginning of 5 tokens, two rows, one shorter and one longer than what is computed together, and a filling.
+SPANS = (RowSpan(0, 5, 0), RowSpan(5, 3, 5), RowSpan(8, 21, 5), RowSpan(29, 4, 0))
+TOKENS, HEADS, GROUPS, HEAD_SIZE = 33, 4, 2, 80
 
 
 def require_agreement(compiled: Kernels) -> None:

@@ -1,7 +1,8 @@
-"""Rows as one packed micro-batch: the shared beginning once, then each row's own words, without padding.
+"""Rows as one packed micro-batch: the shared beginning once, then each row's own words, none of them padded.
 
 Packed order of tokens: `prefix` (P tokens, in which every row of the micro-batch begins), own words of row 0, own words
-of row 1, … Causal attention makes this exact: what a model computes for the first P tokens depends on them alone.
+of row 1, …, and tokens that fill up the step, which see nothing but themselves. Causal attention makes this exact: what
+a model computes for the first P tokens depends on them alone.
 """
 
 from collections.abc import Sequence
@@ -84,10 +85,7 @@ class PackedBatch:
 
 
 def pack(rows: Sequence[EncodedRow], layout: HeadLayout, *, multiple: int = 1) -> PackedBatch:
-    """Pack rows for a model with the given heads.
-
-    Behind them come tokens that nobody looks at, until their number is a `multiple`.
-    """
+    """Pack rows for a model with the given heads, and fill up to a `multiple` of tokens."""
     prefix = shared_prefix(rows)
     token_ids = list(rows[0].token_ids[:prefix])
     positions = list(range(prefix))
@@ -100,16 +98,19 @@ def pack(rows: Sequence[EncodedRow], layout: HeadLayout, *, multiple: int = 1) -
         token_ids += row.token_ids[prefix:]
         positions += range(prefix, len(row.token_ids))
     own_lengths = [len(row.token_ids) - prefix for row in rows]
+    blocks = [_block([prefix], 0, layout, first=0)] if prefix else []  # owns the tokens 0 … P
+    blocks.append(_block(own_lengths, prefix, layout, first=prefix))
+    spans = _spans(own_lengths, prefix)
     if filling := -len(token_ids) % multiple:
+        # in a block of its own: as one more row it would be padded to the longest
+        blocks.append(_block([filling], 0, layout, first=len(token_ids)))
+        spans += (RowSpan(len(token_ids), filling, 0),)
         token_ids += [0] * filling
-        positions += range(prefix, prefix + filling)
-        own_lengths.append(filling)
-    blocks = [_block([prefix], 0, layout)] if prefix else []  # owns the tokens 0 … P
-    blocks.append(_block(own_lengths, prefix, layout))
+        positions += range(filling)
     return PackedBatch(
         token_ids=torch.tensor(token_ids),
         positions=torch.tensor(positions),
-        spans=_spans(own_lengths, prefix),
+        spans=spans,
         blocks=tuple(blocks),
         predicting=torch.tensor(predicting),
         labels=torch.tensor(labels),
@@ -136,13 +137,13 @@ def shared_prefix(rows: Sequence[EncodedRow]) -> int:
     return prefix if prefix >= SHORTEST_PREFIX else 0
 
 
-def _block(lengths: Sequence[int], prefix: int, layout: HeadLayout) -> AttentionBlock:
-    """Return the block of rows of the given lengths, whose tokens lie behind `prefix` shared ones."""
+def _block(lengths: Sequence[int], prefix: int, layout: HeadLayout, *, first: int) -> AttentionBlock:
+    """Return the block of rows of the given lengths, packed from `first` on, which see `prefix` shared tokens."""
     rows, longest, groups = len(lengths), max(lengths), layout.key_value_heads
-    end = prefix + sum(lengths)
+    end = first + sum(lengths)
     tokens = torch.zeros(rows, longest, dtype=torch.long)  # packed token of each query; token 0 stands in for padding
     real = torch.arange(longest) < torch.tensor(lengths)[:, None]
-    tokens[real] = torch.arange(prefix, end)
+    tokens[real] = torch.arange(first, end)
     row_of, place_of = real.nonzero(as_tuple=True)
 
     head = torch.arange(layout.heads)
@@ -155,7 +156,7 @@ def _block(lengths: Sequence[int], prefix: int, layout: HeadLayout) -> Attention
         queries=longest,
         keys=prefix + longest,
         prefix=prefix,
-        first=prefix,
+        first=first,
         end=end,
         query_places=(tokens[:, None] * rotated + head[:, None]).flatten(),
         key_places=(key_tokens * rotated + key_head).flatten(),

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpu_worker.benchmarks import serving, serving_steps
+from gpu_worker.benchmarks import serving, serving_load, serving_steps
 from gpu_worker.benchmarks.serving import Figures, render, run
 from gpu_worker.benchmarks.serving_adapters import Switching
-from gpu_worker.benchmarks.serving_load import Load
+from gpu_worker.benchmarks.serving_load import Load, Request
 from gpu_worker.benchmarks.serving_steps import StepCost, sentence
 from gpu_worker.benchmarks.serving_workload import Workload, answer_schema, vary
 from tests.forked import forked_subprocess
@@ -72,6 +72,21 @@ def test_a_quick_run_measures_everything(model_dir: Path, monkeypatch: pytest.Mo
     assert all(remark in section for remark in told[-2:])
     assert "to 10 adapters in turn" in told[-2]
     assert "8 rows under 3 adapters" in told[-1]
+
+
+def test_both_kinds_are_asked_twice_in_turn_and_nothing_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def ask(client: object, requests: list[Request], in_flight: int) -> Load:
+        asked.extend((request.model, request.messages[-1]["content"]) for request in requests)
+        return Load([1.0], [requests[0].model], 2.0)
+
+    monkeypatch.setattr(serving_load, "ask_in_flight", ask)
+    kinds = [[Request(model, [{"role": "user", "content": "Hi"}], 8)] for model in "ab"]
+    first, second = serving_load.ask_in_turn(None, *kinds, 8)  # type: ignore[arg-type]
+    assert [model for model, _text in asked] == ["a", "b", "b", "a"]
+    assert len(set(asked)) == 4
+    assert (first.answers, first.seconds, second.per_s) == (["a", "a"], 4.0, 0.5)
 
 
 def test_the_price_of_switching_is_told_as_a_share() -> None:

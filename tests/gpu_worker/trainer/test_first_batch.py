@@ -69,7 +69,7 @@ def test_padding_is_reported_by_the_way_that_pads(tmp_path, base_model):
         for path in ("general", "auto")
     )
     assert all(0 < event["padding_share"] < 1 for event in padded)
-    assert all(event["padding_share"] == 0 for event in packed)
+    assert all(0 <= event["padding_share"] < 0.1 for event in packed), "no more than fills up the step"
     assert all(0 <= event["cpu_share"] <= 1 for event in packed)
 
 

@@ -166,16 +166,26 @@ def test_loss_and_gradient_with_and_without(
     assert float(difference.norm() / plain.parameters.gradients.norm()) < gradient_off
 
 
+# five rows and one, which shares its beginning with nobody; attention in one pass and in blocks
 @needs_compiler
-def test_tokens_that_fill_a_step_change_nothing(compiled, tmp_path, base_model, renderer, monkeypatch):
+@pytest.mark.parametrize("rows_together", [5, 1])
+@pytest.mark.parametrize("most_fused_keys", [256, 0])
+def test_tokens_that_fill_a_step_change_nothing(
+    compiled, tmp_path, base_model, renderer, monkeypatch, rows_together, most_fused_keys
+):
+    monkeypatch.setattr(native, "MOST_FUSED_KEYS", most_fused_keys)
     job = write_job(tmp_path, base_model, train=ticket_rows(5), precision="int8", compile_kernels=True, lora_r=4)
-    rows = encode_file(job.train_rows, renderer, Hyperparameters()).rows
+    rows = encode_file(job.train_rows, renderer, Hyperparameters()).rows[:rows_together]
     found = []
     for multiple in (1, 16):
         monkeypatch.setattr("gpu_worker.trainer.fast.learner.FILLED_TO", multiple)
         one = FastLearner(read_spec(job))
         one.parameters.values.add_(0.05 * torch.randn(one.parameters.count, generator=torch.Generator().manual_seed(5)))
-        tokens = len(one._packed(rows).token_ids)
+        batch = one._packed(rows)
+        tokens = len(batch.token_ids)
+        assert len(batch.positions) == tokens == sum(span.count for span in batch.spans)
+        assert [block.end for block in batch.blocks][-1] == tokens
+        assert [block.first for block in batch.blocks] == [0, *(block.end for block in batch.blocks[:-1])]
         found.append((tokens, one.loss_sum(rows), one.accumulate(rows, 1.0), one.parameters.gradients))
     (bare, *known, gradients), (filled, *own, own_gradients) = found
     assert filled == -(-bare // 16) * 16 > bare

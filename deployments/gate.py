@@ -222,7 +222,8 @@ def _figures(version: DeploymentVersion) -> Figures | None:
         quality=f1 if f1 is not None else float(asked.get("score") or 0.0),
         is_macro_f1=f1 is not None,
         invalid_json=1.0 - valid if valid is not None else None,
-        recalls=dict(_recalls(free, problem)),
+        # reports of earlier releases have classes of free answers only
+        recalls=dict(_recalls(asked, problem)) or dict(_recalls(free, problem)),
     )
 
 

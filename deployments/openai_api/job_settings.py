@@ -10,9 +10,13 @@ from typing import Any, Final
 from django.utils.translation import gettext as _
 from pydantic import ValidationError
 
+from datasets_app.models import DatasetVersion
+from deployments.models import FineTuningJob
 from deployments.openai_api import parameters
+from experiments.continuing import required_settings
 from experiments.hyperparameters import Hyperparameters
 from experiments.recipes import RECIPES, Situation, advise
+from experiments.situations import situation_of
 from portal.errors import InvalidInput
 
 AUTO: Final = "auto"
@@ -23,8 +27,6 @@ THEIR_NAMES: Final = ("n_epochs", "batch_size", "learning_rate_multiplier", "bet
 KNOWN: Final = frozenset(("model", "training_file", "validation_file", "suffix", "seed", "method", "hyperparameters",
                            "metadata", "integrations", "recipe"))  # fmt: skip
 _SUFFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-# Preferences part two answers that are much alike: the usual rate would tear the model apart.
-_PREFERENCE_RATE: Final = 0.1
 _ROWS_TO_CHECK_WITH: Final = 1_000
 
 
@@ -64,34 +66,39 @@ def read_order(body: Any) -> JobOrder:
         recipe=recipe,
         metadata=parameters.metadata(body.get("metadata")),
     )
-    _checked(order, rows=_ROWS_TO_CHECK_WITH, seed=order.seed or 0, path=path)
+    situation = Situation(rows=_ROWS_TO_CHECK_WITH, problem_type=_problem_type(method))
+    _checked(order, situation, seed=order.seed or 0, path=path)
     return order
 
 
-def hyperparameters_for(order_of: Any, *, rows: int) -> Hyperparameters:
-    """Return what a job trains with: its recipe for so many rows, and on top of it what its client asked for.
+def hyperparameters_for(job: FineTuningJob, version: DatasetVersion) -> Hyperparameters:
+    """Return what a job trains with: its recipe for these rows on our nodes, and on top what its client asked for.
 
-    `order_of` is a JobOrder or a FineTuningJob. Raises: InvalidInput.
+    A job that continues from an adapter takes over what that demands. Call it in the team's row scope.
+    Raises: InvalidInput.
     """
-    path = f"method.{order_of.method}.hyperparameters"
-    return _checked(order_of, rows=rows, seed=order_of.seed, path=path)
+    situation = situation_of(version, job.base_model, problem_type=_problem_type(job.method))
+    required = required_settings(job.continue_from) if job.continue_from is not None else {}
+    path = f"method.{job.method}.hyperparameters"
+    return _checked(job, situation, seed=job.seed, path=path, required=required)
 
 
-def _checked(order: Any, *, rows: int, seed: int, path: str) -> Hyperparameters:
-    usual = advise(order.recipe or USUAL_RECIPE, Situation(rows=rows)).hyperparameters
-    changes: dict[str, Any] = {"seed": seed}
-    rate = usual.learning_rate
-    if order.method == "dpo":
-        changes["problem_type"] = "preference"
-        rate *= _PREFERENCE_RATE
-    changes["learning_rate"] = rate
+def _problem_type(method: str) -> str:
+    return "preference" if method == "dpo" else "chat"
+
+
+def _checked(
+    order: Any, situation: Situation, *, seed: int, path: str, required: Mapping[str, Any] | None = None
+) -> Hyperparameters:
+    usual = advise(order.recipe or USUAL_RECIPE, situation).hyperparameters
+    changes: dict[str, Any] = {"seed": seed, **(required or {})}
     asked = dict(order.asked)
     if "n_epochs" in asked:
         changes["epochs"] = asked.pop("n_epochs")
     if "beta" in asked:
         changes["preference_beta"] = asked.pop("beta")
     if "learning_rate_multiplier" in asked:
-        changes["learning_rate"] = rate * _multiplier(asked.pop("learning_rate_multiplier"), path)
+        changes["learning_rate"] = usual.learning_rate * _multiplier(asked.pop("learning_rate_multiplier"), path)
     if "batch_size" in asked and "micro_batch_size" not in asked:
         changes["micro_batch_size"] = _divisor_of(asked["batch_size"], usual.micro_batch_size)
     changes.update(asked)

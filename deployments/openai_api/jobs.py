@@ -300,7 +300,7 @@ def _submit(job: FineTuningJob, version: DatasetVersion) -> None:
                 dataset_version=version,
                 base_model=job.base_model,
                 recipe=job.recipe,
-                hyperparameters=job_settings.hyperparameters_for(job, rows=version.train_rows),
+                hyperparameters=job_settings.hyperparameters_for(job, version),
                 deploy_as=job.deployment_name,
                 continue_from=job.continue_from,
             )

@@ -8,7 +8,7 @@ from datasets_app.fields import Field, infer_fields
 from experiments.scoring.against import AgainstBaseline, against_baseline
 from experiments.scoring.answers import AnsweredRow, row_score
 from experiments.scoring.intervals import bootstrap_interval, clear_code
-from experiments.scoring.names import BASELINES, TUNED, WAYS
+from experiments.scoring.names import BASELINES, CONSTRAINED, TUNED, WAYS
 from experiments.scoring.subjects import SubjectScores, score_subject
 
 
@@ -114,7 +114,9 @@ def score_answers(
         difference = _difference(expected, tuned_answers, untuned_answers, seed=seed)
     answers = _answers_of_others(answered)
     others = {
-        name: score_subject(expected, texts, known, seed=seed, schema=schema).brief() for name, texts in answers.items()
+        # the gate looks at the classes of answers within the schema, where those are what is served
+        name: score_subject(expected, texts, known, seed=seed, schema=schema).brief(with_classes=name == CONSTRAINED)
+        for name, texts in answers.items()
     }
     ways = {TUNED: tuned_answers} | {name: texts for name, texts in answers.items() if name in WAYS}
     simple = {name: texts for name, texts in answers.items() if name in BASELINES}

@@ -53,9 +53,11 @@ class SubjectScores:
     fields: tuple[FieldScores, ...]
     schema_valid: float | None = None
 
-    def brief(self) -> "SubjectScores":
-        """Return the same figures without what is shown of the tuned model only: classes and confusions."""
-        fields = tuple(replace(field, classes=None, confusion=None) for field in self.fields)
+    def brief(self, *, with_classes: bool) -> "SubjectScores":
+        """Return the same figures without what is shown of the tuned model only: confusions, and most classes."""
+        fields = tuple(
+            replace(field, classes=field.classes if with_classes else None, confusion=None) for field in self.fields
+        )
         return replace(self, fields=fields)
 
 

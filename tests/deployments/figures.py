@@ -14,17 +14,22 @@ def evaluate(
     f1: float | None = 0.9,
     json_valid: float | None = 1.0,
     constrained_valid: float | None = None,
+    constrained_recalls: dict[str, float] | None = None,
     score: float = 0.9,
 ) -> Evaluation:
     """Give a run an evaluation of one closed field, `queue`, with these figures."""
-    classes = [
-        {"label": label, "precision": 1.0, "recall": recall, "f1": recall, "support": support, "predicted": support}
-        for label, recall in (recalls or {}).items()
-    ]
-    field = {"name": "queue", "closed": f1 is not None, "rows": 100, "right": 90, "f1": f1, "classes": classes or None}
-    tuned = {"rows": 100, "exact_match": 0.8, "json_valid": json_valid, "score": score, "fields": [field]}
+
+    def field(recalls: dict[str, float] | None) -> dict[str, object]:
+        classes = [
+            {"label": label, "precision": 1.0, "recall": recall, "f1": recall, "support": support, "predicted": support}
+            for label, recall in (recalls or {}).items()
+        ]
+        known = {"name": "queue", "closed": f1 is not None, "rows": 100, "right": 90, "f1": f1}
+        return {**known, "classes": classes or None}
+
+    tuned = {"rows": 100, "exact_match": 0.8, "json_valid": json_valid, "score": score, "fields": [field(recalls)]}
     others = {}
     if constrained_valid is not None:
-        others["constrained"] = {**tuned, "json_valid": constrained_valid}
+        others["constrained"] = {**tuned, "json_valid": constrained_valid, "fields": [field(constrained_recalls)]}
     report = {"rows": 100, "kind": "json", "fields": [], "tuned": tuned, "untuned": None, "others": others}
     return Evaluation.unscoped.create(team=run.team, run=run, split=Split.TEST, rows=100, report=report)

@@ -15,12 +15,13 @@ from openai import OpenAI
 
 from deployments import tasks, tuned_models
 from deployments.models import ApiFile, FineTuningJob
+from deployments.openai_api import job_settings
 from experiments import kept, lifecycle
 from experiments.models import Run
 from experiments.scheduling import dispatch
 from portal import usage
 from portal.errors import Unavailable
-from portal.models import Node, Quota
+from portal.models import BaseModel, Node, Quota
 from portal.rls import all_teams, team_scope
 from tests.deployments.sdk import sdk
 from tests.experiments.runs import put_to_work, queued_tasks, write_adapter
@@ -242,6 +243,24 @@ def test_legacy_hyperparameters_and_our_own_are_understood(client, prepared):
     doubled = second.hyperparameters["learning_rate"] / job_of(usual.id).run.hyperparameters["learning_rate"]
     assert doubled == pytest.approx(2)
     assert first.dataset_version_id == second.dataset_version_id, "the same file is stored once"
+
+
+def test_the_recipe_looks_at_base_model_rows_and_what_is_continued(client, prepared, monkeypatch):
+    small = order(client)
+    prepared()
+    BaseModel.objects.update(parameters=7_000_000_000)
+    large = order(client, training_file=small.training_file)
+    prepared()
+    monkeypatch.setattr(job_settings, "required_settings", lambda parent: {"lora_r": 48, "lora_alpha": 7.0})
+    continued = job_of(large.id)
+    continued.continue_from = continued.run
+    chosen = [job_of(job.id).run.hyperparameters for job in (small, large)]
+    assert [one["learning_rate"] for one in chosen] == [0.002, 0.0002]
+    with team_scope(continued.team_id):
+        taken_over = job_settings.hyperparameters_for(continued, continued.run.dataset_version)
+        continued.asked = {"lora_r": 4}  # refused when the run is made, in words of its own
+        asked = job_settings.hyperparameters_for(continued, continued.run.dataset_version)
+    assert (taken_over.lora_r, taken_over.lora_alpha, asked.lora_r) == (48, 7.0, 4)
 
 
 def test_a_training_file_counts_once_as_storage_whoever_shows_it(client, prepared, team):

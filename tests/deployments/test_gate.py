@@ -84,12 +84,19 @@ def test_a_class_with_few_rows_holds_nothing_back(team, actor, live, run, node, 
         assert failing(deployment, version) == []
 
 
-def test_a_version_bound_to_a_schema_is_judged_by_bound_answers(team, actor, live, node, candidate):
-    run = candidate(recalls=GOOD, json_valid=0.8, constrained_valid=1.0)
+BAD = {"hardware": 0.5, "software": 0.9}
+
+
+# without classes of its own: a report of an earlier release
+@pytest.mark.parametrize(
+    ("free", "bound", "codes"), [(GOOD, None, []), (BAD, GOOD, []), (GOOD, BAD, ["max_recall_drop"])]
+)
+def test_a_version_bound_to_a_schema_is_judged_by_bound_answers(team, actor, live, node, candidate, free, bound, codes):
+    run = candidate(recalls=free, json_valid=0.8, constrained_valid=1.0, constrained_recalls=bound)
     with team_scope(team.pk):
         schema = {"type": "object", "properties": {}}
         version = services.deploy_run(team=team, actor=actor, run=run, name="demo-triage", response_schema=schema)
-        assert failing(team.deployments.get(), version) == []
+        assert failing(team.deployments.get(), version) == codes
 
 
 def test_a_version_without_an_evaluation_cannot_replace_one_that_has_one(team, actor, live, node, make_run):

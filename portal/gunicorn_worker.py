@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import queue
 import resource
+import select
 import selectors
 import socket
 import threading
@@ -19,6 +20,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from gunicorn.http import wsgi
 from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
 from portal import stopping
@@ -38,6 +40,8 @@ _OTHER_FILES = 200
 _FIRST_BYTES_S = 0.02
 _LOOK_EVERY_S = 0.5
 _NOTE_EVERY_S = 1.0
+_LINGER_MS = 10
+_SMALL_ANSWER_BYTES = 65536
 _LOOK_AT_LEAVING_EVERY_S = 0.05
 
 
@@ -135,6 +139,11 @@ class _BoundedBody:
         self._body, self._deadlines, self._sock, self._left = body, deadlines, sock, length
         self.is_late = False
 
+    @property
+    def is_read(self) -> bool:
+        """Whether every byte that was announced has been read."""
+        return self._left == 0 and not self.is_late
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._body, name)
 
@@ -163,6 +172,40 @@ class _BoundedBody:
         return found
 
 
+class OneSend(wsgi.Response):  # type: ignore[misc]
+    """gunicorn's answer, whose head and body go out together where the body is small and known as a whole."""
+
+    def write(self, arg: Any) -> None:
+        if (
+            self.headers_sent
+            or self.chunked
+            or self._omits_body
+            or not isinstance(arg, bytes)
+            or self.response_length != len(arg)
+            or len(arg) > _SMALL_ANSWER_BYTES
+        ):
+            super().write(arg)
+            return
+        head = "".join([*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers), "\r\n"])
+        self.headers_sent, self.sent = True, len(arg)
+        self.sock.sendall(head.encode("latin-1") + arg)
+
+
+wsgi.Response = OneSend  # by this name gunicorn makes all answers of HTTP/1
+
+
+def _settle(config: Any) -> None:
+    """Make plain attributes of gunicorn's settings, which are asked for dozens of times for each request."""
+    for name, setting in config.settings.items():
+        config.__dict__.setdefault(name, setting.get())
+
+
+def _is_readable(sock: socket.socket, limit_ms: int) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(limit_ms))
+
+
 class BoundedThreads(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's worker with threads, with limits of time on what is read and sent."""
 
@@ -173,6 +216,8 @@ class BoundedThreads(ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         self._make_room()
         self._deadlines, self._farewells = Deadlines(), Farewells()
         self._heads: dict[int, int] = {}  # what watches the head of a connection's request
+        self._lingering = threading.Semaphore(self.cfg.threads // 4)
+        _settle(self.cfg)
         super().init_process()
 
     def _make_room(self) -> None:
@@ -192,6 +237,29 @@ class BoundedThreads(ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
             super().notify()
 
     def handle(self, conn: Any) -> Any:
+        """Answer what is asked on a connection, and what is asked at once after an answer."""
+        while True:
+            is_kept = self._handle_one(conn)
+            if is_kept is not True or not self._is_asked_at_once(conn):
+                return is_kept
+
+    def _is_asked_at_once(self, conn: Any) -> bool:
+        """Wait a moment for a connection's next request, unless others wait for a thread.
+
+        Handing the connection back and getting it again costs two threads their turn, and as much as half an answer.
+        """
+        if not self.alive or not self.tpool._work_queue.empty():
+            return False
+        if conn.parser.unreader.buf.getvalue():
+            return True
+        if not self._lingering.acquire(blocking=False):
+            return False
+        try:
+            return _is_readable(conn.sock, _LINGER_MS)
+        finally:
+            self._lingering.release()
+
+    def _handle_one(self, conn: Any) -> Any:
         if not conn.initialized and not conn.wait_for_data(_FIRST_BYTES_S):
             return _DEFER
         if not conn.initialized:
@@ -211,6 +279,14 @@ class BoundedThreads(ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         left = int(length) if length.isdecimal() else None
         body = req.body = _BoundedBody(req.body, self._deadlines, conn.sock, left)
         return super().handle_request(req, conn) and not body.is_late
+
+    def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
+        """Whether the connection can be used again; of a body that was read to its end nothing has to be drained."""
+        body = conn.parser.mesg.body
+        if keepalive and isinstance(body, _BoundedBody) and body.is_read:
+            conn.parser.mesg = None
+            return True
+        return bool(super()._keepalive_after(conn, keepalive))
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         """Go on with a connection, in the thread that accepts connections, which must not wait for one of them."""

@@ -22,7 +22,7 @@ from psycopg import errors, pq
 
 from portal.rls import fetch_in_all_teams
 
-CONNECTIONS = 4
+CONNECTIONS = 2
 PATIENCE_S = 10.0
 # Prepared statements live in a connection, and a pooler may hand us another one for each transaction.
 _UNKNOWN_STATEMENT = (b"26000", b"42P05")

@@ -25,6 +25,10 @@ gunicorn_worker.HEAD_LIMIT_S = gunicorn_worker.BODY_LIMIT_S = gunicorn_worker.SE
 
 def application(environ, start_response):
     body = environ["wsgi.input"].read()
+    if environ["PATH_INFO"] == "/known":
+        answer = b"<%s>" % body
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(answer)))])
+        return [answer]
     start_response("200 OK", [("Content-Type", "text/plain")])
     if environ["PATH_INFO"] == "/stream":
         return (time.sleep(0.5) or b"word " for _number in range(5))
@@ -43,7 +47,7 @@ def endless():
         time.sleep(0.1)
     yield b"closing words"
 """
-THREADS = 3
+THREADS = 4  # one of which may wait for what is asked at once after an answer
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +203,43 @@ def test_large_bodies_kept_connections_and_long_answers_are_left_alone(port):
             assert part, received
             received += part
         assert received.count(b"word ") == 5
+
+
+def test_what_is_asked_at_once_is_answered_in_its_order(port):
+    """One after the other on kept connections, several in one packet, and with more callers than threads."""
+    requests = [b"POST /known HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (n, b"x" * n) for n in range(9)]
+    with contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(connected(port)) for _number in range(2 * THREADS)]
+        for request, expected in zip(requests, range(9), strict=True):
+            for caller in callers:
+                caller.sendall(request)
+            for caller in callers:
+                assert answers(caller, 1) == [b"<%s>" % (b"x" * expected)]
+        for caller in callers:
+            caller.sendall(b"".join(requests))
+        for caller in callers:
+            assert answers(caller, 9) == [b"<%s>" % (b"x" * n) for n in range(9)]
+        callers[0].sendall(b"HEAD /known HTTP/1.1\r\nhost: x\r\n\r\n")
+        head = callers[0].recv(65536)
+        assert b"content-length: 2" in head.lower()
+        assert head.endswith(b"\r\n\r\n"), "no body"
+
+
+def answers(caller: socket.socket, count: int) -> list[bytes]:
+    """Return the bodies of so many answers of known length, and see that nothing comes behind them."""
+    received, found = b"", []
+    while len(found) < count:
+        head, end, rest = received.partition(b"\r\n\r\n")
+        if end:
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            if len(rest) >= length:
+                found.append(rest[:length])
+                received = rest[length:]
+                continue
+        received += (part := caller.recv(65536))
+        assert part, received
+    assert received == b""
+    return found
 
 
 def test_a_stop_leaves_long_answers_time_for_closing_words(server):  # the last one: the server ends

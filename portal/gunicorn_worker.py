@@ -175,6 +175,9 @@ class _BoundedBody:
 class OneSend(wsgi.Response):  # type: ignore[misc]
     """gunicorn's answer, whose head and body go out together where the body is small and known as a whole."""
 
+    headers_sent: bool
+    sent: int
+
     def write(self, arg: Any) -> None:
         if (
             self.headers_sent

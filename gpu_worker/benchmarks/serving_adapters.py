@@ -58,7 +58,7 @@ def measure_switching(
     many = [replace(request, model=names[place % ADAPTERS]) for place, request in enumerate(requests)]
     found = {}
     for crowd in in_flight:
-        asked = ([retold(request, str(crowd)) for request in requests] for requests in (one, many))
-        of_one, of_many = ask_in_turn(client, *asked, crowd)
+        to_one, to_many = ([retold(request, str(crowd)) for request in requests] for requests in (one, many))
+        of_one, of_many = ask_in_turn(client, to_one, to_many, crowd)
         found[crowd] = (of_one.seconds, of_many.seconds)
     return Switching(subject, len(requests), found)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import queue
 import resource
-import select
 import selectors
 import socket
 import threading
@@ -24,6 +23,7 @@ from gunicorn.http import wsgi
 from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
 from portal import stopping
+from portal.readable import is_readable
 
 # How long the head of a request may take, and a part of its body beyond what its size takes on a slow line.
 HEAD_LIMIT_S = 20.0
@@ -203,12 +203,6 @@ def _settle(config: Any) -> None:
         config.__dict__.setdefault(name, setting.get())
 
 
-def _is_readable(sock: socket.socket, limit_ms: int) -> bool:
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(limit_ms))
-
-
 class BoundedThreads(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's worker with threads, with limits of time on what is read and sent."""
 
@@ -258,7 +252,7 @@ class BoundedThreads(ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         if not self._lingering.acquire(blocking=False):
             return False
         try:
-            return _is_readable(conn.sock, _LINGER_MS)
+            return is_readable(conn.sock, _LINGER_MS)
         finally:
             self._lingering.release()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import select
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -20,6 +19,7 @@ from django.conf import settings
 from django.db import OperationalError, connection
 from psycopg import errors, pq
 
+from portal.readable import is_readable
 from portal.rls import fetch_in_all_teams
 
 CONNECTIONS = 2
@@ -80,7 +80,7 @@ class Lane:
     def _take(self) -> psycopg.Connection[Any]:
         while self._idle:
             raw = self._idle.pop()
-            if not _is_readable(raw):
+            if not _has_something_to_say(raw):
                 return raw
             raw.close()
         raw = psycopg.connect(**connection.get_connection_params(), autocommit=True)
@@ -93,14 +93,12 @@ class Lane:
         self._room = threading.BoundedSemaphore(CONNECTIONS)
 
 
-def _is_readable(raw: psycopg.Connection[Any]) -> bool:
+def _has_something_to_say(raw: psycopg.Connection[Any]) -> bool:
     """Whether a connection at rest has something to say: then the server has closed it, or is about to."""
-    poll = select.poll()
     try:
-        poll.register(raw.fileno(), select.POLLIN)
+        return is_readable(raw)
     except psycopg.OperationalError:  # closed already
         return True
-    return bool(poll.poll(0))
 
 
 def _written(value: Any) -> bytes | None:

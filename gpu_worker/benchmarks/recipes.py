@@ -158,11 +158,7 @@ class Bench:
         report = folder / "report.json"
         stolen = folder / "stolen.json"
         if not report.exists():
-            is_begun = any((folder / "checkpoints").glob("step-*"))
-            clock = Stolen()
-            self._train(folder, subject.name, chosen)
-            if not is_begun:  # of a training in several parts nobody knows it
-                stolen.write_text(json.dumps(clock.share()), encoding="utf-8")
+            stolen.write_text(json.dumps(self._train(folder, subject.name, chosen)), encoding="utf-8")
         finished = json.loads(report.read_text(encoding="utf-8"))
         untuned = self._untuned(folder, subject.name, chosen) if subject.recipe == "fast" else None
         seconds = self._evaluate(folder, subject.name, chosen, rows=len(asked), untuned=False)
@@ -203,12 +199,17 @@ class Bench:
             chosen["micro_batch_size"] = chosen["batch_size"]
         return Hyperparameters(**{**chosen, "checkpoint_every_steps": CHECKPOINT_EVERY})
 
-    def _train(self, folder: Path, name: str, chosen: Hyperparameters) -> None:
-        """Train to the end, from the last checkpoint if there is one."""
+    def _train(self, folder: Path, name: str, chosen: Hyperparameters) -> float | None:
+        """Train to the end, from the last checkpoint if there is one.
+
+        Returns the share of the processors that other machines took, None of a training in several parts.
+        """
         resume = any((folder / "checkpoints").glob("step-*"))
         self._write_spec(folder, chosen, resume=resume)
         self._progress(f"{name}: {'training goes on' if resume else 'training'} in {folder}")
+        stolen = Stolen()
         self._child("gpu_worker.trainer", folder, name)
+        return None if resume else stolen.share()
 
     def _evaluate(self, folder: Path, name: str, chosen: Hyperparameters, *, rows: int, untuned: bool) -> float:
         """Let the adapter answer; return the seconds that took, with the start."""

@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 
 from datasets_app.rendering import ChatRenderer
+from gpu_worker.benchmarks.children import figures_of
 from gpu_worker.benchmarks.processor_time import Stolen, share_of
 from gpu_worker.benchmarks.serving_adapters import measure_switching
 from gpu_worker.benchmarks.serving_load import (
@@ -124,19 +125,14 @@ class _Baseline(Figures):
 
 def _measure_transformers(workload: Workload, folder: Path, progress: Callable[[str], object]) -> _Baseline:
     """Measure generate with PEFT in a process of its own. Raises: RuntimeError if it fails."""
-    order = folder / "baseline.json"
-    order.write_text(json.dumps(workload.to_dict() | {"in_flight": IN_FLIGHT}), encoding="utf-8")
     stolen = Stolen()
-    child = subprocess.run(
-        [sys.executable, "-m", "gpu_worker.benchmarks.stock_serving", str(order)],
-        env={**os.environ, **ENVIRONMENT},
-        capture_output=True,
-        text=True,
-        check=False,
+    found = figures_of(
+        "gpu_worker.benchmarks.stock_serving",
+        workload.to_dict() | {"in_flight": IN_FLIGHT},
+        folder / "baseline.json",
+        environment=ENVIRONMENT,
+        what="the baseline",
     )
-    if child.returncode:
-        raise RuntimeError(f"the baseline failed ({child.returncode}): {child.stderr[-2000:]}")
-    found = json.loads(child.stdout.splitlines()[-1])
     progress(f"transformers: {found['latency_s']:.2f} s alone, {found['mixed_per_s']:.2f} mixed requests/s")
     answers = tuple(found.pop("answers"))
     return _Baseline(

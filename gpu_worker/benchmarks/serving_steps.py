@@ -5,9 +5,7 @@ of its own, with an engine's decoder and threads.
 """
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpu_worker.benchmarks.children import figures_of
 from gpu_worker.engine.adapter_folder import open_adapter
 from gpu_worker.engine.block_pool import BLOCK_SIZE
 from gpu_worker.engine.config import EngineConfig, Precision
@@ -53,20 +52,10 @@ def measure_steps(
     model_dir: Path, adapters: Sequence[Path], folder: Path, *, weights: Precision, environment: dict[str, str]
 ) -> list[StepCost]:
     """Measure in a child process. Raises: RuntimeError if it fails."""
-    order = folder / "steps.json"
-    order.write_text(
-        json.dumps({"model_dir": str(model_dir), "adapters": list(map(str, adapters)), "weights": weights})
-    )
-    child = subprocess.run(
-        [sys.executable, "-m", "gpu_worker.benchmarks.serving_steps", str(order)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if child.returncode:
-        raise RuntimeError(f"the steps could not be measured ({child.returncode}): {child.stderr[-2000:]}")
-    return [StepCost(**cost) for cost in json.loads(child.stdout.splitlines()[-1])]
+    order = {"model_dir": str(model_dir), "adapters": list(map(str, adapters)), "weights": weights}
+    program = "gpu_worker.benchmarks.serving_steps"
+    costs = figures_of(program, order, folder / "steps.json", environment=environment, what="measuring steps")
+    return [StepCost(**cost) for cost in costs]
 
 
 def sentence(costs: Sequence[StepCost], *, arithmetic: str) -> str:

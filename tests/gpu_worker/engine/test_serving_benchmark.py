@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpu_worker.benchmarks import serving, serving_load, serving_steps
+from gpu_worker.benchmarks import children, serving, serving_load
 from gpu_worker.benchmarks.serving import Figures, render, run
 from gpu_worker.benchmarks.serving_adapters import Switching
 from gpu_worker.benchmarks.serving_load import Load, Request
@@ -62,7 +62,7 @@ def test_the_table_has_one_row_for_each_subject() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_kernels")
 def test_a_quick_run_measures_everything(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (serving, serving_steps):
+    for module in (serving, children):
         monkeypatch.setattr(module, "subprocess", forked_subprocess)
     told: list[str] = []
     section = run(rows=None, model_dir=model_dir, quick=True, progress=told.append)

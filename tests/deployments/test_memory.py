@@ -11,7 +11,7 @@ from django.db import transaction
 from django.test import Client
 from django.utils import timezone
 
-from deployments import services, targets
+from deployments import known_targets, services
 from deployments.models import Deployment
 from portal.models import ApiToken, BaseModel, Membership, Quota, QuotaWindow, Role, Scope, Team, User
 from portal.rls import all_teams
@@ -31,7 +31,7 @@ def code_of(response) -> tuple[int, str]:
 @pytest.fixture
 def known(api: Client, deployed, monkeypatch) -> Client:
     """A client whose token and model this process has seen a moment ago, on a machine that may be slow."""
-    monkeypatch.setattr(targets, "KNOWN_FOR_S", 60.0)
+    monkeypatch.setattr(known_targets, "KNOWN_FOR_S", 60.0)
     for _time in range(3):
         assert ask(api).status_code == 200
     return api

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.preflight import TOLERANCE, Prediction, predict
+from gpu_worker.benchmarks.bars import Bar, table
 from gpu_worker.benchmarks.recipes import Bench, Subject, write_rows
 from gpu_worker.benchmarks.tables import read_pairs
 from gpu_worker.benchmarks.tiny_model import make_tiny_model
@@ -120,8 +121,24 @@ def render(results: Sequence[Result], *, source: str) -> str:
             f"What a trial of 20 steps predicts for a whole run, its quality report included, and what the run then "
             f"took, on {source}. The bar is {TOLERANCE:.0%}. An error below zero: less was predicted than it was.",
             "\n".join(lines),
+            table([bar for one in results for bar in _bars(one)]),
         ]
     )
+
+
+def _bars(one: Result) -> list[Bar]:
+    """Return the bars of a whole run's time and memory."""
+    told = Prediction(**one["predicted"])
+    pairs = {
+        "minutes": (told.seconds, one["training_s"] + one["evaluation_s"]),
+        "memory": (told.peak_memory_bytes, one["finished"]["peak_memory_bytes"]),
+    }
+    return [
+        Bar.at_most(
+            f"{one['subject']}: {what}, error", TOLERANCE, abs(predicted / real - 1) if real else None, "{:.0%}"
+        )
+        for what, (predicted, real) in pairs.items()
+    ]
 
 
 def _error(predicted: float, real: float) -> str:

@@ -5,7 +5,9 @@ from typing import Any
 
 from experiments.recipes import RECIPES
 from experiments.scoring.names import CONSTRAINED, MAJORITY, SCORED, TFIDF, TUNED, UNTUNED
+from gpu_worker.benchmarks.bars import table
 from gpu_worker.benchmarks.processor_time import share_of
+from gpu_worker.benchmarks.recipes_bars import bars
 
 _WORDS = {
     MAJORITY: "most frequent answer",
@@ -16,6 +18,7 @@ _WORDS = {
     SCORED: "allowed values scored",
 }
 _CHOSEN = ("learning_rate", "epochs", "batch_size", "lora_r", "precision")
+BARS_WORDS = "The bars hold for answers within the schema, which is how a deployment answers."
 
 Result = Mapping[str, Any]
 
@@ -34,7 +37,7 @@ def render(results: Sequence[Result], *, source: str) -> str:
         "nothing was chosen by them.",
     ]
     if recipes:
-        parts += [_costs(recipes), _quality(recipes)]
+        parts += [_costs(recipes), _quality(recipes), BARS_WORDS, table(bars(results, source=source))]
     if trials:
         rows = ", ".join(sorted({f"{one['asked_rows']}" for one in trials}))
         parts += [

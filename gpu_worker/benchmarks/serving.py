@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 
 from datasets_app.rendering import ChatRenderer
+from gpu_worker.benchmarks import bars, serving_bars
 from gpu_worker.benchmarks.children import figures_of
 from gpu_worker.benchmarks.processor_time import Stolen, share_of
 from gpu_worker.benchmarks.serving_adapters import measure_switching
@@ -34,7 +35,7 @@ from gpu_worker.benchmarks.serving_load import (
     rounds_of,
 )
 from gpu_worker.benchmarks.serving_peers import measure_peers
-from gpu_worker.benchmarks.serving_steps import measure_steps, sentence
+from gpu_worker.benchmarks.serving_steps import StepCost, measure_steps, sentence
 from gpu_worker.benchmarks.serving_workload import Workload, prepare_workload
 from gpu_worker.benchmarks.training import ENVIRONMENT
 from gpu_worker.compiled import CACHE_VARIABLE
@@ -107,13 +108,16 @@ def run(
         if peers:
             others, remarks = _measure_peers(peers, workload, Path(folder), baseline, progress)
             figures += others
+        steps: dict[Precision, list[StepCost]] = {}
         for weights in dict.fromkeys(subject.weights for subject in own):
             chosen = [subject for subject in own if subject.weights == weights]
             found, remark = _measure_engine(workload, Path(folder), baseline, chosen, progress)
             figures += found
-            remarks += [remark, _measure_steps(workload, Path(folder), chosen[0].weights, progress)]
+            steps[weights] = _measure_steps(workload, Path(folder), weights, progress)
+            remarks += [remark, sentence(steps[weights], arithmetic=weights)]
     section = render(figures, workload, source=rows.name if rows else "demo tickets", requests=requests)
-    return "\n".join([section, *(f"\n{remark}" for remark in remarks)])
+    held = bars.table(serving_bars.bars(figures, steps["fp32"], in_flight=IN_FLIGHT, crowd=CROWD))
+    return "\n\n".join([section, *remarks, serving_bars.WORDS, held])
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,9 @@ def _measure_engine(
     return found, switching
 
 
-def _measure_steps(workload: Workload, folder: Path, weights: Precision, progress: Callable[[str], object]) -> str:
+def _measure_steps(
+    workload: Workload, folder: Path, weights: Precision, progress: Callable[[str], object]
+) -> list[StepCost]:
     costs = measure_steps(
         workload.model_dir,
         list(workload.adapters.values()),
@@ -221,9 +227,8 @@ def _measure_steps(workload: Workload, folder: Path, weights: Precision, progres
         weights=weights,
         environment={CACHE_VARIABLE: str(folder / "cache"), **ENVIRONMENT},
     )
-    said = sentence(costs, arithmetic=weights)
-    progress(said)
-    return said
+    progress(sentence(costs, arithmetic=weights))
+    return costs
 
 
 def _tell(figures: Figures, progress: Callable[[str], object]) -> None:

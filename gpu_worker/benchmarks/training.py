@@ -21,7 +21,7 @@ from typing import Any
 
 from datasets_app.demo_tickets import DEMO_SYSTEM_PROMPT, generate
 from datasets_app.rendering import ChatRenderer
-from gpu_worker.benchmarks import llamafactory_peer, training_limit
+from gpu_worker.benchmarks import bars, llamafactory_peer, training_bars, training_limit
 from gpu_worker.benchmarks.tables import conversation, read_pairs
 from gpu_worker.benchmarks.training_limit import Limit
 from gpu_worker.compiled import CACHE_VARIABLE, NativeUnavailable
@@ -136,8 +136,9 @@ def run(
             limits[subject].append(limit := measure_limit(subject, conversations, model_dir, cache=cache))
             progress(f"round {number + 1}: {subject}: {limit.share:.0%} of the machine's limit")
     section = render(measurements, source=rows.name if rows else "demo tickets", steps=steps, rounds=rounds)
-    tables = training_limit.render({name: training_limit.middle(found) for name, found in limits.items()})
-    return "\n\n".join([section, *dict.fromkeys(remarks), LIMIT_WORDS, tables])
+    reached = {name: training_limit.middle(found) for name, found in limits.items()}
+    held = bars.table(training_bars.bars(measurements, {name: limit.share for name, limit in reached.items()}))
+    return "\n\n".join([section, *dict.fromkeys(remarks), LIMIT_WORDS, training_limit.render(reached), held])
 
 
 OURS = ('{"event"', '{"tokens"')  # how lines begin that are meant for us; peers print other things too
@@ -234,7 +235,7 @@ def render(measurements: Sequence[Measurement], *, source: str, steps: int, roun
     baseline = 0.0
     for subject in dict.fromkeys(measured.subject for measured in measurements):
         own = [measured for measured in measurements if measured.subject == subject]
-        speed = statistics.median(speed for measured in own for speed in measured.tokens_per_s)
+        speed = training_bars.speed_of(own)
         baseline = baseline or speed
         medians = [statistics.median(measured.tokens_per_s) for measured in own]
         lines.append(

@@ -66,7 +66,7 @@ def test_a_quick_run_measures_everything(model_dir: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(module, "subprocess", forked_subprocess)
     told: list[str] = []
     section = run(rows=None, model_dir=model_dir, quick=True, progress=told.append)
-    assert section.count("\n|") == 5
+    assert section.count("\n|") == 5 + 12  # the figures, and the bars
     assert "Tuneport engine, fp32, JSON schema" in section
     assert len(told) == 6
     assert all(remark in section for remark in told[-2:])

@@ -1,0 +1,62 @@
+"""The bars of serving: exact arithmetic, answers within the schema, held against what was measured in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gpu_worker.benchmarks.bars import Bar
+
+if TYPE_CHECKING:
+    from gpu_worker.benchmarks.serving import Figures
+    from gpu_worker.benchmarks.serving_steps import StepCost
+
+OURS = "Tuneport engine, fp32, JSON schema"
+PEER = "llama.cpp server, Q8_0 with LoRA in fp32"
+WITHIN_SCHEMA = ", JSON schema"
+MEGABYTE = 1e6
+WORDS = f"The bars hold for “{OURS}”; mixed adapters cost what the same requests take longer than under one."
+
+
+def bars(rows: Sequence[Figures], exact_steps: Sequence[StepCost], *, in_flight: int, crowd: int) -> list[Bar]:
+    """Return every bar of serving. `exact_steps`: what decode steps in fp32 cost; `in_flight`, `crowd`: how many."""
+    by_subject = {row.subject: row for row in rows}
+    ours = by_subject.get(OURS)
+    peer = by_subject.get(PEER + WITHIN_SCHEMA)
+    slower = _ratio(ours and ours.latency_s, peer and peer.latency_s)
+    more = _ratio(ours and ours.mixed_per_s, peer and peer.mixed_per_s)
+    alike = f"{PEER.partition(',')[0]}'s, which keeps to the schema too"
+    overhead = max((cost.overhead for cost in exact_steps), default=None)
+    return [
+        Bar.at_most(f"latency alone, to {alike}", 0.9, slower),
+        Bar.at_least(f"requests/s with 3 mixed adapters, {in_flight} in flight, to {alike}", 2.5, more),
+        Bar.at_most(f"mixed adapters cost against one, {in_flight} in flight", 0.1, _cost(ours), "{:.0%}"),
+        Bar.at_most(f"mixed adapters cost against one, {crowd} in flight", 0.1, _crowd_cost(ours), "{:.0%}"),
+        Bar.at_most("first token alone, s", 0.15, ours and ours.first_token_s, "{:.3f}"),
+        Bar.at_most(f"p95 of mixed requests, {in_flight} in flight, s", 3.0, ours and ours.mixed_p95_s, "{:.1f}"),
+        Bar.at_most("hot add of an adapter, ms", 100, _thousandfold(ours and ours.hot_add_s), "{:.0f}"),
+        Bar.at_most("cold start, s", 10.0, ours and ours.cold_start_s, "{:.1f}"),
+        Bar.at_most("resident, MB", 1200, ours and ours.resident_bytes / MEGABYTE, "{:,.0f}"),
+        Bar.at_most("a decode step beyond its products, the most of those measured", 0.4, overhead, "{:.0%}"),
+    ]
+
+
+def _ratio(own: float | None, other: float | None) -> float | None:
+    return own / other if own is not None and other else None
+
+
+def _cost(row: Figures | None) -> float | None:
+    """Return how much more time mixed adapters take than one."""
+    return _more_time(row.one_adapter_per_s, row.mixed_per_s) if row else None
+
+
+def _crowd_cost(row: Figures | None) -> float | None:
+    return _more_time(row.crowd_one_per_s, row.crowd_mixed_per_s) if row else None
+
+
+def _more_time(one_per_s: float | None, mixed_per_s: float | None) -> float | None:
+    return one_per_s / mixed_per_s - 1 if one_per_s and mixed_per_s else None
+
+
+def _thousandfold(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e3 * seconds

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from experiments.views import experiments, judge, platform, quality, runs, sweeps
+from experiments.views import answers, experiments, judge, platform, quality, run_log, runs, sweeps
 
 app_name = "experiments"
 urlpatterns = [
@@ -25,8 +25,11 @@ urlpatterns = [
     path("t/<slug:team>/runs/<uuid:pk>/status/", runs.run_status, name="run_status"),
     path("t/<slug:team>/runs/<uuid:pk>/rows/", runs.run_rows, name="run_rows"),
     path("t/<slug:team>/runs/<uuid:pk>/metrics/", runs.metrics, name="metrics"),
-    path("t/<slug:team>/runs/<uuid:pk>/log/", runs.log, name="log"),
+    path("t/<slug:team>/runs/<uuid:pk>/log/", run_log.log, name="log"),
+    path("t/<slug:team>/runs/<uuid:pk>/log/all/", run_log.whole_log, name="whole_log"),
+    path("t/<slug:team>/runs/<uuid:pk>/log.txt", run_log.log_text, name="log_text"),
     path("t/<slug:team>/runs/<uuid:pk>/quality/", quality.report, name="quality"),
+    path("t/<slug:team>/runs/<uuid:pk>/quality/rows/", answers.rows, name="answers"),
     path("t/<slug:team>/runs/<uuid:pk>/quality/predictions.csv", quality.predictions, name="predictions"),
     path("t/<slug:team>/runs/<uuid:pk>/settings/", runs.settings, name="settings"),
     path("t/<slug:team>/runs/<uuid:pk>/settings.yaml", runs.settings_yaml, name="settings_yaml"),

@@ -1,7 +1,7 @@
 """Precision, recall and confusion of a closed field."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,13 +54,16 @@ def class_scores(expected: Sequence[str], answered: Sequence[str]) -> tuple[Clas
 def confusion(expected: Sequence[str], answered: Sequence[str]) -> Confusion:
     """Return which expected value is answered by which; values that nothing expects are one column."""
     labels = _by_frequency(Counter(expected))
-    known = {*labels, ABSENT}
-    pairs = Counter(
-        (label, answer if answer in known else OTHER) for label, answer in zip(expected, answered, strict=True)
-    )
+    known = set(labels)
+    pairs = Counter((label, answer_column(answer, known)) for label, answer in zip(expected, answered, strict=True))
     seen = {answer for _, answer in pairs}
     answers = (*labels, *(extra for extra in (OTHER, ABSENT) if extra in seen))
     return Confusion(labels, answers, tuple(tuple(pairs[label, answer] for answer in answers) for label in labels))
+
+
+def answer_column(answer: str, labels: Container[str]) -> str:
+    """Return the column of a confusion in which an answer is counted."""
+    return answer if answer in labels or answer == ABSENT else OTHER
 
 
 def _by_frequency(support: Counter[str]) -> tuple[str, ...]:

@@ -103,8 +103,8 @@ def _score_field(
     accuracy = hits / len(having) if having else 0.0
     if not field.closed or not having:
         return FieldScores(field.name, field.closed, len(having), hits, accuracy)
-    wanted = [_label(expected[place], field.name) for place in having]
-    given = [_label(answers[place], field.name) for place in having]
+    wanted = [class_of(expected[place], field.name) for place in having]
+    given = [class_of(answers[place], field.name) for place in having]
     classes = class_scores(wanted, given)
     return FieldScores(
         name=field.name,
@@ -121,8 +121,8 @@ def _score_field(
     )
 
 
-def _label(answer: str, name: str) -> str:
-    """Return the value that an answer gives to a field, as a class."""
+def class_of(answer: str, name: str) -> str:
+    """Return the value that an answer gives to a field, as a class; ABSENT if it gives none."""
     members = parsed_json(answer)
     value = members.get(name, MISSING) if isinstance(members, dict) else MISSING
     return ABSENT if value is MISSING else label_of(value)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from django.core.paginator import Paginator
-from django.db.models import QuerySet
-from django.http import Http404, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpResponse, QueryDict, StreamingHttpResponse
 from django.shortcuts import render
 from django.utils.translation import gettext as _
 
-from experiments.models import EvaluatedRow, Evaluation
+from experiments.models import Evaluation
 from experiments.problem_words import problem_words
 from experiments.scoring.names import OTHERS, SUBJECTS
 from experiments.slice_words import slice_tables
 from experiments.verdicts import short_label, subject_label, verdict_of
+from experiments.views.answers import answers_context, cell_query, table_anchor
 from experiments.views.judge import judgement_context
 from experiments.views.runs import run_of
 from portal import audit
@@ -25,34 +24,27 @@ from portal.csv_export import csv_response
 from portal.impersonation import refuse_while_impersonating
 from portal.rls import team_scope
 
-_PER_PAGE = 10
-_ORDERS = {"worst": ("tuned_score", "row"), "best": ("-tuned_score", "row"), "random": ("?",), "row": ("row",)}
-
 
 @team_view()
 def report(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
-    """Show the quality report and the rows behind it: the worst, the best, or some at random."""
+    """Show the quality report and the worst of the rows behind it."""
     run = run_of(request, pk)
     evaluation: Evaluation | None = getattr(run, "evaluation", None)
     context: dict[str, Any] = {"run": run, "evaluation": evaluation, "adapter": getattr(run, "adapter", None)}
     if evaluation is not None:
-        order = request.GET.get("rows", "worst")
-        order = order if order in _ORDERS else "worst"
-        pages = Paginator(_shown(evaluation, request).order_by(*_ORDERS[order]), _PER_PAGE)
-        page = pages.get_page(request.GET.get("page"))
         context |= {
             "report": evaluation.report,
             "verdict": verdict_of(evaluation.report["verdict"]),
             "field_bars": _field_bars(evaluation.report),
             "subjects": _subjects(evaluation.report),
             "field_table": _field_table(evaluation.report),
-            "tables": [_table(field) for field in evaluation.report["tuned"]["fields"] if field["confusion"]],
+            "tables": [
+                _table(field["name"], field) for field in evaluation.report["tuned"]["fields"] if field["confusion"]
+            ],
             **_problem(evaluation.report),
             "slice_tables": _slice_tables(evaluation.report),
             "text_rows": _text_rows(evaluation.report),
-            "page": page,
-            "shown_rows": [(answer, _others(answer)) for answer in page],
-            "order": order,
+            **answers_context(evaluation, QueryDict()),
             **judgement_context(request, evaluation),
         }
         audit.read(request.team, Actor.of(request), "run.answers_read", run)
@@ -65,11 +57,6 @@ def _slice_tables(figures: dict[str, Any]) -> list[dict[str, Any]]:
     if problem is not None and not problem_words(problem).learns_answers:
         return []
     return slice_tables(figures.get("slices", []))
-
-
-def _others(answer: EvaluatedRow) -> list[tuple[str, str]]:
-    """Return who else answered the row, and what."""
-    return [(short_label(name), answer.others[name]) for name in SUBJECTS if name in answer.others]
 
 
 def _subjects(figures: dict[str, Any]) -> list[dict[str, Any]]:
@@ -105,7 +92,7 @@ def _problem(figures: dict[str, Any]) -> dict[str, Any]:
     problem = figures.get("problem")
     if problem is None:
         return {}
-    table = _table({"name": _("label"), **problem}) if problem.get("confusion") else None
+    table = _table(None, problem) if problem.get("confusion") else None
     return {"problem": problem_words(problem), "problem_table": table}
 
 
@@ -121,20 +108,28 @@ def _text_rows(figures: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _table(field: dict[str, Any]) -> dict[str, Any]:
-    """Return a closed field's confusion matrix by row, with the class's own figures at the end of each."""
-    confusion = field["confusion"]
-    scores = {known["label"]: known for known in field["classes"]}
+def _table(field: str | None, figures: dict[str, Any]) -> dict[str, Any]:
+    """Return a closed field's confusion matrix by row, with the class's own figures at the end of each.
+
+    A cell is how many rows are in it, and what asks for them (nothing where there is none).
+    """
+    confusion = figures["confusion"]
+    scores = {known["label"]: known for known in figures["classes"]}
+    answers = confusion["answers"]
     rows = [
-        (label, counts, scores[label]) for label, counts in zip(confusion["labels"], confusion["counts"], strict=True)
+        (label, cell_query(field, label), _cells(field, label, counts, answers), scores[label])
+        for label, counts in zip(confusion["labels"], confusion["counts"], strict=True)
     ]
     most = max((max(counts, default=0) for counts in confusion["counts"]), default=0)
-    return {"name": field["name"], "answers": confusion["answers"], "rows": rows, "most": most}
+    name = _("label") if field is None else field
+    return {"name": name, "answers": answers, "rows": rows, "most": most, "anchor": table_anchor(field)}
 
 
-def _shown(evaluation: Evaluation, request: TeamRequest) -> QuerySet[EvaluatedRow]:
-    answers = evaluation.answers.all()
-    return answers.filter(is_exact=False) if request.GET.get("show") == "wrong" else answers
+def _cells(field: str | None, label: str, counts: list[int], answers: list[str]) -> list[tuple[int, str, str]]:
+    return [
+        (count, answer, cell_query(field, label, answer) if count else "")
+        for count, answer in zip(counts, answers, strict=True)
+    ]
 
 
 @team_view(streams=True)

@@ -16,6 +16,7 @@ from django.views.decorators.http import require_POST
 from experiments import holding, insights, kept, scheduling, services
 from experiments.hyperparameter_words import fields_in_words, value_words
 from experiments.hyperparameters import Hyperparameters, to_yaml
+from experiments.log_lines import last_lines
 from experiments.models import Priority, Run
 from experiments.preflight import prediction_of
 from portal import archives, audit
@@ -25,9 +26,8 @@ from portal.errors import InvalidInput, PortalError
 from portal.impersonation import refuse_while_impersonating
 from portal.models import Role
 
-_LOG_LINES = 500
 _POINTS = 2000
-_STOP_POLLING = 286
+STOP_POLLING = 286
 
 
 def run_of(request: TeamRequest, pk: uuid.UUID) -> Run:
@@ -42,10 +42,12 @@ def run(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Show a run as it learns."""
     found = run_of(request, pk)
     points = insights.points_of(found)
+    lines, earlier = last_lines(found)
     context = {
         **_live(found, points, insights.latest_of(points)),
         **_shown_rows(request, found),
-        "lines": list(_log(found, 0)),
+        "lines": lines,
+        "earlier_lines": earlier,
         "table": insights.figures_table(points),
         "kept": [] if found.is_preflight else kept.kept_weights(found, points),
         "quality_metrics": insights.measured_quality(points),
@@ -57,7 +59,7 @@ def run(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
 def run_status(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Answer the live part of the run page; 286 stops its polling when the run has ended."""
     found = run_of(request, pk)
-    status = _STOP_POLLING if found.is_terminal else 200
+    status = STOP_POLLING if found.is_terminal else 200
     live = _live(found, insights.losses_of(found), insights.latest_of(insights.recent_points(found)))
     response = render(request, "experiments/_run_status.html", live, status=status)
     if found.is_terminal and request.GET.get("was") not in (None, found.status):
@@ -71,7 +73,7 @@ def run_rows(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     found = run_of(request, pk)
     state = insights.rows_state(found)
     if request.GET.get("seen") == state:
-        return HttpResponse(status=_STOP_POLLING if found.is_terminal else 204)
+        return HttpResponse(status=STOP_POLLING if found.is_terminal else 204)
     context = {**_shown_rows(request, found), "run": found}
     return render(request, "experiments/_learned_rows.html", context)
 
@@ -99,29 +101,15 @@ def _live(found: Run, points: insights.Points, latest: dict[str, Any]) -> dict[s
 def metrics(request: TeamRequest, pk: uuid.UUID) -> JsonResponse:
     """Answer metric points from step `?after=` on; the last step comes again, since its validation loss may be new."""
     found = run_of(request, pk)
-    after = _number(request.GET.get("after"))
+    after = number_of(request.GET.get("after"))
     points = list(found.metrics.filter(step__gte=after).order_by("step")[:_POINTS])
     rows = [{"step": point.step, **point.values} for point in points]
     done = found.is_terminal and len(points) < _POINTS
     return JsonResponse({"points": rows, "next": points[-1].step if points else after, "done": done})
 
 
-@team_view()
-def log(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
-    """Answer log lines after the first `?after=` ones: 204 for none yet, 286 when there will be no more."""
-    found = run_of(request, pk)
-    lines = list(_log(found, _number(request.GET.get("after"))))
-    if not lines:
-        return HttpResponse(status=_STOP_POLLING if found.is_terminal else 204)
-    return render(request, "components/_log_lines.html", {"lines": lines})
-
-
-def _log(found: Run, after: int) -> list[dict[str, Any]]:
-    events = found.events.order_by("id")[after : after + _LOG_LINES]
-    return [{"at": event.at, "level": event.level, "text": event.message} for event in events]
-
-
-def _number(text: str | None) -> int:
+def number_of(text: str | None) -> int:
+    """Return a whole number from an address, 0 for anything else."""
     return int(text) if text and text.isdecimal() and len(text) < 16 else 0
 
 

@@ -145,3 +145,37 @@ def test_a_running_training_that_is_asked_to_pause_says_so(browser, run, lease):
     shown = browser.get(page_of(run)).content.decode()
     assert "writes a checkpoint" in shown
     assert f'action="{page_of(run, "resume/")}"' not in shown
+
+
+def test_the_last_lines_of_a_long_log_are_shown_and_all_of_it_can_be_read(run, browser, client_for, charlie):
+    with team_scope(run.team_id):
+        lines = [RunEvent(team=run.team, run=run, message=f"line {number:04}\nmore") for number in range(1203)]
+        RunEvent.unscoped.bulk_create(lines)
+        told = RunEvent.unscoped.filter(run=run).count()
+    change(run, status="succeeded")
+    page = browser.get(page_of(run)).content.decode()
+    assert "line 1202" in page
+    assert "line 0000" not in page
+    assert f"{told - 500} earlier lines" in page
+    assert f'data-log-first="{told - 500}"' in page
+    assert "line 0000" in browser.get(page_of(run, "log/all/")).content.decode()
+    assert "line 1202" in browser.get(page_of(run, "log/all/?page=3")).content.decode()
+    file = browser.get(page_of(run, "log.txt"))
+    text = b"".join(file.streaming_content).decode().splitlines()
+    assert [line.split()[-1] for line in text if " line " in line] == [f"{number:04}" for number in range(1203)]
+    assert text[-2].endswith("INFO    line 1202")
+    assert text[-1] == "    more"
+    assert client_for(charlie).get(page_of(run, "log.txt")).status_code == 404
+
+
+def test_a_log_of_a_running_training_goes_on_after_its_last_line(run, lease, browser):
+    with team_scope(run.team_id):
+        RunEvent.unscoped.bulk_create(RunEvent(team=run.team, run=run, message=f"line {n}") for n in range(600))
+        told = RunEvent.unscoped.filter(run=run).count()
+    page = browser.get(page_of(run)).content.decode()
+    first = int(page.split('data-log-first="')[1].split('"')[0])
+    known = first + page.count("log-line log-")
+    assert known == told
+    assert browser.get(page_of(run, f"log/?after={known}")).status_code == 204
+    lifecycle.record_events(lease, [{"event": "log", "message": "one more"}])
+    assert "one more" in browser.get(page_of(run, f"log/?after={known}")).content.decode()

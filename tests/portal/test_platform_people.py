@@ -143,6 +143,7 @@ def test_what_would_outlast_it_is_refused(world, as_alice, alice):
         as_alice.get(reverse("portal:usage_export", args=[team])),
         as_alice.get(reverse("datasets:download", args=[team, world.version.pk, "train", "jsonl"])),
         as_alice.get(reverse("experiments:predictions", args=[team, world.run.pk])),
+        as_alice.get(reverse("experiments:log_text", args=[team, world.run.pk])),
         as_alice.get(reverse("experiments:adapter_download", args=[team, world.run.pk])),
         as_alice.get(reverse("experiments:kept_download", args=[team, world.run.pk, 2])),
         as_alice.post(reverse("portal:secrets", args=[team]), {"kind": "hub_token", "name": "x", "text": "y"}),

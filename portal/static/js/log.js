@@ -5,6 +5,7 @@ export function mount(log) {
   const box = log.querySelector("[data-log-lines]");
   const filter = log.querySelector("[data-log-filter]");
   const follow = log.querySelector("[data-log-follow]");
+  const before = Number(log.dataset.logFirst); // lines of the log that are not on this page
   const lines = () => box.querySelectorAll(".log-line");
 
   const apply = () => {
@@ -16,7 +17,7 @@ export function mount(log) {
   filter.addEventListener("input", apply);
   follow.addEventListener("change", toEnd);
   box.addEventListener("wheel", (event) => event.deltaY < 0 && (follow.checked = false), { passive: true });
-  box.addEventListener("htmx:configRequest", (event) => (event.detail.parameters.after = lines().length));
+  box.addEventListener("htmx:configRequest", (event) => (event.detail.parameters.after = before + lines().length));
   new MutationObserver(() => {
     apply();
     toEnd();

@@ -13,8 +13,8 @@ from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_sche
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from experiments import measuring, services
 from experiments import serializers as shapes
-from experiments import services
 from experiments.models import TRAININGS, Adapter, Evaluation, Experiment, Run
 from portal import archives, audit
 from portal.api.pagination import PAGE_PARAMETERS, PAGE_SCHEMA, Pages, page_of
@@ -216,13 +216,20 @@ class RunSamples(PagedAPIView):
 class RunEvaluation(PagedAPIView):
     """The quality report of a run."""
 
-    scopes = Scope.RUNS_READ.value
+    scopes = READ_WRITE
 
     @extend_schema(operation_id="runs_evaluation", responses=shapes.EvaluationSerializer)
     def get(self, request: Request, pk: uuid.UUID) -> Response:
         """Show how the tuned and the untuned model answered the held-out rows; 404 until it is there."""
         rows = Evaluation.unscoped.filter(team=self.team)
         return Response(shapes.EvaluationSerializer(get_object_or_404(rows, run=self.run_of(pk))).data)
+
+    @extend_schema(operation_id="runs_evaluate", request=shapes.KeptStep, responses={201: shapes.RunSerializer})
+    def post(self, request: Request, pk: uuid.UUID) -> Response:
+        """Measure weights that the run has kept on validation rows; the answer is a run of the kind `evaluation`."""
+        run = self.run_of(pk)
+        evaluation = measuring.evaluate_kept(run=run, actor=self.actor, **self.read(shapes.KeptStep))
+        return Response(shapes.RunSerializer(evaluation).data, status=201)
 
 
 class Adapters(PagedAPIView):

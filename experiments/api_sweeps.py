@@ -117,6 +117,7 @@ class Sweeps(PagedAPIView):
             choice=choice,
             recipe=given["recipe"],
             continue_from=given.get("continue_from"),
+            continue_step=given.get("continue_step"),
             **where,
         )
         return Response(SweepSerializer(sweep).data, status=201)

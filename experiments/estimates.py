@@ -33,6 +33,8 @@ _PACE = """
 
 # A trial is over after its steps, and most often sooner than this time.
 _PREFLIGHT_S = 300.0
+# A guess for one that answers a few hundred rows: how long answers get is known when they are there.
+_EVALUATION_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def expected_seconds(run: Run, pace: Mapping[int, float]) -> float | None:
     seconds_per_visit = pace.get(run.base_model_id)
     if seconds_per_visit is None:
         return None
+    if run.is_evaluation:
+        return _EVALUATION_S
     if run.is_preflight:
         return min(_PREFLIGHT_S, STEPS * float(run.hyperparameters["batch_size"]) * seconds_per_visit)
     try:

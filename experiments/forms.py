@@ -21,6 +21,7 @@ from experiments.recipes import RECIPES, Advice, Situation, advise
 from experiments.situations import situation_of
 from experiments.sweep_plan import MOST_RUNS, BadSweep, read_values
 from experiments.sweeps import Choice
+from portal.errors import InvalidInput
 from portal.forms import TeamForm
 from portal.models import BaseModel, Team
 
@@ -65,6 +66,9 @@ class RunForm(TeamForm):
     )
     continue_from = forms.ModelChoiceField(
         queryset=Run.unscoped.none(), required=False, widget=forms.HiddenInput, label=gettext_lazy("Continue from")
+    )
+    continue_step = forms.IntegerField(
+        required=False, min_value=0, max_value=2**31 - 1, widget=forms.HiddenInput, label=gettext_lazy("At step")
     )
     yaml = forms.FileField(
         label=gettext_lazy("Hyperparameters from a file"),
@@ -126,8 +130,14 @@ class RunForm(TeamForm):
         recipe = self._chosen("recipe")
         advice = advise(recipe if recipe in RECIPES else "balanced", self._situation())
         suggested = advice.hyperparameters.model_copy(update={"problem_type": self._proposed})
-        self.parent = self._row("continue_from")
-        return advice, suggested.model_copy(update=required_settings(self.parent)) if self.parent else suggested
+        self.parent, self.parent_step = self._row("continue_from"), self._number("continue_step")
+        return advice, suggested.model_copy(update=self._required()) if self.parent else suggested
+
+    def _required(self) -> dict[str, Any]:
+        try:
+            return required_settings(self.parent, self.parent_step)
+        except InvalidInput:  # nothing was kept at this step; the service says so when the run is to be started
+            return required_settings(self.parent)
 
     def _situation(self) -> Situation:
         models, slug = self.fields["base_model"].queryset, self._chosen("base_model")  # type: ignore[attr-defined]
@@ -149,6 +159,10 @@ class RunForm(TeamForm):
         if self.is_bound:
             return str(self.data.get(name, ""))
         return str(self.initial.get(name) or (self.fields[name].initial if name in self.fields else "") or "")
+
+    def _number(self, name: str) -> int | None:
+        text = self._chosen(name)
+        return int(text) if text.isdecimal() and len(text) < 10 else None
 
     def reasons(self) -> list[tuple[str, str, str]]:
         """Return why the recipe chose its values, as (hyperparameter, its value, sentence)."""
@@ -216,7 +230,7 @@ class RunForm(TeamForm):
         values = advise(cleaned["recipe"], self._situation()).hyperparameters.model_dump()
         values["problem_type"] = self._proposed
         if self.parent:
-            values |= required_settings(self.parent)
+            values |= self._required()
         for info in form_fields():
             typed = cleaned.get(_PREFIX + info.name)
             if typed not in (None, ""):

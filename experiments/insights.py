@@ -15,7 +15,7 @@ from experiments.models import FirstBatch, Run, RunSample
 
 _TABLE_ROWS = 40
 # Shares that the trainer may measure beside the validation loss, drawn on the right axis of the same picture.
-_QUALITY = ("validation_exact_match", "validation_json_valid")
+_QUALITY = ("validation_exact_match", "validation_bound_exact_match", "validation_json_valid")
 _SHOWN_CHECKS = 5
 _RECENT = 50
 
@@ -117,6 +117,7 @@ def measured_quality(points: Points) -> str:
     """Return which shares were measured at validation checks, as the chart wants them: "name=Label,name=Label"."""
     labels = {
         "validation_exact_match": _("Exact match"),
+        "validation_bound_exact_match": _("Exact match with schema"),
         "validation_json_valid": _("Valid JSON"),
     }
     present = [name for name in _QUALITY if _series(points, name)]

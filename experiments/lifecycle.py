@@ -159,6 +159,23 @@ def finish_preflight(lease: Lease) -> None:
         audit.record(run.team, _SUPERVISOR, "run.succeeded", run, kind=run.kind)
 
 
+def finish_evaluation(lease: Lease, *, predictions: Path, split: Split) -> None:
+    """End an evaluation of kept weights: what they answered is judged and kept, or it has failed. Raises: LeaseLost."""
+    renew_lease(lease)
+    run = load_run(lease.run_id)
+    judged = _judge(run, predictions, split)
+    with all_teams(_REASON):
+        if judged is None:
+            change(lease, gpu_seconds=charged())
+            message = _("The answers could not be judged. Start the evaluation again.")
+            _fail(run, held_by(lease), code="internal", message=message, actor=_SUPERVISOR)
+            return
+        _end(lease, Run.Status.SUCCEEDED)
+        results.record_evaluation(run, judged)
+        _say(run, _("The evaluation has ended."))
+        audit.record(run.team, _SUPERVISOR, "run.succeeded", run, kind=run.kind)
+
+
 def _origins(version: DatasetVersion, split: Split) -> list[str]:
     try:
         with all_teams(_REASON):
@@ -188,6 +205,8 @@ def stop_run(lease: Lease, *, adapter: Path | None, step: int) -> None:
         if placed:
             results.record_adapter(run, placed, step=step)
             _say(run, _("Stopped at step %(step)d. The adapter learned so far is kept.") % {"step": step})
+        elif run.is_evaluation:
+            _say(run, _("Stopped before all rows were answered; there is no report."))
         else:
             _say(run, _("Stopped before anything was learned that could be kept."))
         audit.record(run.team, _SUPERVISOR, "run.cancelled", run, step=step, adapter_kept=placed is not None)
@@ -306,7 +325,7 @@ def load_run(run_id: uuid.UUID) -> Run:
     """Return a run with everything around it that its supervisor needs, so that no further query is necessary."""
     with all_teams(_REASON):
         whole = Run.unscoped.select_related("team", "experiment", "base_model", "node", "created_by")
-        whole = whole.select_related("continue_from__experiment", "continue_from__adapter__team")
+        whole = whole.select_related("continue_from__experiment", "continue_from__adapter__team", "start_adapter__team")
         return whole.select_related("dataset_version__dataset", "dataset_version__team").get(pk=run_id)
 
 
@@ -319,7 +338,7 @@ def earlier_runs_like(run: Run) -> list[Run]:
             base_model=run.base_model,
             base_revision=run.base_revision,
             status=Run.Status.SUCCEEDED,
-            kind=Run.Kind.TRAINING,
+            kind=run.kind,  # those of another kind were asked other rows
         )
         return list(alike.select_related("team").order_by("-ended_at")[:5])
 

@@ -92,6 +92,7 @@ class Run(TeamOwned):
     class Kind(models.TextChoices):
         TRAINING = "training", _("Training")
         PREFLIGHT = "preflight", _("Trial")  # 20 steps, to tell time, memory and cost; leaves nothing
+        EVALUATION = "evaluation", _("Evaluation")  # asks kept weights of an earlier run the validation rows
 
     ACTIVE: ClassVar = (Status.ASSIGNED, Status.RUNNING)
     TERMINAL: ClassVar = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
@@ -110,6 +111,11 @@ class Run(TeamOwned):
     continue_from = models.ForeignKey(
         "self", on_delete=models.RESTRICT, null=True, blank=True, related_name="continuations",
         help_text="the run whose adapter is where this one starts; kept as long as this one is",
+    )  # fmt: skip
+    start_adapter = models.ForeignKey(
+        "Adapter", on_delete=models.RESTRICT, null=True, blank=True, related_name="starts",
+        help_text="of a training: the checkpoint of `continue_from` where it starts, null for that run's result; "
+        "of an evaluation: what it measures",
     )  # fmt: skip
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
 
@@ -163,7 +169,7 @@ class Run(TeamOwned):
         ]
 
     def __str__(self) -> str:
-        return _trial_name(self) if self.is_preflight else f"{self.experiment} #{self.number}"
+        return f"{self.experiment} #{self.number}" if self.is_training else _side_name(self)
 
     @property
     def shown_status(self) -> str:
@@ -174,6 +180,16 @@ class Run(TeamOwned):
     def folder(self) -> Path:
         """The job folder that supervisor, trainer and evaluator share."""
         return self.team.folder / "runs" / str(self.pk)
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it is there for the weights that it leaves."""
+        return self.kind == self.Kind.TRAINING
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether it only measures weights that an earlier run has kept."""
+        return self.kind == self.Kind.EVALUATION
 
     @property
     def is_preflight(self) -> bool:
@@ -214,8 +230,12 @@ class Run(TeamOwned):
         return self.step / self.total_steps if self.total_steps else 0.0
 
 
-def _trial_name(run: Run) -> str:
-    return gettext("%(experiment)s, trial %(number)d") % {"experiment": run.experiment, "number": run.number}
+def _side_name(run: Run) -> str:
+    names = {
+        Run.Kind.PREFLIGHT: gettext("%(experiment)s, trial %(number)d"),
+        Run.Kind.EVALUATION: gettext("%(experiment)s, evaluation %(number)d"),
+    }
+    return names[Run.Kind(run.kind)] % {"experiment": run.experiment, "number": run.number}
 
 
 class MetricPoint(TeamOwned):

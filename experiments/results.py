@@ -77,7 +77,7 @@ def place_adapter(run: Run, source: Path, *, checkpoint: int | None = None) -> P
     aside = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    for name in _present(source):
+    for name in adapter_files(source):
         shutil.copyfile(source / name, aside / name)
         _sync(aside / name)
     _sync(aside)
@@ -87,11 +87,11 @@ def place_adapter(run: Run, source: Path, *, checkpoint: int | None = None) -> P
     weights = target / ADAPTER_FILES[1]
     with weights.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return PlacedAdapter(adapter.pk, sha256, sum((target / name).stat().st_size for name in _present(target)))
+    return PlacedAdapter(adapter.pk, sha256, sum((target / name).stat().st_size for name in adapter_files(target)))
 
 
-def _present(folder: Path) -> tuple[str, ...]:
-    """Return the files of an adapter: one that answers labels or numbers says so in a third."""
+def adapter_files(folder: Path) -> tuple[str, ...]:
+    """Return the names of an adapter's files: one that answers labels or numbers says so in a third."""
     return (*ADAPTER_FILES, PROBLEM_FILE) if (folder / PROBLEM_FILE).is_file() else ADAPTER_FILES
 
 

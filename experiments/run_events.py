@@ -28,6 +28,7 @@ LARGEST_INTEGER = 2**31 - 1  # what a PositiveIntegerField holds
 METRICS = (
     "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_bytes", "validation_loss",
     "validation_exact_match", "validation_json_valid", "validation_sampled_rows",
+    "validation_bound_exact_match",
     "padding_share", "cpu_share", "gpu_share",
 )  # fmt: skip
 # Events whose fields are kept as they are, in Run.facts under the event's name.
@@ -174,6 +175,8 @@ def _sampled(row: Event) -> dict[str, Any]:
     """Return a sampled answer with nothing but its texts and how right it is."""
     texts = {name: _text(row.get(name))[:LONGEST_SAMPLED_TEXT] for name in ("prompt", "expected", "answer")}
     fields = row.get("fields")
+    bound = row.get("bound")
+    within = {"bound": _text(bound)[:LONGEST_SAMPLED_TEXT], "bound_exact": row.get("bound_exact") is True}
     right = list(fields.items())[:MOST_FACTS] if isinstance(fields, dict) else []
     return {
         "row": _count(row.get("row")) or 0,
@@ -181,6 +184,7 @@ def _sampled(row: Event) -> dict[str, Any]:
         "exact": row.get("exact") is True,
         "score": storable_number(row.get("score")),
         "fields": {_text(name)[:60]: is_right is True for name, is_right in right},
+        **(within if isinstance(bound, str) else {}),
     }
 
 

@@ -72,7 +72,8 @@ class RunSerializer(serializers.ModelSerializer[Run]):
         model = Run
         fields = [
             "id", "experiment", "experiment_name", "kind", "sweep", "number", "dataset_version", "base_model",
-            "base_revision", "recipe", "hyperparameters", "config_hash", "deploy_as", "continue_from", "priority",
+            "base_revision", "recipe", "hyperparameters", "config_hash", "deploy_as", "continue_from", "start_adapter",
+            "priority",
             "status", "phase", "progress", "step",
             "total_steps", "eta_s", "attempt", "queued_at", "started_at", "ended_at", "error_code", "error_message",
             "gpu_seconds", "adapter", "prediction",
@@ -88,6 +89,12 @@ class RunSerializer(serializers.ModelSerializer[Run]):
         """What a trial tells about the whole run: seconds, peak memory, cost; null for other runs."""
         prediction = prediction_of(run)
         return prediction.to_dict() if prediction else None
+
+
+class KeptStep(serializers.Serializer[Any]):
+    """Which of the weights that a run has kept."""
+
+    step = serializers.IntegerField(min_value=0, max_value=2**31 - 1)
 
 
 class RunPriority(serializers.Serializer[Any]):
@@ -110,7 +117,7 @@ class RunChoice(TeamSerializer):
     )
     deploy_as = serializers.SlugField(max_length=60, required=False, default="")
     kind = serializers.ChoiceField(
-        choices=Run.Kind.choices,
+        choices=[(kind.value, kind.label) for kind in (Run.Kind.TRAINING, Run.Kind.PREFLIGHT)],
         default=Run.Kind.TRAINING,
         help_text="`preflight`: try 20 steps instead, to tell time, memory and cost; nothing of it is kept.",
     )
@@ -119,6 +126,14 @@ class RunChoice(TeamSerializer):
         required=False,
         allow_null=True,
         help_text="A run whose adapter is where the new one starts; base model, rank and layers have to be the same.",
+    )
+
+    continue_step = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        min_value=0,
+        max_value=2**31 - 1,
+        help_text="From the weights that this run kept at the step, instead of from its result.",
     )
 
     def validate_kind(self, value: str) -> Run.Kind:
@@ -132,7 +147,7 @@ class RunChoice(TeamSerializer):
         situation = situation_of(attrs["dataset_version"], attrs["base_model"], problem_type=known)
         values = advise(attrs["recipe"], situation).hyperparameters.model_dump()
         if parent := attrs.get("continue_from"):
-            values |= required_settings(parent)
+            values |= required_settings(parent, attrs.get("continue_step"))
         try:
             attrs["hyperparameters"] = Hyperparameters(**{**values, **given})
         except ValidationError as error:

@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 
 from datasets_app.models import DatasetVersion
 from experiments import endings
-from experiments.continuing import require_continuable, required_settings
+from experiments.continuing import require_continuable, required_settings, start_adapter
 from experiments.hyperparameters import Hyperparameters, config_hash
 from experiments.models import Experiment, Priority, Run, Sweep
 from experiments.problem_fit import require_fit
@@ -43,6 +43,7 @@ def start_experiment(
     deploy_as: str = "",
     kind: Run.Kind = Run.Kind.TRAINING,
     continue_from: Run | None = None,
+    continue_step: int | None = None,
 ) -> Run:
     """Create an experiment and its first run.
 
@@ -59,6 +60,7 @@ def start_experiment(
         deploy_as=deploy_as,
         kind=kind,
         continue_from=continue_from,
+        continue_step=continue_step,
     )
 
 
@@ -93,6 +95,7 @@ def submit_run(
     deploy_as: str = "",
     kind: Run.Kind = Run.Kind.TRAINING,
     continue_from: Run | None = None,
+    continue_step: int | None = None,
 ) -> Run:
     """Queue one training. Dataset version, base model revision and hyperparameters are frozen with it.
 
@@ -100,6 +103,7 @@ def submit_run(
     Without `hyperparameters` the recipe's are taken, chosen for the dataset and the nodes; without a recipe, the
     balanced one.
     `continue_from`: start from the adapter of that run instead of a fresh one; it stays as long as this run does.
+    `continue_step`: from the weights that it kept at this step, not from its result.
     Raises: InvalidInput naming what does not fit, NotFound for a dataset version of another team, QuotaExceeded if
     too many runs of the team wait already.
     """
@@ -107,7 +111,7 @@ def submit_run(
         recipe = _known_recipe(recipe or DEFAULT_RECIPE)
         hyperparameters = advise(recipe, situation_of(dataset_version, base_model)).hyperparameters
         if continue_from is not None and continue_from.team_id == experiment.team_id:
-            hyperparameters = hyperparameters.model_copy(update=required_settings(continue_from))
+            hyperparameters = hyperparameters.model_copy(update=required_settings(continue_from, continue_step))
     [run] = submit_runs(
         experiment=experiment,
         actor=actor,
@@ -118,6 +122,7 @@ def submit_run(
         deploy_as=deploy_as,
         kind=kind,
         continue_from=continue_from,
+        continue_step=continue_step,
     )
     return run
 
@@ -134,6 +139,7 @@ def submit_runs(
     deploy_as: str = "",
     kind: Run.Kind = Run.Kind.TRAINING,
     continue_from: Run | None = None,
+    continue_step: int | None = None,
     sweep: Sweep | None = None,
 ) -> list[Run]:
     """Queue a training for each of the hyperparameters, or none of them; the rest is as in `submit_run`."""
@@ -145,12 +151,13 @@ def submit_runs(
     deploy_as = _checked_deployment_name(deploy_as)
     for one in chosen:
         if continue_from is not None:
-            require_continuable(continue_from, team_id=team.pk, base_model=base_model, chosen=one)
+            require_continuable(continue_from, team_id=team.pk, base_model=base_model, chosen=one, step=continue_step)
         _require_possible(one, deploy_as)
     # What a version's rows have to be like follows from the problem type alone, and reading them takes time.
     for one in {one.problem_type: one for one in chosen}.values():
         require_fit(dataset_version, one)
-    first = _next_number(experiment, kind)
+    checkpoint = start_adapter(continue_from, continue_step) if continue_from is not None else None
+    first = next_number(experiment, kind)
     runs = [
         Run(
             team_id=experiment.team_id,
@@ -166,6 +173,7 @@ def submit_runs(
             config_hash=config_hash(one),
             deploy_as=deploy_as,
             continue_from=continue_from,
+            start_adapter=checkpoint,
             created_by=actor.user,
         )
         for number, one in enumerate(chosen, start=first)
@@ -240,7 +248,7 @@ def _checked_deployment_name(name: str) -> str:
     return name
 
 
-def _next_number(experiment: Experiment, kind: Run.Kind) -> int:
+def next_number(experiment: Experiment, kind: Run.Kind) -> int:
     """Return the number of the experiment's next run of a kind; its row stays locked, so no other gets the same."""
     experiment.team.experiments.select_for_update().get(pk=experiment.pk)
     alike = experiment.runs.filter(kind=kind)
@@ -318,8 +326,14 @@ class Changes:
 def clone_run(*, run: Run, actor: Actor, changes: Changes) -> Run:
     """Queue a copy of a run, in the same experiment, with some things changed.
 
-    A changed recipe without hyperparameters brings the recipe's own. Raises: as `submit_run`.
+    A changed recipe without hyperparameters brings the recipe's own.
+    Raises: as `submit_run`; IllegalTransition for an evaluation, which learns nothing.
     """
+    if run.is_evaluation:
+        raise IllegalTransition(
+            _("%(run)s has only measured kept weights. Measure them again on the page of the run that kept them.")
+            % {"run": run}
+        )
     hyperparameters = changes.hyperparameters
     if hyperparameters is None and changes.recipe is None:
         hyperparameters = _hyperparameters_of(run)
@@ -332,6 +346,7 @@ def clone_run(*, run: Run, actor: Actor, changes: Changes) -> Run:
         hyperparameters=hyperparameters,
         deploy_as=run.deploy_as if changes.deploy_as is None else changes.deploy_as,
         continue_from=run.continue_from,
+        continue_step=run.start_adapter.step if run.start_adapter is not None else None,
     )
 
 

@@ -149,6 +149,7 @@ def start_sweep(
     base_model: BaseModel,
     recipe: str = "",
     continue_from: Run | None = None,
+    continue_step: int | None = None,
 ) -> Sweep:
     """Queue all runs of a sweep, or none. Raises: as `plan_sweep` and `services.submit_run`; QuotaExceeded."""
     team = experiment.team
@@ -172,6 +173,7 @@ def start_sweep(
         recipe=recipe,
         chosen=runs,
         continue_from=continue_from,
+        continue_step=continue_step,
         sweep=sweep,
     )
     return sweep

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from experiments.views import answers, experiments, judge, platform, quality, run_log, runs, sweeps
+from experiments.views import answers, experiments, judge, kept, platform, quality, run_log, runs, sweeps
 
 app_name = "experiments"
 urlpatterns = [
@@ -38,6 +38,7 @@ urlpatterns = [
     path("t/<slug:team>/runs/<uuid:pk>/rerun/", runs.rerun, name="rerun"),
     path("t/<slug:team>/runs/<uuid:pk>/pause/", runs.pause, name="pause"),
     path("t/<slug:team>/runs/<uuid:pk>/resume/", runs.resume, name="resume"),
-    path("t/<slug:team>/runs/<uuid:pk>/adapter.zip", runs.adapter_download, name="adapter_download"),
-    path("t/<slug:team>/runs/<uuid:pk>/kept/<int:step>/adapter.zip", runs.kept_download, name="kept_download"),
+    path("t/<slug:team>/runs/<uuid:pk>/adapter.zip", kept.adapter_download, name="adapter_download"),
+    path("t/<slug:team>/runs/<uuid:pk>/kept/<int:step>/adapter.zip", kept.kept_download, name="kept_download"),
+    path("t/<slug:team>/runs/<uuid:pk>/kept/<int:step>/evaluate/", kept.evaluate, name="evaluate_kept"),
 ]

@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from datasets_app.answer_schemas.origins import current_schema
 from datasets_app.models import DatasetVersion, Split
 from datasets_app.store import RowsHash, WrittenRows, content_hash, read_all_ids, read_jsonl
 from datasets_app.stored_rows import count_storage, exported, tokens_folder
-from experiments.models import Run
-from experiments.results import ADAPTER_FILES
+from experiments.models import Adapter, Run
+from experiments.results import ADAPTER_FILES, adapter_files
 from gpu_worker.base_model_folder import MANIFEST, is_intact, manifest_revision, sha256_of
 from portal.process_table import mentions, signal_group
 from portal.rls import all_teams
@@ -166,12 +166,14 @@ def prepare(folder: JobFolder, run: Run, *, keep_adapter: bool = False) -> None:
     Raises: JobError if rows or base model are not those that were ordered; OSError.
     """
     _require_base_model(run)
-    _bring_rows(folder, run.dataset_version)
+    _bring_rows(folder, run.dataset_version, asked_split(run))
     _offer_tokens(folder, run.dataset_version)
     if not keep_adapter:
         shutil.rmtree(folder.adapter, ignore_errors=True)  # what an interrupted attempt had learned so far
     folder.evaluation.mkdir(exist_ok=True)
     _bring_start(folder, run)
+    if run.is_evaluation:
+        _bring_measured(folder, run)
     write_spec(folder, run)
 
 
@@ -208,6 +210,8 @@ def _evaluation_spec(run: Run) -> dict[str, float | str]:
     asked: dict[str, float | str] = {
         name: float(chosen[name]) for name in ("temperature", "top_p") if chosen.get("temperature")
     }
+    if run.is_evaluation:
+        asked["split"] = Split.VALIDATION.value  # answers to these rows are of no use where test rows are asked
     if (kind := chosen.get("problem_type", "chat")) != "chat":
         asked["problem_type"] = kind
     return asked | {
@@ -232,12 +236,16 @@ def _require_base_model(run: Run) -> None:
         )
 
 
-def heldout_split(version: DatasetVersion) -> Split | None:
-    """Return the split whose rows both models are asked: the test rows if there are any, else the validation rows."""
-    return next((split for split in (Split.TEST, Split.VALIDATION) if version.row_count(split)), None)
+def asked_split(run: Run) -> Split | None:
+    """Return the split whose rows both models are asked: the test rows if there are any, else the validation rows.
+
+    The test rows are for a run's result alone: kept weights are measured, and chosen, on validation rows.
+    """
+    splits = (Split.VALIDATION,) if run.is_evaluation else (Split.TEST, Split.VALIDATION)
+    return next((split for split in splits if run.dataset_version.row_count(split)), None)
 
 
-def _bring_rows(folder: JobFolder, version: DatasetVersion) -> None:
+def _bring_rows(folder: JobFolder, version: DatasetVersion, heldout: Split | None) -> None:
     shutil.rmtree(folder.data, ignore_errors=True)
     folder.data.mkdir()
     present = [split for split in Split if version.row_count(split)]
@@ -250,7 +258,6 @@ def _bring_rows(folder: JobFolder, version: DatasetVersion) -> None:
         for split in LEARNED_FROM:
             if split in present:
                 _link(paths[split], folder.data / f"{split.value}.jsonl")
-        heldout = heldout_split(version)
         if heldout:
             _link(paths[heldout], folder.data / "heldout.jsonl")
     except (OSError, ValueError, LookupError, TypeError):
@@ -288,17 +295,29 @@ def _bring_start(folder: JobFolder, run: Run) -> None:
     shutil.rmtree(folder.start, ignore_errors=True)
     if run.continue_from is None:
         return
-    adapter = run.continue_from.adapter
-    folder.start.mkdir()
-    try:
-        for name in ADAPTER_FILES:
-            shutil.copyfile(adapter.folder / name, folder.start / name)
-        intact = sha256_of(folder.start / ADAPTER_FILES[1]) == adapter.sha256
-    except FileNotFoundError:
-        intact = False
-    if not intact:
+    adapter = run.start_adapter or run.continue_from.adapter
+    if not _copy_adapter(adapter, ADAPTER_FILES, folder.start):
         message = _("The adapter of %(run)s, from which this run starts, is missing or damaged on this node.")
         raise JobError("bad_settings", message % {"run": run.continue_from})
+
+
+def _bring_measured(folder: JobFolder, run: Run) -> None:
+    """Bring the adapter that is to be evaluated. Raises: JobError if it is not there as it was."""
+    adapter = run.start_adapter
+    shutil.rmtree(folder.adapter, ignore_errors=True)
+    if adapter is None or not _copy_adapter(adapter, adapter_files(adapter.folder), folder.adapter):
+        raise JobError("bad_settings", _("The adapter that is to be evaluated is missing or damaged on this node."))
+
+
+def _copy_adapter(adapter: Adapter, names: Iterable[str], target: Path) -> bool:
+    """Copy an adapter's files; return whether they are those that were recorded."""
+    target.mkdir()
+    try:
+        for name in names:
+            shutil.copyfile(adapter.folder / name, target / name)
+        return sha256_of(target / ADAPTER_FILES[1]) == adapter.sha256
+    except FileNotFoundError:
+        return False
 
 
 def _link(source: Path, target: Path) -> None:

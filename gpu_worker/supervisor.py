@@ -27,7 +27,7 @@ from gpu_worker.database_patience import DatabaseGone, Patience
 from gpu_worker.job_folder import (
     FolderBusy,
     JobError,
-    heldout_split,
+    asked_split,
     keep_tokens,
     offer_untuned_answers,
     prepare,
@@ -102,11 +102,15 @@ class Supervisor:
             self.end_stopped(ending)
         elif self.run.is_preflight:
             self.watch.insist(partial(lifecycle.finish_preflight, self.lease))
+        elif self.run.is_evaluation:
+            self.finish_evaluation(predictions)
         else:
             self.finish(predictions)
 
     def is_trained(self) -> bool:
-        """Tell whether an earlier attempt got so far that only the evaluation is missing."""
+        """Tell whether only the evaluation is missing: an earlier attempt got so far, or nothing else was asked for."""
+        if self.run.is_evaluation:
+            return True
         return "finished" in self._reported_facts() and is_whole_adapter(self.folder.adapter)
 
     def prepare(self, *, keep_adapter: bool) -> None:
@@ -150,9 +154,10 @@ class Supervisor:
     def evaluate(self, lock: int) -> Path | None:
         """Ask both models the held-out rows; return the file of answers, or None if there are none.
 
-        Whatever goes wrong here costs the run its quality report only.
+        Whatever goes wrong here costs a training its quality report only. Raises: JobError for an evaluation, which is
+        nothing else.
         """
-        if heldout_split(self.run.dataset_version) is None:
+        if asked_split(self.run) is None:
             message = _("There are no held-out rows, so there is no quality report.")
             self.watch.insist(partial(lifecycle.note, self.lease, message))
             return None
@@ -161,7 +166,9 @@ class Supervisor:
         ending = self.watch.stay_with(self.programs.evaluator, lock, log="evaluator.log")
         if self.watch.stop or (ending.code == 0 and self.folder.predictions.is_file()):
             return self.folder.predictions
-        why = failure_of(ending.outcome)[1] if ending.reported("failed") else ending.cause
+        code, why = failure_of(ending.outcome) if ending.reported("failed") else ("internal", ending.cause)
+        if self.run.is_evaluation:
+            raise JobError(code, _("The evaluation failed. %(why)s") % {"why": why})
         message = _("The evaluation failed, so there is no quality report; the adapter is complete. %(why)s")
         self.watch.insist(partial(lifecycle.note, self.lease, message % {"why": why}, level="warning"))
         return None
@@ -174,12 +181,19 @@ class Supervisor:
             adapter=self.folder.adapter,
             step=step_of(self._reported_facts().get("finished", {})),
             predictions=predictions,
-            split=heldout_split(self.run.dataset_version) or Split.VALIDATION,
+            split=asked_split(self.run) or Split.VALIDATION,
         )
         try:
             self.watch.insist(finish)
         except IncompleteAdapter as error:
             raise JobError(error.code, error.message) from error
+
+    def finish_evaluation(self, predictions: Path | None) -> None:
+        """End an evaluation of kept weights. Raises: JobError if there were no rows to ask."""
+        if predictions is None:
+            raise JobError("bad_data", _("There are no validation rows to measure on. Import the dataset with some."))
+        end = partial(lifecycle.finish_evaluation, self.lease, predictions=predictions, split=Split.VALIDATION)
+        self.watch.insist(end)
 
     def end_stopped(self, ending: Ending | None) -> None:
         """Report a run that was stopped: cancelled with what it learned, or back in the queue for another time."""
@@ -188,7 +202,8 @@ class Supervisor:
             if self.is_paused:
                 return
             step = step_of(ending.outcome if ending else self._reported_facts().get("finished", {}))
-            self.watch.insist(partial(lifecycle.stop_run, self.lease, adapter=self.folder.adapter, step=step))
+            learned = None if self.run.is_evaluation else self.folder.adapter
+            self.watch.insist(partial(lifecycle.stop_run, self.lease, adapter=learned, step=step))
             return
         message = (
             _("The node was shut down; the run goes on from its last checkpoint.")

@@ -24,6 +24,7 @@ from portal.errors import PortalError
 from portal.models import Role
 
 _PER_PAGE = 20
+_CONTINUING = ("continue_from", "continue_step")
 
 
 @team_view()
@@ -68,7 +69,8 @@ def _with_figures(run: Run) -> Run:
 def new(request: TeamRequest) -> HttpResponse:
     """Show the form of a new run and start it.
 
-    `?experiment=` adds to one, `?clone=` and `?version=` fill it in, `?continue=` starts from a run's adapter.
+    `?experiment=` adds to one, `?clone=` and `?version=` fill it in, `?continue=` starts from a run's adapter, with
+    `?step=` from a checkpoint that it kept.
     """
     experiment = _row_of(request.team.experiments, request.GET.get("experiment"))
     if request.method == "POST" and not request.POST.get("preview"):
@@ -99,7 +101,7 @@ def form_context(form: RunForm, experiment: Experiment | None) -> dict[str, Any]
 
 
 def _start(request: TeamRequest, form: RunForm, experiment: Experiment | None) -> Run | None:
-    wanted = ("dataset_version", "base_model", "recipe", "hyperparameters", "deploy_as", "continue_from")
+    wanted = ("dataset_version", "base_model", "recipe", "hyperparameters", "deploy_as", *_CONTINUING)
     choice = {name: form.cleaned_data[name] for name in wanted}
     choice["kind"] = Run.Kind.PREFLIGHT if request.POST.get("trial") else Run.Kind.TRAINING
     actor = Actor.of(request)
@@ -117,8 +119,9 @@ def _blame(form: RunForm, error: PortalError) -> None:
     """Put an error beside the field that it names. Raises: what nobody can mend by typing."""
     if error.status == 404:
         raise error
-    names = [name for name in (error.param, f"hp_{error.param}", f"sweep_{error.param}") if name in form.fields]
-    form.add_error(names[0] if names else None, error.message)
+    names = (error.param, f"hp_{error.param}", f"sweep_{error.param}")
+    shown = [name for name in names if name in form.fields and not form.fields[name].widget.is_hidden]
+    form.add_error(shown[0] if shown else None, error.message)
 
 
 def answer_sweep(
@@ -144,7 +147,7 @@ def _start_sweep(request: TeamRequest, form: RunForm, experiment: Experiment | N
     if experiment is None:
         named = {"name": given["name"].strip(), "notes": given["notes"].strip()}
         experiment = services.create_experiment(team=request.team, actor=actor, **named)
-    names = ("dataset_version", "base_model", "recipe", "continue_from")
+    names = ("dataset_version", "base_model", "recipe", *_CONTINUING)
     return sweeps.start_sweep(
         experiment=experiment, actor=actor, choice=choice, **{name: given[name] for name in names}
     )
@@ -155,7 +158,8 @@ def _initial(request: TeamRequest) -> dict[str, Any]:
     source = _row_of(request.team.runs, request.GET.get("clone"))
     version = _row_of(request.team.datasetversions, request.GET.get("version"))
     if request.GET.get("continue"):
-        return _continued(_row_of(request.team.runs.filter(adapter__isnull=False), request.GET["continue"]))
+        parent = _row_of(request.team.runs.filter(adapter__isnull=False), request.GET["continue"])
+        return _continued(parent, request.GET.get("step", ""))
     if source is None:
         return {"dataset_version": version.pk if version else None}
     values = {
@@ -166,15 +170,16 @@ def _initial(request: TeamRequest) -> dict[str, Any]:
     chosen = {"dataset_version": source.dataset_version_id, "base_model": source.base_model.slug}
     if source.continue_from_id:
         chosen["continue_from"] = source.continue_from_id
+        chosen["continue_step"] = source.start_adapter.step if source.start_adapter else None
     return {**values, **chosen, "recipe": source.recipe or "balanced", "name": f"{source.experiment.name} (2)"}
 
 
-def _continued(parent: Run | None) -> dict[str, Any]:
+def _continued(parent: Run | None, step: str) -> dict[str, Any]:
     """Return what a run that goes on from another one's adapter begins with. Raises: Http404 if there is none."""
     if parent is None:
         raise Http404
     chosen = {"dataset_version": parent.dataset_version_id, "base_model": parent.base_model.slug}
-    return {**chosen, "continue_from": parent.pk, "name": f"{parent.experiment.name} (2)"}
+    return {**chosen, "continue_from": parent.pk, "continue_step": step, "name": f"{parent.experiment.name} (2)"}
 
 
 def _as_typed(value: object) -> object:

@@ -7,23 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import messages
-from django.http import FileResponse, Http404, HttpResponse, JsonResponse
+from django.http import HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST
 
-from experiments import holding, insights, kept, scheduling, services
+from experiments import holding, insights, kept, measuring, scheduling, services
 from experiments.hyperparameter_words import fields_in_words, value_words
 from experiments.hyperparameters import Hyperparameters, to_yaml
 from experiments.log_lines import last_lines
 from experiments.models import Priority, Run
 from experiments.preflight import prediction_of
-from portal import archives, audit
+from portal import audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
 from portal.errors import InvalidInput, PortalError
-from portal.impersonation import refuse_while_impersonating
 from portal.models import Role
 
 _POINTS = 2000
@@ -32,7 +31,13 @@ STOP_POLLING = 286
 
 def run_of(request: TeamRequest, pk: uuid.UUID) -> Run:
     runs = request.team.runs.select_related(
-        "experiment", "dataset_version__dataset", "base_model", "node", "created_by", "continue_from__experiment"
+        "experiment",
+        "dataset_version__dataset",
+        "base_model",
+        "node",
+        "created_by",
+        "continue_from__experiment",
+        "start_adapter__run__experiment",
     )
     return get_object_or_404(runs, pk=pk)
 
@@ -49,7 +54,7 @@ def run(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
         "lines": lines,
         "earlier_lines": earlier,
         "table": insights.figures_table(points),
-        "kept": [] if found.is_preflight else kept.kept_weights(found, points),
+        "kept": _kept(found, points) if found.is_training else [],
         "quality_metrics": insights.measured_quality(points),
     }
     return render(request, "experiments/run.html", context)
@@ -78,6 +83,11 @@ def run_rows(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     return render(request, "experiments/_learned_rows.html", context)
 
 
+def _kept(found: Run, points: insights.Points) -> list[tuple[kept.KeptWeights, measuring.Measured | None]]:
+    measured = measuring.measured_steps(found)
+    return [(one, measured.get(one.step)) for one in kept.kept_weights(found, points)]
+
+
 def _shown_rows(request: TeamRequest, found: Run) -> dict[str, Any]:
     rows, samples = insights.learned_rows(found), insights.samples_of(found)
     if rows or samples:
@@ -92,7 +102,7 @@ def _live(found: Run, points: insights.Points, latest: dict[str, Any]) -> dict[s
         "latest": latest,
         "waiting": waiting,
         "adapter": getattr(found, "adapter", None),
-        "reading": None if found.is_preflight else insights.hint_for(found, points),
+        "reading": insights.hint_for(found, points) if found.is_training else None,
         "prediction": prediction_of(found),
     }
 
@@ -141,11 +151,13 @@ def cancel(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     found = run_of(request, pk)
     if request.method == "POST":
         services.cancel_run(run=found, actor=Actor.of(request))
-        messages.success(request, _("The run stops after its current step. What it has learned is kept."))
+        kept_now = _("The run stops after its current step. What it has learned is kept.")
+        messages.success(request, _("The evaluation stops.") if found.is_evaluation else kept_now)
         return redirect("experiments:run", request.team.slug, found.pk)
+    kept_then = _("It stops after its current step. What it has learned so far is kept and can be tried.")
     context = {
         "title": _("Stop this run?"),
-        "message": _("It stops after its current step. What it has learned so far is kept and can be tried."),
+        "message": _("There will be no report then.") if found.is_evaluation else kept_then,
         "action": _("Stop run"),
         "cancel_url": request.path.removesuffix("cancel/"),
         "danger": True,
@@ -183,30 +195,6 @@ def _held(request: TeamRequest, pk: uuid.UUID, change: Callable[..., Run], said:
     except PortalError as error:
         messages.error(request, error.message)
     return redirect("experiments:run", request.team.slug, found.pk)
-
-
-@team_view()
-@refuse_while_impersonating
-def adapter_download(request: TeamRequest, pk: uuid.UUID) -> HttpResponse | FileResponse:
-    """Download the adapter as a ZIP of its PEFT folder."""
-    found = run_of(request, pk)
-    adapter = getattr(found, "adapter", None)
-    if adapter is None or not adapter.folder.is_dir():
-        raise Http404
-    audit.read(request.team, Actor.of(request), "adapter.downloaded", adapter)
-    return archives.folder_response(adapter.folder, f"adapter-{found.pk}.zip")
-
-
-@team_view()
-@refuse_while_impersonating
-def kept_download(request: TeamRequest, pk: uuid.UUID, step: int) -> HttpResponse | FileResponse:
-    """Download the weights that were kept at a checkpoint as a ZIP of their PEFT folder."""
-    found = run_of(request, pk)
-    folder = kept.kept_folder(found, step)
-    if folder is None:
-        raise Http404
-    audit.read(request.team, Actor.of(request), "adapter.downloaded", found)
-    return archives.folder_response(folder, f"adapter-{found.pk}-step-{step}.zip")
 
 
 @team_view(role=Role.EDITOR)

@@ -78,7 +78,7 @@ class TrainingLoop:
         self._micro_batch_size = hyperparameters.micro_batch_size
         self._largest_part = 1  # rows of the largest micro-batch of the present batch
         self._speeds: list[tuple[float, int]] = []  # (seconds, tokens) of the last steps
-        self._validation_seconds = 0.0
+        self._validation_seconds = self._sample_seconds = 0.0  # of the last check
         self._computed_tokens = 0.0  # of the last step, padding included
         self._load = MachineLoad(learner.device)
 
@@ -226,7 +226,7 @@ class TrainingLoop:
             return None
         started = time.perf_counter()
         exact_match = self._sampler.sample(self._place(), self._seconds_for_a_sample())
-        seconds = time.perf_counter() - started
+        seconds = self._sample_seconds = time.perf_counter() - started
         self.progress.seconds += seconds
         self.progress.validation_seconds += seconds
         return exact_match
@@ -305,7 +305,7 @@ class TrainingLoop:
             learning_rate=learning_rate,
             grad_norm=norm,
             tokens_per_s=round(tokens / seconds, 1),
-            eta_s=round(self._seconds_left(), 1),
+            eta_s=round(self._seconds_to_the_end(), 1),
             memory_bytes=memory_bytes(self.learner.device),
             padding_share=round(1 - tokens / self._computed_tokens, 4),
             **self._load.since_last_asked(),
@@ -319,17 +319,23 @@ class TrainingLoop:
             "epoch": round(step / self.plan.steps_per_epoch, 4),
         }
 
+    def _seconds_to_the_end(self) -> float:
+        """Estimate the rest of the run, with the answers at its checks taking as long as they did so far."""
+        return self._within_limit(self._seconds_left() + self._checks_left() * self._sample_seconds)
+
     def _seconds_left(self) -> float:
-        """Estimate the rest of the run from the speed of the last steps and the validation checks still to come."""
+        """Estimate the rest of the run from the speed of the last steps and the validation losses still to come."""
         seconds = sum(seconds for seconds, _ in self._speeds)
         tokens = sum(tokens for _, tokens in self._speeds)
         step = self.progress.step
         steps_left = (self.plan.total_steps - step) * self.plan.tokens_per_step * seconds / tokens
         checks_left = self._checks_left() * self._validation_seconds
-        left = steps_left + checks_left
-        if self._hyperparameters.max_minutes is not None:
-            left = min(left, max(0.0, self._hyperparameters.max_minutes * 60 - self.progress.seconds))
-        return left
+        return self._within_limit(steps_left + checks_left)
+
+    def _within_limit(self, seconds: float) -> float:
+        if self._hyperparameters.max_minutes is None:
+            return seconds
+        return min(seconds, max(0.0, self._hyperparameters.max_minutes * 60 - self.progress.seconds))
 
 
 def _release_memory(device: str) -> None:

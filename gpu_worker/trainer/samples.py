@@ -1,13 +1,17 @@
 """A few validation rows, answered by the adapter as it stands: what the loss means in words, while training goes on.
 
 The answers come from the serving engine, which is built for them and given up again: it needs the base model's weights
-once more for some seconds, and nothing in between.
+once more for some seconds, and nothing in between. They are free, and bound to the dataset's schema where it has one.
 """
+
+from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
 
@@ -23,6 +27,10 @@ from gpu_worker.trainer.learner import Learner
 from gpu_worker.trainer.rows import read_rows
 from gpu_worker.trainer.spec import JobFolder, TrainSpec
 from gpu_worker.trainer.stop import StopFlag
+
+if TYPE_CHECKING:  # whoever samples nothing does without the engine
+    from gpu_worker.engine.core import EngineCore
+    from gpu_worker.engine.grammar import Grammar, GrammarCompiler
 
 SHOWN_ROWS: Final = 8
 SHOWN_CHARACTERS: Final = 600
@@ -61,6 +69,13 @@ def write_sampled(target: Path, learner: Learner) -> Path:
     return target
 
 
+@dataclass(frozen=True)
+class _Answer:
+    text: str
+    token_ids: tuple[int, ...]
+    is_whole: bool  # it ended by itself, not at the limit
+
+
 class Sampler:
     """Answers the same validation rows again and again, with whatever the adapter has learned so far."""
 
@@ -80,6 +95,8 @@ class Sampler:
         self._events = events
         self._stop = stop
         self._renderer = renderer
+        self._schema = spec.schema if spec.schema and "properties" in spec.schema else None
+        self._compiler: GrammarCompiler | None = None
         chosen = spec.hyperparameters
         self._questions = _questions(folder.validation_rows, renderer, chosen)
         self._limit = answer_limit(self._questions, chosen.max_new_tokens)
@@ -94,7 +111,7 @@ class Sampler:
         deadline = time.perf_counter() + limit_s
         before = checkpoints.random_state()
         try:
-            answers = self._answers(deadline)
+            free, bound = self._answers(deadline)
         except StopRequested:
             raise
         except Exception as error:  # noqa: BLE001 — a look at the answers must never end hours of training
@@ -103,52 +120,109 @@ class Sampler:
         finally:
             checkpoints.set_random_state(before)
             shutil.rmtree(self._folder, ignore_errors=True)
-        return self._report(place, answers) if answers else None
+        return self._report(place, free, bound) if free else None
 
-    def _answers(self, deadline: float) -> dict[int, str]:
-        """Return the answers that are complete before the deadline, by the question's place."""
-        # imported here: whoever samples nothing does without the engine
+    def _answers(self, deadline: float) -> tuple[dict[int, _Answer], dict[int, _Answer]]:
+        """Return the answers that are complete before the deadline, free and bound to the schema, by place."""
         from gpu_worker.engine.build import build_core
         from gpu_worker.engine.config import EngineConfig
         from gpu_worker.engine.memory import return_freed_memory
-        from gpu_worker.engine.sampling import SamplingParams
-        from gpu_worker.engine.sequence import Sequence
 
         write_sampled(self._folder, self._learner)
         core = build_core(self._model_dir, self._renderer, EngineConfig(max_waiting=len(self._questions)))
         core.add_adapter("sampled", core.read_adapter(self._folder))
-        adapter, params = core.find_adapter("sampled"), SamplingParams(self._limit)
-        for place, question in enumerate(self._questions):
-            core.submit(
-                [
-                    Sequence.create(
-                        str(place), question.prompt_ids, params, adapter=adapter, decode=self._renderer.decode
-                    )
-                ]
+        free = self._ask(core, range(len(self._questions)), None, deadline)
+        grammar = self._grammar(core)
+        bound = self._bound(core, free, grammar, deadline) if grammar else {}
+        del core
+        return_freed_memory()
+        return free, bound
+
+    def _grammar(self, core: EngineCore) -> Grammar | None:
+        if self._schema is None:
+            return None
+        from gpu_worker.engine.errors import EngineError
+        from gpu_worker.engine.grammar import GrammarCompiler
+
+        if self._compiler is None:  # reading the vocabulary takes a moment, and it stays the same
+            self._compiler = GrammarCompiler(
+                self._model_dir, vocabulary=core.vocabulary, eos_ids=self._renderer.eos_ids
             )
-        texts, ended = dict.fromkeys(range(len(self._questions)), ""), set()
+        try:
+            return self._compiler.compile(self._schema)
+        except EngineError as error:
+            self._schema = None
+            self._events.log(f"Sampled answers cannot be bound to the dataset's schema: {error}", level="warning")
+            return None
+
+    def _bound(
+        self, core: EngineCore, free: dict[int, _Answer], grammar: Grammar, deadline: float
+    ) -> dict[int, _Answer]:
+        """Return the answers within the schema. Greedily, free ones that follow it anyway would come again."""
+        same = {
+            place: answer for place, answer in free.items() if answer.is_whole and grammar.is_complete(answer.token_ids)
+        }
+        return same | self._ask(core, [place for place in free if place not in same], grammar, deadline)
+
+    def _ask(
+        self, core: EngineCore, places: Iterable[int], grammar: Grammar | None, deadline: float
+    ) -> dict[int, _Answer]:
+        from gpu_worker.engine.sampling import SamplingParams
+        from gpu_worker.engine.sequence import FinishReason, Sequence
+
+        adapter, params = core.find_adapter("sampled"), SamplingParams(self._limit)
+        texts: dict[str, str] = {}
+        tokens: dict[str, list[int]] = {}
+        for place in places:
+            key = f"{place}-bound" if grammar else str(place)
+            texts[key], tokens[key] = "", []
+            sequence = Sequence.create(
+                key,
+                self._questions[place].prompt_ids,
+                params,
+                adapter=adapter,
+                decode=self._renderer.decode,
+                grammar=grammar.start() if grammar else None,
+            )
+            core.submit([sequence])
+        ended: dict[int, _Answer] = {}
         while core.busy and time.perf_counter() < deadline:
             self._stop.check()
             for output in core.step():
-                texts[int(output.sequence_id)] += output.text
+                key = output.sequence_id
+                texts[key] += output.text
+                tokens[key].extend(output.token_ids)
                 if output.finish_reason is not None:
-                    ended.add(int(output.sequence_id))
-        del core
-        return_freed_memory()
-        return {place: texts[place] for place in sorted(ended)}
+                    is_whole = output.finish_reason == FinishReason.STOP
+                    ended[int(key.partition("-")[0])] = _Answer(texts[key], tuple(tokens[key]), is_whole)
+        return dict(sorted(ended.items()))
 
-    def _report(self, place: dict[str, float], answers: dict[int, str]) -> float:
-        asked = [(self._questions[number], answer) for number, answer in answers.items()]
-        scores = [row_score(question.expected, answer) for question, answer in asked]
-        exact = sum(score.exact for score in scores) / len(scores)
+    def _report(self, place: dict[str, float], free: dict[int, _Answer], bound: dict[int, _Answer]) -> float:
+        scores = self._scores(free)
+        exact = _exact_share(scores)
         figures: dict[str, float] = {"validation_exact_match": exact, "validation_sampled_rows": len(scores)}
-        valid = [score.valid_json for score in scores if score.valid_json is not None]
+        valid = [score.valid_json for score in scores.values() if score.valid_json is not None]
         if valid:
             figures["validation_json_valid"] = sum(valid) / len(valid)
+        bound_scores = self._scores(bound)
+        if bound.keys() == free.keys():  # of some of the rows only, it could not be compared
+            figures["validation_bound_exact_match"] = _exact_share(bound_scores)
         self._events.emit("metric", **place, **figures)
-        shown = [_shown(*pair, score) for pair, score in zip(asked[:SHOWN_ROWS], scores, strict=False)]
+        shown = []
+        for number in list(free)[:SHOWN_ROWS]:
+            shown.append(_shown(self._questions[number], free[number].text, scores[number]))
+            if number in bound:
+                within = {"bound": bound[number].text[:SHOWN_CHARACTERS], "bound_exact": bound_scores[number].exact}
+                shown[-1] |= within
         self._events.emit("sample", step=place["step"], rows=shown)
         return exact
+
+    def _scores(self, answers: dict[int, _Answer]) -> dict[int, RowScore]:
+        return {place: row_score(self._questions[place].expected, answer.text) for place, answer in answers.items()}
+
+
+def _exact_share(scores: dict[int, RowScore]) -> float:
+    return sum(score.exact for score in scores.values()) / len(scores)
 
 
 def _shown(question: HeldOutRow, answer: str, score: RowScore) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What was ordered: the job folder's `spec.json`, checked before any weight is loaded."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,7 @@ class TrainSpec:
     start_adapter: Path | None = None  # a PEFT folder to go on from, instead of a fresh adapter
     path: Literal["auto", "general"] = "auto"  # "general": not by hand even if it could be; for comparisons
     preflight: bool = False  # a few steps to tell time and memory; nothing is kept
+    schema: Mapping[str, Any] | None = None  # what the dataset's answers follow
 
 
 @dataclass(frozen=True)
@@ -102,4 +104,5 @@ def _parse(content: dict[str, Any], job: JobFolder) -> TrainSpec:
         start_adapter=job.root / Path(content["start_adapter"]).name if content.get("start_adapter") else None,
         path="general" if content.get("path") == "general" else "auto",
         preflight=bool(content.get("preflight", False)),
+        schema=content["schema"] if isinstance(content.get("schema"), dict) else None,
     )

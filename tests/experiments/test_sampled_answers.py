@@ -55,3 +55,18 @@ def test_answers_are_bounded_and_harmless():
     assert "\x00" not in rows[0]["answer"]
     assert (rows[0]["row"], rows[0]["score"], rows[0]["exact"]) == (0, None, False)
     assert rows[0]["fields"] == {"a": False, "b": True}
+    assert "bound" not in rows[0]
+    (rows,) = digest([{"event": "sample", "step": 1, "rows": [wild | {"bound": "\x00" + "z" * 999}]}]).samples.values()
+    assert (rows[0]["bound"], rows[0]["bound_exact"]) == ("z" * 600, False)
+
+
+@pytest.mark.django_db
+def test_answers_within_the_schema_stand_beside_the_free_ones(run, lease, client_for, alice):
+    told = ROW | {"bound": '{"service": "VPN"}', "bound_exact": True}
+    figures = {"validation_exact_match": 0.25, "validation_bound_exact_match": 0.75}
+    lifecycle.record_events(lease, [{"event": "sample", "step": 4, "rows": [told]}])
+    lifecycle.record_events(lease, [{"event": "metric", "step": 4, **figures}])
+    page = client_for(alice).get(f"/t/service-desk/runs/{run.pk}/").content.decode()
+    assert "With schema" in page
+    assert "{&quot;service&quot;: &quot;VPN&quot;}" in page
+    assert "validation_bound_exact_match=Exact match with schema" in page

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import services
+from experiments import measuring, services
 from experiments.hyperparameters import Hyperparameters
 from experiments.models import Adapter, EvaluatedRow, Evaluation, Run
 from gpu_worker import tasks
@@ -171,6 +171,42 @@ def test_quality_is_judged_field_by_field(workshop):
     assert evaluation.report["tuned"]["exact_match"] == 1.0
     assert [field["name"] for field in evaluation.report["fields"]] == ["service"]
     assert scores == [(1.0, 0.0, True)] * 4
+
+
+@needs_database
+def test_kept_weights_answer_the_validation_rows_without_a_training(workshop, actor):
+    workshop.behave(steps=5)
+    assert workshop.start().wait(30) == 0
+    with team_scope(workshop.run.team_id):
+        evaluation = measuring.evaluate_kept(run=fresh(workshop.run), step=5, actor=actor)
+    measured = Workshop(evaluation)
+    try:
+        assert measured.start().wait(30) == 0
+        assert measured.starts() == ["evaluation"]  # no trainer
+    finally:
+        measured.close()
+    assert fresh(evaluation).status == "succeeded"
+    assert evaluation.gpu_seconds > 0
+    with all_teams("test"):
+        assert Evaluation.unscoped.get(run=evaluation).rows == 4
+        assert Adapter.unscoped.count() == 1
+    assert not (evaluation.folder / "adapter").exists()
+
+
+@needs_database
+def test_an_evaluation_that_fails_fails_its_run(workshop, actor):
+    workshop.behave(steps=5)
+    assert workshop.start().wait(30) == 0
+    with team_scope(workshop.run.team_id):
+        evaluation = measuring.evaluate_kept(run=fresh(workshop.run), step=5, actor=actor)
+    measured = Workshop(evaluation)
+    measured.behave(evaluation_fails=True)
+    try:
+        assert measured.start().wait(30) == 0
+    finally:
+        measured.close()
+    assert (fresh(evaluation).status, evaluation.error_code) == ("failed", "internal")
+    assert "on purpose" in evaluation.error_message
 
 
 # --- starting ----------------------------------------------------------------------------------------------------

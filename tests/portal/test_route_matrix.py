@@ -178,6 +178,7 @@ ROUTES: dict[str, Key] = {
     "experiments:priority": RUN,
     "experiments:adapter_download": RUN,
     "experiments:kept_download": lambda world: {**RUN(world), "step": 2},
+    "experiments:evaluate_kept": lambda world: {**RUN(world), "step": 2},
     "experiments-api:base_models": NOTHING,
     "experiments-api:experiments": NOTHING,
     "experiments-api:experiment": EXPERIMENT,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from gpu_worker.trainer import loop
 from gpu_worker.trainer.samples import SHOWN_ROWS
-from tests.gpu_worker.trainer.jobs import losses, only, run_here, ticket_rows, write_job
+from tests.gpu_worker.trainer.jobs import QUEUES, losses, only, run_here, ticket_rows, write_job
 
 pytestmark = pytest.mark.slow
 CHOSEN = {"epochs": 2, "batch_size": 4, "evaluations_per_epoch": 1, "learning_rate": 0.01, "max_new_tokens": 24}
@@ -49,6 +51,31 @@ def engine_answers(job, base_model, rows):
     driver = make_driver(base_model, renderer, {"a": job.adapter})
     asked = {row["row"]: row["messages"][:-1] for row in ticket_rows(12, seed=1)}
     return {row["row"]: driver.answer(renderer.prompt_ids(asked[row["row"]]), "a", max_tokens=24).text for row in rows}
+
+
+def test_answers_are_bound_to_the_schema_where_there_is_one(tmp_path, base_model, monkeypatch):
+    monkeypatch.setattr(loop, "VALIDATION_SHARE", 100.0)
+    names = {"queue": {"enum": sorted(QUEUES.values())}, "urgency": {"enum": ["High", "Low"]}}
+    schema = {"type": "object", "properties": names, "required": list(names), "additionalProperties": False}
+    job = write_job(
+        tmp_path,
+        base_model,
+        train=ticket_rows(16),
+        validation=ticket_rows(4, seed=1),
+        **CHOSEN | {"max_new_tokens": 64},
+    )
+    spec = json.loads((job.root / "spec.json").read_text())
+    (job.root / "spec.json").write_text(json.dumps(spec | {"schema": schema}))
+    code, events = run_here(job)
+    assert code == 0
+    rows = samples(events)[8]
+    assert len(rows) == 4
+    for row in rows:
+        answer = json.loads(row["bound"])  # the free answers of a model that has hardly learned are none
+        assert answer["queue"] in names["queue"]["enum"]
+        assert answer["urgency"] in names["urgency"]["enum"]
+    (figure,) = [event for event in events if event.get("step") == 8 and "validation_bound_exact_match" in event]
+    assert figure["validation_bound_exact_match"] == sum(row["bound_exact"] for row in rows) / 4
 
 
 def test_answers_stay_within_their_share_of_the_time(tmp_path, base_model, monkeypatch):

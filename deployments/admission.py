@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
 
+from django.db import connection
+
+from deployments.gathering import Gathering
 from deployments.known_targets import Recalled
 from deployments.metering import Caller
 from portal import quotas, tokens
 from portal.errors import PortalError
-from portal.lane import Lane
+from portal.lane import Lane, Row
 from portal.models import Quota
 from portal.quotas import Standing
 
@@ -38,18 +43,77 @@ class Memory:
 
     def ask(self, values: list[Any]) -> list[Any]:
         """Reserve with the values of `portal_reserve`, in the same statement that confirms. Raises: NotAsRemembered."""
-        known = [self.token.token.key_id, self.token.stamp, self.name, self.target.stamp]
-        rows = _ADMIT.fetch("a token names its team only after it was found", [*known, *values])
+        team_id, reservation_id, kinds, amounts, moment, keep = values
+        token = self.token.token
+        asked = _Asked(
+            token.key_id, self.token.stamp, self.name, self.target.stamp, team_id, tuple(kinds), moment, keep
+        )
+        wish = _Wish(reservation_id, amounts)
+        # Within a transaction the statement belongs to it.
+        rows = _alone(asked, wish) if connection.in_atomic_block else _together.answer(asked, wish)
         if not rows:
             raise NotAsRemembered()
         self.token.is_confirmed = True
         return rows
 
 
+class _Asked(NamedTuple):
+    """What requests have in common that can be let in together."""
+
+    key_id: str
+    token_stamp: str
+    name: str
+    target_stamp: str
+    team_id: UUID
+    kinds: tuple[str, ...]
+    moment: datetime | None
+    keep: timedelta
+
+
+class _Wish(NamedTuple):
+    """What one request takes, in the order of the kinds."""
+
+    reservation_id: UUID
+    amounts: Sequence[int]
+
+
 _ADMIT = Lane(
-    "SELECT * FROM deployments_admit($1::text, $2::text, $3::text, $4::text, $5::uuid, $6::uuid, $7::text[],"
-    " $8::bigint[], $9::timestamptz, $10::interval)"
+    "SELECT * FROM deployments_admit($1::text, $2::text, $3::text, $4::text, $5::uuid, $6::uuid[], $7::text[],"
+    " $8::bigint[], $9::bigint[], $10::timestamptz, $11::interval)"
 )
+
+
+def _let_in(asked: _Asked, wishes: Sequence[_Wish]) -> Sequence[list[Row] | None]:
+    """Let requests in by one statement and return each one's rows of `portal_reserve`; None: not all of them fit.
+
+    A request's rows say how the team stands after it, not after the others.
+    """
+    sums = [sum(amounts) for amounts in zip(*(wish.amounts for wish in wishes), strict=True)]
+    each = [amount for wish in wishes for amount in wish.amounts]
+    known = [asked.key_id, asked.token_stamp, asked.name, asked.target_stamp, asked.team_id]
+    taken = [[wish.reservation_id for wish in wishes], list(asked.kinds), sums, each, asked.moment, asked.keep]
+    rows = _ADMIT.fetch("a token names its team only after it was found", [*known, *taken])
+    if len(wishes) == 1 or not rows:
+        return [rows] * len(wishes)
+    if any(is_refused for *_facts, is_refused in rows):
+        return [None] * len(wishes)
+    found: list[list[Row]] = []
+    for wish in reversed(wishes):
+        found.append(rows)
+        rows = [
+            (kind, starts_at, most, used - amount, *rest)
+            for (kind, starts_at, most, used, *rest), amount in zip(rows, wish.amounts, strict=True)
+        ]
+    return found[::-1]
+
+
+_together = Gathering(_let_in)
+
+
+def _alone(asked: _Asked, wish: _Wish) -> list[Row]:
+    [rows] = _let_in(asked, [wish])
+    assert rows is not None
+    return rows
 
 
 def admit(caller: Caller, body: Mapping[str, Any], *, memory: Memory | None = None) -> Caller:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -138,7 +138,7 @@ def _write(batch: list[Counted]) -> None:
     with all_teams("counted requests of all teams, written together"):
         batch = _not_yet_written(batch)
         records = [counted.record for counted in batch]
-        InferenceRecord.unscoped.bulk_create(records)
+        _insert(records)
         texts = [counted.text for counted in batch if counted.text is not None]
         for text in texts:
             text.record_id = text.record.pk  # known since a moment ago
@@ -147,6 +147,26 @@ def _write(batch: list[Counted]) -> None:
         _note_places(counted.place for counted in batch)
         # Last, since whoever reserves waits for the rows that this locks.
         quotas.settle([counted.settlement for counted in batch if counted.settlement is not None])
+
+
+_COLUMNS: Final = {
+    "team_id": "uuid", "version_id": "uuid", "model": "text", "token_id": "uuid", "request_id": "text",
+    "at": "timestamptz", "streamed": "boolean", "status": "smallint", "prompt_tokens": "integer",
+    "completion_tokens": "integer", "first_token_ms": "integer", "duration_ms": "integer",
+}  # fmt: skip
+_INSERT: Final = (
+    f"INSERT INTO deployments_inferencerecord ({', '.join(_COLUMNS)}) SELECT * FROM unnest("  # noqa: S608 -- our names
+    f"{', '.join(f'%s::{kind}[]' for kind in _COLUMNS.values())}) RETURNING id"
+)
+
+
+def _insert(records: Sequence[InferenceRecord]) -> None:
+    """Insert records, and give them their keys. The ORM's way takes several times as long for each of them."""
+    columns = [[getattr(record, name) for record in records] for name in _COLUMNS]
+    with connection.cursor() as cursor:
+        cursor.execute(_INSERT, columns)
+        for record, (key,) in zip(records, cursor.fetchall(), strict=True):
+            record.pk = key
 
 
 def _not_yet_written(batch: list[Counted]) -> list[Counted]:

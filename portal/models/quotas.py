@@ -67,6 +67,10 @@ class QuotaWindow(TeamOwned):
 class QuotaReservation(TeamOwned):
     """What is set aside for one request until its true amounts are known; one that is forgotten is given back."""
 
+    # It lives for minutes at most: making sure each time that there is the team would lock the team's row.
+    team = models.ForeignKey(
+        "portal.Team", on_delete=models.CASCADE, related_name="%(class)ss", db_constraint=False, db_index=False
+    )
     kinds = ArrayField(models.CharField(max_length=24))
     starts = ArrayField(models.DateTimeField())
     amounts = ArrayField(models.BigIntegerField())

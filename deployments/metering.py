@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -21,10 +21,11 @@ from django.db import DataError, Error, IntegrityError, connection
 from django.http import HttpRequest
 from django.utils import timezone
 
-from deployments import journal
+from deployments import journal, ledger_rows
 from deployments.journal import Journal, Place
 from deployments.known_targets import Target
-from deployments.models import InferenceRecord, LedgerJournal, LoggedText
+from deployments.ledger_rows import LedgerRow
+from deployments.models import LedgerJournal, LoggedText
 from deployments.request_log import Heard
 from portal import quotas, usage
 from portal.models import Quota, Team
@@ -45,7 +46,7 @@ _FAULT_OF_A_RECORD = (IntegrityError, DataError)
 class Counted:
     """A request for the ledger, what of its reservation it really took, and its texts where the team keeps them."""
 
-    record: InferenceRecord
+    record: LedgerRow
     settlement: Settlement | None = None
     text: LoggedText | None = None
     place: Place | None = None  # where it is written down
@@ -66,9 +67,7 @@ class Ledger:
         self._journal = Journal()
         os.register_at_fork(after_in_child=self._forget)
 
-    def add(
-        self, record: InferenceRecord, settlement: Settlement | None = None, text: LoggedText | None = None
-    ) -> None:
+    def add(self, record: LedgerRow, settlement: Settlement | None = None, text: LoggedText | None = None) -> None:
         """Have a record written soon; within a transaction it is written at once and belongs to it."""
         counted = Counted(record, settlement, text)
         if connection.in_atomic_block:
@@ -138,35 +137,19 @@ def _write(batch: list[Counted]) -> None:
     with all_teams("counted requests of all teams, written together"):
         batch = _not_yet_written(batch)
         records = [counted.record for counted in batch]
-        _insert(records)
-        texts = [counted.text for counted in batch if counted.text is not None]
-        for text in texts:
-            text.record_id = text.record.pk  # known since a moment ago
-        LoggedText.unscoped.bulk_create(texts)
+        ledger_rows.insert(records)
+        LoggedText.unscoped.bulk_create(list(_texts(batch)))
         usage.add_requests([_fact(record) for record in records])
         _note_places(counted.place for counted in batch)
         # Last, since whoever reserves waits for the rows that this locks.
         quotas.settle([counted.settlement for counted in batch if counted.settlement is not None])
 
 
-_COLUMNS: Final = {
-    "team_id": "uuid", "version_id": "uuid", "model": "text", "token_id": "uuid", "request_id": "text",
-    "at": "timestamptz", "streamed": "boolean", "status": "smallint", "prompt_tokens": "integer",
-    "completion_tokens": "integer", "first_token_ms": "integer", "duration_ms": "integer",
-}  # fmt: skip
-_INSERT: Final = (
-    f"INSERT INTO deployments_inferencerecord ({', '.join(_COLUMNS)}) SELECT * FROM unnest("  # noqa: S608 -- our names
-    f"{', '.join(f'%s::{kind}[]' for kind in _COLUMNS.values())}) RETURNING id"
-)
-
-
-def _insert(records: Sequence[InferenceRecord]) -> None:
-    """Insert records, and give them their keys. The ORM's way takes several times as long for each of them."""
-    columns = [[getattr(record, name) for record in records] for name in _COLUMNS]
-    with connection.cursor() as cursor:
-        cursor.execute(_INSERT, columns)
-        for record, (key,) in zip(records, cursor.fetchall(), strict=True):
-            record.pk = key
+def _texts(batch: Iterable[Counted]) -> Iterator[LoggedText]:
+    for counted in batch:
+        if counted.text is not None:
+            counted.text.record_id = counted.record.key
+            yield counted.text
 
 
 def _not_yet_written(batch: list[Counted]) -> list[Counted]:
@@ -191,7 +174,7 @@ def _note_places(places: Iterable[Place | None]) -> None:
         LedgerJournal.objects.filter(name=name).update(written=end, at=timezone.now())
 
 
-def _fact(record: InferenceRecord) -> usage.RequestFact:
+def _fact(record: LedgerRow) -> usage.RequestFact:
     return usage.RequestFact(
         team_id=record.team_id,
         day=record.at.astimezone(UTC).date(),
@@ -208,7 +191,7 @@ def _write_alone(counted: Counted) -> None:
     try:
         _write([counted])
     except _FAULT_OF_A_RECORD:
-        record.version_id = record.token_id = record.pk = None
+        record.version_id = record.token_id = record.key = None
         try:
             _write([replace(counted, text=None)])
         except _FAULT_OF_A_RECORD as error:  # its team is gone, or something in it cannot be stored
@@ -244,7 +227,7 @@ def _plain(value: Any) -> Any:
 
 
 def _counted_of(entry: Mapping[str, Any], place: Place) -> Counted:
-    record = InferenceRecord(**{name: entry[name] for name in _RECORD}, at=datetime.fromisoformat(entry["at"]))
+    record = LedgerRow(**{name: entry[name] for name in _RECORD}, at=datetime.fromisoformat(entry["at"]))
     record.team_id = UUID(str(record.team_id))
     if "reservation" not in entry:
         return Counted(record, place=place)
@@ -350,8 +333,8 @@ class RequestCount:
         record = self._record(status)
         ledger.add(record, self._settlement(status), self.heard.text_of(record) if self.heard is not None else None)
 
-    def _record(self, status: int) -> InferenceRecord:
-        return InferenceRecord(
+    def _record(self, status: int) -> LedgerRow:
+        return LedgerRow(
             team_id=self.caller.team.pk,
             version_id=self.target.version_id,
             model=self.target.public_name[:120],

@@ -21,7 +21,8 @@ from datasets_app.derive import derive_version
 from datasets_app.models import Dataset, DatasetVersion
 from datasets_app.operations.texts import LIMITS, is_json_answer
 from deployments import history
-from deployments.models import Deployment, InferenceRecord, LoggedText
+from deployments.ledger_rows import LedgerRow
+from deployments.models import Deployment, LoggedText
 from experiments.storable import storable_json, storable_text
 from portal import audit
 from portal.actors import Actor
@@ -62,7 +63,7 @@ class Heard:
             if choice.get("index", 0) == 0:
                 self.parts.append(str(choice.get("text") or (choice.get("delta") or {}).get("content") or ""))
 
-    def text_of(self, record: InferenceRecord) -> LoggedText | None:
+    def text_of(self, record: LedgerRow) -> LoggedText | None:
         """Return the row that belongs to the count, None for a request that is too long to be kept."""
         answer = storable_text("".join(self.parts))
         messages: Any = storable_json(self.messages)
@@ -70,7 +71,6 @@ class Heard:
             return None
         return LoggedText(
             team_id=record.team_id,
-            record=record,
             deployment_id=self.deployment_id,
             at=record.at,
             kept_until=record.at + timedelta(days=self.days),

@@ -40,7 +40,8 @@ _OTHER_FILES = 200
 _FIRST_BYTES_S = 0.02
 _LOOK_EVERY_S = 0.5
 _NOTE_EVERY_S = 1.0
-_LINGER_MS = 10
+# Longer than a busy machine takes to let a caller have the answer and ask again.
+_LINGER_MS = 100
 _SMALL_ANSWER_BYTES = 65536
 _LOOK_AT_LEAVING_EVERY_S = 0.05
 

@@ -8,6 +8,7 @@ needs no counter: `require_room` locks the team, counts the rows, and the new ro
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,7 +105,8 @@ def reserve(
     with the values that it is given, and returns its rows. Raises: Refused; what `ask` raises.
     """
     kinds = sorted(amounts)
-    reservation_id = uuid.uuid4()
+    # Nobody's secret, so it need not cost a call of the operating system.
+    reservation_id = uuid.UUID(int=random.getrandbits(128), version=4)
     values = [team_id, reservation_id if hold else None, [kind.value for kind in kinds]]
     rows = ask([*values, [amounts[kind] for kind in kinds], _moment(), KEEP])
     standings = {}

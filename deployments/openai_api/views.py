@@ -12,7 +12,7 @@ from deployments import drawing, inference, known_targets
 from deployments.admission import Memory, NotAsRemembered
 from deployments.inference import Caller, Target
 from deployments.openai_api import answering, decisions, parameters
-from deployments.openai_api.base import OpenAIView, event_stream
+from deployments.openai_api.base import OpenAIView, event_stream, json_answer
 from deployments.openai_api.document import operation
 from portal import tokens
 
@@ -51,7 +51,7 @@ class ModelView(OpenAIView):
             if asked.get("stream"):
                 frames = inference.stream(target, asked, caller)
                 return _named(event_stream(frames.begun() if target.is_canary else frames), target)
-            return _named(Response(inference.complete(target, asked, caller)), target)
+            return _named(json_answer(inference.complete(target, asked, caller)), target)
 
         return drawing.answered(target, request.data, ask)
 

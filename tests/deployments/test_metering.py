@@ -9,6 +9,7 @@ import pytest
 from django.db import InternalError, OperationalError, connection
 
 from deployments import inference, known_targets, metering
+from deployments.ledger_rows import LedgerRow
 from deployments.metering import Ledger
 from deployments.models import InferenceRecord
 from portal.errors import PortalError
@@ -24,8 +25,8 @@ def ledger() -> Ledger:
     return Ledger(flush_every_s=3600)
 
 
-def record(team, number: int = 0, **facts: object) -> InferenceRecord:
-    return InferenceRecord(team_id=team.pk, model="m", request_id=f"req_{number}", status=200, duration_ms=1, **facts)
+def record(team, number: int = 0, **facts: object) -> LedgerRow:
+    return LedgerRow(team_id=team.pk, model="m", request_id=f"req_{number}", status=200, duration_ms=1, **facts)
 
 
 def written() -> list[InferenceRecord]:
@@ -48,7 +49,7 @@ def test_records_of_all_teams_are_written_together_and_once(ledger, team, other_
 def test_a_record_whose_token_or_version_is_gone_is_counted_without_it(ledger, team, deployed):
     ledger.add(record(team, 1, version_id=deployed.pk))
     ledger.add(record(team, 2, version_id=uuid.uuid4(), token_id=uuid.uuid4()))
-    ledger.add(InferenceRecord(team_id=uuid.uuid4(), model="m", request_id="req_3", status=200, duration_ms=1))
+    ledger.add(LedgerRow(team_id=uuid.uuid4(), model="m", request_id="req_3", status=200, duration_ms=1))
     ledger.flush()
     assert [(row.request_id, row.version_id) for row in written()] == [("req_1", deployed.pk), ("req_2", None)]
 
@@ -93,7 +94,7 @@ def test_a_record_that_cannot_be_stored_is_dropped_alone(ledger, team, caplog):
 @transactional
 def test_what_was_written_alone_is_not_written_again_after_the_database_went_away(ledger, team, monkeypatch):
     ledger.add(record(team, 1))
-    ledger.add(InferenceRecord(team_id=uuid.uuid4(), model="m", request_id="req_2", status=200, duration_ms=1))
+    ledger.add(LedgerRow(team_id=uuid.uuid4(), model="m", request_id="req_2", status=200, duration_ms=1))
     alone = metering._write_alone
     with monkeypatch.context() as patch:
         away = raising(OperationalError("the database is away"))

@@ -147,7 +147,7 @@ def _write(batch: list[Counted]) -> None:
 
 def _texts(batch: Iterable[Counted]) -> Iterator[LoggedText]:
     for counted in batch:
-        if counted.text is not None:
+        if counted.text is not None and counted.record.key is not None:
             counted.text.record_id = counted.record.key
             yield counted.text
 

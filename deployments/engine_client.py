@@ -256,7 +256,7 @@ def _raise_for(answer: Exchange, content: bytes) -> None:
         message = error.get("message") or _("The engine cannot answer this request.")
         raise PortalError(str(message), param=error.get("param"), code=_code_of(error))
     if answer.status == 404 and "message" not in error:  # no model is missing, the route is
-        raise PortalError(_("The machine that serves this model cannot score values."), code="unsupported_model")
+        raise PortalError(cannot_score(), code="unsupported_model")
     if answer.status in (401, 404):
         # Its key or adapter is not what the portal thinks: it has just been started anew.
         raise Unavailable(_("The model is being loaded. Try again in a moment."), code="model_loading")
@@ -264,6 +264,11 @@ def _raise_for(answer: Exchange, content: bytes) -> None:
         after = answer.connection.headers.get("retry-after", "")
         raise Unavailable(retry_after_s=min(int(after), 120) if after.isdecimal() else 1)
     raise EngineFailed(_("The model could not answer this request."))
+
+
+def cannot_score() -> str:
+    """Return the sentence about an engine without probabilities."""
+    return _("The machine that serves this model cannot score values.")
 
 
 def _code_of(error: Mapping[str, Any]) -> str | None:

@@ -64,7 +64,10 @@ class DeployForm(TeamForm):
         label=_("Abstain below"),
         required=False,
         max_length=2000,
-        help_text=_("Least confidence by field, one in each line, such as queue = 0.8. Decisions below it abstain."),
+        help_text=_(
+            "Least confidence by field, one in each line, such as queue = 0.8; label = 0.8 for a classification. "
+            "Decisions below it abstain, and answers with their confidence mark such a field for a person."
+        ),
         widget=forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}),
     )
     note = forms.CharField(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -63,9 +63,10 @@ def _admitted(target: Target, body: Body, caller: Caller) -> Caller:
     return caller if caller.reservation is not None else admit(target, body, caller)
 
 
-def complete(target: Target, body: Body, caller: Caller) -> Body:
+def complete(target: Target, body: Body, caller: Caller, *, then: Callable[[Body], Body] | None = None) -> Body:
     """Return the whole answer to a checked request (see `openai_api.parameters`), and count it.
 
+    `then` adds to the answer, and to its usage, before it is counted.
     A caller for whom nothing was reserved is admitted first. Raises: PortalError.
     """
     caller = _admitted(target, body, caller)
@@ -74,6 +75,8 @@ def complete(target: Target, body: Body, caller: Caller) -> Body:
     _let_go_of_the_database()
     with _counting_refusals(count), slots.held():
         answer = engine_client.chat(target.engine, asked, path=_path(body), caller=caller.descriptor)
+        if then is not None:
+            answer = then(answer)
     count.note_usage(answer)
     if count.heard is not None:
         count.heard.note_answer(answer)

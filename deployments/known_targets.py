@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -27,6 +27,9 @@ class Target:
     version_id: UUID | None = None
     system_prompt: str = ""
     response_schema: dict[str, Any] | None = None
+    decision_schema: dict[str, Any] | None = None
+    labels: Sequence[str] = ()
+    temperatures: Mapping[str, float] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
     max_tokens: int | None = None
     log: TextLog | None = None

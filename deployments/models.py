@@ -151,6 +151,11 @@ class DeploymentVersion(TeamOwned):
     adapter = models.ForeignKey(Adapter, on_delete=models.RESTRICT, related_name="deployment_versions")
     system_prompt = models.TextField(blank=True, help_text="put before requests that bring none of their own")
     response_schema = OrderedJSONField(null=True, help_text="JSON Schema of answers to requests that bring none")
+    decision_schema = OrderedJSONField(null=True, help_text="JSON Schema whose closed fields decisions score")
+    labels = models.JSONField(default=list, help_text="all answers of a classification, which decisions score")
+    temperatures = models.JSONField(
+        default=dict, help_text="by field, as the held-out report of its run has them; probabilities are taken at them"
+    )
     thresholds = models.JSONField(default=dict, help_text="least confidence by field; below it a decision abstains")
     max_tokens = models.PositiveIntegerField(null=True, help_text="most tokens that an answer may have")
     note = models.CharField(max_length=300, blank=True, help_text="why it was made")

@@ -21,6 +21,9 @@ class DeploymentVersionSerializer(serializers.ModelSerializer[DeploymentVersion]
 
     response_schema = serializers.DictField(allow_null=True, read_only=True)
     thresholds = serializers.DictField(child=serializers.FloatField(), read_only=True)
+    temperatures = serializers.DictField(
+        child=serializers.FloatField(), read_only=True, help_text="by field; decisions on others are not calibrated"
+    )
     run = serializers.PrimaryKeyRelatedField(source="adapter.run", read_only=True)  # type: ignore[var-annotated]
     step = serializers.IntegerField(source="adapter.step", read_only=True, help_text="of the run")
     base_model = serializers.SlugRelatedField(  # type: ignore[var-annotated]
@@ -31,7 +34,7 @@ class DeploymentVersionSerializer(serializers.ModelSerializer[DeploymentVersion]
         model = DeploymentVersion
         fields = [
             "id", "number", "run", "step", "adapter", "base_model", "system_prompt", "response_schema", "thresholds",
-            "max_tokens", "note", "created_at", "first_live_at",
+            "temperatures", "max_tokens", "note", "created_at", "first_live_at",
         ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from deployments import canaries, gate, history, lifecycle, placing
+from deployments.decidable import Decidable, decidable
 from deployments.models import Deployment, DeploymentVersion, Placement
 from deployments.prompts import common_system_prompt
 from experiments import kept
@@ -60,8 +61,9 @@ def deploy_run(
 
     It goes live as soon as its adapter is loaded; until then an earlier version goes on answering. If the team's gate
     holds it back, it is kept as a version that does not answer. Without `system_prompt` it gets the one that all
-    training rows had, so that the model is asked as it was taught. Deploying the newest version once more makes no
-    second one. `step`: a checkpoint that the run has kept, instead of its result.
+    training rows had, so that the model is asked as it was taught. What its decisions rest on is taken from the run
+    (`decidable`). Deploying the newest version once more makes no second one. `step`: a checkpoint that the run has
+    kept, instead of its result.
     Raises: InvalidInput for a name or setting that cannot be used, IllegalTransition if the run has left no adapter,
     NotFound if it has kept nothing at the step, QuotaExceeded if a new name or adapter would be one too many.
     """
@@ -70,12 +72,13 @@ def deploy_run(
     settings = _checked_settings(
         run, VersionSettings(system_prompt, response_schema, dict(thresholds or {}), max_tokens)
     )
+    decides = decidable(adapter, settings.response_schema)
     if not team.deployments.filter(name=name).exists():
         quotas.require_room(team, Quota.DEPLOYMENTS, team.deployments.count)
     deployment, made = team.deployments.get_or_create(name=name, defaults={"created_by": actor.user})
     deployment = _locked(deployment)
     newest = deployment.versions.order_by("-number").first()
-    if newest is None or not _is_same(newest, adapter, settings):
+    if newest is None or not _is_same(newest, adapter, settings, decides):
         newest = deployment.versions.create(
             team=team,
             number=newest.number + 1 if newest else 1,
@@ -84,6 +87,9 @@ def deploy_run(
             note=note,
             system_prompt=settings.system_prompt or "",
             response_schema=settings.response_schema,
+            decision_schema=decides.schema,
+            labels=decides.labels,
+            temperatures=decides.temperatures,
             thresholds=settings.thresholds,
             max_tokens=settings.max_tokens,
         )
@@ -298,9 +304,9 @@ def _checked_settings(run: Run, given: VersionSettings) -> VersionSettings:
     return VersionSettings(prompt, given.response_schema, given.thresholds, given.max_tokens)
 
 
-def _is_same(version: DeploymentVersion, adapter: Adapter, settings: VersionSettings) -> bool:
+def _is_same(version: DeploymentVersion, adapter: Adapter, settings: VersionSettings, decides: Decidable) -> bool:
     before = VersionSettings(version.system_prompt, version.response_schema, version.thresholds, version.max_tokens)
-    return version.adapter_id == adapter.pk and before == settings
+    return version.adapter_id == adapter.pk and before == settings and Decidable.of(version) == decides
 
 
 def _adapter_of(run: Run) -> Adapter:

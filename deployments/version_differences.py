@@ -35,6 +35,7 @@ def _settings(version: DeploymentVersion) -> dict[str, str]:
         _("System prompt"): version.system_prompt,
         _("Schema of answers"): _as_lines(version.response_schema),
         _("Abstain below"): "\n".join(f"{name} = {least:g}" for name, least in sorted(version.thresholds.items())),
+        _("Calibrated"): ", ".join(f"{name} ({one:.2f})" for name, one in sorted(version.temperatures.items())),
         _("Most tokens of an answer"): str(version.max_tokens or ""),
     }
 

@@ -19,7 +19,7 @@ from datasets_app.fields import Field
 from datasets_app.models import DatasetVersion, Split
 from experiments.models import Adapter, EvaluatedRow, Evaluation, Run
 from experiments.problem_file import PROBLEM_FILE
-from experiments.problem_results import score_problem_file
+from experiments.problem_results import calibrate_labels, score_problem_file
 from experiments.scoring import AnsweredRow, row_score, score_answers
 from experiments.scoring.against import measure_of
 from experiments.scoring.calibration import calibrate_field
@@ -141,12 +141,16 @@ def judge(predictions: Path, split: Split, version: DatasetVersion, origins: Seq
     answered = map(AnsweredRow.of_prediction, found)
     ways = _ways(predictions)
     report = score_answers(answered, fields=_known_fields(version), schema=ways.get("schema")).to_dict()
-    report["calibration"] = _calibration(found, ways.get("calibration") or {})
+    calibration = _calibration(found, ways.get("calibration") or {})
     report["ranking"] = ways.get("ranking") or []
     report["slices"] = [asdict(one) for one in _slices(found, origins)]
     texts = _texts(found)
     if texts is not None:
         report["texts"] = asdict(texts)
+    of_labels = calibrate_labels(predictions.with_name(PROBLEM_FILE), found)
+    if of_labels is not None:
+        calibration.append(asdict(of_labels))
+    report["calibration"] = calibration
     scored = score_problem_file(predictions.with_name(PROBLEM_FILE), found)
     if scored is not None:
         report["problem"] = scored.to_dict()
@@ -210,7 +214,8 @@ def _calibration(found: list[dict[str, Any]], learned: dict[str, Any]) -> list[d
         if judged:
             raw, scaled = ([(sure[place], right) for sure, right in judged] for place in (0, 1))
             calibration = [(sure, right) for sure, right in one["rows"]]
-            figures.append(asdict(calibrate_field(name, one["temperature"], calibration, raw, scaled)))
+            labels = one.get("labels")
+            figures.append(asdict(calibrate_field(name, one["temperature"], calibration, raw, scaled, labels=labels)))
     return figures
 
 

@@ -100,7 +100,20 @@ _HYPERPARAMETERS: Final[Shape] = {
     },
 }
 _FIGURES: Final[Shape] = {"type": "object", "properties": {"step": COUNT}, "required": ["step"]}
-_SHARE: Final = {"confidence": PROBABILITY}
+_CALIBRATED: Final[Shape] = {
+    "type": "boolean",
+    "description": "Whether the probabilities are taken at a temperature that the run's held-out report fitted.",
+}
+_SHARE: Final = {"confidence": PROBABILITY, "calibrated": _CALIBRATED}
+_SURE: Final = items(
+    closed(
+        name=TEXT,
+        value={"description": "As in the answer."},
+        confidence=PROBABILITY,
+        calibrated=_CALIBRATED,
+        abstained={"type": "boolean", "description": "Below the deployment's threshold: let a person decide."},
+    )
+)
 _CHOSEN: Final[Shape] = {"type": ["string", "boolean"]}
 
 _ENDPOINT: Final = {
@@ -139,6 +152,8 @@ ANSWERS: Final[dict[str, Shape]] = {
                 finish_reason=_FINISH,
                 logprobs=_LOGPROBS,
                 message=closed(role=const("assistant"), content=maybe(TEXT), refusal=NOTHING),
+                confidence=_SURE,
+                optional=frozenset({"confidence"}),
             )
         ),
         usage=_USAGE,
@@ -183,7 +198,7 @@ ANSWERS: Final[dict[str, Shape]] = {
                         probabilities=items(closed(value=_CHOSEN, probability=PROBABILITY)),
                         **_SHARE,
                     ),
-                    closed(type=const("predicate"), name=TEXT, probability=PROBABILITY),
+                    closed(type=const("predicate"), name=TEXT, probability=PROBABILITY, calibrated=_CALIBRATED),
                     closed(
                         type=const("score"),
                         name=TEXT,

@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 
 from deployments import drawing, inference
 from deployments.inference import Caller, Target
-from deployments.openai_api import decisions, parameters
+from deployments.openai_api import confidence, decisions, parameters
 from portal.errors import InvalidInput
 from portal.models import ApiToken, Team
 
@@ -30,20 +30,33 @@ def target_of(team: Team, token: ApiToken, model: str) -> Target:
     return inference.resolve(team, model)
 
 
-def with_stored_schema(target: Target, body: Body) -> Body:
-    """Return a request that asks for the deployment's own schema as one that names none: it is added on the way.
+def asked_of(target: Target, body: Body) -> Body:
+    """Return a request as this target can answer it.
 
-    Raises: InvalidInput if there is none.
+    One that asks for the deployment's own schema becomes one that names none: it is added on the way.
+    Raises: InvalidInput if the deployment has no schema, or no closed fields to be sure of.
     """
-    if body.get("response_format") != {"type": "json_schema"}:
-        return body
-    if getattr(target, "response_schema", None) is None:
-        raise InvalidInput(
-            _("This model has no schema of its own. Send one in 'response_format.json_schema'."),
-            param="response_format.json_schema",
-            code="missing_required_parameter",
-        )
-    return {name: value for name, value in body.items() if name != "response_format"}
+    if body.get("response_format") == {"type": "json_schema"}:
+        if target.response_schema is None:
+            raise InvalidInput(
+                _("This model has no schema of its own. Send one in 'response_format.json_schema'."),
+                param="response_format.json_schema",
+                code="missing_required_parameter",
+            )
+        body = {name: value for name, value in body.items() if name != "response_format"}
+    confidence.require_closed_fields(target, body)
+    return body
+
+
+def complete(target: Target, asked: Body, caller: Caller) -> Body:
+    """Return the whole answer to a request that fits the target, with its confidence if that is wanted.
+
+    Raises: PortalError.
+    """
+    if not asked.get("confidence"):
+        return inference.complete(target, asked, caller)
+    plain = {name: value for name, value in asked.items() if name != "confidence"}
+    return inference.complete(target, plain, caller, then=confidence.adding(target, plain, caller))
 
 
 def answer_whole(endpoint: str, sent: Any, *, token: ApiToken, caller: Caller) -> Body:
@@ -55,7 +68,7 @@ def answer_whole(endpoint: str, sent: Any, *, token: ApiToken, caller: Caller) -
     def ask(target: Target) -> Body:
         if endpoint == DECISIONS:
             return decisions.decide(target, body, decisions.admit(target, body, caller))
-        asked = with_stored_schema(target, body)
-        return inference.complete(target, asked, inference.admit(target, asked, caller))
+        asked = asked_of(target, body)
+        return complete(target, asked, inference.admit(target, asked, caller))
 
     return drawing.answered(target_of(caller.team, token, body["model"]), sent, ask)

@@ -1,24 +1,26 @@
-"""Typed questions about a text, answered with probabilities: nothing is generated, allowed values are scored.
+"""Typed questions about a text, answered with probabilities: allowed values are scored.
 
 Where a deployment's schema has a closed field of the question's name, its values are scored where the model was taught
-to write them, behind the fields before it. Every other question is put into words behind the text.
+to write them, behind the fields before it; what is offered to a classification are its labels. Both at the temperature
+of the run's report. Every other question is put into words behind the text.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from django.utils.translation import gettext as _
 
-from datasets_app.doctor.schema import closed_fields
-from datasets_app.fields import value_of
-from deployments import admission, engine_client, inference
+from datasets_app.fields import label_of
+from deployments import admission, deciding, inference
+from deployments.deciding import Decider
 from deployments.inference import Caller, Target
 from deployments.openai_api import parameters
+from experiments.scoring.choosing import LABEL, ClosedFields
 from portal.errors import InvalidInput
 
 Body = dict[str, Any]
@@ -119,19 +121,12 @@ def _with_options(question: Question, path: str, given: Any, key: str) -> Questi
 # --- asking ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """One request to score values: where they stand, and what they are."""
-
-    messages: Sequence[Mapping[str, str]]
-    beginning: str
-    values: Sequence[str]
-    ending: str = ""
-
-
 def admit(target: Target, body: Body, caller: Caller) -> Caller:
     """Set aside what the questions may take. Raises: RateLimited, QuotaExceeded."""
-    text = {"messages": body["messages"], "max_tokens": 1, "n": len(body["questions"])}
+    fields = ClosedFields(target.decision_schema or {})
+    needs_answer = any(map(fields.needs_answer, _fields_asked(fields, body["questions"])))
+    written = deciding.most_written(target) if needs_answer else 1
+    text = {"messages": body["messages"], "max_tokens": len(body["questions"]) + written}
     return admission.admit(caller, inference.with_system_prompt(target, text))
 
 
@@ -139,113 +134,85 @@ def decide(target: Target, body: Body, caller: Caller) -> Body:
     """Return the answers with their probabilities, and count the request. Raises: PortalError."""
     asked = inference.with_system_prompt(target, body)
     with inference.counted(target, caller) as count:
-        scorer = _Scorer(target, asked["messages"], caller)
-        answers = [_answer(target, question, scorer) for question in body["questions"]]
-        count.note_usage({"usage": {"prompt_tokens": scorer.tokens, "completion_tokens": 0}})
+        decider = Decider(target, asked["messages"], caller)
+        decider.expect(_fields_asked(decider.fields, body["questions"]))
+        answers = [_answer(target, question, decider) for question in body["questions"]]
+        took = decider.usage
+        count.note_usage({"usage": {"prompt_tokens": took.read, "completion_tokens": took.written}})
     return {
         "model": target.public_name,
         "answers": answers,
         "usage": {
-            "input_tokens": scorer.tokens,
-            "input_tokens_details": {"cached_tokens": scorer.cached_tokens},
-            "output_tokens": 0,
+            "input_tokens": took.read,
+            "input_tokens_details": {"cached_tokens": took.cached},
+            "output_tokens": took.written,
             "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": scorer.tokens,
+            "total_tokens": took.read + took.written,
         },
     }
 
 
-class _Scorer:
-    """Asks the engine how likely values are, and adds up what that took."""
+@dataclass(frozen=True)
+class _Decided:
+    """The probability of each value that a question offers, which sum to 1, and under which name thresholds stand."""
 
-    def __init__(self, target: Target, messages: Sequence[Mapping[str, str]], caller: Caller) -> None:
-        self._target = target
-        self._messages = messages
-        self._caller = caller
-        self._decided: dict[str, dict[str, float]] = {}
-        self.tokens = self.cached_tokens = 0
-        schema: Mapping[str, Any] = getattr(target, "response_schema", None) or {}
-        self._names = list(schema.get("properties", {}))
-        required = set(schema.get("required", ()))
-        self._closed = {name: labels for name, labels in closed_fields(schema).items() if name in required}
+    shares: list[float]
+    is_calibrated: bool
+    name: str
 
-    def of_field(self, name: str) -> dict[str, float] | None:
-        """Return the probability of each label of a closed field of the schema; None if it is none.
 
-        The fields before it are answered first, the likeliest way, as the model would write them.
-        """
-        before = self._names[: self._names.index(name) + 1] if name in self._names else []
-        if not before or any(one not in self._closed for one in before):
+def _decided(target: Target, question: Question, decider: Decider) -> _Decided:
+    """Decide a question as the model was taught to answer, if it was; else put it in words."""
+    of_field = _offered(question, decider.fields.labels.get(question.name, ()))
+    of_label = _offered(question, target.labels)
+    if of_field is not None:
+        sure, offered, name = decider.of_field(question.name), of_field, question.name
+    elif of_label is not None:
+        sure, offered, name = decider.of_labels(), of_label, LABEL
+    else:
+        sure, offered, name = decider.of_words(question.words, question.labels), list(question.labels), question.name
+    assert sure is not None
+    return _Decided(normalised([sure.shares[label] for label in offered]), sure.is_calibrated, name)
+
+
+def _fields_asked(fields: ClosedFields, questions: Iterable[Question]) -> list[str]:
+    """Return the fields from which questions are answered."""
+    return [one.name for one in questions if _offered(one, fields.labels.get(one.name, ())) is not None]
+
+
+def _offered(question: Question, known: Collection[str]) -> list[str] | None:
+    """Return the label of each value that a question offers, None if one of them is not known."""
+    found = []
+    for value, label in zip(question.values, question.labels, strict=True):
+        named = next((one for one in (label_of(value), label) if one in known), None)
+        if named is None:
             return None
-        text = "{"
-        for place, one in enumerate(before):
-            key = json.dumps(one, ensure_ascii=False) + ": "
-            is_last = place + 1 == len(self._names)
-            if one not in self._decided:
-                labels = self._closed[one]
-                spelled = [json.dumps(value_of(label), ensure_ascii=False) for label in labels]
-                # The quote of the next key is part of a value's last token in many vocabularies.
-                asked = _Asked(self._messages, text + key, spelled, "}" if is_last else ', "')
-                self._decided[one] = dict(zip(labels, self._probabilities(asked), strict=True))
-            best = max(self._decided[one], key=self._decided[one].__getitem__)
-            text += key + json.dumps(value_of(best), ensure_ascii=False) + ", "
-        return self._decided[name]
-
-    def of_words(self, question: Question) -> dict[str, float]:
-        """Return the probability of each label of a question that is put into words behind the text."""
-        *earlier, last = self._messages
-        if last["role"] == "user":
-            messages = [*earlier, {**last, "content": last["content"] + "\n" + question.words}]
-        else:
-            messages = [*self._messages, {"role": "user", "content": question.words.strip()}]
-        return dict(zip(question.labels, self._probabilities(_Asked(messages, "", question.labels)), strict=True))
-
-    def _probabilities(self, asked: _Asked) -> list[float]:
-        scored = engine_client.score_values(
-            self._target.engine,
-            {
-                "model": self._target.engine_model,
-                "messages": list(asked.messages),
-                "beginning": asked.beginning,
-                "values": list(asked.values),
-                "ending": asked.ending,
-                "cache_salt": inference.cache_salt(self._caller),
-            },
-            caller=self._caller.descriptor,
-        )
-        self.tokens += scored.tokens
-        self.cached_tokens += scored.cached_tokens
-        return normalised([math.exp(one) for one in scored.logprobs])
+        found.append(named)
+    return found if len(set(found)) == len(found) else None
 
 
-def _answer(target: Target, question: Question, scorer: _Scorer) -> Body:
-    found = scorer.of_field(question.name) if question.kind == "choice" else None
-    if found is None or not set(question.labels) <= set(found):
-        found = scorer.of_words(question)
-    shares = normalised([found[label] for label in question.labels])
-    if question.kind == "predicate":
-        return {"type": "predicate", "name": question.name, "probability": shares[0]}
+def _answer(target: Target, question: Question, decider: Decider) -> Body:
+    decided = _decided(target, question, decider)
+    shares = decided.shares
     best = max(range(len(shares)), key=shares.__getitem__)
-    least = getattr(target, "thresholds", {}).get(question.name)
+    least = target.thresholds.get(question.name, target.thresholds.get(decided.name))
     if least is not None and shares[best] < least:
         return {"type": "refusal", "name": question.name}
+    answer: Body = {"type": question.kind, "name": question.name}
+    calibrated = {"calibrated": decided.is_calibrated}
+    if question.kind == "predicate":
+        return {**answer, "probability": shares[0], **calibrated}
     if question.kind == "choice":
         spread = [{"value": value, "probability": p} for value, p in zip(question.values, shares, strict=True)]
         chosen = {"choice": question.values[best], "confidence": shares[best], "probabilities": spread}
-        return {"type": "choice", "name": question.name, **chosen}
+        return {**answer, **chosen, **calibrated}
     levels = [
         {"label": label, "value": place, "probability": p}
         for place, (label, p) in enumerate(zip(question.labels, shares, strict=True))
     ]
     # Levels stand in order, so the score is where on them the mass lies: 1.7 is between the second and the third.
     score = sum(place * p for place, p in enumerate(shares))
-    return {
-        "type": "score",
-        "name": question.name,
-        "score": score,
-        "confidence": shares[best],
-        "probabilities": levels,
-    }
+    return {**answer, "score": score, "confidence": shares[best], "probabilities": levels, **calibrated}
 
 
 def normalised(shares: Sequence[float]) -> list[float]:

@@ -55,6 +55,10 @@ def chat_request(body: Any) -> dict[str, Any]:
     """
     body = require_object(body)
     options = _options(body, CHAT_PARAMETERS, besides="messages")
+    if options.get("confidence") and options.get("stream"):
+        raise InvalidInput(
+            _("'confidence' is told with whole answers only, not with 'stream': true."), param="confidence"
+        )
     return {"model": _model(body), "messages": _messages(body), **options}
 
 
@@ -246,6 +250,10 @@ def _boolean(name: str, value: Any) -> bool:
     return value
 
 
+def _wish(name: str, value: Any) -> bool | None:
+    return _boolean(name, value) or None
+
+
 def _stop(name: str, value: Any) -> list[str] | None:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or len(texts) > 4:
@@ -386,6 +394,9 @@ CHAT_PARAMETERS: dict[str, Parameter] = {
     "logprobs": _FLAG,
     "top_logprobs": _integer(0, 20),
     "response_format": Parameter(_response_format, _FORMAT),
+    "confidence": Parameter(
+        _wish, {"type": "boolean", "description": "Ours: say of each closed field how likely it is right."}
+    ),
     "tools": _only([]),
     "tool_choice": _only("none"),
     "parallel_tool_calls": _only(True, False),  # without tools it means nothing

@@ -43,7 +43,7 @@ class ModelView(OpenAIView):
 
         def ask(target: Target) -> HttpResponseBase:
             nonlocal memory
-            asked = answering.with_stored_schema(target, body)
+            asked = answering.asked_of(target, body)
             # Confirmed once: what changes while a canary fails must not refuse a request that was let in.
             known, memory = memory, None
             caller = inference.admit(target, asked, Caller.of(request, self.team), memory=known)
@@ -51,7 +51,7 @@ class ModelView(OpenAIView):
             if asked.get("stream"):
                 frames = inference.stream(target, asked, caller)
                 return _named(event_stream(frames.begun() if target.is_canary else frames), target)
-            return _named(json_answer(inference.complete(target, asked, caller)), target)
+            return _named(json_answer(answering.complete(target, asked, caller)), target)
 
         return drawing.answered(target, request.data, ask)
 

@@ -13,6 +13,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from deployments import services, traffic
+from deployments.advice import Advice, advice_of
 from deployments.forms import DeployForm
 from deployments.models import Deployment, DeploymentVersion
 from deployments.prompts import common_system_prompt, schema_of
@@ -50,9 +51,16 @@ def detail(request: TeamRequest, pk: str) -> HttpResponse:
     context = state_context(request, pk)
     context["traffic"] = traffic.last_day(context["deployment"])
     context["api_url"] = request.build_absolute_uri("/v1")
+    context["advice"] = _advice_for_live(context["deployment"], context["versions"])
     context["days"] = request.GET.get("days") if request.GET.get("days") in ("7", "30") else "1"
     context["events"] = context["deployment"].events.select_related("person")[:_EVENTS]
     return render(request, "deployments/detail.html", context)
+
+
+def _advice_for_live(deployment: Deployment, versions: list[DeploymentVersion]) -> list[Advice]:
+    """Return the thresholds that the report behind the version that answers, or will, recommends."""
+    shown = deployment.live_version_id or deployment.next_version_id
+    return next((advice_of(version.adapter.evaluation) for version in versions if version.pk == shown), [])
 
 
 @team_view()
@@ -115,7 +123,17 @@ def deploy(request: TeamRequest) -> HttpResponse:
         else:
             _say_what_becomes_of(request, version)
             return redirect("deployments:detail", request.team.slug, version.deployment_id)
-    return render(request, "deployments/deploy.html", {"form": form}, status=400 if form.errors else 200)
+    context = {"form": form, "advice": _advice(form)}
+    return render(request, "deployments/deploy.html", context, status=400 if form.errors else 200)
+
+
+def _advice(form: DeployForm) -> list[Advice]:
+    """Return the thresholds that the chosen run's report recommends; a checkpoint has no report."""
+    chosen = form.cleaned_data if form.is_bound else form.initial
+    run = chosen.get("run")
+    if run is None or chosen.get("step"):
+        return []
+    return advice_of(run.adapter.evaluation)
 
 
 def _initial(request: TeamRequest) -> dict[str, Any]:

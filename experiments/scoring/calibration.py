@@ -37,7 +37,10 @@ class Abstention:
 
 @dataclass(frozen=True)
 class FieldCalibration:
-    """How far the confidence of a closed field can be trusted: on held-out rows, fitted on other ones."""
+    """How far the confidence of a closed field can be trusted: on held-out rows, fitted on other ones.
+
+    `labels`: the values that it was fitted for, None if the evaluator did not say.
+    """
 
     name: str
     temperature: float
@@ -46,6 +49,7 @@ class FieldCalibration:
     ece_before: float
     ece_after: float
     abstention: tuple[Abstention, ...]
+    labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,13 @@ def _abstention(target: float, threshold: float | None, heldout: Sequence[Judged
 
 
 def calibrate_field(
-    name: str, temperature: float, calibration: Sequence[Judged], raw: Sequence[Judged], scaled: Sequence[Judged]
+    name: str,
+    temperature: float,
+    calibration: Sequence[Judged],
+    raw: Sequence[Judged],
+    scaled: Sequence[Judged],
+    *,
+    labels: Sequence[str] | None = None,
 ) -> FieldCalibration:
     """Return the figures of one field. `raw` and `scaled`: the held-out answers before and after the temperature."""
     return FieldCalibration(
@@ -148,6 +158,7 @@ def calibrate_field(
         ece_before=expected_calibration_error(raw),
         ece_after=expected_calibration_error(scaled),
         abstention=abstentions(calibration, scaled),
+        labels=None if labels is None else tuple(labels),
     )
 
 

@@ -14,12 +14,15 @@ from typing import Protocol
 
 from torch import Tensor
 
+from datasets_app.rendering import ChatRenderer
 from gpu_worker.engine.likelihood import Place
 from gpu_worker.engine.sequence import AdapterRef
 from gpu_worker.engine.token_tree import TokenIds
 
 MOST_UNSEEN = 2e-3
 """No probability is off by more than this. Values that were not spelled out share what is left between them."""
+
+_PROBE = "answer"
 
 # So few values are spelled out at once: a round costs as much as a dozen tokens, because it reads all weights.
 _FEW = 4
@@ -45,6 +48,18 @@ class Decision:
     def best(self) -> int:
         """Return which value is the likeliest; of equals the first."""
         return max(range(len(self.logprobs)), key=self.logprobs.__getitem__)
+
+
+def value_ids(
+    renderer: ChatRenderer, values: Sequence[str], *, beginning: str = "", ending: str = ""
+) -> list[list[int]]:
+    """Return each value from the beginning of the answer to what ends it: the text behind it, or the turn's end.
+
+    What the chat template writes around an answer, which the model has learned too, belongs to it.
+    """
+    _prompt, answer = renderer.row_texts([{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}])
+    before, _probe, behind = answer.partition(_PROBE)
+    return [renderer.encode(before + beginning + value + (ending or behind)) for value in values]
 
 
 def decide(

@@ -53,8 +53,8 @@ class ScoredRows:
     """Answers chosen among the allowed values, by row.
 
     `confidence` has, per closed field, how sure the model is before and after its temperature. `calibration` has, per
-    field, the temperature and the calibration rows as (confidence at it, right). `ranking`: how well all probabilities
-    tell the right value, field by field.
+    field in the schema's order, the temperature, the labels that it is for, and the calibration rows as (confidence at
+    it, right). `ranking`: how well all probabilities tell the right value, field by field.
     """
 
     answers: dict[int, str]
@@ -110,13 +110,13 @@ def score_closed_fields(
     """
     if not bound.chooser.closed:
         return None
-    calibration_rows = _calibration_rows(job_dir, bound.renderer, rows, seed)
-    least = len(rows) + min(len(calibration_rows), LEAST_CALIBRATION_ROWS)
-    told = _Progress(events, stop, len(rows) + len(calibration_rows), limit_s, least=least)
+    unasked = calibration_rows(job_dir, bound.renderer, rows, seed)
+    least = len(rows) + min(len(unasked), LEAST_CALIBRATION_ROWS)
+    told = _Progress(events, stop, len(rows) + len(unasked), limit_s, least=least)
     try:
         others = {row.row: answers[CONSTRAINED, row.row].text for row in rows}
         chosen = {row.row: answer for row, answer in _choose(bound, rows, others, told)}
-        known = list(_choose(bound, calibration_rows, {row.row: row.expected for row in calibration_rows}, told))
+        known = list(_choose(bound, unasked, {row.row: row.expected for row in unasked}, told))
     except ValueError as error:
         events.log(f"The allowed values could not be scored: {error}.", level="warning")
         return None
@@ -128,6 +128,7 @@ def score_closed_fields(
     calibration = {
         name: {
             "temperature": temperatures[name],
+            "labels": list(bound.chooser.closed[name]),
             "rows": [(_confidence(choice, temperatures[name]), right) for choice, right in judged[name]],
         }
         for name in judged
@@ -149,7 +150,7 @@ def score_closed_fields(
     return ScoredRows({row: answer.text for row, answer in chosen.items()}, confidence, calibration, ranking)
 
 
-def _calibration_rows(job_dir: Path, renderer: ChatRenderer, rows: Sequence[HeldOutRow], seed: int) -> list[HeldOutRow]:
+def calibration_rows(job_dir: Path, renderer: ChatRenderer, rows: Sequence[HeldOutRow], seed: int) -> list[HeldOutRow]:
     """Return validation rows that are not asked, at most as many as those: never a test row."""
     path, count = job_dir / "data" / "validation.jsonl", min(len(rows), MOST_CALIBRATION_ROWS)
     try:

@@ -21,7 +21,7 @@ from gpu_worker.engine.grammar import Grammar, GrammarCompiler
 from gpu_worker.engine.sampling import SamplingParams
 from gpu_worker.engine.sequence import AdapterRef, FinishReason, Sequence
 from gpu_worker.evaluator.baselines import Messages, answer_simply
-from gpu_worker.evaluator.bound import CACHE_SALT, Bound, ScoredRows, bind, score_closed_fields
+from gpu_worker.evaluator.bound import CACHE_SALT, Bound, ScoredRows, bind, calibration_rows, score_closed_fields
 from gpu_worker.evaluator.expected import Nats, expected_nats
 from gpu_worker.evaluator.heldout import Answer, choose_rows, read_lines
 from gpu_worker.evaluator.pace import Pace
@@ -81,7 +81,11 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     if problem:
         scorer = ProblemScorer(core, renderer, problem, Hyperparameters.model_validate(spec.get("hyperparameters", {})))
         contents = [row.content for row in rows]
-        measure_problem(scorer, problem, contents, {TUNED: tuned, UNTUNED: None}, job_dir / "evaluation", events, stop)
+        others = calibration_rows(job_dir, renderer, rows, seed) if problem.labels else []
+        measure_problem(
+            scorer, problem, contents, {TUNED: tuned, UNTUNED: None}, job_dir / "evaluation", events, stop,
+            calibration=[row.content for row in others],
+        )  # fmt: skip
     learns_answers = problem is None or problem.problem_type != "pretraining"
     simple = _ask_baselines(training_rows(), rows, events, stop) if learns_answers else {}
     if scored is not None:

@@ -4,6 +4,7 @@ All labels of a classification as answers to the same prompt (their probabilitie
 a preference, the whole text of pre-training. The untuned model is the same model with the adapter switched off.
 """
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,10 @@ from typing import Any
 from datasets_app.rendering import ChatRenderer
 from experiments.hyperparameters import Hyperparameters
 from experiments.problem_file import PROBLEM_FILE, Problem
-from experiments.scoring.calibration import probabilities
+from experiments.scoring.calibration import fit_temperature, probabilities
+from experiments.scoring.names import TUNED
 from gpu_worker.engine.core import EngineCore
+from gpu_worker.engine.decisions import decide, value_ids
 from gpu_worker.engine.likelihood import Likelihoods
 from gpu_worker.engine.sequence import AdapterRef
 from gpu_worker.evaluator.pace import Pace
@@ -38,7 +41,7 @@ class ProblemScorer:
         self._renderer = renderer
         self._problem = problem
         self._max_length = chosen.max_length
-        self._labels = [self._answer_ids(label) for label in problem.labels]
+        self._labels = value_ids(renderer, problem.labels)
 
     def of(self, content: Content, adapter: AdapterRef | None) -> list[float]:
         """Return the scores of one row as `experiments.scoring.problems.ScoredRow` wants them.
@@ -47,17 +50,20 @@ class ProblemScorer:
         """
         kind = self._problem.problem_type
         if kind == "classification":
-            return self._probabilities(content, adapter)
+            return probabilities(self.label_logprobs(content, adapter), 1.0)
         if kind == "preference":
             return self._pair(content, adapter)
         if kind == "pretraining":
             return self._text(content, adapter)
         return []
 
-    def _probabilities(self, content: Content, adapter: AdapterRef | None) -> list[float]:
+    def label_logprobs(self, content: Content, adapter: AdapterRef | None) -> tuple[float, ...]:
+        """Return the log probability of every label, as decisions of the served adapter have them.
+
+        Raises: ValueError if the row is too long for the model.
+        """
         prompt = self._renderer.prompt_ids(content["messages"][:-1])
-        found = [math.fsum(tokens) for tokens in self._likelihoods.of(prompt, self._labels, adapter)]
-        return probabilities(found, 1.0)
+        return decide(self._likelihoods, prompt, self._labels, adapter).logprobs
 
     def _pair(self, content: Content, adapter: AdapterRef | None) -> list[float]:
         messages = content["messages"]
@@ -72,10 +78,6 @@ class ProblemScorer:
             logprobs += self._likelihoods.of(ids[:1], [ids[1:]], adapter)[0]
         return [math.fsum(logprobs), float(len(logprobs))]
 
-    def _answer_ids(self, label: str) -> tuple[int, ...]:
-        row = self._renderer.row([{"role": "user", "content": "?"}, _answer(label)])
-        return row.token_ids[row.prompt_length :]
-
 
 def measure_problem(
     scorer: ProblemScorer,
@@ -85,9 +87,12 @@ def measure_problem(
     folder: Path,
     events: Events,
     stop: StopFlag,
+    *,
+    calibration: Sequence[Content] = (),
 ) -> None:
     """Write `problem.json` beside the answers: the problem, and the scores of each row that could be scored.
 
+    `calibration`: other rows, by which a classification's temperature for the tuned model is fitted.
     Raises: StopRequested.
     """
     most = max(1, MOST_LABEL_SCORES // max(1, len(adapters) * len(problem.labels)))
@@ -102,8 +107,35 @@ def measure_problem(
         rows.append({"place": number, "scores": scores})
         if pace.is_due():
             events.emit("evaluation_progress", subject="scores", done=number + 1, total=len(contents))
+    written = {"problem": asdict(problem), "rows": rows, "calibration": None}
+    if problem.labels and calibration:
+        written["calibration"] = _calibrated(scorer, problem, calibration[:most], adapters[TUNED], stop)
     folder.mkdir(exist_ok=True)
-    publish_text(folder / PROBLEM_FILE, json.dumps({"problem": asdict(problem), "rows": rows}, ensure_ascii=False))
+    publish_text(folder / PROBLEM_FILE, json.dumps(written, ensure_ascii=False))
+
+
+def _calibrated(
+    scorer: ProblemScorer, problem: Problem, contents: Sequence[Content], adapter: AdapterRef | None, stop: StopFlag
+) -> dict[str, Any] | None:
+    """Return the temperature of the labels, and how sure of each row's label the model is at it, and whether rightly.
+
+    None if no row's label is one of them. Raises: StopRequested.
+    """
+    known: list[tuple[list[float], int]] = []
+    for content in contents:
+        stop.check()
+        expected = content["messages"][-1]["content"]
+        if expected in problem.labels:
+            with contextlib.suppress(ValueError):  # longer than the model reads
+                known.append((list(scorer.label_logprobs(content, adapter)), problem.labels.index(expected)))
+    if not known:
+        return None
+    temperature = fit_temperature(known)
+    rows = []
+    for logprobs, right in known:
+        shares = probabilities(logprobs, temperature)
+        rows.append((round(max(shares), 6), shares.index(max(shares)) == right))
+    return {"temperature": temperature, "labels": list(problem.labels), "rows": rows}
 
 
 def _answer(text: str) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 It answers `<model> heard: <last user text>`, word by word, without any model. Words in the user's text steer it:
 #slow (0.2 s between words), #silent (3 s before the first), #die (the connection breaks after two words),
-#error (an error frame after two words), #busy (503), #toolong (400), #forever (until the client hangs up).
+#error (an error frame after two words), #busy (503), #toolong (400), #forever (until the client hangs up), #json (the
+answer is what stands behind it). Values are as likely as `shares` says, else the later the likelier.
 It runs inside a test (`FakeEngine().start()`), or as the child process of a node agent with the real one's arguments.
 """
 
@@ -30,6 +31,7 @@ class FakeEngine(ThreadingHTTPServer):
         self.adapters: dict[str, str] = {}
         self.requests: list[dict] = []
         self.hang_ups = 0
+        self.shares: dict[str, float] = {}
 
     @property
     def url(self) -> str:
@@ -80,9 +82,9 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, {**head(body, "text_completion"), "choices": [choice], "usage": usage(words)})
 
     def score(self, body: dict) -> None:
-        """The last value is the likeliest: shares grow with the place."""
-        whole = sum(range(1, len(body["values"]) + 1))
-        logprobs = [math.log((place + 1) / whole) for place in range(len(body["values"]))]
+        """The last value is the likeliest, unless told otherwise: shares grow with the place."""
+        shares = [self.server.shares.get(value, place) for place, value in enumerate(body["values"], start=1)]
+        logprobs = [math.log(share / sum(shares)) for share in shares]
         self.reply(200, {"object": "scored_values", "logprobs": logprobs, "usage": {"prompt_tokens": 20}})
 
     def chat(self, body: dict) -> None:
@@ -96,6 +98,8 @@ class Handler(BaseHTTPRequestHandler):
         if "#silent" in asked:
             time.sleep(3)
         words = f"{body['model']} heard: {asked}".split()
+        if "#json " in asked:
+            words = [asked.partition("#json ")[2]]
         if body.get("stream"):
             return self.stream(body, asked, words)
         if "#slow" in asked:

@@ -37,7 +37,7 @@ def test_what_is_exposed_is_an_allow_list(api, deployed):
         "sleep_after_minutes", "canary_version", "canary_share",
     }  # fmt: skip
     version = {"id", "number", "run", "step", "adapter", "base_model", "system_prompt", "created_at", "response_schema",
-               "thresholds", "max_tokens", "note", "first_live_at"}  # fmt: skip
+               "thresholds", "temperatures", "max_tokens", "note", "first_live_at"}  # fmt: skip
     assert set(body["versions"][0]) == set(body["live_version"]) == version
     assert deployed.adapter.engine_name not in json.dumps(body)
 

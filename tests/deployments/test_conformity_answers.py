@@ -214,6 +214,20 @@ def test_questions_that_cannot_be_asked_are_refused_by_name(client, changes, par
     assert caught.value.param == param
 
 
+def test_an_answer_says_how_sure_it_is_of_its_closed_fields(client):
+    schema = {**Ticket.model_json_schema(), "additionalProperties": False}
+    wanted = {"type": "json_schema", "json_schema": {"name": "ticket", "schema": schema}}
+    plain = asked(client, max_tokens=100, response_format=wanted)
+    answer = asked(client, max_tokens=100, response_format=wanted, extra_body={"confidence": True})
+    assert answer.choices[0].message == plain.choices[0].message
+    (queue,) = answer.choices[0].model_extra["confidence"]
+    assert queue["value"] == json.loads(answer.choices[0].message.content)["queue"]
+    assert 0 < queue["confidence"] <= 1
+    assert (queue["name"], queue["calibrated"], queue["abstained"]) == ("queue", False, False)
+    assert answer.usage.prompt_tokens > plain.usage.prompt_tokens
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
 # --- limits ------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.engine.core import EngineCore
-from gpu_worker.engine.decisions import decide
+from gpu_worker.engine.decisions import decide, value_ids
 from gpu_worker.engine.errors import BadRequest, ContextTooLong, Overloaded
 from gpu_worker.engine.likelihood import Place
 from gpu_worker.engine.loop import EngineLoop
@@ -48,9 +48,8 @@ class ValuesInText:
     ending: str
 
     def token_ids(self, renderer: ChatRenderer) -> list[list[int]]:
-        """Return each value from the beginning of the answer to what ends it: the text behind it, or the turn's end."""
-        close = [] if self.ending else [renderer.eos_id]
-        return [renderer.encode(self.beginning + value + self.ending) + close for value in self.values]
+        """Return each value from the beginning of the answer to what ends it."""
+        return value_ids(renderer, self.values, beginning=self.beginning, ending=self.ending)
 
 
 class LoopScorer:

@@ -56,6 +56,22 @@ def text_of(model: str, path: str, body: dict[str, Any], choice: int) -> str:
     return word[: min(body.get("max_tokens") or 12, 12)]
 
 
+def prompt_logprobs(model: str, path: str, body: dict[str, Any]) -> list[dict[str, Any] | None]:
+    """Return the invented log probability of each character of a conversation, given all before it."""
+    *earlier, last = body["messages"]
+    closed = not body.get("continue_final_message")
+    text = json.dumps(earlier) + last["content"] + ("<end>" if closed else "")
+    found: list[dict[str, Any] | None] = [None]
+    for place in range(1, len(text)):
+        found.append({str(ord(text[place])): {"logprob": character_logprob(path or model, text, place), "rank": 1}})
+    return found
+
+
+def character_logprob(who: str, text: str, place: int) -> float:
+    digest = hashlib.sha256(f"{Path(who).name} {text[: place + 1]}".encode()).digest()
+    return -digest[0] / 64
+
+
 def first_value(field: dict[str, Any]) -> Any:
     return field["enum"][0] if "enum" in field else {"boolean": True, "string": "x"}[field["type"]]
 
@@ -145,7 +161,10 @@ class Handler(BaseHTTPRequestHandler):
             self.stream(body, texts, usage)
         else:
             choices = [self.choice(body, index, text) for index, text in enumerate(texts)]
-            self.reply(200, {**self.head(model, "chat.completion"), "choices": choices, "usage": usage})
+            told = {**self.head(model, "chat.completion"), "choices": choices, "usage": usage}
+            if body.get("prompt_logprobs") is not None:
+                told["prompt_logprobs"] = prompt_logprobs(model, path, body)
+            self.reply(200, told)
 
     def choice(self, body: dict[str, Any], index: int, text: str) -> dict[str, Any]:
         said = {"message": {"role": "assistant", "content": text, "refusal": None}}

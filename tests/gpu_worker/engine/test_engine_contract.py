@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from deployments import engine_client
-from deployments.engine_client import AdapterRefused, EngineTarget
+from deployments import engine_client, engine_scoring
+from deployments.engine_client import AdapterRefused, EngineFailed, EngineTarget
 from gpu_worker.engine_kinds import EngineProgram, choose_program
 from gpu_worker.engine_process import EngineProcess, EngineSpec
 from portal.errors import PortalError, Unavailable
@@ -189,6 +189,39 @@ def test_values_are_scored_or_refused_with_a_sentence(target: KnownTarget) -> No
     with pytest.raises(PortalError) as refusal:
         engine_client.score_values(target, {**body, "values": ["long " * 3000]})
     assert refusal.value.code == "context_length_exceeded"
+
+
+def test_either_engine_tells_how_likely_values_are(target: KnownTarget, adapter_dirs: dict[str, Path]) -> None:
+    messages = [{"role": "user", "content": "No print."}]
+    values = ['"Access"', '"Network"', '"Net"']
+    body = {"model": "team-north-v1", "messages": messages, "values": values, "cache_salt": "team",
+            "beginning": '{"queue": ', "ending": ', "'}  # fmt: skip
+    found = engine_scoring.score_values(target, body)
+    assert sum(map(math.exp, found.logprobs)) == pytest.approx(1)
+    assert found.tokens > len(values)
+    assert engine_scoring.score_values(target, body).logprobs == pytest.approx(found.logprobs, abs=1e-4)
+    other = engine_scoring.score_values(target, {**body, "model": "team-south-v1"})
+    assert other.logprobs != pytest.approx(found.logprobs, abs=1e-4)
+    whole = engine_scoring.score_values(target, {**body, "values": ["yes", "no"], "beginning": "", "ending": ""})
+    assert sum(map(math.exp, whole.logprobs)) == pytest.approx(1)
+    if target.kind == "vllm":
+        texts = [json.dumps(messages) + '{"queue": ' + value + ', "' for value in values]
+        start = len(json.dumps(messages))
+        sums = [
+            sum(simulated_vllm.character_logprob(str(adapter_dirs["north"]), text, place)
+                for place in range(start, len(text)))
+            for text in texts
+        ]  # fmt: skip
+        shares = [math.exp(one) for one in sums]
+        assert [math.exp(one) for one in found.logprobs] == pytest.approx([one / sum(shares) for one in shares])
+
+
+def test_an_engine_that_tells_nothing_of_its_prompts_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_scoring, "_without_route", {"http://silent"})
+    monkeypatch.setattr(engine_client, "chat", lambda *args, **more: {"choices": [], "prompt_logprobs": None})
+    body = {"model": "x", "messages": [], "values": ["a", "b"], "beginning": "", "ending": "", "cache_salt": "team"}
+    with pytest.raises(EngineFailed, match="cannot score values"):
+        engine_scoring.score_values(EngineTarget("http://silent", ""), body)
 
 
 def test_a_wrong_key_is_no_answer(target: EngineTarget) -> None:

@@ -181,6 +181,7 @@ def test_the_tuned_model_is_asked_in_three_ways(job):
             assert 0 < raw <= 1
             assert 0 < calibrated <= 1
     assert {name: len(one["rows"]) for name, one in ways["calibration"].items()} == {"queue": 8, "urgent": 8}
+    assert ways["calibration"]["urgent"]["labels"] == ["true", "false"]
     ranked = {one["name"]: one for one in ways["ranking"]}
     assert {name: one["rows"] for name, one in ranked.items()} == {"queue": 8, "urgent": 8}
     assert all(one["log_loss_after"] > 0 and 0 <= one["auc"] <= 1 for one in ranked.values())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.problem_file import PROBLEM_FILE, Problem
-from experiments.problem_results import score_problem_file
+from experiments.problem_results import calibrate_labels, score_problem_file
 from gpu_worker.evaluator.job import evaluate
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.stop import StopFlag
@@ -68,8 +68,16 @@ def test_every_label_gets_a_probability_and_every_answer_is_a_label(tmp_path, mo
     problem = Problem("classification", labels=LABELS)
     rows = [row(0, f"Ticket {n}", LABELS[n % 3]) for n in range(8)]  # rows that were added by hand have no line
     rows = [one | {"row": n} for n, one in enumerate(rows)]
-    scored, report = measured(job_of(tmp_path, model, adapter, problem, rows))
+    job = job_of(tmp_path, model, adapter, problem, rows)
+    others = [row(100 + n, f"Other ticket {n}", LABELS[n % 3]) for n in range(7)]
+    (job / "data" / "validation.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*rows, *others]))
+    scored, report = measured(job)
     assert len(scored) == 5
+    learned = json.loads((job / "evaluation" / PROBLEM_FILE).read_text())["calibration"]
+    assert (learned["labels"], len(learned["rows"])) == (list(LABELS), 5)
+    assert 0.05 <= learned["temperature"] <= 20
+    trusted = calibrate_labels(job / "evaluation" / PROBLEM_FILE, answers_of(job))
+    assert (trusted.name, trusted.temperature, trusted.rows) == ("label", learned["temperature"], 5)
     for one in scored:
         for subject in ("tuned", "untuned"):
             assert sum(one["scores"][subject]) == pytest.approx(1)

@@ -1,0 +1,45 @@
+"""Which thresholds a run's report recommends: the least confidence from which on answers are right often enough."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from deployments.decidable import LEAST_FITTED_ROWS
+from experiments.models import Evaluation
+
+TARGET: Final = 0.95
+_PLACES: Final = 10_000
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One field's threshold for TARGET, None if none reaches it, and what it brought on the held-out rows.
+
+    `share` of the answers is kept, of which `precision` are right, None if none was kept.
+    """
+
+    field: str
+    threshold: float | None
+    share: float
+    precision: float | None
+
+    @property
+    def line(self) -> str:
+        """The threshold as the form takes it."""
+        return f"{self.field} = {self.threshold:g}" if self.threshold is not None else ""
+
+
+def advice_of(evaluation: Evaluation | None) -> list[Advice]:
+    """Return what a report recommends for each field whose confidence is calibrated."""
+    learned = evaluation.report.get("calibration") or [] if evaluation is not None else []
+    found = []
+    for one in learned:
+        at_target = next((cut for cut in one["abstention"] if cut["target"] == TARGET), None)
+        if at_target is not None and one["fitted_rows"] >= LEAST_FITTED_ROWS:
+            threshold = at_target["threshold"]
+            # Rounded down, so that what the report kept is kept.
+            shown = None if threshold is None else math.floor(threshold * _PLACES) / _PLACES
+            found.append(Advice(one["name"], shown, at_target["share"], at_target["precision"]))
+    return found

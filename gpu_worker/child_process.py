@@ -1,18 +1,21 @@
-"""Runs trainer and evaluator: own session, clean environment, no core dumps, and never longer than their supervisor."""
+"""Runs trainer and evaluator: own session, clean environment, a wall around, and never longer than their supervisor."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_worker.computing import ALLOCATING
+from gpu_worker.wall import Wall, build_wall
 from portal.process_table import die_with_parent, signal_group
 
 # Everything else stays behind: above all the database's address and every secret.
@@ -32,6 +35,7 @@ class Surroundings:
     """Where a child runs: in which folder it works, what it inherits, which share of the machine it gets.
 
     `cache`: where it keeps what it compiled for this machine; no rows, no weights. None: it keeps nothing.
+    `base_model`: the folder of the model that it may read. `walled`: whether the kernel keeps it from everything else.
     """
 
     job: Path
@@ -40,6 +44,41 @@ class Surroundings:
     slots: int
     lock: int
     cache: Path | None = None
+    base_model: Path | None = None
+    walled: bool = True
+
+    def lay_out(self) -> None:
+        """Make the folders that the child works in, and a folder that names our packages and nothing else.
+
+        The interpreter lists the folder that it imports from; that of the project may hold everybody's data.
+        """
+        (self.job / "tmp").mkdir(mode=0o700, exist_ok=True)
+        shutil.rmtree(self.code, ignore_errors=True)
+        self.code.mkdir()
+        for package in self._packages():
+            (self.code / package.name).symlink_to(package)
+        if self.cache:
+            self.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def code(self) -> Path:
+        """Where the child starts."""
+        return self.job / "tmp" / "code"
+
+    @contextlib.contextmanager
+    def wall(self, command: Sequence[str]) -> Iterator[Wall | None]:
+        """Prepare the wall for a child with this command; start it in this block. Raises: OSError."""
+        if not self.walled:
+            yield None
+            return
+        named = [Path(word) for word in command if word.startswith("/") and Path(word).is_file()]
+        base_model = [self.base_model] if self.base_model else []
+        writable = [self.job, *([self.cache] if self.cache else [])]
+        with build_wall(readable=[*self._packages(), *base_model, *named], writable=writable) as wall:
+            yield wall
+
+    def _packages(self) -> list[Path]:
+        return [init.parent for init in self.project.glob("*/__init__.py")]
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         """Return the child's whole environment."""
@@ -81,18 +120,21 @@ class ChildProcess:
         Call it from the main thread: the kernel ends the child with the thread that started it.
         """
         self.stopped_at: float | None = None
-        (surroundings.job / "tmp").mkdir(mode=0o700, exist_ok=True)
-        with output.open("ab") as stdout, log.open("ab") as stderr:
+        surroundings.lay_out()
+        with output.open("ab") as stdout, log.open("ab") as stderr, surroundings.wall(command) as wall:
+            if wall:
+                stderr.writelines(sentence.encode() for sentence in wall.missing)
+                stderr.flush()
             self._process = subprocess.Popen(
                 [*command, str(surroundings.job)],
-                cwd=surroundings.project,
+                cwd=surroundings.code,
                 env=surroundings.environment(os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
                 pass_fds=[surroundings.lock],  # the folder stays locked until the last of its writers is gone
-                preexec_fn=_arrange(),
+                preexec_fn=_arrange(wall),
             )
 
     @property
@@ -118,7 +160,7 @@ class ChildProcess:
         return self._process.wait()
 
 
-def _arrange() -> Callable[[], None]:
+def _arrange(wall: Wall | None) -> Callable[[], None]:
     tie = die_with_parent(signal.SIGTERM)
     machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = {
@@ -135,6 +177,8 @@ def _arrange() -> Callable[[], None]:
         for kind, most in allowed.items():
             resource.setrlimit(kind, (most, most))
         os.nice(_NICENESS)
+        if wall:
+            wall.enter()
 
     return arrange
 

@@ -85,6 +85,7 @@ class Watch:
         self.folder = JobFolder(run.folder)
         self.slot = run.slot or 0
         self.slots = run.node.slots if run.node else 1
+        self._base_model = run.base_model.folder
         self._switch = switch
         self._events = EventFile(self.folder.events, run.events_offset)
         self._patience = Patience()
@@ -116,6 +117,8 @@ class Watch:
             slots=self.slots,
             lock=lock,
             cache=Path(settings.DATA_DIR) / "cache",
+            base_model=self._base_model,
+            walled=settings.TRAINER_WALL,
         )
         child = ChildProcess(command, surroundings, output=self.folder.events, log=self.folder.root / log)
         try:

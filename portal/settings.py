@@ -390,6 +390,8 @@ VLLM_COMMAND = env.str("TUNEPORT_VLLM_COMMAND", default="vllm")
 ENGINE_WEIGHTS = env.str("TUNEPORT_ENGINE_WEIGHTS", default="fp32")
 if ENGINE_WEIGHTS not in ("fp32", "bf16", "int8"):
     raise ImproperlyConfigured("TUNEPORT_ENGINE_WEIGHTS must be 'fp32', 'bf16' or 'int8'.")
+# Trainers and evaluators are walled in by the kernel; off only where a driver of a GPU cannot live with that.
+TRAINER_WALL = env.bool("TUNEPORT_TRAINER_WALL", default=True)
 # Requests to engines that one process puts at the same time; further ones are told to come back. Keep it below the
 # threads of the process, so that some are left for everything else (manage.py up sets it for its two services).
 MODEL_REQUESTS = env.int("TUNEPORT_MODEL_REQUESTS", default=1000)

@@ -1,0 +1,92 @@
+"""The wall of the kernel around trainer and evaluator: which files they reach, and that they reach nobody.
+
+What Python refuses, native code may still do; what the kernel refuses, nobody does. Inside are the interpreter and the
+system's libraries and compiler, one base model, the job folder and the cache of compiled kernels. Outside is the rest:
+rows and adapters of other runs, the database and its password, other processes' memory, every socket.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpu_worker import landlock, socket_filter
+from gpu_worker.landlock import DEVICE, READ, RUN, WRITE, Access
+from gpu_worker.privileges import give_up_privileges
+
+# Programs and libraries, those of GPUs included.
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt")
+_READABLE = (
+    "/proc", "/sys",  # processors, memory, GPUs; what concerns other processes is refused by itself
+    # Not all of /etc: services keep their secrets there.
+    "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ld.so.preload", "/etc/localtime", "/etc/timezone",
+    "/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/mime.types", "/etc/os-release", "/etc/nvidia",
+)  # fmt: skip
+_DEVICES = ("null", "zero", "full", "random", "urandom", "nvidia*")
+_PATH_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME")
+
+FILES_ARE_OPEN = (
+    "This machine's kernel has no Landlock (Linux 5.19 or newer): files outside of the job folder are kept from this "
+    "process by the rights of its account only.\n"
+)
+SOCKETS_ARE_OPEN = (
+    "This machine's kernel has no seccomp filters: connections to other machines are refused in Python only.\n"
+)
+
+
+@dataclass(frozen=True)
+class Wall:
+    """A wall that is ready to be entered.
+
+    `fence`: a descriptor of Landlock's. `missing`: what this kernel does not offer, a sentence each.
+    """
+
+    fence: int | None
+    stops_sockets: bool
+    missing: tuple[str, ...] = ()
+
+    def enter(self) -> None:
+        """Stay inside from now on, with everything that this process starts. Raises: OSError."""
+        give_up_privileges()
+        if self.fence is not None:
+            landlock.enter_fence(self.fence)
+        if self.stops_sockets:
+            socket_filter.give_up_sockets()
+
+
+@contextlib.contextmanager
+def build_wall(*, readable: Iterable[Path], writable: Iterable[Path]) -> Iterator[Wall]:
+    """Prepare a wall with these places inside, besides those of the system; start the child in this block.
+
+    Raises: OSError.
+    """
+    has_fence = landlock.offered_version() >= landlock.OLDEST_VERSION
+    stops_sockets = socket_filter.is_offered()
+    missing = () if has_fence else (FILES_ARE_OPEN,)
+    missing += () if stops_sockets else (SOCKETS_ARE_OPEN,)
+    fence = landlock.make_fence(_allowed(readable, writable)) if has_fence else None
+    try:
+        yield Wall(fence, stops_sockets, missing)
+    finally:
+        if fence is not None:
+            os.close(fence)
+
+
+def _allowed(readable: Iterable[Path], writable: Iterable[Path]) -> dict[Path, Access]:
+    programs = {Path(name) for name in (*_SYSTEM, sys.prefix, sys.base_prefix, *_named_in_environment())}
+    devices = (path for name in _DEVICES for path in Path("/dev").glob(name))
+    return {
+        **dict.fromkeys((Path(name) for name in _READABLE), READ),
+        **dict.fromkeys(programs, RUN),
+        **dict.fromkeys(devices, DEVICE),
+        Path("/dev/nvidia-caps"): DEVICE | READ,
+        **dict.fromkeys(readable, READ),
+        **dict.fromkeys(writable, WRITE),
+    }
+
+
+def _named_in_environment() -> Iterator[str]:
+    for variable in _PATH_VARIABLES:
+        yield from (name for name in os.environ.get(variable, "").split(os.pathsep) if name.startswith("/"))

@@ -1,0 +1,187 @@
+"""The kernel's wall around a child: native code, which no rule of Python's holds, meets it too."""
+
+import json
+import os
+import socket
+import sys
+import time
+
+import pytest
+
+from gpu_worker import landlock, socket_filter, wall
+from gpu_worker.child_process import ChildProcess, Surroundings
+from tests.gpu_worker.trainer.jobs import ROOT
+
+pytestmark = pytest.mark.slow
+
+needs_landlock = pytest.mark.skipif(
+    landlock.offered_version() < landlock.OLDEST_VERSION, reason="this kernel offers no Landlock (Linux 5.19)"
+)
+needs_seccomp = pytest.mark.skipif(not socket_filter.is_offered(), reason="this kernel offers no seccomp filters")
+
+# What a child tries, with the C library's functions; 0 or more is success, else the error's name is noted.
+TRY = """
+import ctypes, errno, json, os, pathlib, socket, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+job, port = pathlib.Path(sys.argv[-1]), int(sys.argv[1])
+outside, base_model = job.parent / "outside", job.parent / "base"
+
+def attempt(function, *arguments):
+    arguments = [os.fsencode(a) if isinstance(a, pathlib.Path) else a for a in arguments]
+    result = getattr(libc, function)(*arguments)
+    return "done" if result >= 0 else errno.errorcode[ctypes.get_errno()]
+
+def connect(family, address):
+    made = libc.socket(family, socket.SOCK_STREAM, 0)
+    return attempt("connect", made, address, len(address)) if made >= 0 else errno.errorcode[ctypes.get_errno()]
+
+def run(program):
+    try:
+        return "done" if subprocess.run([program]).returncode == 0 else ""
+    except OSError as error:
+        return errno.errorcode[error.errno]
+
+NEW = os.O_CREAT | os.O_WRONLY
+here = socket.AF_INET.to_bytes(2, "little") + port.to_bytes(2, "big") + bytes([127, 0, 0, 1]) + bytes(8)
+database = socket.AF_UNIX.to_bytes(2, "little") + os.fsencode(outside / "socket") + b"\\0"
+program = job / "program"
+program.write_text("#!/bin/sh\\n")
+program.chmod(0o700)
+tried = {
+    "read in the job folder": attempt("open", job / "given", os.O_RDONLY),
+    "write in the job folder": attempt("open", job / "made", NEW, 0o600),
+    "rename to another folder": attempt("rename", job / "made", job / "tmp" / "made"),
+    "write into the cache": attempt("open", job.parent / "cache" / "made", NEW, 0o600),
+    "read the base model": attempt("open", base_model / "config.json", os.O_RDONLY),
+    "write into the base model": attempt("open", base_model / "config.json", os.O_WRONLY),
+    "read elsewhere": attempt("open", outside / "secret", os.O_RDONLY),
+    "list elsewhere": attempt("open", outside, os.O_RDONLY | os.O_DIRECTORY),
+    "write elsewhere": attempt("open", outside / "made", NEW, 0o600),
+    "delete elsewhere": attempt("unlink", outside / "secret"),
+    "link it to here": attempt("link", outside / "secret", job / "secret"),
+    "read the supervisor's environment": attempt("open", pathlib.Path(f"/proc/{os.getppid()}/environ"), os.O_RDONLY),
+    "run what was written": run(program),
+    "signal the supervisor": attempt("kill", os.getppid(), 0),
+    "connect to this machine": connect(socket.AF_INET, here),
+    "connect to a database's socket": connect(socket.AF_UNIX, database),
+    "a pair of sockets": "done" if socket.socketpair() else "",
+    "another program": run("true"),
+}
+(job / "tried.json").write_text(json.dumps(tried))
+"""
+ALLOWED = {
+    "read in the job folder", "write in the job folder", "rename to another folder", "write into the cache",
+    "read the base model", "a pair of sockets", "another program",
+}  # fmt: skip
+SOCKETS = {"connect to this machine", "connect to a database's socket"}
+
+
+@pytest.fixture
+def places(tmp_path):
+    for name in ("job", "outside", "base", "cache"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "job" / "given").write_text("rows")
+    (tmp_path / "outside" / "secret").write_text("somebody else's")
+    (tmp_path / "base" / "config.json").write_text("{}")
+    return tmp_path
+
+
+@pytest.fixture
+def listening(places):
+    """A service of this machine and a database's socket, both of which take everybody."""
+    with socket.create_server(("127.0.0.1", 0)) as service, socket.socket(socket.AF_UNIX) as database:
+        database.bind(str(places / "outside" / "socket"))
+        database.listen()
+        yield service.getsockname()[1]
+
+
+def run_child(places, *command, limit_s=60.0, **choice):
+    """Run a command as a supervisor would; return its exit code and what it wrote into its log."""
+    job = places / "job"
+    lock = os.open(job / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    around = Surroundings(
+        job=job, project=ROOT, slot=0, slots=1, lock=lock, cache=places / "cache", base_model=places / "base", **choice
+    )
+    child = ChildProcess(command, around, output=job / "events.jsonl", log=job / "child.log")
+    os.close(lock)
+    deadline = time.monotonic() + limit_s
+    while child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return child.kill(), (job / "child.log").read_text()
+
+
+def try_everything(places, port, **choice):
+    code, log = run_child(places, sys.executable, "-c", TRY, str(port), **choice)
+    assert code == 0, log
+    return json.loads((places / "job" / "tried.json").read_text()), log
+
+
+@needs_landlock
+@needs_seccomp
+def test_a_child_reaches_its_own_files_and_nobody(places, listening):
+    tried, log = try_everything(places, listening)
+    assert {what for what, result in tried.items() if result == "done"} - {"signal the supervisor"} == ALLOWED
+    assert set(tried.values()) <= {"done", "EACCES", "EPERM", "EXDEV"}
+    assert landlock.offered_version() < 6 or tried["signal the supervisor"] == "EPERM"
+    assert (places / "outside" / "secret").exists()
+    assert log == ""  # nothing is missing, so nothing is said
+
+
+@needs_landlock
+def test_files_are_walled_in_where_sockets_cannot_be(places, listening, monkeypatch):
+    monkeypatch.setattr(socket_filter, "is_offered", lambda: False)
+    tried, log = try_everything(places, listening)
+    assert tried["read elsewhere"] == "EACCES"
+    assert landlock.offered_version() < 4 or tried["connect to this machine"] == "EACCES"
+    assert log == wall.SOCKETS_ARE_OPEN
+
+
+@needs_seccomp
+def test_sockets_are_walled_off_where_files_cannot_be(places, listening, monkeypatch):
+    monkeypatch.setattr(landlock, "offered_version", lambda: 1)
+    tried, log = try_everything(places, listening)
+    assert {tried[what] for what in SOCKETS} == {"EACCES"}
+    assert tried["read elsewhere"] == "done"
+    assert log == wall.FILES_ARE_OPEN
+
+
+def test_a_kernel_that_offers_nothing_runs_the_child_and_says_so_once(places, listening, monkeypatch):
+    monkeypatch.setattr(landlock, "offered_version", lambda: 0)
+    monkeypatch.setattr(socket_filter, "is_offered", lambda: False)
+    tried, log = try_everything(places, listening)
+    assert tried["read elsewhere"] == tried["connect to a database's socket"] == "done"
+    assert log == wall.FILES_ARE_OPEN + wall.SOCKETS_ARE_OPEN
+
+
+def test_the_wall_can_be_switched_off(places, listening):
+    tried, log = try_everything(places, listening, walled=False)
+    assert tried["read elsewhere"] == tried["connect to this machine"] == "done"
+    assert log == ""
+
+
+COMPILE = """
+import ctypes, sys
+from pathlib import Path
+from gpu_worker.compiled import load_library
+job = Path(sys.argv[-1])
+(job / "one.cpp").write_text('extern "C" void one(int* out) { *out = 1; }')
+answer = ctypes.c_int(0)
+load_library(job / "one.cpp", {"one": (ctypes.c_void_p,)}).one(ctypes.addressof(answer))
+sys.exit(0 if answer.value == 1 and "torch" not in sys.modules else 1)
+"""
+
+
+def test_the_compiler_works_behind_the_wall(places):
+    code, log = run_child(places, sys.executable, "-c", COMPILE)
+    assert code == 0, log
+    assert list((places / "cache" / "kernels").glob("*.so"))
+
+
+def test_a_child_finds_our_packages_without_the_folder_they_lie_in(places):
+    program = "import gpu_worker.compiled, os, sys; print(sorted(os.listdir('.')), os.getcwd()); os.listdir('..')"
+    code, log = run_child(places, sys.executable, "-c", program)
+    assert code == 0, log
+    names, cwd = (places / "job" / "events.jsonl").read_text().rsplit(" ", 1)
+    assert "'gpu_worker'" in names
+    assert "var" not in names
+    assert cwd.strip().endswith("/tmp/code")

@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.models import SourceFile
 from datasets_app.readers import DataError, Record, RowFault
-from datasets_app.rendering import ChatRenderer, Piece, RenderingError
+from datasets_app.rendering import ChatRenderer, Piece, RenderedRow, RenderingError
 from datasets_app.rows import CanonicalRow, RowMaker
 from datasets_app.sources import Reading, open_source
 from datasets_app.unpacking import limits
@@ -25,6 +25,7 @@ PREVIEW_ROWS: Final = 5
 MOST_SKIPPED: Final = 1_000
 # Longer texts are cut on the page, never in training; each part of a row may be this long.
 SHOWN_CHARACTERS: Final = 4_000
+MOST_TURNS: Final = 9
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class SeenRow:
     answer_tokens: int | None = None
     is_cut: bool = False
     rejected: str = ""
+    more: tuple[tuple[tuple[Piece, ...], tuple[Piece, ...]], ...] = ()
+    """What follows the first answer where several are learned: given and learned pieces, turn by turn."""
 
     @property
     def prompt_text(self) -> str:
@@ -163,17 +166,38 @@ def _text_alone(renderer: ChatRenderer | None, row: CanonicalRow) -> SeenRow:
 
 
 def _rendered(renderer: ChatRenderer, row: CanonicalRow) -> SeenRow:
-    rendered = renderer.row(row.messages)
-    prompt, is_prompt_cut = _shortened(renderer.pieces(rendered.prompt_text))
-    answer, is_answer_cut = _shortened(renderer.pieces(rendered.answer_text))
+    rendered = [renderer.row(row.messages)] if row.rejected else renderer.learned_turns(row.messages)
+    turns: list[tuple[tuple[Piece, ...], tuple[Piece, ...]]] = []
+    told, is_cut = "", len(rendered) > MOST_TURNS
+    for turn in rendered[:MOST_TURNS]:
+        # Where a template tells earlier turns otherwise, the whole prompt stands there again, as it is learned.
+        given = turn.prompt_text.removeprefix(told)
+        told = turn.prompt_text + turn.answer_text
+        prompt, is_prompt_cut = _shortened(renderer.pieces(given))
+        answer, is_answer_cut = _shortened(renderer.pieces(turn.answer_text))
+        turns.append((prompt, answer))
+        is_cut |= is_prompt_cut or is_answer_cut
     return SeenRow(
         line=row.row,
-        prompt=prompt,
-        answer=answer,
-        prompt_tokens=rendered.prompt_length,
-        answer_tokens=len(rendered.token_ids) - rendered.prompt_length,
-        is_cut=is_prompt_cut or is_answer_cut,
+        prompt=turns[0][0],
+        answer=turns[0][1],
+        prompt_tokens=_given_tokens(rendered),
+        answer_tokens=sum(len(turn.token_ids) - turn.prompt_length for turn in rendered),
+        is_cut=is_cut,
+        more=tuple(turns[1:]),
     )
+
+
+def _given_tokens(turns: Sequence[RenderedRow]) -> int:
+    """Return how many tokens are read and not learned, what a turn has in common with the one before once."""
+    given = 0
+    before: tuple[int, ...] = ()
+    for turn in turns:
+        given += turn.prompt_length
+        if before and turn.token_ids[: len(before)] == before:
+            given -= len(before)
+        before = turn.token_ids
+    return given
 
 
 def _shortened(pieces: Sequence[Piece]) -> tuple[tuple[Piece, ...], bool]:

@@ -19,7 +19,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-Message = Mapping[str, str]
+# `role` and `content`, both texts; an assistant's message may have a `weight` of 0: it is not learned.
+Message = Mapping[str, Any]
 
 ROLES = ("system", "user", "assistant")
 
@@ -114,6 +115,13 @@ class ChatRenderer:
             answer_text=answer_text,
         )
 
+    def learned_turns(self, messages: Sequence[Message]) -> list[RenderedRow]:
+        """Return a training row for each answer that is learned: the conversation up to it.
+
+        Each is what the model is asked with when the conversation has come so far, to the very token ids.
+        """
+        return [self.row(messages[: place + 1]) for place in learned_places(messages)]
+
     def row_texts(self, messages: Sequence[Message]) -> tuple[str, str]:
         """Return the prompt text and answer text of `row(messages)`."""
         _require_messages(messages)
@@ -159,7 +167,7 @@ class ChatRenderer:
             end = max(_end_of_last(answer, eos) for eos in self._eos_texts)
             if end:
                 return answer[:end]
-        return messages[-1]["content"] + self._eos_texts[0]
+        return f"{messages[-1]['content']}{self._eos_texts[0]}"
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         plain = [{"role": message["role"], "content": message["content"]} for message in messages]
@@ -173,6 +181,15 @@ class ChatRenderer:
             )
         except TemplateError as error:
             raise RenderingError(f"The base model's chat template refuses this conversation: {error}") from error
+
+
+def learned_places(messages: Sequence[Message]) -> list[int]:
+    """Return the places of the assistant's messages, those with weight 0 left out."""
+    return [
+        place
+        for place, message in enumerate(messages)
+        if message["role"] == "assistant" and message.get("weight", 1) != 0
+    ]
 
 
 def _require_messages(messages: Sequence[Message]) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
 
 from datasets_app.cells import date_of, split_named
 from datasets_app.mapping import Mapping as ColumnMapping
@@ -14,7 +14,9 @@ from datasets_app.mapping import fill_template
 from datasets_app.readers import DEFAULT_LIMITS, Limits, Record, RowFault
 from datasets_app.readers.jsonlines import JsonFault, parse_json
 
-Message = Mapping[str, str]
+# `role` and `content`, both texts. An assistant's message that is not learned has a `weight` of 0, as OpenAI says it;
+# others have none.
+Message = Mapping[str, Any]
 # System prompt, prompt, answer, and the turns between.
 _Conversation = tuple[str | None, str, str, Sequence[Message] | None]
 MAX_KEY_CHARACTERS: Final = 200
@@ -45,12 +47,12 @@ class CanonicalRow:
     @property
     def prompt(self) -> str:
         """The user's message that the answer replies to."""
-        return self.messages[-2]["content"]
+        return str(self.messages[-2]["content"])
 
     @property
     def answer(self) -> str:
         """The assistant's last message."""
-        return self.messages[-1]["content"]
+        return str(self.messages[-1]["content"])
 
     def to_json(self) -> str:
         """Return the row as the trainer reads it: one line of JSON, without the line end."""
@@ -74,7 +76,7 @@ def row_digest(messages: Sequence[Message], rejected: str = "") -> bytes:
     """
     parts = [str(len(messages))]
     for message in messages:
-        parts += message["role"], message["content"]
+        parts += _told_role(message), message["content"]
     return _digest("\0".join(parts) + "\0" + _told_rejected(rejected))
 
 
@@ -83,8 +85,18 @@ def _told(system: str | None, earlier: Sequence[Message]) -> str:
     parts = [str(2 + (system is not None) + len(earlier))]
     parts += [] if system is None else ["system", system]
     for message in earlier:
-        parts += message["role"], message["content"]
+        parts += _told_role(message), message["content"]
     return "\0".join(parts) + "\0"
+
+
+def _told_role(message: Message) -> str:
+    """Return who says a message, and whether it is not learned: the same words learned otherwise are another row."""
+    return f"{message['role']}, not learned" if is_unlearned(message) else str(message["role"])
+
+
+def is_unlearned(message: Message) -> bool:
+    """Tell whether a message is the assistant's and not to be learned from."""
+    return message.get("weight", 1) == 0
 
 
 def _told_rejected(rejected: str) -> str:
@@ -261,14 +273,14 @@ class RowMaker:
         value = values.get(column)
         if not isinstance(value, list) and not (isinstance(value, str) and value.lstrip().startswith("[{")):
             return _answer(values, column)
-        *before, answered = self._turns(value, column)
+        *before, answered = (_without_weight(turn) for turn in self._turns(value, column))
         if before and before[0]["role"] == "system":
             del before[0]
         if answered["role"] != "assistant":
             raise _Refused(column, "bad_roles")
-        if before and before != list(asked):
+        if before and before != [_without_weight(turn) for turn in asked]:
             raise _Refused(column, "rejected_asks_else")
-        return answered["content"]
+        return str(answered["content"])
 
     def _turns(self, turns: object, column: str) -> list[Message]:
         """Return the messages that stand in a cell, as a list or as JSON."""
@@ -286,6 +298,11 @@ class RowMaker:
         messages = self._turns(values.get(column), column)
         _check_roles(messages, column)
         system = messages.pop(0)["content"] if messages[0]["role"] == "system" else self._mapping.system_prompt or None
+        # What comes after the last answer that is learned teaches nothing: no answer that is learned sees it.
+        while messages and is_unlearned(messages[-1]):
+            del messages[-2:]
+        if not messages:
+            raise _Refused(column, "nothing_learned")
         *earlier, asked, answered = messages
         return system, asked["content"], answered["content"], earlier or None
 
@@ -387,7 +404,17 @@ def _message(turn: object, column: str) -> Message:
         raise _Refused(column, "bad_messages")
     if role not in ROLES:
         raise _Refused(column, "bad_roles")
-    return {"role": ROLES[role], "content": content.strip()}
+    message = {"role": ROLES[role], "content": content.strip()}
+    weight = turn.get("weight")
+    if weight is None or message["role"] != "assistant":
+        return message
+    if isinstance(weight, bool) or weight not in (0, 1):
+        raise _Refused(column, "bad_weight")
+    return message if weight else {**message, "weight": 0}
+
+
+def _without_weight(message: Message) -> Message:
+    return {"role": message["role"], "content": message["content"]}
 
 
 def _check_roles(messages: Sequence[Message], column: str) -> None:

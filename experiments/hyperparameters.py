@@ -246,6 +246,15 @@ class Hyperparameters(BaseModel):
         help=_("What happens to a row whose answer alone is longer than the longest row."),
     )  # fmt: skip
 
+    learned_turns: Literal["every", "last"] = _field(
+        "every", group=TEXT, label=_("Answers to learn"), shown_if=("problem_type", ("chat",)),
+        choices={"every": _("Every answer of a conversation"), "last": _("The last answer only")},
+        help=_(
+            "What is learned of conversations of several turns. Answers with the weight 0 in the imported file are "
+            "never learned."
+        ),
+    )  # fmt: skip
+
     precision: Literal["auto", "fastest", "fp32", "bf16", "int8"] = _field(
         "auto", group=HARDWARE, label=_("Number format"),
         choices={

@@ -79,9 +79,14 @@ def rows_state(run: Run) -> str:
 
 
 def _seen(row: dict[str, Any]) -> SeenRow:
-    given, learned = (tuple(Piece(text, tokens) for text, tokens in row.get(part, ())) for part in ("given", "learned"))
     counts = row.get("given_tokens", 0), row.get("learned_tokens", 0)
-    return SeenRow(None, given, learned, *counts, is_cut=bool(row.get("is_cut")))
+    more = tuple(_turn(turn) for turn in row.get("more", ()))
+    return SeenRow(None, *_turn(row), *counts, is_cut=bool(row.get("is_cut")), more=more)
+
+
+def _turn(row: dict[str, Any]) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
+    given, learned = (tuple(Piece(text, tokens) for text, tokens in row.get(part, ())) for part in ("given", "learned"))
+    return given, learned
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ MOST_SAMPLED_ROWS = 8
 LONGEST_SAMPLED_TEXT = 600
 MOST_SHOWN_ROWS = 8
 MOST_SHOWN_PIECES = 600
+MOST_SHOWN_TURNS = 8
 LONGEST_PIECE = 200
 LARGEST_INTEGER = 2**31 - 1  # what a PositiveIntegerField holds
 METRICS = (
@@ -152,8 +153,13 @@ def _first_batch(result: Digest, event: Event) -> None:
 def _shown_row(row: Event) -> dict[str, Any]:
     """Return a row of the first batch with nothing but pieces of text and counts."""
     counts = {name: _count(row.get(name)) or 0 for name in ("given_tokens", "learned_tokens")}
-    pieces = {name: _pieces(row.get(name)) for name in ("given", "learned")}
-    return {**pieces, **counts, "is_cut": row.get("is_cut") is True}
+    more = row.get("more")
+    turns = [_turn(turn) for turn in more[:MOST_SHOWN_TURNS] if isinstance(turn, dict)] if type(more) is list else []
+    return {**_turn(row), "more": turns, **counts, "is_cut": row.get("is_cut") is True}
+
+
+def _turn(value: Event) -> dict[str, Any]:
+    return {name: _pieces(value.get(name)) for name in ("given", "learned")}
 
 
 def _pieces(value: object) -> list[list[Any]]:

@@ -182,6 +182,12 @@ ROW_SENTENCES: dict[str, str] = {
         "the roles must be an optional system message, then user and assistant in turn, the assistant last. "
         "Repair the order or delete the row."
     ),
+    "bad_weight": gettext_noop(
+        "the “weight” of an assistant message must be 0 (do not learn it) or 1. Repair it or delete the row."
+    ),
+    "nothing_learned": gettext_noop(
+        "every assistant message has the weight 0, so there is nothing to learn. Give one of them 1 or delete the row."
+    ),
 }
 
 MAPPING_SENTENCES: dict[str, str] = {

@@ -108,8 +108,15 @@ def _padded_batch(rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
     return {
         "input_ids": padded((list(row.token_ids) for row in rows), 0),
         "attention_mask": padded(([1] * len(row.token_ids) for row in rows), 0),
-        "labels": padded(([-100] * row.prompt_length + list(row.token_ids[row.prompt_length :]) for row in rows), -100),
+        "labels": padded((_labels(row) for row in rows), -100),
     }
+
+
+def _labels(row: EncodedRow) -> list[int]:
+    labels = [-100] * len(row.token_ids)
+    for place in row.label_places:
+        labels[place] = row.token_ids[place]
+    return labels
 
 
 def _validation_loss(model: Any, rows: Sequence[EncodedRow], size: int = 8) -> float:

@@ -8,11 +8,14 @@ from gpu_worker.trainer.rows import EncodedRow
 MOST_ROWS = 8
 # For the page, not for training: the beginning and the end of longer stretches tell enough.
 SHOWN_TOKENS = 240
+MOST_TURNS = 8  # behind the first one
 _HALF_A_CHARACTER = "\ufffd"
 
 
 def describe_rows(rows: Sequence[EncodedRow], renderer: ChatRenderer) -> list[dict[str, object]]:
     """Return the first rows of a batch as `given` and `learned` pieces, [text, tokens] each, with their full counts.
+
+    `more` holds the same for what follows the first answer, where several answers of a conversation are learned.
 
     `learned_tokens` counts exactly the labels that loss is taken on, `given_tokens` all other tokens; where a stretch
     is too long for a page its middle is one piece "…", and `is_cut` says so.
@@ -21,13 +24,18 @@ def describe_rows(rows: Sequence[EncodedRow], renderer: ChatRenderer) -> list[di
 
 
 def _describe(row: EncodedRow, renderer: ChatRenderer) -> dict[str, object]:
-    given, learned = row.token_ids[: row.prompt_length], row.token_ids[row.prompt_length :]
+    turns: list[dict[str, object]] = []
+    longest = before = 0
+    for start, end in row.learned:
+        given, learned = row.token_ids[before:start], row.token_ids[start:end]
+        turns.append({"given": _pieces(given, renderer), "learned": _pieces(learned, renderer)})
+        longest, before = max(longest, len(given), len(learned)), end
     return {
-        "given": _pieces(given, renderer),
-        "learned": _pieces(learned, renderer),
-        "given_tokens": len(given),
+        **turns[0],
+        "more": turns[1 : 1 + MOST_TURNS],
+        "given_tokens": len(row.token_ids) - row.answer_tokens,
         "learned_tokens": row.label_tokens,
-        "is_cut": max(len(given), len(learned)) > SHOWN_TOKENS,
+        "is_cut": longest > SHOWN_TOKENS or len(turns) > 1 + MOST_TURNS,
     }
 
 

@@ -23,8 +23,8 @@ def padded(rows: Sequence[EncodedRow]) -> tuple[Tensor, Tensor, Tensor]:
     for number, row in enumerate(rows):
         token_ids[number, : len(row.token_ids)] = torch.tensor(row.token_ids)
         start = number * longest
-        predicting += range(start + row.prompt_length - 1, start + len(row.token_ids) - 1)
-        labels += row.token_ids[row.prompt_length :]
+        predicting += [start + place - 1 for place in row.label_places]
+        labels += row.labels
     return token_ids, torch.tensor(predicting), torch.tensor(labels)
 
 
@@ -35,8 +35,8 @@ def packed(rows: Sequence[EncodedRow]) -> tuple[Tensor, Tensor, Tensor]:
     labels: list[int] = []
     for row in rows:
         start = len(token_ids)
-        predicting += range(start + row.prompt_length - 1, start + len(row.token_ids) - 1)
-        labels += row.token_ids[row.prompt_length :]
+        predicting += [start + place - 1 for place in row.label_places]
+        labels += row.labels
         token_ids += row.token_ids
     return torch.tensor(token_ids)[None], torch.tensor(predicting), torch.tensor(labels)
 

@@ -7,19 +7,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets_app.rendering import ChatRenderer, RenderingError
+from datasets_app.rendering import ChatRenderer, Message, RenderedRow, RenderingError
 from experiments.hyperparameters import Hyperparameters
 from gpu_worker.trainer.errors import TrainingError
 
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """One conversation for learning: loss is taken on `token_ids[prompt_length:]` only."""
+    """One conversation for learning: loss is taken on `token_ids[prompt_length:]` only, and not on what is `given`."""
 
     token_ids: tuple[int, ...]
     prompt_length: int
     rejected_ids: tuple[int, ...] = ()
     """A worse answer to the same prompt, where preferences are learned."""
+    given: tuple[tuple[int, int], ...] = ()
+    """Where several answers are learned: from where to where something else stands between them."""
+
+    @property
+    def learned(self) -> Iterator[tuple[int, int]]:
+        """From where to where the answers stand, in order."""
+        start = self.prompt_length
+        for end, following in self.given:
+            yield start, end
+            start = following
+        yield start, len(self.token_ids)
+
+    @property
+    def labels(self) -> list[int]:
+        """The tokens that are learned, in order."""
+        return [token for start, end in self.learned for token in self.token_ids[start:end]]
+
+    @property
+    def label_places(self) -> list[int]:
+        """The places of `labels` in the row; the token before each predicts it."""
+        return [place for start, end in self.learned for place in range(start, end)]
 
     @property
     def tokens(self) -> int:
@@ -28,8 +49,8 @@ class EncodedRow:
 
     @property
     def answer_tokens(self) -> int:
-        """How many tokens the answer has."""
-        return len(self.token_ids) - self.prompt_length
+        """How many tokens the answers have."""
+        return len(self.token_ids) - self.prompt_length - sum(end - start for start, end in self.given)
 
     @property
     def label_tokens(self) -> int:
@@ -72,21 +93,53 @@ def encode_file(
     rows: list[EncodedRow] = []
     truncated = skipped = 0
     for number, messages in read_messages(path):
-        if at_most is not None and len(rows) == at_most:
+        if at_most is not None and len(rows) >= at_most:
             break
-        try:
-            rendered = renderer.row(messages)
-        except (RenderingError, KeyError, TypeError, AttributeError) as error:
-            raise TrainingError("bad_data", f"Row {number} cannot be used: {error}") from error
-        if not rendered.prompt_length:
-            raise TrainingError("bad_base_model", "The base model's chat template gives an empty prompt.")
-        whole = EncodedRow(rendered.token_ids, rendered.prompt_length)
-        row = cutter.fit(whole, number)
-        skipped += row is None
-        if row is not None:
-            truncated += row is not whole
-            rows.append(row)
-    return EncodedRows(tuple(rows), truncated, skipped)
+        for whole in joined(_rendered(messages, number, renderer, hyperparameters), hyperparameters.max_length):
+            row = cutter.fit(whole, number)
+            skipped += row is None
+            if row is not None:
+                truncated += row is not whole
+                rows.append(row)
+    return EncodedRows(tuple(rows[:at_most]), truncated, skipped)
+
+
+def _rendered(
+    messages: Sequence[Message], number: int, renderer: ChatRenderer, chosen: Hyperparameters
+) -> list[RenderedRow]:
+    """Return the answers of a conversation that are learned, each with all that comes before it."""
+    every = chosen.problem_type == "chat" and chosen.learned_turns == "every"
+    try:
+        turns = renderer.learned_turns(messages) if every else [renderer.row(messages)]
+    except (RenderingError, KeyError, TypeError, AttributeError) as error:
+        raise TrainingError("bad_data", f"Row {number} cannot be used: {error}") from error
+    if not all(turn.prompt_length for turn in turns):
+        raise TrainingError("bad_base_model", "The base model's chat template gives an empty prompt.")
+    return turns
+
+
+def joined(turns: Sequence[RenderedRow], max_length: int) -> list[EncodedRow]:
+    """Return the answers of a conversation as one row, as far as it is the same and fits.
+
+    An answer stays a row of its own where its prompt is not what was computed before, token by token: templates may
+    tell earlier turns otherwise, and tokens may join across a border. So what is learned is what will be asked.
+    """
+    rows: list[EncodedRow] = []
+    for turn in turns:
+        longer = _continued(rows[-1], turn) if rows and len(turn.token_ids) <= max_length else None
+        if longer:
+            rows[-1] = longer
+        else:
+            rows.append(EncodedRow(turn.token_ids, turn.prompt_length))
+    return rows
+
+
+def _continued(row: EncodedRow, turn: RenderedRow) -> EncodedRow | None:
+    """Return a row with a further answer behind it, None if that one's prompt does not begin with the row."""
+    length = len(row.token_ids)
+    if length > turn.prompt_length or turn.token_ids[:length] != row.token_ids:
+        return None
+    return EncodedRow(turn.token_ids, row.prompt_length, given=(*row.given, (length, turn.prompt_length)))
 
 
 def common_prefix_length(sequences: Sequence[tuple[int, ...]]) -> int:
@@ -96,7 +149,7 @@ def common_prefix_length(sequences: Sequence[tuple[int, ...]]) -> int:
     return sum(1 for _ in same)
 
 
-def read_messages(path: Path) -> Iterator[tuple[int, list[dict[str, str]]]]:
+def read_messages(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Yield (row number for people, messages) for each line. Raises: TrainingError (bad_data)."""
     for number, content in read_rows(path):
         yield number, content["messages"]

@@ -22,7 +22,7 @@ from gpu_worker.trainer.spec import TrainSpec
 from gpu_worker.trainer.storage import disk_full_is_an_error_of_ours, sha256_of
 
 # What of a person's choices decides the tokens.
-_CHOICES = ("problem_type", "max_length", "truncation", "long_answers")
+_CHOICES = ("problem_type", "max_length", "truncation", "long_answers", "learned_turns")
 _BASE_MODEL_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
@@ -56,17 +56,24 @@ def _read(path: Path) -> EncodedRows | None:
         with safe_open(str(path), "pt") as file:
             tokens = file.get_tensor("token_ids").tolist()
             lengths, prompts = file.get_tensor("lengths").tolist(), file.get_tensor("prompt_lengths").tolist()
+            given, stretches = file.get_tensor("given").tolist(), file.get_tensor("given_counts").tolist()
             rejected, worse = file.get_tensor("rejected_ids").tolist(), file.get_tensor("rejected_lengths").tolist()
             counts = file.metadata() or {}
             truncated, skipped = int(counts["truncated"]), int(counts["skipped"])
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
-    if sum(lengths) != len(tokens) or sum(worse) != len(rejected) or not len(prompts) == len(lengths) == len(worse):
+    sums = ((lengths, tokens), (worse, rejected), (stretches, given))
+    if any(sum(counts) != len(values) or len(counts) != len(prompts) for counts, values in sums):
         return None
-    tokens_left, rejected_left = iter(tokens), iter(rejected)
+    tokens_left, rejected_left, given_left = iter(tokens), iter(rejected), iter(given)
     encoded = [
-        EncodedRow(tuple(islice(tokens_left, length)), prompt, tuple(islice(rejected_left, other)))
-        for length, prompt, other in zip(lengths, prompts, worse, strict=True)
+        EncodedRow(
+            tuple(islice(tokens_left, length)),
+            prompt,
+            tuple(islice(rejected_left, other)),
+            tuple((start, end) for start, end in islice(given_left, count)),
+        )
+        for length, prompt, other, count in zip(lengths, prompts, worse, stretches, strict=True)
     ]
     return EncodedRows(tuple(encoded), truncated, skipped)
 
@@ -78,6 +85,8 @@ def _write(path: Path, encoded: EncodedRows) -> None:
         "lengths": torch.tensor([len(row.token_ids) for row in encoded.rows], dtype=torch.int32),
         "rejected_ids": torch.tensor([token for row in encoded.rows for token in row.rejected_ids], dtype=torch.int32),
         "rejected_lengths": torch.tensor([len(row.rejected_ids) for row in encoded.rows], dtype=torch.int32),
+        "given": torch.tensor([pair for row in encoded.rows for pair in row.given], dtype=torch.int32).view(-1, 2),
+        "given_counts": torch.tensor([len(row.given) for row in encoded.rows], dtype=torch.int32),
         "prompt_lengths": torch.tensor([row.prompt_length for row in encoded.rows], dtype=torch.int32),
     }
     aside = path.with_name(f".{path.name}.new")

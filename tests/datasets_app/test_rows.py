@@ -7,7 +7,7 @@ import pytest
 from datasets_app.fields import infer_fields
 from datasets_app.mapping import Mapping
 from datasets_app.readers import Limits, Record, RowFault
-from datasets_app.rows import CanonicalRow, RowMaker, to_row
+from datasets_app.rows import CanonicalRow, RowMaker, row_digest, to_row
 
 COLUMNS = Mapping(prompt="prompt", response="response")
 CHAT = Mapping(messages="messages")
@@ -128,6 +128,53 @@ def test_fixed_system_prompt_is_put_before_messages():
 def test_bad_conversations(messages, code):
     fault = made({"messages": messages}, CHAT)
     assert (fault.code, fault.column) == (code, "messages")
+
+
+def weighted(*weights):
+    """A conversation with one answer for each weight; None: the message says nothing about it."""
+    pairs = (
+        [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a{n}", "weight": weight}]
+        for n, weight in enumerate(weights)
+    )
+    return [message for pair in pairs for message in pair]
+
+
+def weights_of(row):
+    return [message.get("weight") for message in row.messages if message["role"] == "assistant"]
+
+
+def test_answers_that_are_not_learned_keep_their_weight_of_zero():
+    row = made({"messages": weighted(0, 1, None, 0.0, 1.0)}, CHAT)
+    assert weights_of(row) == [0, None, None, 0, None]
+    again = CanonicalRow.from_json(row.to_json())
+    assert again == row
+    assert list(made({"messages": list(again.messages)}, CHAT).messages) == list(row.messages)
+
+
+def test_what_comes_after_the_last_answer_that_is_learned_is_left_out():
+    assert [m["content"] for m in made({"messages": weighted(1, 0, 1, 0, 0)}, CHAT).messages] == [
+        "q0", "a0", "q1", "a1", "q2", "a2",
+    ]  # fmt: skip
+
+
+def test_a_row_learned_otherwise_is_another_row():
+    learned, unlearned = (made({"messages": weighted(weight, 1)}, CHAT) for weight in (1, 0))
+    assert row_digest(learned.messages) != row_digest(unlearned.messages)
+    flat = RowMaker(CHAT).flat(Record(2, {"messages": weighted(0, 1)}))
+    assert flat.digest == row_digest(unlearned.messages)
+
+
+@pytest.mark.parametrize(
+    ("messages", "code"),
+    [
+        (weighted(0), "nothing_learned"),
+        (weighted(0, 0), "nothing_learned"),
+        ([{"role": "system", "content": "s"}, *weighted(0)], "nothing_learned"),
+        *((weighted(weight, 1), "bad_weight") for weight in (0.5, 2, -1, True, "0", [0])),
+    ],
+)
+def test_weights_that_cannot_be_kept_are_refused(messages, code):
+    assert made({"messages": messages}, CHAT).code == code
 
 
 def test_row_maker_is_reusable():

@@ -93,8 +93,8 @@ def pack(rows: Sequence[EncodedRow], layout: HeadLayout, *, multiple: int = 1) -
     labels: list[int] = []
     for row in rows:
         offset = len(token_ids) - prefix  # packed place of a row's token = offset + its place in the row
-        predicting += range(offset + row.prompt_length - 1, offset + len(row.token_ids) - 1)
-        labels += row.token_ids[row.prompt_length :]
+        predicting += [offset + place - 1 for place in row.label_places]
+        labels += row.labels
         token_ids += row.token_ids[prefix:]
         positions += range(prefix, len(row.token_ids))
     own_lengths = [len(row.token_ids) - prefix for row in rows]
@@ -126,7 +126,7 @@ def _spans(own_lengths: Sequence[int], prefix: int) -> tuple[RowSpan, ...]:
 
 
 def shared_prefix(rows: Sequence[EncodedRow]) -> int:
-    """Return how many tokens all rows begin with, at least one token short of every answer.
+    """Return how many tokens all rows begin with, at least one token short of every first answer.
 
     The token before an answer predicts a label, so it must be every row's own.
     """

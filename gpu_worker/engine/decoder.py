@@ -18,11 +18,12 @@ from gpu_worker.engine.errors import UnsupportedModel
 from gpu_worker.engine.kernels import Kernels, NativeKernels
 from gpu_worker.engine.lora_bank import DOWN, GATE_UP, OUTPUT, QKV, LoraBank, LoraPlan
 from gpu_worker.engine.memory import untouched_zeros
-from gpu_worker.engine.model_shape import ModelShape, read_model_shape, rotary_frequencies
+from gpu_worker.engine.model_shape import ModelShape, read_model_shape
 from gpu_worker.engine.runner import StepRow
 from gpu_worker.engine.sequence import AdapterRef
 from gpu_worker.engine.step_layout import DirectRows, LongRow, ShortRows, StepLayout, lay_out
 from gpu_worker.engine.weights import DecoderWeights, Placing, load_weights
+from gpu_worker.rotary import rotary_frequencies
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class DecoderRunner:
         # a row is one token: its keys, then its values, exactly as the fused projection puts them side by side
         cache_size = (blocks * BLOCK_SIZE, 2 * shape.kv_width)
         self._cache = [untouched_zeros(cache_size, self._device, self._dtype) for _ in range(shape.layers)]
-        self._frequencies = rotary_frequencies(shape).to(self._device)
+        self._frequencies = rotary_frequencies(shape.rope, shape.head_dim).to(self._device)
         self._kernels = kernels
         self._lora = LoraBank(
             shape,
@@ -163,11 +164,23 @@ class DecoderRunner:
         h = self._kernels.rms_norm(x, weights.input_norm)
         qkv = weights.qkv(h)
         self._lora.apply(step.lora, layer, QKV, h, qkv)
+        if weights.head_norms is not None:
+            self._norm_heads(qkv, weights.head_norms)
         self._kernels.rotate_and_store(qkv, step.rotation, step.layout.slots, self._cache[layer])
         attended = self._attention(step.layout, layer, qkv)
         out = weights.output.add_to(x, attended)
         self._lora.apply(step.lora, layer, OUTPUT, attended, out)
         return out
+
+    def _norm_heads(self, qkv: Tensor, weight: Tensor) -> None:
+        """Norm queries and keys in place, head by head (Qwen3: arXiv:2505.09388).
+
+        Shapes: qkv (N, qkv_width); weight (heads + kv_heads, head_dim).
+        """
+        heads = qkv[:, : weight.numel()].view(len(qkv), *weight.shape)
+        squares = heads.float().square().mean(dim=-1, keepdim=True)
+        normed = heads.float() * (squares + self.shape.rms_eps).rsqrt()
+        heads.copy_(normed.to(heads.dtype).mul_(weight))
 
     def _feed_forward(self, step: _Step, layer: int, x: Tensor) -> Tensor:
         """Add the gated feed-forward block to the residual stream. Shapes: x (N, hidden)."""

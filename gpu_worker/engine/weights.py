@@ -17,7 +17,10 @@ from gpu_worker.engine.model_shape import ModelShape
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One decoder layer. Outputs of `qkv` are queries, keys, values side by side; of `gate_up` gates, then ups."""
+    """One decoder layer. Outputs of `qkv` are queries, keys, values side by side; of `gate_up` gates, then ups.
+
+    `head_norms` (heads + kv_heads, head_dim): weights of norms of queries and keys, where the family has them.
+    """
 
     input_norm: Tensor
     qkv: Linear
@@ -25,6 +28,7 @@ class LayerWeights:
     post_norm: Tensor
     gate_up: Linear
     down: Linear
+    head_norms: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,16 @@ def _load_layer(folder: TensorFolder, index: int, shape: ModelShape, placing: Pl
             post_norm=placing.vector(post),
             gate_up=keep("gate_up", torch.cat([gate, up]), 2 * shape.intermediate, shape.hidden),
             down=keep("down", down, shape.hidden, shape.intermediate),
+            head_norms=_load_head_norms(folder, prefix, shape, placing) if shape.head_norms else None,
         )
+
+
+def _load_head_norms(folder: TensorFolder, prefix: str, shape: ModelShape, placing: Placing) -> Tensor:
+    with folder.tensors(*(f"{prefix}self_attn.{part}_norm.weight" for part in "qk")) as norms:
+        for name, norm in zip("qk", norms, strict=True):
+            _check(f"{prefix}{name}_norm", norm, (shape.head_dim,))
+        query, key = (interleave_pairs(norm, shape.head_dim) for norm in norms)
+        return placing.vector(torch.cat([query.expand(shape.heads, -1), key.expand(shape.kv_heads, -1)]))
 
 
 def _load_qkv_bias(folder: TensorFolder, prefix: str, shape: ModelShape, placing: Placing) -> Tensor:

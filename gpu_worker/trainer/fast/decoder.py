@@ -3,11 +3,13 @@
 Shapes: T packed tokens, L label tokens, d hidden size, H query heads, K key/value heads, m head size.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gpu_worker.rotary import Rope, rotary_frequencies
 from gpu_worker.trainer.fast.attention import SavedAttention, attend, attend_backward
 from gpu_worker.trainer.fast.head import VocabularyHead
 from gpu_worker.trainer.fast.kernels import FusedAttention, Kernels
@@ -19,8 +21,12 @@ from gpu_worker.trainer.fast.support import DecoderShape
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer: two norms' weights (d,), four stacks of projections, in some families norms of heads (m,)."""
+    """One decoder layer: its rotation, two norms' weights (d,), four stacks of projections.
 
+    In some families norms of heads (m,), and of what attention and feed-forward give before it is added (d,).
+    """
+
+    rope: Rope
     attention_norm: Tensor
     mlp_norm: Tensor
     qkv: AdaptedProjection
@@ -29,13 +35,15 @@ class Layer:
     down: AdaptedProjection
     query_norm: Tensor | None = None
     key_norm: Tensor | None = None
+    attention_out_norm: Tensor | None = None
+    mlp_out_norm: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class SavedHeadNorm:
-    """What the backward pass of a norm of heads needs: (T·heads, m), (T·heads, 1), (T·heads, m), (m,)."""
+class SavedNorm:
+    """What the backward pass of a norm needs; of heads (T·heads, m), (T·heads, 1), (T·heads, m), (m,)."""
 
-    heads: Tensor
+    rows: Tensor
     inverse: Tensor
     normed: Tensor
     weight: Tensor
@@ -61,24 +69,33 @@ class SavedLayer:
     inverse: Tensor
     normed: Tensor
     low_qkv: Tensor | None
-    head_norms: list[SavedHeadNorm]
+    head_norms: list[SavedNorm]
     attention: list[SavedAttention] | SavedFusedAttention
     mixed: Tensor
     low_output: Tensor | None
+    attention_out: SavedNorm | None
     middle: Tensor
     middle_inverse: Tensor
     middle_normed: Tensor
     gate_up: Tensor
     low_gate_up: Tensor | None
     low_down: Tensor | None
+    mlp_out: SavedNorm | None
 
 
 @dataclass(frozen=True)
 class Angles:
-    """Rotations of the packed tokens, (T, 1, m / 2) each, and how their rows attend, if that goes in one pass."""
+    """Cosines and sines of the packed tokens' rotations, (T, 1, m / 2) each."""
 
     cosine: Tensor
     sine: Tensor
+
+
+@dataclass(frozen=True)
+class Places:
+    """What all layers know of the packed tokens: how they turn, and how their rows attend, if that goes in one pass."""
+
+    angles: Mapping[Rope, Angles]
     fused: FusedAttention | None
 
 
@@ -101,42 +118,43 @@ class FastDecoder:
         self._layers = layers
         self._final_norm = final_norm
         self._head = VocabularyHead(head, kernels)
-        half = torch.arange(0, shape.head_size, 2, dtype=torch.float) / shape.head_size
-        self._frequencies = 1.0 / shape.rope_theta**half
+        self._frequencies = {rope: rotary_frequencies(rope, shape.head_size) for rope in set(shape.ropes)}
+        self._embedding_scale = shape.hidden**0.5 if shape.family.scaled_embedding else 1.0
 
     def loss(self, batch: PackedBatch) -> float:
         """Return the summed loss of the batch's label tokens."""
         with torch.inference_mode():
-            hidden, angles = self._embed(batch), self._angles(batch)
+            hidden, places = self._embed(batch), self._places(batch)
             for layer in self._layers:
-                hidden, _saved = self._layer_forward(layer, hidden, batch, angles)
+                hidden, _saved = self._layer_forward(layer, hidden, batch, places)
             normed, _inverse = self._kernels.rms_norm(hidden, self._final_norm, self._shape.norm_epsilon)
             return self._head.loss(normed.exact, batch.labels)
 
     def accumulate(self, batch: PackedBatch, scale: float) -> float:
         """Add the gradient of scale · loss to the adapters' gradients and return the summed loss."""
         with torch.inference_mode():
-            hidden, angles = self._embed(batch), self._angles(batch)
+            hidden, places = self._embed(batch), self._places(batch)
             saved: list[SavedLayer] = []
             for layer in self._layers:
-                hidden, kept = self._layer_forward(layer, hidden, batch, angles)
+                hidden, kept = self._layer_forward(layer, hidden, batch, places)
                 saved.append(kept)
             loss, d_hidden = self._head_backward(hidden, batch, scale)
             for layer in reversed(self._layers):
                 # popped, so that a layer's activations are freed as soon as its gradients are made
-                d_hidden = self._layer_backward(layer, d_hidden, saved.pop(), batch, angles)
+                d_hidden = self._layer_backward(layer, d_hidden, saved.pop(), batch, places)
             return loss
 
     def _embed(self, batch: PackedBatch) -> Tensor:
-        return self._embedding.index_select(0, batch.token_ids)
+        embedded = self._embedding.index_select(0, batch.token_ids)
+        return embedded if self._embedding_scale == 1.0 else embedded.mul_(self._embedding_scale)
 
-    def _angles(self, batch: PackedBatch) -> Angles:
-        angles = batch.positions[:, None, None] * self._frequencies
+    def _places(self, batch: PackedBatch) -> Places:
+        turns = {rope: batch.positions[:, None, None] * each for rope, each in self._frequencies.items()}
         shape = self._shape
         fused = self._kernels.attention(
             batch.spans, heads=shape.heads, key_value_heads=shape.key_value_heads, head_size=shape.head_size
         )
-        return Angles(cosine=angles.cos(), sine=angles.sin(), fused=fused)
+        return Places({rope: Angles(angles.cos(), angles.sin()) for rope, angles in turns.items()}, fused)
 
     def _head_backward(self, hidden: Tensor, batch: PackedBatch, scale: float) -> tuple[float, Activations]:
         """Return the summed loss and d_hidden (L, d) of scale · loss."""
@@ -147,21 +165,23 @@ class FastDecoder:
         return loss, self._kernels.rms_norm_backward(d_normed, hidden, inverse, normed.exact, self._final_norm, None)
 
     def _layer_forward(
-        self, layer: Layer, hidden: Tensor, batch: PackedBatch, angles: Angles
+        self, layer: Layer, hidden: Tensor, batch: PackedBatch, places: Places
     ) -> tuple[Tensor, SavedLayer]:
         """Return the layer's output, (T, d), or (L, d) in the last layer, where only predictions are read."""
         epsilon, kernels = self._shape.norm_epsilon, self._kernels
         normed, inverse = kernels.rms_norm(hidden, layer.attention_norm, epsilon)
         qkv, low_qkv = layer.qkv.forward(normed)
         head_norms = self._norm_heads(layer, qkv)
-        mixed, attention = self._attend(qkv, batch, angles)
+        mixed, attention = self._attend(qkv, batch, places, layer.rope)
         residual = hidden
         if layer is self._layers[-1]:
             mixed, residual = mixed.index_select(0, batch.predicting), hidden.index_select(0, batch.predicting)
-        middle, low_output = layer.output.forward(kernels.activations(mixed), residual)
+        middle, low_output, attention_out = self._added(
+            layer.output, kernels.activations(mixed), layer.attention_out_norm, residual
+        )
         middle_normed, middle_inverse = kernels.rms_norm(middle, layer.mlp_norm, epsilon)
         gate_up, low_gate_up = layer.gate_up.forward(middle_normed)
-        out, low_down = layer.down.forward(kernels.gated(gate_up), middle)
+        out, low_down, mlp_out = self._added(layer.down, kernels.gated(gate_up), layer.mlp_out_norm, middle)
         return out, SavedLayer(
             hidden=hidden,
             inverse=inverse,
@@ -171,20 +191,40 @@ class FastDecoder:
             attention=attention,
             mixed=mixed,
             low_output=low_output,
+            attention_out=attention_out,
             middle=middle,
             middle_inverse=middle_inverse,
             middle_normed=middle_normed.exact,
             gate_up=gate_up,
             low_gate_up=low_gate_up,
             low_down=low_down,
+            mlp_out=mlp_out,
+        )
+
+    def _added(
+        self, projection: AdaptedProjection, x: Activations, norm: Tensor | None, residual: Tensor
+    ) -> tuple[Tensor, Tensor | None, SavedNorm | None]:
+        """Return residual + projection of x, normed before where the family does so, and what the way back needs."""
+        if norm is None:
+            return *projection.forward(x, residual), None
+        y, low = projection.forward(x)
+        normed, inverse = self._kernels.rms_norm(y, norm, self._shape.norm_epsilon)
+        return residual + normed.exact, low, SavedNorm(y, inverse, normed.exact, norm)
+
+    def _before_norm(self, d_normed: Activations, saved: SavedNorm | None) -> Activations:
+        """Return the gradient by what was normed, the same where nothing was."""
+        if saved is None:
+            return d_normed
+        return self._kernels.rms_norm_backward(
+            d_normed.exact, saved.rows, saved.inverse, saved.normed, saved.weight, None
         )
 
     def _layer_backward(
-        self, layer: Layer, d_out: Activations, saved: SavedLayer, batch: PackedBatch, angles: Angles
+        self, layer: Layer, d_out: Activations, saved: SavedLayer, batch: PackedBatch, places: Places
     ) -> Activations:
         """Add the layer's adapter gradients and return the gradient by its input, (T, d)."""
         kernels = self._kernels
-        d_gated, d_low = layer.down.backward(d_out, saved.low_down)
+        d_gated, d_low = layer.down.backward(self._before_norm(d_out, saved.mlp_out), saved.low_down)
         d_gate_up, gated = kernels.gated_backward(d_gated, saved.gate_up)
         layer.down.add_down_gradients(d_low, gated)
         d_normed, d_low = layer.gate_up.backward(d_gate_up, saved.low_gate_up)
@@ -192,12 +232,13 @@ class FastDecoder:
         d_middle = kernels.rms_norm_backward(
             d_normed, saved.middle, saved.middle_inverse, saved.middle_normed, layer.mlp_norm, d_out.exact
         )
-        d_mixed, d_low = layer.output.backward(d_middle, saved.low_output)
+        d_attended = self._before_norm(d_middle, saved.attention_out)
+        d_mixed, d_low = layer.output.backward(d_attended, saved.low_output)
         layer.output.add_down_gradients(d_low, saved.mixed)
         d_residual = d_middle.exact
         if layer is self._layers[-1]:
             d_mixed, d_residual = self._to_all_tokens(d_mixed, batch), self._to_all_tokens(d_residual, batch)
-        d_qkv = self._attend_backward(d_mixed, saved.attention, batch, angles)
+        d_qkv = self._attend_backward(d_mixed, saved.attention, batch, places, layer.rope)
         self._norm_heads_backward(saved.head_norms, d_qkv)
         if layer is self._layers[0]:  # below lie only frozen embeddings
             layer.qkv.add_down_gradients(layer.qkv.add_up_gradients(d_qkv, saved.low_qkv), saved.normed)
@@ -209,14 +250,15 @@ class FastDecoder:
         )
 
     def _attend(
-        self, qkv: Tensor, batch: PackedBatch, angles: Angles
+        self, qkv: Tensor, batch: PackedBatch, places: Places, rope: Rope
     ) -> tuple[Tensor, list[SavedAttention] | SavedFusedAttention]:
         """Return attention's output (T, H·m) from stacked queries, keys and values (T, (H + 2K)·m)."""
         heads, rotating = self._heads(qkv)
-        if angles.fused is not None:
+        angles = places.angles[rope]
+        if places.fused is not None:
             turning = heads[:, :rotating]
             self._kernels.rotate(turning, angles.cosine, angles.sine, turning)  # nobody wants the others any more
-            mixed, weights = angles.fused.forward(qkv)
+            mixed, weights = places.fused.forward(qkv)
             return mixed, SavedFusedAttention(qkv, weights)
         rotated = self._kernels.rotate(heads[:, :rotating], angles.cosine, angles.sine)
         mixed = torch.empty(len(qkv), self._shape.heads * self._shape.head_size)
@@ -227,13 +269,18 @@ class FastDecoder:
         return mixed, saved
 
     def _attend_backward(
-        self, d_mixed: Tensor, saved: list[SavedAttention] | SavedFusedAttention, batch: PackedBatch, angles: Angles
+        self,
+        d_mixed: Tensor,
+        saved: list[SavedAttention] | SavedFusedAttention,
+        batch: PackedBatch,
+        places: Places,
+        rope: Rope,
     ) -> Tensor:
         """Return the gradient by stacked queries, keys and values, (T, (H + 2K)·m)."""
-        shape = self._shape
+        shape, angles = self._shape, places.angles[rope]
         if isinstance(saved, SavedFusedAttention):
-            assert angles.fused is not None
-            d_qkv = angles.fused.backward(d_mixed, saved.stacked, saved.weights)
+            assert places.fused is not None
+            d_qkv = places.fused.backward(d_mixed, saved.stacked, saved.weights)
             d_heads, rotating = self._heads(d_qkv)
             turning = d_heads[:, :rotating]
             self._kernels.rotate(turning, angles.cosine, angles.sine, turning, back=True)
@@ -246,7 +293,7 @@ class FastDecoder:
         self._kernels.rotate(d_rotated, angles.cosine, angles.sine, d_heads[:, :rotating], back=True)
         return d_qkv
 
-    def _norm_heads(self, layer: Layer, qkv: Tensor) -> list[SavedHeadNorm]:
+    def _norm_heads(self, layer: Layer, qkv: Tensor) -> list[SavedNorm]:
         """Norm queries and keys in place, head by head, where the family does so (Qwen3: arXiv:2505.09388)."""
         saved = []
         for part, weight in zip(self._query_and_key_heads(qkv), (layer.query_norm, layer.key_norm), strict=True):
@@ -254,16 +301,14 @@ class FastDecoder:
                 heads = part.reshape(-1, self._shape.head_size)  # a copy, since values lie between the rows
                 normed, inverse = self._kernels.rms_norm(heads, weight, self._shape.norm_epsilon)
                 part.copy_(normed.exact.view(part.shape))
-                saved.append(SavedHeadNorm(heads, inverse, normed.exact, weight))
+                saved.append(SavedNorm(heads, inverse, normed.exact, weight))
         return saved
 
-    def _norm_heads_backward(self, saved: list[SavedHeadNorm], d_qkv: Tensor) -> None:
+    def _norm_heads_backward(self, saved: list[SavedNorm], d_qkv: Tensor) -> None:
         """Turn the gradients by normed queries and keys, in place, into those by what was normed."""
         for part, kept in zip(self._query_and_key_heads(d_qkv), saved, strict=False):
             d_normed = part.reshape(-1, self._shape.head_size)
-            d_heads = self._kernels.rms_norm_backward(
-                d_normed, kept.heads, kept.inverse, kept.normed, kept.weight, None
-            )
+            d_heads = self._before_norm(Activations(d_normed), kept)
             part.copy_(d_heads.exact.view(part.shape))
 
     def _query_and_key_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,10 @@ class FusedAttention(Protocol):
 class Kernels:
     """Operation by operation, anywhere; the arithmetic of reference."""
 
+    def __init__(self, *, gelu: bool = False) -> None:
+        """`gelu`: gates are opened by GELU (tanh) instead of SiLU."""
+        self.gelu = gelu
+
     def attention(
         self, spans: Sequence[RowSpan], *, heads: int, key_value_heads: int, head_size: int
     ) -> FusedAttention | None:
@@ -148,12 +152,15 @@ class Kernels:
         return rotated
 
     def gated(self, gate_up: Tensor) -> Activations:
-        """Return silu(gate)∘up from gate and up side by side. Shapes: gate_up (T, 2n); result (T, n).
+        """Return silu(gate)∘up, or gelu(gate)∘up, from gate and up side by side.
 
-        Source: Shazeer 2020, arXiv:2002.05202.
+        Shapes: gate_up (T, 2n); result (T, n). Source: Shazeer 2020, arXiv:2002.05202.
         """
         gate, up = gate_up.chunk(2, dim=1)
-        return Activations(functional.silu(gate).mul_(up))
+        return Activations(self._opened(gate).mul_(up))
+
+    def _opened(self, gate: Tensor) -> Tensor:
+        return functional.gelu(gate, approximate="tanh") if self.gelu else functional.silu(gate)
 
     def gated_backward(self, d_out: Tensor, gate_up: Tensor) -> tuple[Activations, Tensor]:
         """Return d_gate = d∘up∘silu′(gate) beside d_up = d∘silu(gate), and what `gated` returned, made once more.
@@ -163,9 +170,12 @@ class Kernels:
         gate, up = gate_up.chunk(2, dim=1)
         result = torch.empty_like(gate_up)
         d_gate, d_up = result.chunk(2, dim=1)
-        opened = functional.silu(gate)
+        opened = self._opened(gate)
         torch.mul(d_out, opened, out=d_up)
-        torch.ops.aten.silu_backward.grad_input(d_out * up, gate, grad_input=d_gate)
+        if self.gelu:
+            torch.ops.aten.gelu_backward.grad_input(d_out * up, gate, approximate="tanh", grad_input=d_gate)
+        else:
+            torch.ops.aten.silu_backward.grad_input(d_out * up, gate, grad_input=d_gate)
         return Activations(result), opened.mul_(up)
 
     def softmax_backward(self, d_weights: Tensor, weights: Tensor, factor: float) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError
 
 from gpu_worker.compiled import NativeUnavailable
+from gpu_worker.rotary import Rope
 from gpu_worker.trainer.adapter import PREFIX, lora_config, lora_scale
 from gpu_worker.trainer.fast.attention import MOST_KEPT_KEYS
 from gpu_worker.trainer.fast.decoder import FastDecoder, Layer
@@ -16,7 +17,7 @@ from gpu_worker.trainer.fast.native_check import require_agreement
 from gpu_worker.trainer.fast.packing import HeadLayout, PackedBatch, pack
 from gpu_worker.trainer.fast.products import EightBitProduct, ExactProduct, FrozenProduct
 from gpu_worker.trainer.fast.projection import AdaptedProjection, StackedAdapter
-from gpu_worker.trainer.fast.support import DecoderShape, computes_in_eight_bit, decoder_shape, read_config
+from gpu_worker.trainer.fast.support import DecoderShape, computes_in_eight_bit, decoder_shape, norms_of, read_config
 from gpu_worker.trainer.fast.weights import GROUPS, DecoderWeights, FrozenProjection, LayerWeights, load_weights
 from gpu_worker.trainer.learner import Outcome, unusable_base_model
 from gpu_worker.trainer.parameters import AdapterParameters, Slot
@@ -46,13 +47,20 @@ class FastLearner:
     def __init__(self, spec: TrainSpec) -> None:
         """Load the base model and attach a fresh adapter. Raises: TrainingError (bad_base_model)."""
         self._eight_bit = computes_in_eight_bit(spec)
-        kernels, compiled = _kernels(spec, eight_bit=self._eight_bit)
+        shape = decoder_shape(read_config(spec.base_model.path))
+        family = shape.family
+        kernels, compiled = _kernels(spec, eight_bit=self._eight_bit, gelu=family.gelu)
         arithmetic = "8-bit arithmetic" if self._eight_bit else "32 bit"
         self.why = f"a llama-shaped base model in {arithmetic} on a CPU{compiled}"
         self.arithmetic = {"precision": "int8" if self._eight_bit else "fp32", "attention": "packed, by hand"}
-        shape = decoder_shape(read_config(spec.base_model.path))
         try:
-            weights = load_weights(spec.base_model.path, layers=shape.layers, tied_head=shape.tied_head)
+            weights = load_weights(
+                spec.base_model.path,
+                layers=shape.layers,
+                tied_head=shape.tied_head,
+                norms=norms_of(family),
+                norm_offset=family.norm_offset,
+            )
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise unusable_base_model(f"reading its weights failed with {type(error).__name__}") from error
         is_native = isinstance(kernels, NativeKernels)
@@ -70,18 +78,23 @@ class FastLearner:
         self._decoder = FastDecoder(
             shape=shape,
             embedding=weights.embedding,
-            layers=self._layers(weights, adapters, kernels),
+            layers=self._layers(shape, weights, adapters, kernels),
             final_norm=weights.final_norm,
             head=weights.head,
             kernels=kernels,
         )
 
-    def _layers(self, weights: DecoderWeights, adapters: "_Adapters", kernels: Kernels) -> list[Layer]:
+    def _layers(
+        self, shape: DecoderShape, weights: DecoderWeights, adapters: "_Adapters", kernels: Kernels
+    ) -> list[Layer]:
         product = EightBitProduct if self._eight_bit else ExactProduct
         layers = []
         # Taken out one by one, so that in 8-bit arithmetic the float32 weights are freed as they are packed.
-        while weights.layers:
-            layers.append(_layer(weights.layers.pop(0), adapters, product, kernels))
+        for rope in shape.ropes:
+            frozen = weights.layers.pop(0)
+            if frozen.query_norm is not None:
+                frozen.query_norm.mul_(shape.query_scale)
+            layers.append(_layer(frozen, rope, adapters, product, kernels))
         return layers
 
     def make_room(self, longest: EncodedRow) -> str:
@@ -137,25 +150,29 @@ class FastOutcome:
 def remembered_per_token(shape: DecoderShape, weights: DecoderWeights, *, most_kept_keys: int) -> float:
     """Return the bytes that the forward pass keeps of each token: `SavedLayer`'s tensors, of every layer.
 
-    Seven of the hidden size (inputs, normed inputs, attention's output, the low-rank activations thrown in), queries,
-    keys and values twice, gate and up, and attention weights up to the length from which they are made again.
+    Seven of the hidden size (inputs, normed inputs, attention's output, the low-rank activations thrown in), four more
+    where sums are normed before they are added, queries, keys and values twice (three times where they are normed),
+    gate and up, and attention weights up to the length from which they are made again.
     """
+    family = shape.family
     heads = shape.heads + 2 * shape.key_value_heads
     gate_up = weights.layers[0].gate_up.weight.shape[0]
-    numbers = 7 * shape.hidden + 2 * heads * shape.head_size + gate_up + shape.heads * most_kept_keys
+    hidden = (11 if family.outer_norms else 7) * shape.hidden
+    stacked = (3 if family.head_norms else 2) * heads * shape.head_size
+    numbers = hidden + stacked + gate_up + shape.heads * most_kept_keys
     return 4.0 * numbers * shape.layers
 
 
-def _kernels(spec: TrainSpec, *, eight_bit: bool) -> tuple[Kernels, str]:
+def _kernels(spec: TrainSpec, *, eight_bit: bool, gelu: bool) -> tuple[Kernels, str]:
     """Return the kernels that were asked for, or those that work everywhere, and words about it."""
     if not spec.hyperparameters.compile_kernels:
-        return Kernels(), ""
+        return Kernels(gelu=gelu), ""
     try:
-        kernels = NativeKernels(eight_bit=eight_bit)
+        kernels = NativeKernels(eight_bit=eight_bit, gelu=gelu)
         require_agreement(kernels)
         return kernels, ", with compiled kernels"
     except NativeUnavailable as error:
-        return Kernels(), f", without compiled kernels: {error}"
+        return Kernels(gelu=gelu), f", without compiled kernels: {error}"
 
 
 def _down_name(module: str) -> str:
@@ -221,6 +238,7 @@ def _spanning(views: list[torch.Tensor]) -> torch.Tensor:
 
 def _layer(
     frozen: LayerWeights,
+    rope: Rope,
     adapters: _Adapters,
     product: Callable[[FrozenProjection], FrozenProduct],
     kernels: Kernels,
@@ -229,6 +247,7 @@ def _layer(
         return AdaptedProjection(product(stack), adapters.of(stack), kernels)
 
     return Layer(
+        rope=rope,
         attention_norm=frozen.attention_norm,
         mlp_norm=frozen.mlp_norm,
         qkv=adapted(frozen.qkv),
@@ -237,4 +256,6 @@ def _layer(
         down=adapted(frozen.down),
         query_norm=frozen.query_norm,
         key_norm=frozen.key_norm,
+        attention_out_norm=frozen.attention_out_norm,
+        mlp_out_norm=frozen.mlp_out_norm,
     )

@@ -25,8 +25,9 @@ MOST_FUSED_KEYS = 256
 class NativeKernels(Kernels):
     """One pass over the rows for each kernel, and in 8-bit arithmetic the rounding in the same pass."""
 
-    def __init__(self, *, eight_bit: bool) -> None:
-        """Compile or load. Raises: NativeUnavailable."""
+    def __init__(self, *, eight_bit: bool, gelu: bool = False) -> None:
+        """Compile or load. GELU stays torch's: only SiLU is compiled. Raises: NativeUnavailable."""
+        super().__init__(gelu=gelu)
         self._library = load_library(SOURCE, _SIGNATURES, flags=FLAGS)
         self._eight_bit = eight_bit
 
@@ -117,7 +118,9 @@ class NativeKernels(Kernels):
         return rotated
 
     def gated(self, gate_up: Tensor) -> Activations:
-        """Return silu(gate)∘up."""
+        """Return silu(gate)∘up, or gelu(gate)∘up."""
+        if self.gelu:
+            return self.activations(super().gated(gate_up).exact)
         rows, width = gate_up.shape
         out = torch.empty(rows, width // 2)
         eight = self._room(out)
@@ -125,7 +128,10 @@ class NativeKernels(Kernels):
         return Activations(out, eight)
 
     def gated_backward(self, d_out: Tensor, gate_up: Tensor) -> tuple[Activations, Tensor]:
-        """Return the gradients by gate and up side by side, and silu(gate)∘up once more."""
+        """Return the gradients by gate and up side by side, and what `gated` returned once more."""
+        if self.gelu:
+            gradients, again = super().gated_backward(d_out, gate_up)
+            return self.activations(gradients.exact), again
         result, eight, gated = torch.empty_like(gate_up), self._room(gate_up), torch.empty_like(d_out)
         self._library.gated_backward(
             _address(d_out), _address(gate_up), *d_out.shape, _address(result), _address(gated), *_addresses(eight)

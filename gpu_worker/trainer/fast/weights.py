@@ -1,7 +1,7 @@
 """The frozen weights of a llama-shaped decoder, read from safetensors, projections of the same input stacked."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,6 @@ GROUPS = {
     "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
     "down": ("mlp.down_proj",),
 }
-NORMS = ("input_layernorm", "post_attention_layernorm")
-HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,10 @@ class FrozenProjection:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One decoder layer; the norms' weights have shape (hidden,), those of queries and keys (head size,) or None."""
+    """One decoder layer; the norms' weights have shape (hidden,), those of queries and keys (head size,).
+
+    Norms of queries, keys, and of what attention and feed-forward give, are None in families without them.
+    """
 
     attention_norm: Tensor
     mlp_norm: Tensor
@@ -46,6 +47,8 @@ class LayerWeights:
     down: FrozenProjection
     query_norm: Tensor | None = None
     key_norm: Tensor | None = None
+    attention_out_norm: Tensor | None = None
+    mlp_out_norm: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,12 @@ class DecoderWeights:
     head: Tensor
 
 
-def layer_tensor_names(layer: int, *, head_norms: bool = False) -> set[str]:
-    """Return every tensor name a plain llama layer may have, biases included; and norms of queries and keys."""
+def layer_tensor_names(layer: int, norms: Iterable[str]) -> set[str]:
+    """Return every tensor name a llama-shaped layer with these norms may have, biases included."""
     prefix = f"model.layers.{layer}"
     modules = [module for group in GROUPS.values() for module in group]
     names = {f"{prefix}.{module}.{kind}" for module in modules for kind in ("weight", "bias")}
-    return names | {f"{prefix}.{norm}.weight" for norm in (*NORMS, *(HEAD_NORMS if head_norms else ()))}
+    return names | {f"{prefix}.{norm}.weight" for norm in norms}
 
 
 def tensor_files(model_dir: Path) -> dict[str, Path]:
@@ -79,17 +82,20 @@ def tensor_files(model_dir: Path) -> dict[str, Path]:
     return {name: path for name in header if name != "__metadata__"}
 
 
-def load_weights(model_dir: Path, *, layers: int, tied_head: bool) -> DecoderWeights:
+def load_weights(
+    model_dir: Path, *, layers: int, tied_head: bool, norms: Mapping[str, str], norm_offset: float
+) -> DecoderWeights:
     """Read the weights as float32, copied out of the file's mapping so that it can be closed.
 
+    `norms`: names of a layer's norms, here and in the files; `norm_offset` is added to the weights of all norms.
     Raises: OSError, KeyError, safetensors' SafetensorError.
     """
     with _TensorReader.of(model_dir) as reader:
         embedding = reader.read("model.embed_tokens.weight")
         return DecoderWeights(
             embedding=embedding,
-            layers=[_read_layer(reader, f"model.layers.{layer}") for layer in range(layers)],
-            final_norm=reader.read("model.norm.weight"),
+            layers=[_read_layer(reader, f"model.layers.{layer}", norms, norm_offset) for layer in range(layers)],
+            final_norm=reader.read("model.norm.weight").add_(norm_offset),
             head=embedding if tied_head else reader.read("lm_head.weight"),
         )
 
@@ -122,15 +128,10 @@ class _TensorReader:
         return rows, columns
 
 
-def _read_layer(reader: _TensorReader, prefix: str) -> LayerWeights:
-    attention_norm, mlp_norm = (reader.read(f"{prefix}.{norm}.weight") for norm in NORMS)
-    query_norm, key_norm = (
-        reader.read(name) if reader.has(name) else None for name in (f"{prefix}.{norm}.weight" for norm in HEAD_NORMS)
-    )
+def _read_layer(reader: _TensorReader, prefix: str, norms: Mapping[str, str], norm_offset: float) -> LayerWeights:
+    read = {name: reader.read(f"{prefix}.{norm}.weight").add_(norm_offset) for name, norm in norms.items()}
     stacks = {name: _read_stack(reader, prefix, modules) for name, modules in GROUPS.items()}
-    return LayerWeights(
-        attention_norm=attention_norm, mlp_norm=mlp_norm, query_norm=query_norm, key_norm=key_norm, **stacks
-    )
+    return LayerWeights(**read, **stacks)
 
 
 def _read_stack(reader: _TensorReader, prefix: str, modules: tuple[str, ...]) -> FrozenProjection:

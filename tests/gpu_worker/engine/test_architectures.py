@@ -40,6 +40,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", SMALL | {"tie_word_embeddings": True}),
     "mistral": ("Mistral", SMALL | {"sliding_window": None, "head_dim": 16}),
     "llama3": ("Llama", SMALL | {"tie_word_embeddings": False, "rope_parameters": LLAMA3_ROPE, "head_dim": 32}),
+    "qwen3": ("Qwen3", SMALL | {"tie_word_embeddings": True, "head_dim": 32}),
     "one-kv-head-each": ("Llama", SMALL | {"num_key_value_heads": 4}),
 }
 
@@ -55,8 +56,9 @@ def make_model(folder: Path, tokenizer_dir: Path, kind: str, **save_options: Any
         torch.manual_seed(5)
         model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**config))
         for name, parameter in model.named_parameters():
-            if name.endswith("bias"):  # initialised to zero, which would hide a bias that is left out
-                torch.nn.init.normal_(parameter, std=0.3)
+            # initialised to zero and one, which would hide a bias or a norm that is left out
+            if name.endswith(("bias", "_norm.weight")):
+                torch.nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.3)
     model.save_pretrained(folder, **save_options)
     return folder
 
@@ -78,7 +80,8 @@ def test_equal_to_transformers(kind: str, model_dir: Path, tmp_path: Path) -> No
             assert answers[f"{who} {number}"].token_ids == reference.generate(ids, who, 12)
 
 
-def test_logits_are_equal_to_rounding(model_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["llama3", "qwen3"])
+def test_logits_are_equal_to_rounding(kind: str, model_dir: Path, tmp_path: Path) -> None:
     """Greedy equality could hide a small systematic error; the numbers cannot."""
     from transformers import AutoModelForCausalLM
 
@@ -86,7 +89,7 @@ def test_logits_are_equal_to_rounding(model_dir: Path, tmp_path: Path) -> None:
     from gpu_worker.engine.decoder import DecoderRunner
     from gpu_worker.engine.runner import StepRow
 
-    folder = make_model(tmp_path / "model", model_dir, "llama3")
+    folder = make_model(tmp_path / "model", model_dir, kind)
     runner = DecoderRunner.load(folder, EngineConfig(kv_cache_bytes=2**20))
     ids = tuple(int(token) for token in torch.randint(3, 384, (150,), generator=torch.Generator().manual_seed(1)))
     table = tuple(range(1, 11))
@@ -102,7 +105,8 @@ def test_logits_are_equal_to_rounding(model_dir: Path, tmp_path: Path) -> None:
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
         ({"hidden_act": "gelu"}, "gelu"),
-        ({"attention_bias": True}, "biased projections"),
+        ({"attention_bias": True}, "biased output"),
+        ({"attention_bias": True, "architectures": ["Qwen3ForCausalLM"]}, "biased output"),
         ({"mlp_bias": True}, "feed-forward"),
         ({"quantization_config": {"bits": 4}}, "quantized"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),

@@ -14,6 +14,7 @@ from gpu_worker.engine.kernels import Kernels, NativeKernels
 from gpu_worker.engine.lora_bank import PROJECTIONS, LoraBank
 from gpu_worker.engine.model_shape import ModelShape, read_model_shape
 from gpu_worker.engine.step_layout import DirectRows
+from gpu_worker.rotary import Rope
 from tests.gpu_worker.engine.driver import Driver, make_driver
 
 pytestmark = [
@@ -75,7 +76,7 @@ def wide_shape(head_dim: int) -> ModelShape:
     """Return a shape whose widths are no whole number of vector registers, except where heads are."""
     return ModelShape(
         vocabulary=40, hidden=6 * head_dim + 5, intermediate=37, layers=1, heads=6, kv_heads=2, head_dim=head_dim,
-        rms_eps=1e-5, rope_theta=1e4, rope_scaling=None, max_positions=256, tied_head=True, qkv_bias=False,
+        rms_eps=1e-5, rope=Rope(), max_positions=256, tied_head=True, qkv_bias=False,
     )  # fmt: skip
 
 

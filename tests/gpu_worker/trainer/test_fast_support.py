@@ -15,6 +15,25 @@ from gpu_worker.trainer.rows import encode_file
 from gpu_worker.trainer.spec import read_spec
 from tests.gpu_worker.trainer.jobs import ticket_rows, write_job
 
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+# kind → what its config says besides
+FAMILIES = {
+    "Llama": {},
+    "Llama 3": {"rope_parameters": LLAMA3_ROPE},
+    "Mistral": {},
+    "Qwen2": {},
+    "Qwen3": {},
+    "Gemma": {"hidden_act": "gelu_pytorch_tanh"},
+    "Gemma3": {"query_pre_attn_scalar": 25, "sliding_window_pattern": 2, "sliding_window": 400},
+}
+
 
 @pytest.fixture
 def spec(tmp_path, base_model):
@@ -60,7 +79,12 @@ def test_gpus_are_left_to_torch(spec):
     [
         ({"model_type": "gpt2"}, "gpt2"),
         ({"hidden_act": "gelu"}, "gelu"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8}}, "llama3"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8}}, "yarn"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8}}, "unusual"),
+        ({"final_logit_softcapping": 30.0}, "caps"),
+        ({"use_bidirectional_attention": True}, "ahead"),
+        ({"model_type": "gemma", "hidden_act": "relu"}, "relu"),
+        ({"model_type": "gemma3_text", "hidden_act": "gelu", "sliding_window": 64}, "window of 64"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "linear"),
         ({"quantization_config": {"bits": 4}}, "compressed"),
         ({"model_type": "mistral", "sliding_window": 64}, "window of 64"),
@@ -89,12 +113,15 @@ def test_query_norms_are_noticed_in_the_files(spec):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+@pytest.mark.parametrize("family", [*FAMILIES])
 @pytest.mark.parametrize("compile_kernels", [False, True])
 def test_each_family_is_computed_alike(
     tmp_path, base_model, renderer, monkeypatch, kernel_cache, family, compile_kernels
 ):
-    """Biases (Qwen2), norms of heads (Qwen3), an untied head, heads larger than hidden / heads, two files."""
+    """Biases (Qwen2), norms of heads (Qwen3), an untied head, heads larger than hidden / heads, two files.
+
+    Stretched positions (Llama 3); norms around, and two kinds of layers (Gemma 3).
+    """
     import torch
     import transformers
 
@@ -102,15 +129,17 @@ def test_each_family_is_computed_alike(
     folder = tmp_path / "model"
     shutil.copytree(base_model, folder)
     (folder / "model.safetensors").unlink()
-    config = getattr(transformers, f"{family}Config")(
+    config = getattr(transformers, family.partition(" ")[0].replace("Gemma3", "Gemma3Text") + "Config")(
         vocab_size=384, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
         num_key_value_heads=3, head_dim=16, tie_word_embeddings=False, eos_token_id=2, initializer_range=0.1,
+        **FAMILIES[family],
     )  # fmt: skip
     torch.manual_seed(0)
-    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    model = getattr(transformers, family.partition(" ")[0] + "ForCausalLM")(config)
     for name, tensor in model.named_parameters():
         if name.endswith(("bias", "norm.weight")):
-            torch.nn.init.normal_(tensor, mean=float(name.endswith("weight")), std=0.1)
+            mean = float(name.endswith("weight") and not family.startswith("Gemma"))
+            torch.nn.init.normal_(tensor, mean=mean, std=0.1)
     model.save_pretrained(folder, max_shard_size="100KB")
     assert (folder / "model.safetensors.index.json").exists()
     job = write_job(tmp_path / "job", folder, train=ticket_rows(6), compile_kernels=compile_kernels)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,9 @@ def identity(spec: TrainSpec, job: JobFolder) -> str:
 def capture(
     progress: Progress, parameters: AdapterParameters, optimizer: Optimizer, best: Mapping[str, Tensor]
 ) -> State:
-    """Copy the present state of a run."""
+    """Copy the present state of a run; what is trained on afterwards does not change the copy."""
     return State(
-        progress=progress,
+        progress=replace(progress),
         adapter=parameters.export(parameters.values),
         optimizer=optimizer.state(),
         best=dict(best),
@@ -132,6 +132,12 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
 def bytes_needed(parameter_count: int) -> int:
     """Return the disk space of the checkpoints kept, the one being written, and the adapter."""
     return parameter_count * 4 * (4 * (KEPT + 1) + 1)
+
+
+def bytes_of(state: State) -> int:
+    """Return the memory that a copied state occupies."""
+    groups = (state.adapter, state.optimizer, state.best, state.random)
+    return sum(tensor.nbytes for tensors in groups for tensor in tensors.values())
 
 
 def save(folder: Path, state: State, *, belongs_to: str) -> Path:

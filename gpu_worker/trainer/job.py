@@ -16,6 +16,7 @@ from torch import Tensor
 from datasets_app.rendering import ChatRenderer, RenderingError
 from gpu_worker.trainer import checkpoints, problems, token_cache
 from gpu_worker.trainer.adapter import write_adapter
+from gpu_worker.trainer.checkpoint_writer import CheckpointWriter
 from gpu_worker.trainer.errors import EXIT_FINISHED, EXIT_STOPPED, StopRequested, TrainingError
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.first_batch import MOST_ROWS, describe_rows
@@ -25,6 +26,7 @@ from gpu_worker.trainer.loop import Rows, TrainingLoop
 from gpu_worker.trainer.plan import TrainingPlan
 from gpu_worker.trainer.preflight import PreflightPlan, StepTimes, seconds_per_token
 from gpu_worker.trainer.ranks import ALONE, Ranks
+from gpu_worker.trainer.room import free_bytes
 from gpu_worker.trainer.rows import EncodedRow, EncodedRows
 from gpu_worker.trainer.samples import (
     Sampler,
@@ -37,6 +39,9 @@ from gpu_worker.trainer.spec import JobFolder, TrainSpec, read_spec
 from gpu_worker.trainer.start import take_up
 from gpu_worker.trainer.stop import StopFlag
 from gpu_worker.trainer.storage import publish_text, require_space
+
+# Of the free memory, what the copy of a state may occupy while training goes on.
+ROOM_FOR_COPY = 0.25
 
 
 @dataclass
@@ -66,6 +71,9 @@ class Job:
             run.loop.run()
         except StopRequested:
             return run.save_stopped()
+        except Exception:
+            run.writer.let_end()
+            raise
         return run.report_preflight() if spec.preflight else run.save_finished()
 
     def _prepare(self, spec: TrainSpec) -> "_Run":
@@ -146,6 +154,7 @@ class _Run:
         self._identity = checkpoints.identity(spec, job.folder)
         self._problem = problems.describe(job.folder.train_rows, spec.hyperparameters)
         self._saved_step: int | None = None
+        self.writer = CheckpointWriter(self._tell_checkpoint)
         self.loop = TrainingLoop(
             learner=learner,
             rows=Rows(train.rows, validation.rows),
@@ -153,6 +162,7 @@ class _Run:
             events=job.events,
             stop=job.stop,
             save=self.save_checkpoint,
+            look=self.writer.look,
             make_plan=PreflightPlan if spec.preflight else TrainingPlan,
             ranks=job.ranks,
             sampler=self._sampler(),
@@ -207,19 +217,34 @@ class _Run:
         self._job.events.emit("first_batch", rows=describe_rows(rows, self._renderer))
 
     def save_checkpoint(self) -> None:
-        """Save the present state, unless it is saved already."""
+        """Copy the present state, unless it is saved already, and have the copy written while training goes on."""
         progress = self.loop.progress
         if progress.step == self._saved_step or not self._job.ranks.is_first:
             return
+        self.writer.finish()  # so that there is never more than one copy in memory
         state = checkpoints.capture(progress, self._learner.parameters, self.loop.optimizer, self.loop.best)
-        path = checkpoints.save(self._job.folder.checkpoints, state, belongs_to=self._identity)
-        self._saved_step = progress.step
+        kept = None
         if self._spec.hyperparameters.keep_weights == "every":
-            self._write_outcome(self._job.folder.kept / f"step-{progress.step}", state.adapter)
-        self._job.events.emit("checkpoint", step=progress.step, path=self._relative(path))
+            kept = self._learner.outcome.tensors(state.adapter), self._learner.outcome.config()
+        self._saved_step = progress.step
+        self.writer.begin(partial(self._write_checkpoint, state, kept))
+        if checkpoints.bytes_of(state) > ROOM_FOR_COPY * free_bytes("cpu"):
+            self.writer.finish()  # the next step needs the memory
+
+    def _write_checkpoint(self, state: checkpoints.State, kept: tuple[dict[str, Tensor], Any] | None) -> Path:
+        """Write a copied state, in the writer's thread; nothing that training changes is touched."""
+        path = checkpoints.save(self._job.folder.checkpoints, state, belongs_to=self._identity)
+        if kept is not None:
+            write_adapter(self._job.folder.kept / path.name, *kept, self._problem)
+        return path
+
+    def _tell_checkpoint(self, path: Path) -> None:
+        step = int(path.name.removeprefix("step-"))
+        self._job.events.emit("checkpoint", step=step, path=self._relative(path))
 
     def report_preflight(self) -> int:
         """Tell what the steps took and what the whole run has to do; nothing that was learned is kept."""
+        self.writer.finish()
         plan, times = self.loop.plan, self._job.events
         assert isinstance(plan, PreflightPlan)
         assert isinstance(times, StepTimes)
@@ -287,6 +312,7 @@ class _Run:
         """Keep everything learned so far, to be tried out now and continued later."""
         step = self.loop.progress.step
         self.save_checkpoint()
+        self.writer.finish()
         self._write_adapter()
         self._write_report("stopped")
         checkpoint = self._job.folder.checkpoints / f"step-{step}"
@@ -297,6 +323,7 @@ class _Run:
         """Save the last state and the result, and say so."""
         self._job.events.phase("saving")
         self.save_checkpoint()
+        self.writer.finish()
         self._write_adapter()
         figures = self._write_report("finished")
         names = (

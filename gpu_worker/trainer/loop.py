@@ -48,13 +48,14 @@ class TrainingLoop:
         events: Events,
         stop: StopFlag,
         save: Callable[[], None],
+        look: Callable[[], None] = lambda: None,
         make_plan: Callable[[Sequence[int], Hyperparameters], TrainingPlan] = TrainingPlan,
         ranks: Ranks = ALONE,
         sampler: Sampler | None = None,
     ) -> None:
-        """`save` is called when a checkpoint is due. `ranks`: the processes that train together.
+        """`save` is called when a checkpoint is due, `look` after each step.
 
-        `sampler` answers validation rows as far as time allows.
+        `ranks`: the processes that train together. `sampler` answers validation rows as far as time allows.
         """
         self.learner = learner
         self.progress = Progress()
@@ -64,7 +65,7 @@ class TrainingLoop:
         self._hyperparameters = hyperparameters
         self._events = events
         self._stop = stop
-        self._save = save
+        self._save, self._look = save, look
         self._ranks = ranks
         self._sampler = sampler
         wants_answers = hyperparameters.early_stopping_metric == "exact_match"
@@ -95,6 +96,7 @@ class TrainingLoop:
             if self.progress.step % GIVE_BACK_EVERY == 0 and self.learner.device == "cpu":
                 give_freed_memory_back()
             self._validate_if_due()
+            self._look()
             if self.progress.step % self._hyperparameters.checkpoint_every_steps == 0:
                 self._save()
         if self.progress.validated_step != self.progress.step:

@@ -33,6 +33,17 @@ inline float exponential(float x) {
 
 inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
+// A gate opens by x·sigmoid(z): z = x is SiLU, z = 2·√(2/π)·(x + 0.044715·x³) is GELU's approximation by tanh.
+constexpr float kGelu = 1.5957691216f, kGeluCube = 0.0713548163f;
+template <bool Gelu>
+inline float open_at(float x) {
+    return Gelu ? x * (kGelu + kGeluCube * x * x) : x;
+}
+template <bool Gelu>
+inline float open_slope(float x) {
+    return Gelu ? kGelu + 3.0f * kGeluCube * x * x : 1.0f;
+}
+
 // Writes a row in 8 bits: q = round(x / scale) + 128 with scale = max|x| / 127.
 inline void quantise_row(const float* x, int64_t n, uint8_t* q, float* scale) {
     float peak = 1e-20f;
@@ -319,6 +330,40 @@ inline void dot_keys(const float* x, int64_t x_stride, const float* yt, int64_t 
                     padded(prefix + i + 1));
 }
 
+template <bool Gelu>
+void gated_rows(const float* gate_up, int64_t rows, int64_t n, float* out, uint8_t* q, float* scales) {
+#pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < rows; ++t) {
+        const float* gate = gate_up + t * 2 * n;
+        const float* up = gate + n;
+        float* y = out + t * n;
+        for (int64_t i = 0; i < n; ++i) y[i] = gate[i] * sigmoid(open_at<Gelu>(gate[i])) * up[i];
+        if (q) quantise_row(y, n, q + t * n, scales + t);
+    }
+}
+
+template <bool Gelu>
+void gated_rows_backward(const float* d_out, const float* gate_up, int64_t rows, int64_t n, float* d_gate_up, float* out,
+                         uint8_t* q, float* scales) {
+#pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < rows; ++t) {
+        const float* d = d_out + t * n;
+        const float* gate = gate_up + t * 2 * n;
+        const float* up = gate + n;
+        float* d_gate = d_gate_up + t * 2 * n;
+        float* d_up = d_gate + n;
+        float* y = out + t * n;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; ++i) {
+            const float open = sigmoid(open_at<Gelu>(gate[i])), opened = gate[i] * open;
+            y[i] = opened * up[i];
+            d_up[i] = d[i] * opened;
+            d_gate[i] = d[i] * up[i] * (open + opened * (1.0f - open) * open_slope<Gelu>(gate[i]));
+        }
+        if (q) quantise_row(d_gate, 2 * n, q + t * 2 * n, scales + t);
+    }
+}
+
 }  // namespace
 
 extern "C" {
@@ -551,38 +596,15 @@ void rms_norm_backward(const float* d_normed, const float* hidden, const float* 
     }
 }
 
-// out (T, n) = silu(gate)∘up from (T, 2n).
-void gated(const float* gate_up, int64_t rows, int64_t n, float* out, uint8_t* q, float* scales) {
-#pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < rows; ++t) {
-        const float* gate = gate_up + t * 2 * n;
-        const float* up = gate + n;
-        float* y = out + t * n;
-        for (int64_t i = 0; i < n; ++i) y[i] = gate[i] * sigmoid(gate[i]) * up[i];
-        if (q) quantise_row(y, n, q + t * n, scales + t);
-    }
+// out (T, n) = opened(gate)∘up from (T, 2n).
+void gated(const float* gate_up, int64_t rows, int64_t n, int64_t gelu, float* out, uint8_t* q, float* scales) {
+    (gelu ? gated_rows<true> : gated_rows<false>)(gate_up, rows, n, out, q, scales);
 }
 
-// d_gate = d∘up∘silu′(gate) beside d_up = d∘silu(gate), (T, 2n), and once more out (T, n) = silu(gate)∘up.
-void gated_backward(const float* d_out, const float* gate_up, int64_t rows, int64_t n, float* d_gate_up, float* out,
-                    uint8_t* q, float* scales) {
-#pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < rows; ++t) {
-        const float* d = d_out + t * n;
-        const float* gate = gate_up + t * 2 * n;
-        const float* up = gate + n;
-        float* d_gate = d_gate_up + t * 2 * n;
-        float* d_up = d_gate + n;
-        float* y = out + t * n;
-#pragma GCC ivdep
-        for (int64_t i = 0; i < n; ++i) {
-            const float open = sigmoid(gate[i]), silu = gate[i] * open;
-            y[i] = silu * up[i];
-            d_up[i] = d[i] * silu;
-            d_gate[i] = d[i] * up[i] * (open + silu * (1.0f - open));
-        }
-        if (q) quantise_row(d_gate, 2 * n, q + t * 2 * n, scales + t);
-    }
+// d_gate = d∘up∘opened′(gate) beside d_up = d∘opened(gate), (T, 2n), and once more out (T, n) = opened(gate)∘up.
+void gated_backward(const float* d_out, const float* gate_up, int64_t rows, int64_t n, int64_t gelu, float* d_gate_up,
+                    float* out, uint8_t* q, float* scales) {
+    (gelu ? gated_rows_backward<true> : gated_rows_backward<false>)(d_out, gate_up, rows, n, d_gate_up, out, q, scales);
 }
 
 // Rotates the first `rotating` of the heads in `heads` (T rows of `stride` numbers) by (cosine, sine), (T, half) each,

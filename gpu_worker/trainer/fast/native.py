@@ -26,7 +26,7 @@ class NativeKernels(Kernels):
     """One pass over the rows for each kernel, and in 8-bit arithmetic the rounding in the same pass."""
 
     def __init__(self, *, eight_bit: bool, gelu: bool = False) -> None:
-        """Compile or load. GELU stays torch's: only SiLU is compiled. Raises: NativeUnavailable."""
+        """Compile or load. Raises: NativeUnavailable."""
         super().__init__(gelu=gelu)
         self._library = load_library(SOURCE, _SIGNATURES, flags=FLAGS)
         self._eight_bit = eight_bit
@@ -119,23 +119,19 @@ class NativeKernels(Kernels):
 
     def gated(self, gate_up: Tensor) -> Activations:
         """Return silu(gate)∘up, or gelu(gate)∘up."""
-        if self.gelu:
-            return self.activations(super().gated(gate_up).exact)
         rows, width = gate_up.shape
         out = torch.empty(rows, width // 2)
         eight = self._room(out)
-        self._library.gated(_address(gate_up), *out.shape, _address(out), *_addresses(eight))
+        self._library.gated(_address(gate_up), *out.shape, int(self.gelu), _address(out), *_addresses(eight))
         return Activations(out, eight)
 
     def gated_backward(self, d_out: Tensor, gate_up: Tensor) -> tuple[Activations, Tensor]:
         """Return the gradients by gate and up side by side, and what `gated` returned once more."""
-        if self.gelu:
-            gradients, again = super().gated_backward(d_out, gate_up)
-            return self.activations(gradients.exact), again
         result, eight, gated = torch.empty_like(gate_up), self._room(gate_up), torch.empty_like(d_out)
         self._library.gated_backward(
-            _address(d_out), _address(gate_up), *d_out.shape, _address(result), _address(gated), *_addresses(eight)
-        )
+            _address(d_out), _address(gate_up), *d_out.shape, int(self.gelu), _address(result), _address(gated),
+            *_addresses(eight),
+        )  # fmt: skip
         return Activations(result, eight), gated
 
     def softmax_backward(self, d_weights: Tensor, weights: Tensor, factor: float) -> Tensor:
@@ -239,8 +235,8 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "rms_norm": (_POINTER, _POINTER, _FLOAT, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER, _POINTER),
     "rms_norm_backward": (*[_POINTER] * 6, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER),
     "rotate": (_POINTER, _COUNT, _POINTER, _POINTER, _FLOAT, _COUNT, _COUNT, _COUNT, _POINTER, _COUNT),
-    "gated": (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER),
-    "gated_backward": (_POINTER, _POINTER, _COUNT, _COUNT, *[_POINTER] * 4),
+    "gated": (_POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER),
+    "gated_backward": (_POINTER, _POINTER, _COUNT, _COUNT, _COUNT, *[_POINTER] * 4),
     "low_rank_backward": (
         _POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _FLOAT, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT,
     ),

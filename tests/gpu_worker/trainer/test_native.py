@@ -114,15 +114,22 @@ def test_norm_gate_rotation_and_softmax(compiled):
     hidden[3, 4] = float("nan")
     assert compiled.rms_norm(hidden, weight, 1e-5)[0].exact[3].isnan().any(), "a NaN must reach the loss"
 
+
+@needs_compiler
+@pytest.mark.parametrize("gelu", [False, True])
+def test_gates(compiled, monkeypatch, gelu):
+    torch.manual_seed(0)
+    monkeypatch.setattr(compiled, "gelu", gelu)
+    plain = Kernels(gelu=gelu)
     gate_up = 8 * torch.randn(7, 50)
     gate_up[0, 0], gate_up[1, 0] = 200.0, -200.0  # where exp would overflow
-    assert torch.allclose(compiled.gated(gate_up).exact, PLAIN.gated(gate_up).exact, atol=1e-5, rtol=1e-5)
+    assert torch.allclose(compiled.gated(gate_up).exact, plain.gated(gate_up).exact, atol=1e-5, rtol=1e-5)
     assert_rounded(compiled.gated(gate_up))
     (ours_back, ours_again), (plain_back, plain_again) = (
-        k.gated_backward(torch.ones(7, 25), gate_up) for k in (compiled, PLAIN)
+        k.gated_backward(torch.ones(7, 25), gate_up) for k in (compiled, plain)
     )
     assert torch.allclose(ours_again, plain_again, atol=1e-5, rtol=1e-5)
-    assert torch.allclose(plain_again, PLAIN.gated(gate_up).exact)
+    assert torch.allclose(plain_again, plain.gated(gate_up).exact)
     assert torch.allclose(ours_back.exact, plain_back.exact, atol=1e-4, rtol=1e-5)
     assert_rounded(ours_back)
 

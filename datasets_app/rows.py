@@ -96,7 +96,7 @@ def _told_role(message: Message) -> str:
 
 def is_unlearned(message: Message) -> bool:
     """Tell whether a message is the assistant's and not to be learned from."""
-    return message.get("weight", 1) == 0
+    return bool(message.get("weight", 1) == 0)
 
 
 def _told_rejected(rejected: str) -> str:

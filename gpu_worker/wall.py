@@ -64,11 +64,11 @@ def build_wall(*, readable: Iterable[Path], writable: Iterable[Path]) -> Iterato
     """
     has_fence = landlock.offered_version() >= landlock.OLDEST_VERSION
     stops_sockets = socket_filter.is_offered()
-    missing = () if has_fence else (FILES_ARE_OPEN,)
-    missing += () if stops_sockets else (SOCKETS_ARE_OPEN,)
+    missing = [] if has_fence else [FILES_ARE_OPEN]
+    missing += [] if stops_sockets else [SOCKETS_ARE_OPEN]
     fence = landlock.make_fence(_allowed(readable, writable)) if has_fence else None
     try:
-        yield Wall(fence, stops_sockets, missing)
+        yield Wall(fence, stops_sockets, tuple(missing))
     finally:
         if fence is not None:
             os.close(fence)

@@ -223,7 +223,7 @@ def _has_tied_head(config: dict[str, Any]) -> bool:
 
 def _ropes(config: dict[str, Any]) -> tuple[Rope, ...]:
     """Return the rotary positions of each layer. Raises: UnknownScaling, KeyError, TypeError, ValueError."""
-    layers = config["num_hidden_layers"]
+    layers = int(config["num_hidden_layers"])
     if config["model_type"] != "gemma3_text":
         return (read_rope(config),) * layers
     kinds = _layer_kinds(config)

@@ -129,9 +129,9 @@ class _TensorReader:
 
 
 def _read_layer(reader: _TensorReader, prefix: str, norms: Mapping[str, str], norm_offset: float) -> LayerWeights:
-    read = {name: reader.read(f"{prefix}.{norm}.weight").add_(norm_offset) for name, norm in norms.items()}
-    stacks = {name: _read_stack(reader, prefix, modules) for name, modules in GROUPS.items()}
-    return LayerWeights(**read, **stacks)
+    found: dict[str, Any] = {name: _read_stack(reader, prefix, modules) for name, modules in GROUPS.items()}
+    found |= {name: reader.read(f"{prefix}.{norm}.weight").add_(norm_offset) for name, norm in norms.items()}
+    return LayerWeights(**found)
 
 
 def _read_stack(reader: _TensorReader, prefix: str, modules: tuple[str, ...]) -> FrozenProjection:

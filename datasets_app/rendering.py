@@ -103,9 +103,7 @@ class ChatRenderer:
         Prompt and answer are tokenised apart: at serving time the model continues exactly these prompt ids, so no
         token may straddle the border. Raises: RenderingError if the conversation does not end with an answer.
         """
-        _require_messages(messages)
-        if messages[-1]["role"] != "assistant":
-            raise RenderingError("The last message of a training row must be the assistant's answer.")
+        _require_answer(messages)
         prompt_text, answer_text = self.row_texts(messages)
         prompt_ids = self.encode(prompt_text)
         return RenderedRow(
@@ -119,7 +117,9 @@ class ChatRenderer:
         """Return a training row for each answer that is learned: the conversation up to it.
 
         Each is what the model is asked with when the conversation has come so far, to the very token ids.
+        Raises: RenderingError if the conversation does not end with an answer.
         """
+        _require_answer(messages)
         return [self.row(messages[: place + 1]) for place in learned_places(messages)]
 
     def row_texts(self, messages: Sequence[Message]) -> tuple[str, str]:
@@ -201,6 +201,12 @@ def _require_messages(messages: Sequence[Message]) -> None:
             raise RenderingError(f"Message {number} has the role {role!r}; allowed are {', '.join(ROLES)}.")
         if not isinstance(content, str):
             raise RenderingError(f"Message {number} must have a text as its content.")
+
+
+def _require_answer(messages: Sequence[Message]) -> None:
+    _require_messages(messages)
+    if messages[-1]["role"] != "assistant":
+        raise RenderingError("The last message of a training row must be the assistant's answer.")
 
 
 def _end_of_last(text: str, part: str) -> int:

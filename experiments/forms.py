@@ -59,7 +59,7 @@ class RunForm(TeamForm):
         label=gettext_lazy("Deploy when finished as"),
         max_length=60,
         required=False,
-        help_text=gettext_lazy("Optional. Your systems call the model by this name as soon as the run has succeeded."),
+        help_text=gettext_lazy("Your systems call the model by this name as soon as the run has succeeded."),
     )
     notes = forms.CharField(
         label=gettext_lazy("Notes"), max_length=4000, required=False, widget=forms.Textarea(attrs={"rows": 2})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 from statistics import median
@@ -47,6 +47,7 @@ class Hint:
 
     code: Code
     since_step: int | None = None
+    has_ended: bool = False
 
     @property
     def tone(self) -> str:
@@ -57,7 +58,7 @@ class Hint:
     def title(self) -> str:
         """What is seen, in two or three words."""
         return {
-            Code.TOO_EARLY: _("Too early to tell"),
+            Code.TOO_EARLY: _("Too short to tell") if self.has_ended else _("Too early to tell"),
             Code.LEARNING_WELL: _("Learning well"),
             Code.OVERFITTING: _("Overfitting"),
             Code.UNSTABLE: _("Unstable"),
@@ -69,7 +70,7 @@ class Hint:
         """Which part of the curves says so."""
         facts = {"step": self.since_step}
         return {
-            Code.TOO_EARLY: _("There are not enough steps yet to read anything from the loss."),
+            Code.TOO_EARLY: _("There are not enough steps to read anything from the loss."),
             Code.LEARNING_WELL: _("The training loss falls, and the validation loss does not rise."),
             Code.OVERFITTING: _(
                 "The training loss still falls, but the validation loss has been rising since step %(step)s:"
@@ -83,8 +84,12 @@ class Hint:
     def next_step(self) -> str:
         """What to do about it."""
         return {
-            Code.TOO_EARLY: _("Wait a little; this line changes by itself."),
-            Code.LEARNING_WELL: _("Let it finish, then look at the quality report."),
+            Code.TOO_EARLY: _("Give it more epochs, or look at the quality report.")
+            if self.has_ended
+            else _("Wait a little; this line changes by itself."),
+            Code.LEARNING_WELL: _("Look at the quality report.")
+            if self.has_ended
+            else _("Let it finish, then look at the quality report."),
             Code.OVERFITTING: _(
                 "Keep the weights with the lowest validation loss, take fewer epochs, or give it more rows."
             ),
@@ -107,6 +112,11 @@ def read_curves(losses: Series, validation: Series, *, total_steps: int, has_end
 
     `total_steps`: of the whole run, 0 if unknown. Points whose loss is not finite are signs of instability.
     """
+    found = _read(losses, validation, total_steps=total_steps, has_ended=has_ended)
+    return replace(found, has_ended=has_ended)
+
+
+def _read(losses: Series, validation: Series, *, total_steps: int, has_ended: bool) -> Hint:
     if any(not math.isfinite(loss) for _step, loss in losses):
         return Hint(Code.UNSTABLE)
     least = _SHORT_RUN_POINTS if has_ended else _LEAST_POINTS

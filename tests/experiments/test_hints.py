@@ -96,7 +96,8 @@ def test_the_first_steps_say_nothing():
 def test_a_short_run_is_read_when_it_has_ended():
     short = [(step, 2.5 / step) for step in range(1, 11)]
     assert read_curves(short, [], total_steps=10).code == Code.TOO_EARLY
-    assert read_curves(short, [], total_steps=10, has_ended=True).code == Code.LEARNING_WELL
+    ended = read_curves(short, [], total_steps=10, has_ended=True)
+    assert (ended.code, ended.next_step) == (Code.LEARNING_WELL, "Look at the quality report.")
 
 
 def test_overfitting_names_the_step_to_go_back_to():

@@ -30,6 +30,8 @@ export async function mount(root) {
 }
 
 mount(document);
+// At once, too: until htmx:load, what is asked for every second would flicker.
+document.addEventListener("htmx:afterSwap", (event) => mount(event.detail.target.isConnected ? event.detail.target : document));
 document.addEventListener("htmx:load", (event) => mount(event.detail.elt));
 document.addEventListener("portal:replaced", (event) => mount(event.target));
 

@@ -31,5 +31,6 @@ export function significant(number) {
   if (number === 0) return "0";
   const size = Math.abs(number);
   if (size < 1e-4 || size >= 1e6) return number.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
+  if (Number.isInteger(number) && size < 1000) return String(number);
   return size >= 1000 ? Math.round(number).toLocaleString(document.documentElement.lang) : number.toPrecision(4);
 }

@@ -14,25 +14,37 @@ _PLACES: Final = 10_000
 
 
 @dataclass(frozen=True)
-class Advice:
+class FieldAdvice:
     """One field's threshold for TARGET, None if none reaches it, and what it brought on the held-out rows.
 
     `share` of the answers is kept, of which `precision` are right, None if none was kept.
     """
 
-    field: str
+    name: str
     threshold: float | None
     share: float
     precision: float | None
 
     @property
     def line(self) -> str:
-        """The threshold as the form takes it."""
-        return f"{self.field} = {self.threshold:g}" if self.threshold is not None else ""
+        """The threshold as the form takes it, '' without one."""
+        return f"{self.name} = {self.threshold:g}" if self.threshold is not None else ""
 
 
-def advice_of(evaluation: Evaluation | None) -> list[Advice]:
-    """Return what a report recommends for each field whose confidence is calibrated."""
+@dataclass(frozen=True)
+class Advice:
+    """What a report recommends for each field whose confidence is calibrated."""
+
+    fields: tuple[FieldAdvice, ...] = ()
+
+    @property
+    def lines(self) -> str:
+        """All thresholds as the form takes them, '' if there are none."""
+        return "\n".join(field.line for field in self.fields if field.line)
+
+
+def advice_of(evaluation: Evaluation | None) -> Advice:
+    """Return what a report recommends; nothing without one."""
     learned = evaluation.report.get("calibration") or [] if evaluation is not None else []
     found = []
     for one in learned:
@@ -41,5 +53,5 @@ def advice_of(evaluation: Evaluation | None) -> list[Advice]:
             threshold = at_target["threshold"]
             # Rounded down, so that what the report kept is kept.
             shown = None if threshold is None else math.floor(threshold * _PLACES) / _PLACES
-            found.append(Advice(one["name"], shown, at_target["share"], at_target["precision"]))
-    return found
+            found.append(FieldAdvice(one["name"], shown, at_target["share"], at_target["precision"]))
+    return Advice(tuple(found))

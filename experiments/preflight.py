@@ -25,7 +25,7 @@ _NEEDED = ("seconds_per_token", "tokens_per_step", "total_steps", "start_up_s", 
 _OPTIONAL = (
     "validation_s", "validation_checks", "checkpoints", "checkpoint_s", "imports_s", "answering_build_s",
     "answering_row_s", "untuned_row_s", "scored_row_s", "likelihood_row_s", "baseline_s", "sampled_rows",
-    "evaluated_rows", "calibration_rows",
+    "evaluated_rows", "calibration_rows", "written_rows",
 )  # fmt: skip
 # Scoring looks after a few rows whether there is time for all.
 _ROWS_TRIED = 8
@@ -124,6 +124,7 @@ def _evaluation_s(known: Mapping[str, float]) -> float | None:
     if not known["answering_row_s"] or not rows:
         return None
     asking_s = rows * (known["answering_row_s"] + (known["untuned_row_s"] or known["answering_row_s"]))
+    asking_s += known["written_rows"] * known["answering_row_s"]
     likelihood_s = min(rows, MOST_LIKELIHOOD_ROWS) * known["likelihood_row_s"]
     starting_s = (known["imports_s"] or known["start_up_s"]) + known["answering_build_s"]
     return starting_s + asking_s + _scoring_s(known, asking_s) + likelihood_s + known["baseline_s"]

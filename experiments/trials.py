@@ -12,5 +12,7 @@ LEAST_SCORING_S: Final = 20.0
 MOST_CALIBRATION_ROWS: Final = 200
 LEAST_CALIBRATION_ROWS: Final = 50
 """Validation rows scored besides those of the report: so many if there is time, and these in any case."""
+MOST_WRITTEN_ROWS: Final = 100
+"""Of them, where closed fields stand behind open ones: the model first writes their answers, as it does when served."""
 MOST_LIKELIHOOD_ROWS: Final = 200
 """Rows whose expected texts are weighed under both models, where answers are free text."""

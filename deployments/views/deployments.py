@@ -57,10 +57,10 @@ def detail(request: TeamRequest, pk: str) -> HttpResponse:
     return render(request, "deployments/detail.html", context)
 
 
-def _advice_for_live(deployment: Deployment, versions: list[DeploymentVersion]) -> list[Advice]:
+def _advice_for_live(deployment: Deployment, versions: list[DeploymentVersion]) -> Advice:
     """Return the thresholds that the report behind the version that answers, or will, recommends."""
     shown = deployment.live_version_id or deployment.next_version_id
-    return next((advice_of(version.adapter.evaluation) for version in versions if version.pk == shown), [])
+    return next((advice_of(version.adapter.evaluation) for version in versions if version.pk == shown), Advice())
 
 
 @team_view()
@@ -127,12 +127,12 @@ def deploy(request: TeamRequest) -> HttpResponse:
     return render(request, "deployments/deploy.html", context, status=400 if form.errors else 200)
 
 
-def _advice(form: DeployForm) -> list[Advice]:
+def _advice(form: DeployForm) -> Advice:
     """Return the thresholds that the chosen run's report recommends; a checkpoint has no report."""
     chosen = form.cleaned_data if form.is_bound else form.initial
     run = chosen.get("run")
     if run is None or chosen.get("step"):
-        return []
+        return Advice()
     return advice_of(run.adapter.evaluation)
 
 

@@ -72,6 +72,11 @@ class ClosedFields:
         behind = self.names[place + 1 :]
         return bool(behind) and not self._required.intersection(behind)
 
+    @property
+    def need_answers(self) -> bool:
+        """Whether any of them can be scored only with an answer at hand."""
+        return any(map(self.needs_answer, self.labels))
+
     def is_last(self, name: str, given: Mapping[str, object]) -> bool:
         """Return whether the answer ends with a field; `given`: the fields of an answer at hand."""
         behind = self.names[self.names.index(name) + 1 :]

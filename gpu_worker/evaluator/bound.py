@@ -13,7 +13,7 @@ from typing import Any
 from datasets_app.rendering import ChatRenderer
 from experiments.scoring.calibration import FieldRanking, fit_temperature, probabilities, rank_field
 from experiments.scoring.names import CONSTRAINED, SCORED
-from experiments.trials import LEAST_CALIBRATION_ROWS, MOST_CALIBRATION_ROWS
+from experiments.trials import LEAST_CALIBRATION_ROWS, MOST_CALIBRATION_ROWS, MOST_WRITTEN_ROWS
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.errors import EngineError
 from gpu_worker.engine.grammar import Grammar, GrammarCompiler
@@ -95,28 +95,28 @@ def bind(
 
 def score_closed_fields(
     bound: Bound,
-    job_dir: Path,
     rows: Sequence[HeldOutRow],
+    unasked: Sequence[HeldOutRow],
     answers: Mapping[tuple[str, int], Answer],
-    seed: int,
     events: Events,
     stop: StopFlag,
     *,
     limit_s: float = math.inf,
 ) -> ScoredRows | None:
-    """Let the tuned model choose among the allowed values, calibrated on validation rows that are not asked.
+    """Let the tuned model choose among the allowed values, calibrated on `unasked` validation rows.
 
+    Fields that are not closed are what the model has written within the schema, where it has, else the right ones.
     None if no field is closed, a row is too long, or it would take longer than `limit_s`. Raises: StopRequested.
     """
     if not bound.chooser.closed:
         return None
-    unasked = calibration_rows(job_dir, bound.renderer, rows, seed)
     least = len(rows) + min(len(unasked), LEAST_CALIBRATION_ROWS)
     told = _Progress(events, stop, len(rows) + len(unasked), limit_s, least=least)
     try:
-        others = {row.row: answers[CONSTRAINED, row.row].text for row in rows}
+        others = {row.row: row.expected for row in unasked}
+        others |= {row: answer.text for (subject, row), answer in answers.items() if subject == CONSTRAINED}
         chosen = {row.row: answer for row, answer in _choose(bound, rows, others, told)}
-        known = list(_choose(bound, unasked, {row.row: row.expected for row in unasked}, told))
+        known = list(_choose(bound, unasked, others, told))
     except ValueError as error:
         events.log(f"The allowed values could not be scored: {error}.", level="warning")
         return None
@@ -157,6 +157,16 @@ def calibration_rows(job_dir: Path, renderer: ChatRenderer, rows: Sequence[HeldO
         return choose_rows(path, renderer, count=count, seed=seed, without={row.row for row in rows})
     except TrainingError:
         return []
+
+
+def rows_to_calibrate_by(
+    bound: Bound, job_dir: Path, rows: Sequence[HeldOutRow], seed: int
+) -> tuple[list[HeldOutRow], list[HeldOutRow]]:
+    """Return validation rows that are not asked, and those of them whose answers have to be written first."""
+    unasked = calibration_rows(job_dir, bound.renderer, rows, seed)
+    if not bound.chooser.needs_answers:
+        return unasked, []
+    return unasked[:MOST_WRITTEN_ROWS], unasked[:MOST_WRITTEN_ROWS]
 
 
 def _choose(

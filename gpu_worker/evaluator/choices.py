@@ -58,6 +58,7 @@ class Chooser:
         self._renderer = renderer
         self._fields = ClosedFields(schema)
         self.closed = self._fields.labels
+        self.needs_answers = self._fields.need_answers
         self._adapter = adapter
         self._cache_salt = cache_salt
 

@@ -21,7 +21,15 @@ from gpu_worker.engine.grammar import Grammar, GrammarCompiler
 from gpu_worker.engine.sampling import SamplingParams
 from gpu_worker.engine.sequence import AdapterRef, FinishReason, Sequence
 from gpu_worker.evaluator.baselines import Messages, answer_simply
-from gpu_worker.evaluator.bound import CACHE_SALT, Bound, ScoredRows, bind, calibration_rows, score_closed_fields
+from gpu_worker.evaluator.bound import (
+    CACHE_SALT,
+    Bound,
+    ScoredRows,
+    bind,
+    calibration_rows,
+    rows_to_calibrate_by,
+    score_closed_fields,
+)
 from gpu_worker.evaluator.expected import Nats, expected_nats
 from gpu_worker.evaluator.heldout import Answer, choose_rows, read_lines
 from gpu_worker.evaluator.pace import Pace
@@ -43,6 +51,7 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     spec = json.loads((job_dir / "spec.json").read_text(encoding="utf-8"))
     events.emit("phase", phase="evaluating")
     wanted = spec["evaluation"]
+    seed = int(wanted["seed"])
     model_dir = Path(spec["base_model"]["path"])
     renderer = ChatRenderer.load(model_dir)
     problem = _read_problem(job_dir / "adapter")
@@ -57,7 +66,7 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     core = build_core(model_dir, renderer, config, kind=runner_for(job_dir / "adapter"))
     tuned = _load_adapter(core, job_dir / "adapter")
     questions: dict[str, list[HeldOutRow]] = {TUNED: rows, UNTUNED: rows if asks_untuned and not known else []}
-    params = SamplingParams(limit, wanted.get("temperature", 0.0), wanted.get("top_p", 1.0), seed=int(wanted["seed"]))
+    params = SamplingParams(limit, wanted.get("temperature", 0.0), wanted.get("top_p", 1.0), seed=seed)
     asked = Questions(core, renderer, params, _grammar(problem, core, model_dir, renderer))
     asked.put(TUNED, questions[TUNED], tuned)
     asked.put(UNTUNED, questions[UNTUNED], None)
@@ -68,23 +77,25 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
         bound = bind(core, renderer, model_dir, training_rows, spec.get("schema"), tuned, events)
     asking = time.monotonic()
     asked.run(events, stop)
+    unasked: list[HeldOutRow] = []
     if bound is not None:
+        unasked, written = rows_to_calibrate_by(bound, job_dir, rows, seed)
         known_already = asked.copy_conforming(TUNED, CONSTRAINED, rows, bound.grammar)
-        asked.put(CONSTRAINED, [row for row in rows if row.row not in known_already], tuned, bound.grammar)
+        others = [row for row in rows if row.row not in known_already]
+        asked.put(CONSTRAINED, [*others, *written], tuned, bound.grammar)
         asked.run(events, stop)
     answers = asked.answers
     limit_s = max(LEAST_SCORING_S, SCORING_SHARE * (time.monotonic() - asking))
-    seed = int(wanted["seed"])
-    scored = score_closed_fields(bound, job_dir, rows, answers, seed, events, stop, limit_s=limit_s) if bound else None
+    scored = score_closed_fields(bound, rows, unasked, answers, events, stop, limit_s=limit_s) if bound else None
     for row in rows if known else []:
         answers[UNTUNED, row.row] = known[row.row]
     if problem:
         scorer = ProblemScorer(core, renderer, problem, Hyperparameters.model_validate(spec.get("hyperparameters", {})))
         contents = [row.content for row in rows]
-        others = calibration_rows(job_dir, renderer, rows, seed) if problem.labels else []
+        unasked = calibration_rows(job_dir, renderer, rows, seed) if problem.labels else []
         measure_problem(
             scorer, problem, contents, {TUNED: tuned, UNTUNED: None}, job_dir / "evaluation", events, stop,
-            calibration=[row.content for row in others],
+            calibration=[row.content for row in unasked],
         )  # fmt: skip
     learns_answers = problem is None or problem.problem_type != "pretraining"
     simple = _ask_baselines(training_rows(), rows, events, stop) if learns_answers else {}

@@ -14,7 +14,7 @@ from datasets_app.rendering import ChatRenderer
 from experiments.hyperparameters import Hyperparameters
 from experiments.scoring.against import is_free_text
 from experiments.scoring.names import TUNED, UNTUNED
-from experiments.trials import MOST_CALIBRATION_ROWS
+from experiments.trials import MOST_CALIBRATION_ROWS, MOST_WRITTEN_ROWS
 from gpu_worker.engine.build import build_core
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
@@ -55,6 +55,7 @@ class Rehearsed:
     sampled_rows: int
     evaluated_rows: int
     calibration_rows: int
+    written_rows: int
     peak_memory_bytes: int
 
 
@@ -96,6 +97,8 @@ def rehearse(
     models = {TUNED: tuned, UNTUNED: None}
     evaluated = min(chosen.evaluation_rows, heldout or validation)
     spare = validation if heldout else validation - evaluated
+    calibrating = max(0, min(evaluated, MOST_CALIBRATION_ROWS, spare))
+    written = min(calibrating, MOST_WRITTEN_ROWS) if bound is not None and bound.chooser.needs_answers else 0
     return Rehearsed(
         answering_build_s=build_s,
         answering_row_s=answering_s,
@@ -109,7 +112,8 @@ def rehearse(
         baseline_s=_baseline_s(learned, [row.question for row in rows], stop),
         sampled_rows=min(chosen.sample_rows, validation),
         evaluated_rows=evaluated,
-        calibration_rows=max(0, min(evaluated, MOST_CALIBRATION_ROWS, spare)),
+        calibration_rows=written or calibrating,
+        written_rows=written,
         peak_memory_bytes=peak,
     )
 

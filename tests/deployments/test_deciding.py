@@ -13,7 +13,7 @@ from deployments import known_targets, metering, services
 from deployments.models import InferenceRecord
 from experiments.problem_file import PROBLEM_FILE, Problem
 from portal.rls import all_teams, team_scope
-from tests.deployments.figures import evaluate
+from tests.deployments.figures import calibrate, evaluate
 
 pytestmark = pytest.mark.django_db
 
@@ -58,19 +58,7 @@ def deploy(team, actor, run, node, engine, load_placements) -> Callable[..., Any
 
 def report(run, learned, rows: int = 60) -> None:
     getattr(run, "evaluation", None) and run.evaluation.delete()
-    evaluation = evaluate(run)
-    evaluation.report["calibration"] = [
-        {
-            "name": name, "temperature": temperature, "labels": labels, "fitted_rows": rows, "rows": 100,
-            "ece_before": 0.2, "ece_after": 0.03,
-            "abstention": [
-                {"target": 0.95, "threshold": 0.71239, "share": 0.83, "share_low": 0.8, "share_high": 0.9,
-                 "precision": 0.96, "precision_low": 0.9, "precision_high": 1.0}
-            ],
-        }
-        for name, (temperature, labels) in learned.items()
-    ]  # fmt: skip
-    evaluation.save()
+    calibrate(evaluate(run), learned, rows)
 
 
 def post(api: Client, path: str, body: dict[str, Any]):
@@ -326,8 +314,8 @@ def test_strange_schemas_of_requests_hold_no_fields(deploy, api, schema):
 def test_pages_offer_the_thresholds_of_the_report(deploy, run, team, client_for, alice, bob):
     version = deploy(COLD, response_schema=CLOSED)
     page = client_for(alice).get(f"/t/{team.slug}/deployments/new/?run={run.pk}").content.decode()
-    assert "queue = 0.7123" in page
+    assert "queue = 0.7123\nurgent = 0.7123" in page
     assert "queue: 83% of the held-out answers were kept, of which 96% were right." in page
     shown = client_for(bob).get(f"/t/{team.slug}/deployments/{version.deployment_id}/").content.decode()
-    assert "The report recommends urgent = 0.7123: it keeps 83% of the answers" in shown
+    assert "urgent = 0.7123 keeps 83%" in shown
     assert "deploy with thresholds" not in shown, "a viewer deploys nothing"

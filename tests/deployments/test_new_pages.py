@@ -14,7 +14,7 @@ from deployments.webhooks import services as webhooks
 from deployments.webhooks.models import EVENT_TYPES
 from portal.rls import team_scope
 from tests.browser import fits
-from tests.deployments.figures import evaluate
+from tests.deployments.figures import calibrate, evaluate
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 def busy(team, actor, deployed, run, make_run):
     """`demo-triage` with a second version that the rules hold back, traffic, kept texts and an export."""
     with team_scope(team.pk):
-        evaluate(run, recalls={"hardware": 0.95, "software": 0.9})
+        reported = evaluate(run, recalls={"hardware": 0.95, "software": 0.9})
+        calibrate(reported, {"queue": (1.4, None), "the-affected-business-service": (0.8, None)})
         other = make_run(team, "Second")
         evaluate(other, recalls={"hardware": 0.95, "software": 0.5}, f1=0.71, json_valid=0.97)
         services.deploy_run(team=team, actor=actor, run=other, name="demo-triage", note="Learned the new queues")

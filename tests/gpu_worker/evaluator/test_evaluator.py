@@ -24,6 +24,7 @@ from gpu_worker.engine.build import build_core
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.grammar import GrammarCompiler
 from gpu_worker.engine.sampling import SamplingParams
+from gpu_worker.evaluator.choices import Chooser
 from gpu_worker.evaluator.heldout import choose_rows
 from gpu_worker.evaluator.job import Questions, evaluate
 from gpu_worker.trainer.events import Events
@@ -186,6 +187,24 @@ def test_the_tuned_model_is_asked_in_three_ways(job):
     assert {name: one["rows"] for name, one in ranked.items()} == {"queue": 8, "urgent": 8}
     assert all(one["log_loss_after"] > 0 and 0 <= one["auc"] <= 1 for one in ranked.values())
     assert any(item["tuned"] != item["constrained"] for item in found)
+
+
+def test_what_stands_behind_an_open_field_is_calibrated_behind_what_the_model_writes(job, monkeypatch):
+    """As it is served; the right answers' open fields would make it surer than it is."""
+    fields = {"queue": {"enum": list(QUEUES)}, "note": {"enum": ["x" * 3, None]}, "urgent": {"type": "boolean"}}
+    schema = {"type": "object", "properties": fields, "required": ["queue", "urgent"], "additionalProperties": False}
+    others = []
+    answer = Chooser.answer
+    monkeypatch.setattr(Chooser, "answer", lambda self, ids, other: others.append(other) or answer(self, ids, other))
+    evaluate_here(with_validation(job, schema), rows=8, max_new_tokens=40)
+    assert len(others) == 16
+    written = [json.loads(other) for other in others]
+    assert not [one for one in written if list(deviations(one, schema))]
+    learned = json.loads((job / "evaluation" / "ways.json").read_text())["calibration"]
+    assert len(learned["urgent"]["rows"]) == 8
+    lines = (job / "data" / "validation.jsonl").read_text().splitlines()
+    right = {json.loads(line)["messages"][-1]["content"] for line in lines}
+    assert not right & set(others[8:])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])

@@ -21,6 +21,11 @@ ROW = {
     "learned_tokens": 7,
     "is_cut": False,
 }
+CONVERSATION = ROW | {
+    "more": [{"given": [["\nuser\n", 2], ["Which one?", 3]], "learned": [["The third", 2], ["<|im_end|>", 1]]}],
+    "given_tokens": len(WORDS) + 5,
+    "learned_tokens": 10,
+}
 FIGURES = {"learning_rate": 1e-3, "tokens_per_s": 412.5, "memory_bytes": 2.1e9, "cpu_share": 0.97, "grad_norm": 0.8}
 
 
@@ -47,8 +52,11 @@ def test_the_run_page_follows_a_training(run, node, open_page):
         }
         for step in range(1, 61)
     ]
-    lifecycle.record_events(lease, [{"event": "first_batch", "rows": [ROW] * 3}, *course, *checks])
+    lifecycle.record_events(lease, [{"event": "first_batch", "rows": [CONVERSATION, ROW, ROW]}, *course, *checks])
     sync_api.expect(page.locator("#learned-rows .seen mark").first).to_contain_text("Hardware", timeout=10_000)
+    turns = page.locator("#learned-rows .seen").first.locator("mark")
+    sync_api.expect(turns).to_have_count(2)
+    sync_api.expect(turns.last).to_contain_text("The third")
     sync_api.expect(page.locator("#run-status")).to_contain_text("Learning well", timeout=10_000)
     sync_api.expect(page.locator("[data-chart] canvas").first).to_be_visible(timeout=10_000)
     change(run, status="succeeded", lease_token=None, lease_until=None)

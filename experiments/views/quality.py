@@ -24,6 +24,8 @@ from portal.csv_export import csv_response
 from portal.impersonation import refuse_while_impersonating
 from portal.rls import team_scope
 
+_MOST_CONFUSED = 6  # what a table of many classes hides is told before it
+
 
 @team_view()
 def report(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
@@ -122,7 +124,20 @@ def _table(field: str | None, figures: dict[str, Any]) -> dict[str, Any]:
     ]
     most = max((max(counts, default=0) for counts in confusion["counts"]), default=0)
     name = _("label") if field is None else field
-    return {"name": name, "answers": answers, "rows": rows, "most": most, "anchor": table_anchor(field)}
+    confused = [
+        (label, answer, count, query)
+        for label, _query, cells, _scores in rows
+        for count, answer, query in cells
+        if count and answer != label
+    ]
+    return {
+        "name": name,
+        "answers": answers,
+        "rows": rows,
+        "most": most,
+        "anchor": table_anchor(field),
+        "confused": sorted(confused, key=lambda cell: -cell[2])[:_MOST_CONFUSED],
+    }
 
 
 def _cells(field: str | None, label: str, counts: list[int], answers: list[str]) -> list[tuple[int, str, str]]:

@@ -57,6 +57,10 @@ def test_each_cell_leads_to_its_rows(run, evaluation, client_for, bob):
     cells = cells_of(page_text(viewer, run))
     services = {pair: count for pair, (count, _to) in cells.items() if pair[0] in ("VPN", "Mail")}
     assert services == {("VPN", "VPN"): 12, ("VPN", "Mail"): 3, ("Mail", "Mail"): 2, ("Mail", "…"): 1, ("Mail", "—"): 2}
+    (services_table,) = viewer.get(PATH.format(run.pk)).context["tables"][:1]
+    assert [cell[:3] for cell in services_table["confused"]] == [
+        ("VPN", "Mail", 3), ("Mail", "—", 2), ("Mail", "…", 1),
+    ]  # fmt: skip
     for (wanted, _given), (count, address) in cells.items():
         shown = viewer.get(address).context
         assert shown["page"].paginator.count == count

@@ -1,4 +1,4 @@
-"""How the C libraries under torch wait and allocate in children that compute: both are read from the environment."""
+"""How the C libraries under torch wait, allocate and remember in children that compute: read from the environment."""
 
 # Threads that wait for each other soon sleep: on a machine that does other things too, spinning for long made a step
 # take five times as long, since the one waited for could not get a core. A tenth of a millisecond covers most waits,
@@ -8,3 +8,7 @@ WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 # in pages of 4 kB takes time. Not for engines, whose weights lie in such pages anyway: they would keep a third more
 # memory. Read when a process starts, so only its parent can say it.
 ALLOCATING = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# An engine's steps have many different sizes. Kernels for all of them, and the descriptions of those kernels, of which
+# each takes 0.8 MB, are memory that is hardly ever used again: a thousand are kept where nothing else is said.
+# Read at the first product.
+REMEMBERING = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "24", "LRU_CACHE_CAPACITY": "64"}

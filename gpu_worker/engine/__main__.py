@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from gpu_worker.computing import WAITING
+from gpu_worker.computing import REMEMBERING, WAITING
 
 # Read by libraries at import: nothing is ever fetched.
 ENVIRONMENT = {
@@ -17,8 +17,7 @@ ENVIRONMENT = {
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     **WAITING,
-    # steps have many different sizes: kept kernels of all of them are memory that is hardly ever used again
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "24",
+    **REMEMBERING,
 }
 
 

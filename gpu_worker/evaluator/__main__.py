@@ -9,7 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from gpu_worker.computing import WAITING
+from gpu_worker.computing import REMEMBERING, WAITING
 from gpu_worker.trainer.__main__ import ENVIRONMENT
 from gpu_worker.trainer.errors import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, StopRequested, TrainingError
 from gpu_worker.trainer.events import Events
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m gpu_worker.evaluator JOB_DIR\n")
         return 2
-    os.environ.update({**WAITING, **os.environ, **ENVIRONMENT})
+    os.environ.update({**WAITING, **REMEMBERING, **os.environ, **ENVIRONMENT})
     events = Events.on_stdout()
     stop = StopFlag()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -21,10 +21,14 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"
 
 @st.composite
 def conversations(draw):
-    """Messages as an import lets them through: perhaps a system prompt, then questions and answers in turn."""
+    """Messages as an import lets them through: perhaps a system prompt, then questions and answers in turn.
+
+    Answers but the last may be ones that are not learned.
+    """
     messages = [{"role": "system", "content": draw(TEXT)}] if draw(st.booleans()) else []
-    for _ in range(draw(st.integers(1, 3))):
-        messages += {"role": "user", "content": draw(TEXT)}, {"role": "assistant", "content": draw(TEXT)}
+    for turns_left in reversed(range(draw(st.integers(1, 3)))):
+        weight = {"weight": 0} if turns_left and draw(st.booleans()) else {}
+        messages += {"role": "user", "content": draw(TEXT)}, {"role": "assistant", "content": draw(TEXT), **weight}
     return tuple(messages)
 
 

@@ -34,6 +34,7 @@ from portal.errors import PortalError, Unavailable
 PING_EVERY_S = 10.0
 _CONTROL_TIMEOUT_S = 15.0
 _HEALTH_TIMEOUT_S = 5.0
+_METRICS_TIMEOUT_S = 2.0
 _MAX_ANSWER_BYTES = 32 * 1024 * 1024
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 SCORE = "/v1/score_values"
@@ -149,6 +150,17 @@ def is_healthy(target: EngineTarget) -> bool:
             return answer.status == 200
     except (Disconnected, Silence, PortalError):
         return False
+
+
+def metrics_of(target: EngineTarget) -> str | None:
+    """Return what the engine says about itself in Prometheus' text format, None if it does not in time."""
+    try:
+        request = target.request("GET", "/metrics")
+        with exchange(_pool, target.address, request, wait_s=_METRICS_TIMEOUT_S) as answer:
+            content = _read_all(answer, time.monotonic() + _METRICS_TIMEOUT_S, None)
+            return content.decode("utf-8", "replace") if answer.status == 200 else None
+    except (Disconnected, Silence, PortalError):
+        return None
 
 
 class ChatStream:

@@ -256,6 +256,29 @@ class InferenceRecord(TeamOwned):
         return self.request_id
 
 
+class RequestTotals(models.Model):
+    """One row: how many requests there ever were, and how long they took; see `request_totals`."""
+
+    counted = models.BigIntegerField(default=0, help_text="id of the last InferenceRecord that is in these sums")
+    seen = models.BigIntegerField(default=0, help_text="id of the newest one at that time")
+    seen_at = models.DateTimeField(default=timezone.now)
+    statuses = models.JSONField(default=dict, help_text="requests by kind of HTTP status, as 2xx")
+    prompt_tokens = models.BigIntegerField(default=0)
+    completion_tokens = models.BigIntegerField(default=0)
+    durations = models.JSONField(default=list, help_text="requests by the bounds of request_totals")
+    duration_ms = models.BigIntegerField(default=0)
+    first_tokens = models.JSONField(default=list)
+    first_token_ms = models.BigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.requests} requests"
+
+    @property
+    def requests(self) -> int:
+        """How many there were."""
+        return sum(self.statuses.values())
+
+
 class LedgerJournal(models.Model):
     """How much of a process's journal (see `journal`) is in the ledger; changed together with the records."""
 

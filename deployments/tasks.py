@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.utils.translation import gettext as _
 
-from deployments import exports_lifecycle, metering, request_log, services
+from deployments import exports_lifecycle, metering, request_log, request_totals, services
 from deployments.openai_api import batches, files, job_words, jobs, repeats
 from deployments.webhooks import sending
 from experiments.models import Run
@@ -71,6 +71,11 @@ def run_batch(batch_id: str) -> None:
 def send_webhook(delivery_id: str) -> None:
     """Try one delivery of a webhook."""
     sending.send(UUID(delivery_id))
+
+
+def count_requests() -> int:
+    """Keep up the counts for monitoring; return how many requests were new."""
+    return request_totals.count()
 
 
 def sweep_api() -> int:

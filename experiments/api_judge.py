@@ -13,6 +13,7 @@ from rest_framework.response import Response
 
 from experiments.api import PagedAPIView
 from experiments.llm_judge import services
+from experiments.llm_judge.costs import MOST_PRICE
 from experiments.llm_judge.models import Judgement, JudgeSetting
 from experiments.llm_judge.rubric import DEFAULT_RUBRIC, MOST_ROWS
 from experiments.models import Evaluation
@@ -24,6 +25,8 @@ from portal.models import Scope
 
 class JudgementSerializer(serializers.ModelSerializer[Judgement]):
     """Ratings of held-out answers by a language model elsewhere; what it failed to rate is null in `ratings`."""
+
+    cost = serializers.FloatField(read_only=True, allow_null=True, help_text="by the prices in the setting; or null")
 
     class Meta:
         model = Judgement
@@ -38,6 +41,9 @@ class JudgementSerializer(serializers.ModelSerializer[Judgement]):
             "ratings",
             "prompt_tokens",
             "answer_tokens",
+            "cost",
+            "most_cost",
+            "is_capped",
             "error",
             "created_at",
             "ended_at",
@@ -61,10 +67,34 @@ class JudgeSerializer(serializers.ModelSerializer[JudgeSetting]):
     rubric = serializers.CharField(max_length=4000, default=DEFAULT_RUBRIC, help_text="what the scores 1 to 5 mean")
     rows = serializers.IntegerField(min_value=1, max_value=MOST_ROWS, default=50, help_text="rated at a time")
 
+    prompt_price = serializers.FloatField(min_value=0, max_value=MOST_PRICE, default=0, help_text="a million tokens")
+    answer_price = serializers.FloatField(min_value=0, max_value=MOST_PRICE, default=0, help_text="a million tokens")
+    most_cost = serializers.FloatField(
+        min_value=0, max_value=MOST_PRICE, allow_null=True, default=None,
+        help_text="of one judgement, which ends before a row that might bring it above; null: no limit",
+    )  # fmt: skip
+
     class Meta:
         model = JudgeSetting
-        fields = ["address", "model", "secret", "key", "rubric", "rows", "updated_at"]
+        fields = [
+            "address",
+            "model",
+            "secret",
+            "key",
+            "rubric",
+            "rows",
+            "prompt_price",
+            "answer_price",
+            "most_cost",
+            "updated_at",
+        ]
         read_only_fields = ["updated_at"]
+
+
+class AskSerializer(serializers.Serializer[Judgement]):
+    """How many rows are rated this time: at most as many as the setting says, which is what is left out means."""
+
+    rows = serializers.IntegerField(min_value=1, max_value=MOST_ROWS, required=False)
 
 
 class Judge(TeamAPIView):
@@ -112,10 +142,13 @@ class RunJudgements(PagedAPIView):
         audit.read(self.team, self.actor, "run.answers_read", evaluation.run)
         return self.paged(evaluation.judgements.order_by("-created_at"), JudgementSerializer)
 
-    @extend_schema(operation_id="runs_judgements_create", request=None, responses={201: JudgementSerializer})
+    @extend_schema(operation_id="runs_judgements_create", request=AskSerializer, responses={201: JudgementSerializer})
     def post(self, request: Request, pk: uuid.UUID) -> Response:
         """Have some held-out answers rated by the judge that the team's admins have set."""
-        asked = services.ask_judge(evaluation=self._evaluation(pk), actor=self.actor)
+        evaluation = self._evaluation(pk)
+        form = AskSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        asked = services.ask_judge(evaluation=evaluation, actor=self.actor, **form.validated_data)
         return Response(JudgementSerializer(asked).data, status=201)
 
     @extend_schema(operation_id="runs_judgements_cancel", responses={200: JudgementSerializer})

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from experiments import api, api_judge, api_sweeps
+from experiments import api, api_judge, api_sweeps, api_tracker
 
 app_name = "experiments-api"
 urlpatterns = [
@@ -17,6 +17,7 @@ urlpatterns = [
     path("runs/<uuid:pk>/samples/", api.RunSamples.as_view(), name="run_samples"),
     path("runs/<uuid:pk>/evaluation/", api.RunEvaluation.as_view(), name="run_evaluation"),
     path("runs/<uuid:pk>/judgements/", api_judge.RunJudgements.as_view(), name="run_judgements"),
+    path("tracker/", api_tracker.Tracker.as_view(), name="tracker"),
     path("judge/", api_judge.Judge.as_view(), name="judge"),
     path("sweeps/", api_sweeps.Sweeps.as_view(), name="sweeps"),
     path("sweeps/<uuid:pk>/", api_sweeps.SweepDetail.as_view(), name="sweep"),

@@ -387,3 +387,4 @@ class EvaluatedRow(TeamOwned):
 
 # Django looks for models here.
 from experiments.llm_judge.models import Judgement, JudgeSetting  # noqa: E402, F401
+from experiments.trackers.models import TrackedRun, TrackerSetting  # noqa: E402, F401

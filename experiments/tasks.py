@@ -11,6 +11,7 @@ from django_q.models import Task
 from experiments import lifecycle, scheduling
 from experiments.llm_judge import asking
 from experiments.llm_judge.lifecycle import requeue_stalled_judgements
+from experiments.trackers import following
 
 _KEEP_RESULTS = timedelta(days=1)
 _KEEP_FAILURES = timedelta(days=14)
@@ -30,6 +31,16 @@ def sweep() -> int:
 def judge_answers(judgement_id: str) -> None:
     """Have held-out answers rated by the team's judge."""
     asking.run(UUID(judgement_id))
+
+
+def copy_to_tracker(tracked_id: str) -> None:
+    """Tell the team's tracker what is new of a run."""
+    following.send(UUID(tracked_id))
+
+
+def sweep_trackers() -> int:
+    """Take up runs for their team's tracker; return how many are due."""
+    return following.sweep()
 
 
 def prune_queue_results() -> int:

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from experiments.views import answers, experiments, judge, kept, platform, quality, run_log, runs, sweeps
+from experiments.views import answers, experiments, judge, kept, platform, quality, run_log, runs, sweeps, trackers
 
 app_name = "experiments"
 urlpatterns = [
@@ -15,6 +15,9 @@ urlpatterns = [
     path("t/<slug:team>/experiments/<uuid:pk>/", experiments.detail, name="detail"),
     path("t/<slug:team>/sweeps/<uuid:pk>/", sweeps.sweep, name="sweep"),
     path("t/<slug:team>/sweeps/<uuid:pk>/cancel/", sweeps.cancel, name="sweep_cancel"),
+    path("t/<slug:team>/tracker/", trackers.index, name="tracker"),
+    path("t/<slug:team>/tracker/test/", trackers.test, name="tracker_test"),
+    path("t/<slug:team>/tracker/delete/", trackers.delete, name="tracker_delete"),
     path("t/<slug:team>/judge/", judge.index, name="judge"),
     path("t/<slug:team>/judge/delete/", judge.delete, name="judge_delete"),
     path("t/<slug:team>/runs/<uuid:pk>/judgement/", judge.judgement, name="judgement"),

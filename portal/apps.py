@@ -9,5 +9,8 @@ class PortalConfig(AppConfig):
     name = "portal"
 
     def ready(self) -> None:
-        from portal import checks, sign_in_trail  # noqa: F401 — register on import
+        from portal import checks, prometheus, sign_in_trail  # noqa: F401 — register on import
         from portal.accounts import trail  # noqa: F401
+        from portal.platform_metrics import platform_metrics
+
+        prometheus.report_by(platform_metrics)

@@ -61,6 +61,9 @@ ACTIONS: Mapping[str, str | Promise] = {
     "judge.cancelled": _("Judge told to stop"),
     "judge.ready": _("Judge has rated answers"),
     "judge.failed": _("Judge could not rate answers"),
+    "tracker.set": _("Experiment tracker set"),
+    "tracker.removed": _("Experiment tracker removed"),
+    "tracker.tested": _("Experiment tracker asked whether it is there"),
     # data
     "dataset.upload_started": _("Upload in parts started"),
     "dataset.upload_finished": _("Upload in parts finished"),

@@ -88,6 +88,11 @@ if not all(len(key) >= 50 for key in OLD_SECRETS_KEYS):
 if PRODUCTION and len({SECRET_KEY, TOKEN_PEPPER, SECRETS_KEY}) < 3:
     raise ImproperlyConfigured("TUNEPORT_SECRET_KEY, _TOKEN_PEPPER and _SECRETS_KEY must differ from each other.")
 
+# What the operator's monitoring shows at /metrics to read the platform's figures; without one there is no such page.
+METRICS_TOKEN = env.str("TUNEPORT_METRICS_TOKEN", default="")
+if METRICS_TOKEN and not 20 <= len(METRICS_TOKEN) <= 200:
+    raise ImproperlyConfigured("TUNEPORT_METRICS_TOKEN must have 20 to 200 characters; without it /metrics is closed.")
+
 ALLOWED_HOSTS = env.list("TUNEPORT_ALLOWED_HOSTS", default=[] if PRODUCTION else ["localhost", "127.0.0.1", "[::1]"])
 _wide = [host for host in ALLOWED_HOSTS if "*" in host or (host.startswith(".") and host.count(".") < 2)]
 if PRODUCTION and (not ALLOWED_HOSTS or _wide):

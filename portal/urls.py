@@ -4,7 +4,7 @@ the OpenAI-compatible surface under /v1/."""
 from django.urls import URLPattern, URLResolver, include, path
 
 from portal.oidc import views as oidc
-from portal.views import audit, docs, health, joining, pages, people, profile, secrets, tokens, usage
+from portal.views import audit, docs, health, joining, metrics, pages, people, profile, secrets, tokens, usage
 from portal.views.platform import notices
 from portal.views.platform import people as platform_people
 
@@ -12,6 +12,7 @@ _portal: list[URLPattern | URLResolver] = [
     path("", pages.home, name="home"),
     path("healthz", health.alive, name="healthz"),
     path("readyz", health.ready, name="readyz"),
+    path("metrics", metrics.metrics, name="metrics"),
     path("account/", profile.profile, name="profile"),
     path("account/second-factor/", joining.second_factor_needed, name="second_factor_needed"),
     path("account/invitations/<uuid:pk>/", joining.accept, name="accept_invitation"),

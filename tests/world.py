@@ -88,6 +88,8 @@ def make_world(team: Team, base_model: BaseModel, ready_version: DatasetVersion)
         )
         team.promotionpolicys.create()
         team.judgesettings.create(address="https://judge.example/v1", model="big")
+        tracker = team.trackersettings.create(address="https://mlflow.example", experiment="Tuneport")
+        team.trackedruns.create(tracker=tracker, run=run, status="failed", problem="The tracker answers HTTP 500.")
         record = team.inferencerecords.create(version=live, model="triage", status=200, duration_ms=5)
         team.loggedtexts.create(
             record=record, deployment=deployment, kept_until=timezone.now() + timedelta(days=1), answer="{}",

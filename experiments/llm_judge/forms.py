@@ -7,6 +7,7 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
+from experiments.llm_judge.costs import MOST_PRICE
 from experiments.llm_judge.models import JudgeSetting
 from experiments.llm_judge.rubric import DEFAULT_RUBRIC, MOST_ROWS
 from portal.forms import TeamForm
@@ -43,9 +44,28 @@ class JudgeForm(TeamForm):
         help_text=_("Held-out rows that are rated at a time, with both models' answers: two questions a row."),
     )
 
+    prompt_price = forms.FloatField(
+        label=_("Price of questions"), min_value=0, max_value=MOST_PRICE, required=False,
+        help_text=_("Of a million tokens. With it, pages tell what a judgement costs. Empty: unknown."),
+    )  # fmt: skip
+    answer_price = forms.FloatField(
+        label=_("Price of replies"), min_value=0, max_value=MOST_PRICE, required=False,
+        help_text=_("Of a million tokens."),
+    )  # fmt: skip
+    most_cost = forms.FloatField(
+        label=_("Limit of cost"), min_value=0, max_value=MOST_PRICE, required=False,
+        help_text=_("Of one judgement: it ends before a row that might bring it above. Empty: no limit."),
+    )  # fmt: skip
+
     def __init__(self, *args: Any, team: Team, setting: JudgeSetting | None = None, **kwargs: Any) -> None:
-        names = ("address", "model", "secret", "rubric", "rows")
+        names = ("address", "model", "secret", "rubric", "rows", "prompt_price", "answer_price", "most_cost")
         initial = {name: getattr(setting, name) for name in names} if setting else None
         super().__init__(*args, team=team, initial=initial, **kwargs)
         keys = team.teamsecrets.filter(kind=TeamSecret.Kind.ENDPOINT_KEY).values_list("name", flat=True)
         self.fields["secret"].choices = [("", _("none"))] + [(name, name) for name in keys]  # type: ignore[attr-defined]
+
+
+class AskForm(forms.Form):
+    """How many rows are rated this time."""
+
+    rows = forms.IntegerField(label=_("Rows"), min_value=1, max_value=MOST_ROWS, required=False)

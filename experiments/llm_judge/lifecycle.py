@@ -30,6 +30,7 @@ from portal.rls import team_scope
 
 logger = logging.getLogger(__name__)
 
+_FROZEN: Final = ("address", "model", "secret", "rubric", "rows", "prompt_price", "answer_price", "most_cost")
 STALLED_AFTER: Final = timedelta(minutes=5)
 MAX_ATTEMPTS: Final = 3
 MACHINE: Final = Actor.system("judge")
@@ -48,7 +49,7 @@ JUDGEMENTS: Final = Claims(
 class Work:
     """A claimed judgement: all that the worker needs to know, so that it can work without a transaction.
 
-    `ratings` are those of an earlier attempt; they are not asked for again.
+    `ratings` and `tokens` are those of an earlier attempt; they are not asked for again.
     """
 
     judgement_id: UUID
@@ -59,6 +60,10 @@ class Work:
     secret: str
     rubric: str
     rows: int
+    prompt_price: float
+    answer_price: float
+    most_cost: float | None
+    tokens: tuple[int, int]
     evaluation_id: UUID
     ratings: list[dict[str, Any]]
 
@@ -72,9 +77,15 @@ def claim_judgement(judgement_id: UUID) -> Work | None:
     with team_scope(team_id):
         if JUDGEMENTS.take(judgement_id, claim, attempts=MAX_ATTEMPTS, status=Status.RUNNING):
             found = Judgement.unscoped.get(pk=judgement_id)
-            frozen = {name: getattr(found, name) for name in ("address", "model", "secret", "rubric", "rows")}
+            frozen = {name: getattr(found, name) for name in _FROZEN}
             return Work(
-                judgement_id, team_id, claim, **frozen, evaluation_id=found.evaluation_id, ratings=found.ratings
+                judgement_id,
+                team_id,
+                claim,
+                **frozen,
+                tokens=(found.prompt_tokens, found.answer_tokens),
+                evaluation_id=found.evaluation_id,
+                ratings=found.ratings,
             )
         if JUDGEMENTS.unclaimed(judgement_id).update(claim=claim):
             _end(judgement_id, claim, Status.FAILED, error=_("The worker was lost several times. Ask again."))
@@ -109,10 +120,10 @@ def report_progress(work: Work, ratings: Sequence[Mapping[str, Any]], tokens: tu
         raise ClaimLost
 
 
-def finish_judgement(work: Work, ratings: Sequence[Mapping[str, Any]]) -> None:
-    """Keep the figures. Does nothing if the claim is lost."""
+def finish_judgement(work: Work, ratings: Sequence[Mapping[str, Any]], *, is_capped: bool) -> None:
+    """Keep the figures. `is_capped`: not all rows were rated, for their cost. Does nothing if the claim is lost."""
     with team_scope(work.team_id):
-        _end(work.judgement_id, work.claim, Status.READY, figures=figures_of(ratings))
+        _end(work.judgement_id, work.claim, Status.READY, figures=figures_of(ratings), is_capped=is_capped)
 
 
 def fail_judgement(work: Work, message: str) -> None:

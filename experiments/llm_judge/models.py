@@ -6,6 +6,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from experiments.llm_judge.costs import cost_of
 from experiments.llm_judge.rubric import DEFAULT_RUBRIC, MOST_ROWS
 from portal.models import User
 from portal.scoping import TeamOwned
@@ -21,6 +22,9 @@ class JudgeSetting(TeamOwned):
     rows = models.PositiveSmallIntegerField(
         _("rows"), default=50, validators=[MinValueValidator(1), MaxValueValidator(MOST_ROWS)]
     )
+    prompt_price = models.FloatField(default=0, help_text="of a million tokens of questions")
+    answer_price = models.FloatField(default=0, help_text="of a million tokens of replies")
+    most_cost = models.FloatField(null=True, blank=True, help_text="what one judgement may cost; none: no limit")
     updated_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -60,6 +64,10 @@ class Judgement(TeamOwned):
     ratings = models.JSONField(default=list, help_text="row, score and reason per subject; score null where missing")
     prompt_tokens = models.PositiveBigIntegerField(default=0)
     answer_tokens = models.PositiveBigIntegerField(default=0)
+    prompt_price = models.FloatField(default=0)
+    answer_price = models.FloatField(default=0)
+    most_cost = models.FloatField(null=True)
+    is_capped = models.BooleanField(default=False, help_text="ended early, since another row might have cost too much")
     error = models.CharField(max_length=500, blank=True)
     attempts = models.PositiveSmallIntegerField(default=0)
     heartbeat_at = models.DateTimeField(null=True)
@@ -85,3 +93,10 @@ class Judgement(TeamOwned):
     def is_open(self) -> bool:
         """Whether it waits or is worked on."""
         return self.status in self.OPEN
+
+    @property
+    def cost(self) -> float | None:
+        """What it has cost by the prices it was asked at, None where nobody has named any."""
+        if not (self.prompt_price or self.answer_price):
+            return None
+        return cost_of(self.prompt_tokens, self.answer_tokens, self.prompt_price, self.answer_price)

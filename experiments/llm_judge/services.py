@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import Final
 
 from django.db import IntegrityError, transaction
+from django.db.models.functions import Length
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from experiments.llm_judge.costs import MOST_PRICE, cost_of, estimated_tokens
 from experiments.llm_judge.lifecycle import JUDGEMENTS
 from experiments.llm_judge.models import Judgement, JudgeSetting
 from experiments.llm_judge.rubric import MOST_ROWS
@@ -24,11 +27,23 @@ DEFAULT_SECRET: Final = "judge-key"  # noqa: S105 - a name
 
 @transaction.atomic
 def set_judge(
-    *, team: Team, actor: Actor, address: str, model: str, secret: str, rubric: str, rows: int, key: str = ""
+    *,
+    team: Team,
+    actor: Actor,
+    address: str,
+    model: str,
+    secret: str,
+    rubric: str,
+    rows: int,
+    key: str = "",
+    prompt_price: float | None = None,
+    answer_price: float | None = None,
+    most_cost: float | None = None,
 ) -> JudgeSetting:
     """Say whom the team asks to rate answers, in place of whom it asked before.
 
     `secret`: the name of the endpoint's key. `key`: a key to be stored under that name, or under DEFAULT_SECRET.
+    Prices are of a million tokens of questions and of replies; `most_cost` is what one judgement may cost.
     Raises: Forbidden for everybody but admins; InvalidInput; OutboundRefused for an address as it is written. Whether
     it may be reached is checked when it is asked, since names change their addresses.
     """
@@ -39,11 +54,13 @@ def set_judge(
         _store_key(team, actor, secret, key)
     reachable.require_well_formed(address)
     _check(team, model, secret, rubric, rows)
+    prices = _checked_prices(prompt_price or 0.0, answer_price or 0.0, most_cost)
     Team.objects.select_for_update(no_key=True).get(pk=team.pk)
     found: JudgeSetting | None = team.judgesettings.first()
     setting = found or JudgeSetting(team=team)
     setting.address, setting.model, setting.secret = address.rstrip("/"), model.strip(), secret
     setting.rubric, setting.rows, setting.updated_by = rubric.strip(), rows, actor.user
+    setting.prompt_price, setting.answer_price, setting.most_cost = prices
     setting.save()
     audit.record(team, actor, "judge.set", setting, address=setting.address, model=setting.model)
     return setting
@@ -71,13 +88,15 @@ def remove_judge(*, setting: JudgeSetting, actor: Actor) -> None:
 
 
 @transaction.atomic
-def ask_judge(*, evaluation: Evaluation, actor: Actor) -> Judgement:
-    """Queue the rating of some held-out rows.
+def ask_judge(*, evaluation: Evaluation, actor: Actor, rows: int | None = None) -> Judgement:
+    """Queue the rating of some held-out rows: so many as the team's admins have set, or fewer.
 
-    Raises: NotFound without a judge, IllegalTransition while one is at work.
+    Raises: NotFound without a judge, InvalidInput for more rows than that, IllegalTransition while one is at work.
     """
     team = evaluation.team
     setting = _setting_of(team)
+    if rows is not None and not 1 <= rows <= setting.rows:
+        raise InvalidInput(_("Choose 1 to %(most)d rows.") % {"most": setting.rows}, param="rows")
     try:
         with transaction.atomic():
             judgement = Judgement(
@@ -87,7 +106,10 @@ def ask_judge(*, evaluation: Evaluation, actor: Actor) -> Judgement:
                 model=setting.model,
                 secret=setting.secret,
                 rubric=setting.rubric,
-                rows=min(setting.rows, evaluation.rows),
+                rows=min(rows or setting.rows, evaluation.rows),
+                prompt_price=setting.prompt_price,
+                answer_price=setting.answer_price,
+                most_cost=setting.most_cost,
                 created_by=actor.user,
                 heartbeat_at=timezone.now(),
             )
@@ -122,6 +144,44 @@ def _end_open(judgement: Judgement) -> bool:
 def sampled_rows(numbers: list[int], count: int) -> list[int]:
     """Return which rows a judge rates: the same ones for the same rows, whoever asks and whenever."""
     return sorted(random.Random(0).sample(numbers, min(count, len(numbers))))  # noqa: S311 - no secret
+
+
+@dataclass(frozen=True)
+class Expected:
+    """About what a judgement will take: rows, tokens of questions and replies, and their cost if prices are known."""
+
+    rows: int
+    prompt_tokens: int
+    answer_tokens: int
+    cost: float | None
+
+
+def expected_of(setting: JudgeSetting, evaluation: Evaluation) -> Expected:
+    """Return what asking the judge about an evaluation will take, by the lengths of its first rows."""
+    shown = evaluation.answers.order_by("row", "id").annotate(
+        around=Length("prompt") + Length("expected"), one=Length("tuned"), other=Length("untuned")
+    )
+    lengths = [
+        around + answer
+        for around, one, other in shown.values_list("around", "one", "other")[: setting.rows]
+        for answer in (one, other)
+    ]
+    tokens = estimated_tokens(setting.rubric, lengths)
+    prices = setting.prompt_price, setting.answer_price
+    return Expected(len(lengths) // 2, *tokens, cost_of(*tokens, *prices) if any(prices) else None)
+
+
+def _checked_prices(
+    prompt_price: float, answer_price: float, most_cost: float | None
+) -> tuple[float, float, float | None]:
+    for name, price in {"prompt_price": prompt_price, "answer_price": answer_price}.items():
+        if not 0 <= price <= MOST_PRICE:
+            raise InvalidInput(_("A price is 0 or more, for a million tokens."), param=name)
+    if most_cost is not None and not 0 < most_cost <= MOST_PRICE:
+        raise InvalidInput(_("A limit of cost is more than 0."), param="most_cost")
+    if most_cost is not None and not (prompt_price or answer_price):
+        raise InvalidInput(_("A limit of cost needs a price of the tokens."), param="most_cost")
+    return prompt_price, answer_price, most_cost
 
 
 def _require_admin(team: Team, actor: Actor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -12,13 +13,14 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from experiments.llm_judge import services
-from experiments.llm_judge.forms import JudgeForm
+from experiments.llm_judge.forms import AskForm, JudgeForm
 from experiments.llm_judge.models import Judgement
 from experiments.models import Evaluation
 from experiments.views.runs import run_of
 from portal import audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
+from portal.errors import InvalidInput
 from portal.impersonation import refuse_if_impersonated
 from portal.models import Role
 from portal.platform_forms import applied
@@ -55,7 +57,10 @@ def delete(request: TeamRequest) -> HttpResponse:
 @require_POST
 def ask(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     """Have the answers of a run rated."""
-    services.ask_judge(evaluation=_evaluation(request, pk), actor=Actor.of(request))
+    form = AskForm(request.POST)
+    if not form.is_valid():
+        raise InvalidInput(_("The number of rows is a whole number above 0."), param="rows")
+    services.ask_judge(evaluation=_evaluation(request, pk), actor=Actor.of(request), **form.cleaned_data)
     messages.success(request, _("The judge reads the answers. Its ratings appear on this page."))
     return redirect("experiments:quality", request.team.slug, pk)
 
@@ -86,7 +91,15 @@ def judgement_context(request: TeamRequest, evaluation: Evaluation) -> dict[str,
     found: Judgement | None = evaluation.judgements.first()
     rated = [one for one in found.ratings if one["tuned"]] if found and not found.is_open else []
     worst = sorted(rated, key=lambda one: (one["tuned"]["score"], one["row"]))[:_SHOWN_RATINGS]
-    return {"judge": request.team.judgesettings.first(), "judgement": found, "worst_rated": worst}
+    judge = request.team.judgesettings.first()
+    asked = judge if found is None or not found.is_open else None
+    return {
+        "judge": judge,
+        "judgement": found,
+        "worst_rated": worst,
+        "expected": services.expected_of(asked, evaluation) if asked else None,
+        "currency": settings.NODE_HOUR_CURRENCY,
+    }
 
 
 def _evaluation(request: TeamRequest, pk: uuid.UUID) -> Evaluation:

@@ -56,6 +56,7 @@ def run(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
         "table": insights.figures_table(points),
         "kept": _kept(found, points) if found.is_training else [],
         "quality_metrics": insights.measured_quality(points),
+        "tracked": request.team.trackedruns.filter(run=found).select_related("tracker").first(),
     }
     return render(request, "experiments/run.html", context)
 

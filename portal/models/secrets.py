@@ -19,6 +19,7 @@ class TeamSecret(TeamOwned):
         KAGGLE_TOKEN = "kaggle_token", _("Kaggle (user:key)")
         CONNECTOR = "connector", _("Connector credential")
         ENDPOINT_KEY = "endpoint_key", _("Key of a model endpoint (OpenAI-compatible)")
+        TRACKER_KEY = "tracker_key", _("Key of an experiment tracker (token, or name:password)")
         WEBHOOK = "webhook", _("Signing secret of a webhook endpoint")  # made and kept by the portal itself
 
     kind = models.CharField(_("kind"), max_length=20, choices=Kind.choices)

@@ -140,7 +140,7 @@ def progress(value: float | None, maximum: float | None = 1, label: str = "", de
 # --- Navigation --------------------------------------------------------------------------------------------------
 
 
-OWN_LINKS = {"playground", "queue", "webhooks"}
+OWN_LINKS = {"playground", "queue", "tracker", "webhooks"}
 
 
 @register.inclusion_tag("components/_nav_link.html", takes_context=True)

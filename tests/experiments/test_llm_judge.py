@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -329,6 +330,9 @@ def test_programs_set_the_judge_and_never_see_its_key(api, team, make_token, bob
             "secret": "judge-key",
             "rubric": DEFAULT_RUBRIC,
             "rows": 50,
+            "prompt_price": 0.0,
+            "answer_price": 0.0,
+            "most_cost": None,
         },
     )
     with team_scope(team.pk):
@@ -356,6 +360,87 @@ def test_programs_set_the_judge_and_never_see_its_key(api, team, make_token, bob
     assert api.delete("/api/judge/").status_code == 404
     with team_scope(team.pk):
         assert team.teamsecrets.filter(name="judge-key").exists()
+
+
+@pytest.fixture
+def priced(team, actor, endpoint, judge) -> Callable[..., JudgeSetting]:
+    """Say what the judge's tokens cost: a question is told to have 100 tokens, a reply 20."""
+
+    def priced(**limits: float) -> JudgeSetting:
+        with team_scope(team.pk):
+            chosen = {"model": "big", "secret": "judge-key", "rubric": "5: good", "rows": 8}
+            prices = {"prompt_price": 1000.0, "answer_price": 5000.0}
+            return services.set_judge(team=team, actor=actor, address=endpoint.address, **chosen, **prices, **limits)
+
+    return priced
+
+
+def test_what_it_costs_is_told_before_and_counted(asked, priced, client_for, alice, run, evaluation):
+    priced()
+    page = client_for(alice).get(PAGE.format(run.pk)).content.decode()
+    told = re.search(r"Asking about 8 rows takes about ([\d ,.\u202f]+) tokens", page)
+    assert told
+    assert "That costs about" in page
+    assert "It ends before" not in page
+    found = asked()
+    assert found.cost == pytest.approx((1600 * 1000 + 320 * 5000) / 1e6)
+    assert (found.is_capped, found.done) == (False, 8)
+    assert "(3.20 EUR)" in client_for(alice).get(PAGE.format(run.pk)).content.decode()
+
+
+def test_it_ends_before_it_might_cost_more_than_the_limit(asked, priced, endpoint, client_for, alice, run):
+    """A row costs 0.4, and might cost 0.5 for its questions and 4 for two replies of 400 tokens."""
+    priced(most_cost=6.0)
+    found = asked()
+    assert found.status == "ready"
+    assert found.is_capped
+    assert 2 <= found.done < 8
+    assert found.cost <= 6.0
+    assert found.figures["tuned"]["rated"] == found.done == len(endpoint.asked) / 2
+    page = client_for(alice).get(PAGE.format(run.pk)).content.decode()
+    assert f"It ended after {found.done} of 8 rows" in page
+    assert "It ends before it would cost more than 6.00 EUR." in page
+
+
+def test_a_limit_below_one_row_is_said_and_asks_nothing(asked, priced, endpoint):
+    priced(most_cost=0.5)
+    found = asked()
+    assert (found.status, endpoint.asked) == ("failed", [])
+    assert "Not even one row" in found.error
+
+
+def test_where_an_endpoint_counts_nothing_its_characters_are(asked, priced, endpoint):
+    def silent(body):
+        status, answer = honest(body)
+        return status, {"choices": answer["choices"]}
+
+    endpoint.answering = silent
+    priced()
+    assert asked().cost > 0.5
+
+
+@pytest.mark.parametrize(
+    ("prices", "param"),
+    [
+        ({"most_cost": 5.0}, "most_cost"),
+        ({"most_cost": -1.0, "prompt_price": 1.0}, "most_cost"),
+        ({"prompt_price": -1.0}, "prompt_price"),
+        ({"answer_price": float("nan")}, "answer_price"),
+    ],
+)
+def test_prices_that_cannot_be_are_refused_by_name(team, actor, prices, param):
+    given = {"address": "https://example.org/v1", "model": "m", "secret": "", "rubric": "r", "rows": 5} | prices
+    with team_scope(team.pk), pytest.raises(InvalidInput) as caught:
+        services.set_judge(team=team, actor=actor, **given)
+    assert caught.value.param == param
+
+
+def test_fewer_rows_may_be_asked_and_never_more(team, actor, evaluation, judge, api, run):
+    with team_scope(team.pk), pytest.raises(InvalidInput) as caught:
+        services.ask_judge(evaluation=evaluation, actor=actor, rows=9)
+    assert caught.value.param == "rows"
+    answer = api.post(f"/api/runs/{run.pk}/judgements/", {"rows": 3}, content_type="application/json")
+    assert (answer.status_code, answer.json()["rows"], answer.json()["cost"]) == (201, 3, None)
 
 
 @pytest.mark.browser

@@ -37,10 +37,13 @@ pytestmark = pytest.mark.slow
 MARK = "Kanarienvogel"
 SHAPES = Path(__file__).with_name("exposed_fields.json")
 FORBIDDEN = re.compile(r"password|digest|secret|pepper|access_key|lease|claim|token$|ciphertext")
-# A signing secret of a webhook is told once, when it is made; its last letters afterwards. The judge's is a name.
+# A signing secret of a webhook is told once, when it is made; its last letters afterwards. Those of judge and tracker
+# are names.
 SECRETS_TOLD = {
     ("Judge", "secret"),
     ("JudgeRequest", "secret"),
+    ("Tracker", "secret"),
+    ("TrackerRequest", "secret"),
     ("WebhookEndpoint", "signing_secret_hint"),
     ("WebhookEndpointWithSecret", "signing_secret"),
     ("WebhookEndpointWithSecret", "signing_secret_hint"),

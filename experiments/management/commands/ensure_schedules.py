@@ -10,8 +10,10 @@ from django_q.models import Schedule
 SCHEDULES = (
     ("dispatch", "experiments.tasks.dispatch", 1),
     ("sweep", "experiments.tasks.sweep", 1),
+    ("sweep-trackers", "experiments.tasks.sweep_trackers", 1),
     ("sweep-imports", "datasets_app.tasks.sweep", 1),
     ("sweep-api", "deployments.tasks.sweep_api", 1),
+    ("count-requests", "deployments.tasks.count_requests", 1),
     ("prune-api", "deployments.tasks.prune_api", 15),
     ("sweep-quotas", "portal.tasks.sweep_quotas", 1),
     ("watch-usage", "portal.tasks.watch_usage", 5),

@@ -35,6 +35,7 @@ def required_settings(parent: Run, step: int | None = None) -> dict[str, Any]:
         "dora": bool(config.get("use_dora")),
         "frozen_layers": parent.hyperparameters.get("frozen_layers", 0),
         "lora_targets": "all-linear" if was_full else parent.hyperparameters.get("lora_targets", "all-linear"),
+        "lora_target_names": "" if was_full else parent.hyperparameters.get("lora_target_names", ""),
     }
 
 

@@ -275,6 +275,9 @@ def _form_field(info: FieldInfo, recipe: Hyperparameters) -> forms.Field:
         choices = info.choices or (("yes", _("Yes")), ("no", _("No")))
         empty = ("", _("As the recipe says: %(value)s") % {"value": value_words(info, getattr(recipe, info.name))})
         field = forms.ChoiceField(choices=[empty, *choices], **common)
+    elif info.kind == "text":
+        field = forms.CharField(max_length=info.longest, **common)
+        field.widget.attrs["placeholder"] = value_words(info, getattr(recipe, info.name))
     else:
         kind = forms.IntegerField if info.kind == "int" else forms.FloatField
         field = kind(min_value=info.minimum, max_value=info.maximum, **common)  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ def _translated(language: str) -> tuple[FieldInfo, ...]:
 
 def value_words(info: FieldInfo, value: object) -> str:
     """Return what a page shows for a value of a field in words, without its unit."""
-    if value is None:
+    if value is None or value == "":
         return _("none")
     if isinstance(value, bool):
         return _("Yes") if value else _("No")

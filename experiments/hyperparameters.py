@@ -7,13 +7,14 @@ the checks and the trainer's spec all follow from it. Pure: pydantic and yaml on
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, MaxLen
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 
@@ -40,6 +41,10 @@ BASE_MODEL_STARTS = ("pissa", "olora")  # starts that move a part of the base mo
 MOST_SERVED_RANK = 64  # of one adapter, in our engines
 ProblemType = Literal["chat", "classification", "regression", "preference", "pretraining"]
 PROBLEM_TYPES: tuple[str, ...] = get_args(ProblemType)
+LEARNS_ANSWERS = ("chat", "classification", "regression")  # from rows with a prompt and one answer
+OWN_TARGETS = "own"
+MOST_STOPS, LONGEST_STOP = 4, 32  # characters; as many as a request to /v1 may name
+_LAYER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _field(
@@ -53,11 +58,14 @@ def _field(
     unit: str = "",
     choices: Mapping[str, str] | None = None,
     shown_if: tuple[str, tuple[str, ...]] | None = None,
+    longest: int | None = None,
 ) -> Any:
     words = {"label": label, "help": help, "group": group, "advanced": advanced, "unit": unit}
     extra: dict[str, Any] = {**words, "choices": dict(choices or {}), "shown_if": shown_if}
     minimum, maximum = limits or (None, None)
-    return Field(default, ge=minimum, le=maximum, description=help, json_schema_extra=extra)
+    # Only texts have a length; pydantic refuses to hear of one elsewhere.
+    length: dict[str, Any] = {"max_length": longest} if longest else {}
+    return Field(default, ge=minimum, le=maximum, description=help, json_schema_extra=extra, **length)
 
 
 class Hyperparameters(BaseModel):
@@ -99,6 +107,18 @@ class Hyperparameters(BaseModel):
         0.5, limits=(0, 10), group=PROBLEM, label=_("Margin"), shown_if=("preference_loss", ("simpo",)),
         help=_("By how much the better answer has to be ahead in SimPO."),
     )  # fmt: skip
+    preference_label_smoothing: Number = _field(
+        0.0, limits=(0, 0.5), group=PROBLEM, label=_("Label smoothing"), unit=_("share"),
+        shown_if=("preference_loss", ("sigmoid",)),
+        help=_("Which share of the preferences DPO takes to be noted the wrong way round (conservative DPO). 0: none."),
+    )  # fmt: skip
+    train_on_prompt: bool = _field(
+        False, group=PROBLEM, label=_("Learn the prompt too"), shown_if=("problem_type", LEARNS_ANSWERS),
+        help=_(
+            "Takes loss on every token of a row, not on its answer alone. Slower, since what rows have in common is "
+            "learned in each of them; the validation loss then counts prompts too."
+        ),
+    )  # fmt: skip
 
     epochs: Number = _field(
         3.0, limits=(0.01, 100), group=LENGTH, advanced=False, label=_("Epochs"),
@@ -123,10 +143,16 @@ class Hyperparameters(BaseModel):
         },
         help=_("Which state becomes the result. Every: the run's folder keeps those of all checkpoints too."),
     )  # fmt: skip
-    early_stopping_metric: Literal["validation_loss", "exact_match"] = _field(
+    early_stopping_metric: Literal["validation_loss", "exact_match", "macro_f1"] = _field(
         "validation_loss", group=LENGTH, label=_("What counts as better"),
-        choices={"validation_loss": _("Lower validation loss"), "exact_match": _("More exact answers")},
-        help=_("For early stopping and for the best weights. Where no answers are sampled, the loss counts."),
+        choices={
+            "validation_loss": _("Lower validation loss"), "exact_match": _("More exact answers"),
+            "macro_f1": _("Higher macro-F1 of the closed fields"),
+        },
+        help=_(
+            "For early stopping and for the best weights. Where no answers are sampled, or none has a closed field "
+            "for the macro-F1, the loss counts."
+        ),
     )  # fmt: skip
 
     learning_rate: Number = _field(
@@ -188,6 +214,18 @@ class Hyperparameters(BaseModel):
         },
         help=_("8-bit memory takes a quarter of the space. Paged moves it out of a GPU that is full."),
     )  # fmt: skip
+    adam_beta1: Number = _field(
+        0.9, limits=(0, 0.9999), group=LEARNING, label=_("AdamW beta 1"),
+        help=_("How much of the direction of earlier steps each step keeps."),
+    )  # fmt: skip
+    adam_beta2: Number = _field(
+        0.999, limits=(0, 0.999999), group=LEARNING, label=_("AdamW beta 2"),
+        help=_("How long the size of earlier gradients is remembered. 0.95 to 0.99 forget outliers sooner."),
+    )  # fmt: skip
+    adam_epsilon: Number = _field(
+        1e-8, limits=(1e-12, 1), group=LEARNING, label=_("AdamW epsilon"),
+        help=_("Added to the size of gradients, so that tiny ones make no huge step."),
+    )  # fmt: skip
     neftune_alpha: Number = _field(
         0.0, limits=(0, 100), group=LEARNING, label=_("Noise on the input (NEFTune)"),
         help=_("Random noise on the embeddings while training; 5 is usual and helps free text. 0: none."),
@@ -205,13 +243,18 @@ class Hyperparameters(BaseModel):
         0.0, limits=(0, 0.9), group=LORA, label=_("Dropout"), shown_if=("training_kind", ("lora",)),
         help=_("Share of the adapter's input left out at random; helps against overfitting and slows training."),
     )  # fmt: skip
-    lora_targets: Literal["all-linear", "attention", "query-value", "mlp"] = _field(
+    lora_targets: Literal["all-linear", "attention", "query-value", "mlp", "own"] = _field(
         "all-linear", group=LORA, label=_("Adapted layers"), shown_if=("training_kind", ("lora",)),
         choices={
             "all-linear": _("All linear layers"), "attention": _("Attention only"),
             "query-value": _("Query and value only"), "mlp": _("Feed-forward (MLP) only"),
+            "own": _("As named below"),
         },
         help=_("Which weights of the base model get an adapter. More layers learn more and train slower."),
+    )  # fmt: skip
+    lora_target_names: str = _field(
+        "", group=LORA, label=_("Names of the adapted layers"), longest=400, shown_if=("lora_targets", (OWN_TARGETS,)),
+        help=_("Linear layers of the base model by their own names, parted by commas, as in q_proj, v_proj, o_proj."),
     )  # fmt: skip
     dora: bool = _field(
         False, group=LORA, label=_("DoRA"), shown_if=("training_kind", ("lora",)),
@@ -326,6 +369,41 @@ class Hyperparameters(BaseModel):
         1.0, limits=(0.01, 1), group=CHECKS, label=_("Nucleus of answers (top p)"), unit=_("share"),
         help=_("With a temperature above 0: only the likeliest words that together have this probability."),
     )  # fmt: skip
+    top_k: Integer = _field(
+        0, limits=(0, 1000), group=CHECKS, label=_("Candidates of answers (top k)"), unit=_("tokens"),
+        help=_("With a temperature above 0: only so many of the likeliest tokens. 0: all of them."),
+    )  # fmt: skip
+    stop_texts: str = _field(
+        "", group=CHECKS, label=_("Texts that end an answer"), longest=150, shown_if=("problem_type", ("chat",)),
+        help=_(
+            "A free answer ends before the first of these, in the quality report and at validation checks. Up to 4, "
+            "parted by |; \\n stands for a new line. Empty: it ends where the model ends it."
+        ),
+    )  # fmt: skip
+
+    @field_validator("lora_target_names")
+    @classmethod
+    def _layers_are_named(cls, text: str, info: ValidationInfo) -> str:
+        """Refuse what cannot be the name of a layer; return the names in alphabetical order, each once."""
+        names = sorted({name for name in re.split(r"[,\s]+", text) if name})
+        if wrong := next((name for name in names if not _LAYER_NAME.fullmatch(name)), None):
+            raise ValueError(
+                f"'{wrong[:40]}' is no name of a layer. Write own names without dots, as in q_proj, v_proj"
+            )
+        if not names and info.data.get("lora_targets") == OWN_TARGETS:
+            raise ValueError("Name at least one layer, or choose one of the groups of layers")
+        return ", ".join(names)
+
+    @field_validator("stop_texts")
+    @classmethod
+    def _stops_fit(cls, text: str) -> str:
+        """Refuse stop texts that are too many, too long, or hold what cannot be seen."""
+        if not text.isprintable():
+            raise ValueError("Stop texts must be visible. Write a new line as \\n")
+        stops = stops_in(text)
+        if len(stops) > MOST_STOPS or any(len(stop) > LONGEST_STOP for stop in stops):
+            raise ValueError(f"At most {MOST_STOPS} texts of at most {LONGEST_STOP} characters can end an answer")
+        return text
 
     @field_validator("training_kind")
     @classmethod
@@ -360,6 +438,16 @@ class Hyperparameters(BaseModel):
             raise ValueError("A start from the base model needs the uncompressed one. Choose another start")
         return kind
 
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """The own names of the layers that get an adapter, where a person has named them."""
+        return tuple(self.lora_target_names.split(", ")) if self.lora_target_names else ()
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts that end an answer."""
+        return stops_in(self.stop_texts)
+
     def steps_per_epoch(self, rows: int) -> int:
         """Return how many optimizer steps read `rows` rows once."""
         return math.ceil(rows / self.batch_size)
@@ -370,6 +458,11 @@ class Hyperparameters(BaseModel):
         return min(steps, self.max_steps or steps)
 
 
+def stops_in(text: str) -> tuple[str, ...]:
+    """Return the texts between the bars of `stop_texts`, new lines in place of their backslash and n."""
+    return tuple(part.replace("\\n", "\n") for part in text.split("|") if part)
+
+
 # --- what forms need ---------------------------------------------------------------------------------------------
 
 
@@ -378,7 +471,8 @@ class FieldInfo:
     """How one hyperparameter is shown and asked for. Texts are English and marked for translation.
 
     `shown_if` is (other field, its values): the field matters only while the other one has one of these values.
-    `choices` are (value, label) pairs. `required` is False where an empty answer means "no limit".
+    `choices` are (value, label) pairs. `required` is False where an empty answer means "no limit". `longest`: the most
+    characters of a text.
     """
 
     name: str
@@ -386,7 +480,7 @@ class FieldInfo:
     help: str
     group: str
     advanced: bool
-    kind: Literal["int", "float", "choice", "bool"]
+    kind: Literal["int", "float", "choice", "bool", "text"]
     minimum: float | None
     maximum: float | None
     default: object
@@ -394,6 +488,7 @@ class FieldInfo:
     unit: str
     shown_if: tuple[str, tuple[str, ...]] | None
     required: bool
+    longest: int | None = None
 
 
 @cache
@@ -421,12 +516,15 @@ def _field_info(name: str) -> FieldInfo:
         unit=extra["unit"],
         shown_if=extra["shown_if"],
         required=type(None) not in types,
+        longest=limits[MaxLen].max_length if MaxLen in limits else None,
     )
 
 
-def _kind(types: tuple[Any, ...], choices: Mapping[str, str]) -> Literal["int", "float", "choice", "bool"]:
+def _kind(types: tuple[Any, ...], choices: Mapping[str, str]) -> Literal["int", "float", "choice", "bool", "text"]:
     if choices:
         return "choice"
+    if str in types:
+        return "text"
     if bool in types:
         return "bool"
     return "int" if int in types or Integer in types else "float"

@@ -15,7 +15,9 @@ from experiments.models import FirstBatch, Run, RunSample
 
 _TABLE_ROWS = 40
 # Shares that the trainer may measure beside the validation loss, drawn on the right axis of the same picture.
-_QUALITY = ("validation_exact_match", "validation_bound_exact_match", "validation_json_valid")
+_QUALITY = (
+    "validation_exact_match", "validation_bound_exact_match", "validation_json_valid", "validation_macro_f1",
+)  # fmt: skip
 _SHOWN_CHECKS = 5
 _RECENT = 50
 
@@ -124,6 +126,7 @@ def measured_quality(points: Points) -> str:
         "validation_exact_match": _("Exact match"),
         "validation_bound_exact_match": _("Exact match with schema"),
         "validation_json_valid": _("Valid JSON"),
+        "validation_macro_f1": _("Macro-F1"),
     }
     present = [name for name in _QUALITY if _series(points, name)]
     return ",".join(f"{name}={labels[name]}" for name in present)

@@ -28,7 +28,7 @@ LONGEST_PIECE = 200
 LARGEST_INTEGER = 2**31 - 1  # what a PositiveIntegerField holds
 METRICS = (
     "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_bytes", "validation_loss",
-    "validation_exact_match", "validation_json_valid", "validation_sampled_rows",
+    "validation_exact_match", "validation_json_valid", "validation_macro_f1", "validation_sampled_rows",
     "validation_bound_exact_match",
     "padding_share", "cpu_share", "gpu_share",
 )  # fmt: skip

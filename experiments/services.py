@@ -20,6 +20,7 @@ from experiments.models import Experiment, Priority, Run, Sweep
 from experiments.problem_fit import require_fit
 from experiments.recipes import RECIPES, advise
 from experiments.situations import situation_of
+from experiments.target_layers import require_named_layers
 from portal import audit, quotas
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, NotFound
@@ -153,6 +154,7 @@ def submit_runs(
         if continue_from is not None:
             require_continuable(continue_from, team_id=team.pk, base_model=base_model, chosen=one, step=continue_step)
         _require_possible(one, deploy_as)
+        require_named_layers(base_model, one)
     # What a version's rows have to be like follows from the problem type alone, and reading them takes time.
     for one in {one.problem_type: one for one in chosen}.values():
         require_fit(dataset_version, one)

@@ -212,8 +212,12 @@ def _evaluation_spec(run: Run) -> dict[str, float | str]:
     }
     if run.is_evaluation:
         asked["split"] = Split.VALIDATION.value  # answers to these rows are of no use where test rows are asked
+    if chosen.get("temperature") and chosen.get("top_k"):
+        asked["top_k"] = int(chosen["top_k"])
     if (kind := chosen.get("problem_type", "chat")) != "chat":
         asked["problem_type"] = kind
+    elif chosen.get("stop_texts"):
+        asked["stop_texts"] = str(chosen["stop_texts"])
     return asked | {
         "rows": int(chosen["evaluation_rows"]),
         "max_new_tokens": int(chosen["max_new_tokens"]),

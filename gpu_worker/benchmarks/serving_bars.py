@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 OURS = "Tuneport engine, fp32, JSON schema"
 PEER = "llama.cpp server, Q8_0 with LoRA in fp32"
 WITHIN_SCHEMA = ", JSON schema"
-MEGABYTE = 1e6
 WORDS = f"The bars hold for “{OURS}”; mixed adapters cost what the same requests take longer than under one."
 
 
@@ -23,8 +22,8 @@ def bars(rows: Sequence[Figures], exact_steps: Sequence[StepCost], *, in_flight:
     by_subject = {row.subject: row for row in rows}
     ours = by_subject.get(OURS)
     peer = by_subject.get(PEER + WITHIN_SCHEMA)
-    slower = _ratio(ours and ours.latency_s, peer and peer.latency_s)
-    more = _ratio(ours and ours.mixed_per_s, peer and peer.mixed_per_s)
+    slower = _ratio(_figure(ours, "latency_s"), _figure(peer, "latency_s"))
+    more = _ratio(_figure(ours, "mixed_per_s"), _figure(peer, "mixed_per_s"))
     alike = f"{PEER.partition(',')[0]}'s, which keeps to the schema too"
     overhead = max((cost.overhead for cost in exact_steps), default=None)
     return [
@@ -32,11 +31,11 @@ def bars(rows: Sequence[Figures], exact_steps: Sequence[StepCost], *, in_flight:
         Bar.at_least(f"requests/s with 3 mixed adapters, {in_flight} in flight, to {alike}", 2.5, more),
         Bar.at_most(f"mixed adapters cost against one, {in_flight} in flight", 0.1, _cost(ours), "{:.0%}"),
         Bar.at_most(f"mixed adapters cost against one, {crowd} in flight", 0.1, _crowd_cost(ours), "{:.0%}"),
-        Bar.at_most("first token alone, s", 0.15, ours and ours.first_token_s, "{:.3f}"),
-        Bar.at_most(f"p95 of mixed requests, {in_flight} in flight, s", 3.0, ours and ours.mixed_p95_s, "{:.1f}"),
-        Bar.at_most("hot add of an adapter, ms", 100, _thousandfold(ours and ours.hot_add_s), "{:.0f}"),
-        Bar.at_most("cold start, s", 10.0, ours and ours.cold_start_s, "{:.1f}"),
-        Bar.at_most("resident, MB", 1200, ours and ours.resident_bytes / MEGABYTE, "{:,.0f}"),
+        Bar.at_most("first token alone, s", 0.15, _figure(ours, "first_token_s"), "{:.3f}"),
+        Bar.at_most(f"p95 of mixed requests, {in_flight} in flight, s", 3.0, _figure(ours, "mixed_p95_s"), "{:.1f}"),
+        Bar.at_most("hot add of an adapter, ms", 100, _times(_figure(ours, "hot_add_s"), 1e3), "{:.0f}"),
+        Bar.at_most("cold start, s", 10.0, _figure(ours, "cold_start_s"), "{:.1f}"),
+        Bar.at_most("resident, MB", 1200, _times(_figure(ours, "resident_bytes"), 1e-6), "{:,.0f}"),
         Bar.at_most("a decode step beyond its products, the most of those measured", 0.4, overhead, "{:.0%}"),
     ]
 
@@ -58,5 +57,10 @@ def _more_time(one_per_s: float | None, mixed_per_s: float | None) -> float | No
     return one_per_s / mixed_per_s - 1 if one_per_s and mixed_per_s else None
 
 
-def _thousandfold(seconds: float | None) -> float | None:
-    return None if seconds is None else 1e3 * seconds
+def _figure(row: Figures | None, name: str) -> float | None:
+    found: float | None = getattr(row, name) if row else None
+    return found
+
+
+def _times(figure: float | None, factor: float) -> float | None:
+    return None if figure is None else figure * factor

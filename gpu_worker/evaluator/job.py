@@ -3,12 +3,12 @@
 import json
 import time
 from collections.abc import Sequence as Rows
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
 from datasets_app.rendering import ChatRenderer
-from experiments.hyperparameters import Hyperparameters
+from experiments.hyperparameters import Hyperparameters, stops_in
 from experiments.problem_file import Problem, read_problem
 from experiments.scoring.against import is_free_text
 from experiments.scoring.names import CONSTRAINED, MAJORITY, MODELS, OTHERS, SCORED, TFIDF, TUNED, UNTUNED
@@ -66,7 +66,14 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     core = build_core(model_dir, renderer, config, kind=runner_for(job_dir / "adapter"))
     tuned = _load_adapter(core, job_dir / "adapter")
     questions: dict[str, list[HeldOutRow]] = {TUNED: rows, UNTUNED: rows if asks_untuned and not known else []}
-    params = SamplingParams(limit, wanted.get("temperature", 0.0), wanted.get("top_p", 1.0), seed=seed)
+    params = SamplingParams(
+        limit,
+        wanted.get("temperature", 0.0),
+        wanted.get("top_p", 1.0),
+        int(wanted.get("top_k", 0)),
+        seed=seed,
+        stop=stops_in(wanted.get("stop_texts", "")),
+    )
     asked = Questions(core, renderer, params, _grammar(problem, core, model_dir, renderer))
     asked.put(TUNED, questions[TUNED], tuned)
     asked.put(UNTUNED, questions[UNTUNED], None)
@@ -205,12 +212,14 @@ class Questions:
         """
         self._totals[subject] = self._totals.get(subject, 0) + len(rows)
         held = grammar or self._grammar
+        # What is held to a grammar ends where the grammar does.
+        params = replace(self._params, stop=()) if held else self._params
         for row in rows:
             key = f"{subject}-{row.row}"
             sequence = Sequence.create(
                 key,
                 row.prompt_ids,
-                self._params,
+                params,
                 adapter=adapter,
                 decode=self._renderer.decode,
                 grammar=held.start() if held else None,

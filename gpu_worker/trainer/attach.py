@@ -5,19 +5,21 @@ kept is always the difference from the published base model, as an adapter that 
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from experiments.hyperparameters import BASE_MODEL_STARTS, MOST_SERVED_RANK, Hyperparameters
+from experiments.hyperparameters import BASE_MODEL_STARTS, MOST_SERVED_RANK, OWN_TARGETS, Hyperparameters
 from gpu_worker.trainer.adapter import PREFIX, lora_config, lora_scale, peft_alpha
 from gpu_worker.trainer.errors import TrainingError
-from gpu_worker.trainer.learner import unusable_base_model
+from gpu_worker.trainer.learner import require_layers, unusable_base_model
 from gpu_worker.trainer.spec import TrainSpec
 
 Tensors = dict[str, Tensor]
+_IN_A_LAYER = re.compile(r"\.\d+\.")  # layers are numbered; the head is not inside of one
 
 
 # --- adapters ----------------------------------------------------------------------------------------------------
@@ -79,6 +81,9 @@ def _targets(model: Any, chosen: Hyperparameters) -> list[str] | str:
     if choice == "all-linear" and not chosen.frozen_layers:
         return "all-linear"
     names = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if choice == OWN_TARGETS:
+        require_layers(chosen.target_names, {name.rsplit(".", 1)[-1] for name in names if _IN_A_LAYER.search(name)})
+        return list(chosen.target_names)
     # Layers are numbered; the head is not inside of one.
     parts = {"all-linear": (".0.",), "mlp": ("mlp", "feed_forward", "ffn")}.get(choice, ("attn", "attention"))
     inside = {name.rsplit(".", 1)[-1] for name in names if any(part in name for part in parts)}

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from experiments.hyperparameters import Hyperparameters
 from gpu_worker.trainer.optimizers import Optimizer
 from gpu_worker.trainer.parameters import AdapterParameters
 from gpu_worker.trainer.spec import JobFolder, TrainSpec
@@ -34,6 +35,17 @@ _FREE_TO_CHANGE = {
     "max_new_tokens",
     "temperature",
     "top_p",
+    "top_k",
+    "stop_texts",
+}
+# Chosen by nobody when older checkpoints were written: at their defaults they change nothing.
+_LATER = {
+    "preference_label_smoothing",
+    "train_on_prompt",
+    "lora_target_names",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
 }
 
 
@@ -55,7 +67,7 @@ class Progress:
     validated_step: int = -1
     validation_loss: float | None = None
     best_validation_loss: float | None = None
-    best_exact_match: float | None = None
+    best_exact_match: float | None = None  # or the macro-F1, whichever figure of the answers was chosen
     best_step: int = 0
     checks_without_gain: int = 0
     validation_seconds: float = 0.0  # part of `seconds`
@@ -78,6 +90,8 @@ class State:
 def identity(spec: TrainSpec, job: JobFolder) -> str:
     """Return a hash of what is being trained: a checkpoint of other rows or settings is not ours to continue."""
     hyperparameters = spec.hyperparameters.model_dump(mode="json", exclude=_FREE_TO_CHANGE)
+    usual = Hyperparameters().model_dump(mode="json", include=_LATER)
+    hyperparameters = {name: value for name, value in hyperparameters.items() if usual.get(name, ...) != value}
     files = [path for path in (job.train_rows, job.validation_rows) if path.exists()]
     content = {
         "base_model": [spec.base_model.slug, spec.base_model.revision],

@@ -1,6 +1,6 @@
 """What a way of learning must offer to the loop, and the choice between the two ways there are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -93,6 +93,16 @@ def unusable_base_model(reason: str) -> TrainingError:
     return TrainingError(
         "bad_base_model", f"The base model cannot be used: {reason}. Choose another one or ask a platform admin."
     )
+
+
+def require_layers(named: Collection[str], known: Collection[str]) -> None:
+    """Refuse names of layers that the base model does not have. Raises: TrainingError (bad_settings)."""
+    if missing := sorted(set(named) - set(known)):
+        raise TrainingError(
+            "bad_settings",
+            f"The base model has no linear layer '{missing[0]}'. Its layers are: {', '.join(sorted(known))}. "
+            "Name some of these as adapted layers and start the run again.",
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -25,6 +25,7 @@ from gpu_worker.trainer.stop import StopFlag
 
 RECENT_STEPS = 20  # over which the training loss and the speed are averaged
 MOST_METRIC_EVENTS = 2000
+JUDGED = {"exact_match": "share of exact answers", "macro_f1": "macro-F1 of the answers"}
 GIVE_BACK_EVERY = 64  # steps; given back more often, most of it would be fetched again at once
 
 
@@ -68,10 +69,12 @@ class TrainingLoop:
         self._save, self._look = save, look
         self._ranks = ranks
         self._sampler = sampler
-        wants_answers = hyperparameters.early_stopping_metric == "exact_match"
-        self._judges_answers = wants_answers and sampler is not None
-        if wants_answers and sampler is None:
-            events.log("No answers are sampled in this run, so its validation loss says what is better.", "warning")
+        metric = hyperparameters.early_stopping_metric
+        can_judge = sampler is not None and (metric != "macro_f1" or sampler.has_classes)
+        self._judges_answers = metric != "validation_loss" and can_judge
+        if metric != "validation_loss" and not can_judge:
+            why = "No answers are sampled in this run" if sampler is None else "The answers have no closed fields"
+            events.log(f"{why}, so its validation loss says what is better.", "warning")
         self._lengths = [row.tokens for row in rows.train]
         self.plan = make_plan(self._lengths, hyperparameters)
         self._validation_steps = self.plan.validation_steps()
@@ -222,7 +225,7 @@ class TrainingLoop:
     def _sample(self) -> float | None:
         """Answer validation rows with what was learned so far, unless validation would cost too much of the run.
 
-        Returns the share of exact answers, None if nothing was asked.
+        Returns how good they are, None if nothing was asked.
         """
         if self._sampler is None or not self._speeds:
             return None
@@ -278,7 +281,7 @@ class TrainingLoop:
             self._events.log(f"The time limit of {minutes:g} minutes is reached.")
             return True
         if patience and self.progress.checks_without_gain >= patience:
-            what = "share of exact answers" if self._judges_answers else "loss"
+            what = JUDGED[self._hyperparameters.early_stopping_metric] if self._judges_answers else "loss"
             self._events.log(f"The validation {what} has not improved in {patience} checks.")
             return True
         return False

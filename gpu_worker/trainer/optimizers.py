@@ -1,6 +1,7 @@
 """What moves the trained tensors: AdamW over the flat buffer, in 32 bit by hand or in 8 bit by bitsandbytes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,22 @@ from experiments.hyperparameters import Hyperparameters
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.parameters import AdapterParameters
 
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+@dataclass(frozen=True)
+class Moments:
+    """How fast both moments forget, and what is added to the root of the second one."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    @classmethod
+    def of(cls, chosen: Hyperparameters) -> "Moments":
+        """Return what was chosen."""
+        return cls(chosen.adam_beta1, chosen.adam_beta2, chosen.adam_epsilon)
+
+
+USUAL = Moments()
 
 
 class Optimizer(Protocol):
@@ -36,13 +52,14 @@ class Optimizer(Protocol):
 def make_optimizer(parameters: AdapterParameters, chosen: Hyperparameters, *, device: str) -> Optimizer:
     """Return the chosen optimizer. Raises: TrainingError (bad_settings) if this machine cannot run it."""
     if chosen.optimizer == "adamw":
-        return AdamW(parameters, weight_decay=chosen.weight_decay)
+        return AdamW(parameters, Moments.of(chosen), weight_decay=chosen.weight_decay)
     if chosen.optimizer.startswith("paged") and device != "cuda":
         raise TrainingError(
             "bad_settings",
             "The paged optimizer needs a GPU, and this node has none. Choose AdamW, or AdamW with 8-bit memory.",
         )
-    return AdamW8bit(parameters, weight_decay=chosen.weight_decay, paged=chosen.optimizer.startswith("paged"))
+    paged = chosen.optimizer.startswith("paged")
+    return AdamW8bit(parameters, Moments.of(chosen), weight_decay=chosen.weight_decay, paged=paged)
 
 
 def clip_gradients(parameters: AdapterParameters, max_norm: float) -> float:
@@ -61,8 +78,9 @@ class AdamW:
     Source: Loshchilov and Hutter 2017, arXiv:1711.05101, algorithm 2.
     """
 
-    def __init__(self, parameters: AdapterParameters, *, weight_decay: float) -> None:
+    def __init__(self, parameters: AdapterParameters, moments: Moments = USUAL, *, weight_decay: float) -> None:
         self._parameters = parameters
+        self._moments = moments
         self._weight_decay = weight_decay
         self.mean = torch.zeros_like(parameters.values)
         self.square = torch.zeros_like(parameters.values)
@@ -78,8 +96,8 @@ class AdamW:
         self.updates += 1
         torch._fused_adamw_(
             [values], [gradients], [self.mean], [self.square], [], [torch.tensor(float(self.updates))],
-            lr=learning_rate, beta1=BETA1, beta2=BETA2, weight_decay=self._weight_decay, eps=EPSILON,
-            amsgrad=False, maximize=False,
+            lr=learning_rate, beta1=self._moments.beta1, beta2=self._moments.beta2, eps=self._moments.epsilon,
+            weight_decay=self._weight_decay, amsgrad=False, maximize=False,
         )  # fmt: skip
         gradients.zero_()
 
@@ -108,7 +126,7 @@ class AdamW8bit:
     computer's memory when the GPU's is full.
     """
 
-    def __init__(self, parameters: AdapterParameters, *, weight_decay: float, paged: bool) -> None:
+    def __init__(self, parameters: AdapterParameters, moments: Moments, *, weight_decay: float, paged: bool) -> None:
         """Raises: TrainingError (bad_settings) where bitsandbytes is missing."""
         try:
             import bitsandbytes
@@ -120,7 +138,8 @@ class AdamW8bit:
         self._flat.grad = parameters.gradients
         optimizers: Any = bitsandbytes.optim
         kind = optimizers.PagedAdamW8bit if paged else optimizers.AdamW8bit
-        self._optimizer: Any = kind([self._flat], betas=(BETA1, BETA2), eps=EPSILON, weight_decay=weight_decay)
+        betas = (moments.beta1, moments.beta2)
+        self._optimizer: Any = kind([self._flat], betas=betas, eps=moments.epsilon, weight_decay=weight_decay)
 
     def clip(self, max_norm: float) -> float:
         """Scale the gradients to at most `max_norm` and return the norm they had."""

@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,16 @@ from datasets_app.rendering import ChatRenderer, Message, RenderedRow, Rendering
 from experiments.hyperparameters import Hyperparameters
 from gpu_worker.trainer.errors import TrainingError
 
+# Where all of a row is learned: every token but the first is predicted from those before it.
+FIRST = 1
+
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """One conversation for learning: loss is taken on `token_ids[prompt_length:]` only, and not on what is `given`."""
+    """One conversation for learning: loss is taken on `token_ids[prompt_length:]` only, and not on what is `given`.
+
+    Where prompts are learned too, they are taken for a part of the answer.
+    """
 
     token_ids: tuple[int, ...]
     prompt_length: int
@@ -89,7 +95,7 @@ def encode_file(
 
     Raises: TrainingError (bad_data) naming the row's number in the file the person uploaded.
     """
-    cutter = Cutter(renderer, hyperparameters)
+    cutter, learns_all = Cutter(renderer, hyperparameters), hyperparameters.train_on_prompt
     rows: list[EncodedRow] = []
     truncated = skipped = 0
     for number, messages in read_messages(path):
@@ -100,7 +106,7 @@ def encode_file(
             skipped += row is None
             if row is not None:
                 truncated += row is not whole
-                rows.append(row)
+                rows.append(replace(row, prompt_length=FIRST, given=()) if learns_all else row)
     return EncodedRows(tuple(rows[:at_most]), truncated, skipped)
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
 
+from datasets_app.fields import Field, infer_fields
 from datasets_app.rendering import ChatRenderer, RenderingError
 from experiments.hyperparameters import Hyperparameters
 from experiments.scoring import RowScore, row_score
+from experiments.scoring.subjects import score_subject
 from gpu_worker.trainer import checkpoints
 from gpu_worker.trainer.adapter import write_adapter
 from gpu_worker.trainer.errors import StopRequested
@@ -100,11 +102,20 @@ class Sampler:
         chosen = spec.hyperparameters
         self._questions = _questions(folder.validation_rows, renderer, chosen)
         self._limit = answer_limit(self._questions, chosen.max_new_tokens)
+        self._stops = chosen.stops
+        self._judged = chosen.early_stopping_metric
+        self._closed = [field for field in infer_fields(one.expected for one in self._questions) if field.closed]
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the expected answers have closed fields, whose values are classes."""
+        return bool(self._closed)
 
     def sample(self, place: dict[str, float], limit_s: float) -> float | None:
-        """Answer within `limit_s` seconds, report what was answered by then, and return the share of exact answers.
+        """Answer within `limit_s` seconds, report what was answered by then, and return how good that was.
 
-        None if nothing was answered in time. Raises: StopRequested.
+        That is the macro-F1 of the closed fields where it was chosen to say what is better, else the share of exact
+        answers. None if nothing was answered in time. Raises: StopRequested.
         """
         if not self._questions or limit_s < LEAST_SECONDS:
             return None
@@ -168,15 +179,18 @@ class Sampler:
         self, core: EngineCore, places: Iterable[int], grammar: Grammar | None, deadline: float
     ) -> dict[int, _Answer]:
         from gpu_worker.engine.sampling import SamplingParams
-        from gpu_worker.engine.sequence import FinishReason, Sequence
+        from gpu_worker.engine.sequence import FinishReason
+        from gpu_worker.engine.sequence import Sequence as Answering
 
-        adapter, params = core.find_adapter("sampled"), SamplingParams(self._limit)
+        # What is bound to a schema ends where the schema does.
+        params = SamplingParams(self._limit, stop=() if grammar else self._stops)
+        adapter = core.find_adapter("sampled")
         texts: dict[str, str] = {}
         tokens: dict[str, list[int]] = {}
         for place in places:
             key = f"{place}-bound" if grammar else str(place)
             texts[key], tokens[key] = "", []
-            sequence = Sequence.create(
+            sequence = Answering.create(
                 key,
                 self._questions[place].prompt_ids,
                 params,
@@ -207,6 +221,9 @@ class Sampler:
         bound_scores = self._scores(bound)
         if bound.keys() == free.keys():  # of some of the rows only, it could not be compared
             figures["validation_bound_exact_match"] = _exact_share(bound_scores)
+        if self._closed:
+            expected = [self._questions[number].expected for number in free]
+            figures["validation_macro_f1"] = macro_f1(expected, [one.text for one in free.values()], self._closed)
         self._events.emit("metric", **place, **figures)
         shown = []
         for number in list(free)[:SHOWN_ROWS]:
@@ -215,10 +232,17 @@ class Sampler:
                 within = {"bound": bound[number].text[:SHOWN_CHARACTERS], "bound_exact": bound_scores[number].exact}
                 shown[-1] |= within
         self._events.emit("sample", step=place["step"], rows=shown)
-        return exact
+        return figures["validation_macro_f1"] if self._judged == "macro_f1" and self._closed else exact
 
     def _scores(self, answers: dict[int, _Answer]) -> dict[int, RowScore]:
         return {place: row_score(self._questions[place].expected, answer.text) for place, answer in answers.items()}
+
+
+def macro_f1(expected: Sequence[str], answers: Sequence[str], closed: Sequence[Field]) -> float:
+    """Return the mean, over closed fields, of the mean F1 of the values that are expected of each."""
+    scores = score_subject(expected, answers, closed, seed=0).fields
+    known = [field.f1 for field in scores if field.f1 is not None]
+    return sum(known) / len(known) if known else 0.0
 
 
 def _exact_share(scores: dict[int, RowScore]) -> float:

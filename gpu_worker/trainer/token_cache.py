@@ -22,7 +22,7 @@ from gpu_worker.trainer.spec import TrainSpec
 from gpu_worker.trainer.storage import disk_full_is_an_error_of_ours, sha256_of
 
 # What of a person's choices decides the tokens.
-_CHOICES = ("problem_type", "max_length", "truncation", "long_answers", "learned_turns")
+_CHOICES = ("problem_type", "max_length", "truncation", "long_answers", "learned_turns", "train_on_prompt")
 _BASE_MODEL_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 

@@ -66,6 +66,7 @@ def test_a_recipe_takes_over_what_the_adapter_demands(team, actor, parent, versi
         ({"lora_r": 16}, "lora_r"),
         ({"lora_r": 8, "dora": True}, "dora"),
         ({"lora_r": 8, "lora_targets": "mlp"}, "lora_targets"),
+        ({"lora_r": 8, "lora_target_names": "q_proj"}, "lora_target_names"),
         ({"lora_r": 8, "training_kind": "full"}, "training_kind"),
         ({"lora_r": 8, "frozen_layers": 1}, "frozen_layers"),
     ],

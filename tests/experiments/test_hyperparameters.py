@@ -21,12 +21,18 @@ FIELDS = form_fields()
 NUMERIC = [field for field in FIELDS if field.kind in ("int", "float")]
 
 
+# Legal texts in the form in which they are kept.
+TEXTS = {"lora_target_names": ["", "q_proj", "down_proj, q_proj"], "stop_texts": ["", "###", "\\n\\n|END"]}
+
+
 def _values(field):
     """A strategy for legal values of one field."""
     if field.kind == "choice":
         return st.sampled_from([value for value, _label in field.choices])
     if field.kind == "bool":
         return st.booleans()
+    if field.kind == "text":
+        return st.sampled_from(TEXTS[field.name])
     if field.kind == "int":
         numbers = st.integers(int(field.minimum), int(field.maximum))
     else:
@@ -41,6 +47,8 @@ def _agree(values) -> bool:
     is_full = chosen["training_kind"] == "full"
     compressed = chosen["quantization"] != "none"
     compares = chosen["problem_type"] == "preference"
+    if chosen["lora_targets"] == "own" and not chosen["lora_target_names"]:
+        return False
     if is_full:
         return not (compressed or compares)
     return not (from_base and (compressed or compares or chosen["dora"] or chosen["lora_r"] > 32))
@@ -91,6 +99,13 @@ def test_unknown_fields_are_refused_by_name():
         ({"training_kind": "full", "quantization": "int8"}, "quantization"),
         ({"training_kind": "full", "problem_type": "preference"}, "training_kind"),
         ({"lora_init": "olora", "problem_type": "preference"}, "lora_init"),
+        ({"lora_targets": "own"}, "lora_target_names"),
+        ({"lora_target_names": "model.layers.0.mlp"}, "lora_target_names"),
+        ({"lora_target_names": "q_proj, .*"}, "lora_target_names"),
+        ({"lora_target_names": "q" * 401}, "lora_target_names"),
+        ({"stop_texts": "a|b|c|d|e"}, "stop_texts"),
+        ({"stop_texts": "x" * 33}, "stop_texts"),
+        ({"stop_texts": "a\nb"}, "stop_texts"),
     ],
 )
 def test_contradictions_are_refused_by_name(values, field):
@@ -105,6 +120,7 @@ def test_kinds_follow_the_declared_types():
     assert kinds["batch_size"] == ("int", True)
     assert kinds["schedule"] == ("choice", True)
     assert kinds["gradient_checkpointing"] == ("bool", True)
+    assert kinds["lora_target_names"] == ("text", True)
 
 
 def test_groups_are_contiguous_and_few_fields_are_basic():
@@ -143,6 +159,14 @@ def test_yaml_accepts_exponents_and_refuses_other_shapes():
         from_yaml("{")
     with pytest.raises(ValueError, match="not valid YAML"):
         from_yaml("!!python/object/apply:os.getcwd []")
+
+
+def test_names_and_stops_are_read_as_people_write_them():
+    one = Hyperparameters(lora_targets="own", lora_target_names=" v_proj,q_proj\nq_proj ", stop_texts="\\n\\n|END|")
+    assert one.target_names == ("q_proj", "v_proj")
+    assert one.stops == ("\n\n", "END")
+    assert config_hash(one) == config_hash(Hyperparameters(**one.model_dump() | {"lora_target_names": "q_proj,v_proj"}))
+    assert Hyperparameters().target_names == Hyperparameters().stops == ()
 
 
 def test_hyperparameters_are_frozen():

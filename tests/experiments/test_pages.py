@@ -85,9 +85,25 @@ def test_typed_values_replace_the_recipes(browser, team, ready_version, base_mod
     assert run.deploy_as == "triage"
 
 
+def test_layers_are_named_and_checked_against_the_base_models_files(browser, team, ready_version, base_model):
+    values = {"hp_lora_targets": "own", "hp_lora_target_names": "down_proj, norm"}
+    answer = browser.post("/t/service-desk/experiments/new/", form(ready_version, **values))
+    assert answer.status_code == 400
+    assert "no linear layer “norm”. Its layers are: down_proj, gate_proj, k_proj," in answer.content.decode()
+    values["hp_lora_target_names"] = "q_proj, down_proj"
+    assert browser.post("/t/service-desk/experiments/new/", form(ready_version, **values)).status_code == 302
+    with team_scope(team.pk):
+        run = team.runs.get()
+        page = browser.get(f"{page_of(run)}settings/").content.decode()
+    assert run.hyperparameters["lora_target_names"] == "down_proj, q_proj"
+    assert "down_proj, q_proj" in page
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
+        ({"hp_lora_targets": "own"}, "Name at least one layer"),
+        ({"hp_stop_texts": "a|b|c|d|e"}, "At most 4 texts"),
         ({"name": ""}, "required"),
         ({"recipe": "magic"}, "magic"),
         ({"base_model": "gpt"}, "valid choice"),

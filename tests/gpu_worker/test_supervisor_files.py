@@ -15,7 +15,15 @@ from experiments.models import Run
 from gpu_worker import job_folder
 from gpu_worker.database_patience import DatabaseGone, Patience
 from gpu_worker.event_file import EventFile
-from gpu_worker.job_folder import FolderBusy, JobError, JobFolder, keep_tokens, offer_untuned_answers, prepare
+from gpu_worker.job_folder import (
+    FolderBusy,
+    JobError,
+    JobFolder,
+    keep_tokens,
+    offer_untuned_answers,
+    prepare,
+    write_spec,
+)
 from portal.process_table import process_entry
 from portal.rls import all_teams
 from tests.experiments.runs import change, change_rows, make_version, submit, write_adapter
@@ -114,6 +122,23 @@ def test_a_folder_holds_everything_that_the_children_need(folder, run):
     }
     counts = {path.name: len(path.read_text().splitlines()) for path in folder.data.iterdir()}
     assert counts == {"train.jsonl": 12, "validation.jsonl": 4, "heldout.jsonl": 3}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "asked"),
+    [
+        ({"top_k": 5, "temperature": 0.0}, {}),
+        ({"top_k": 5, "temperature": 0.5}, {"temperature": 0.5, "top_p": 1.0, "top_k": 5}),
+        ({"stop_texts": "END"}, {"stop_texts": "END"}),
+        ({"stop_texts": "END", "problem_type": "classification"}, {"problem_type": "classification"}),
+    ],
+)
+@pytest.mark.django_db
+def test_the_evaluation_is_asked_as_the_person_chose(folder, run, chosen, asked):
+    run.hyperparameters |= chosen
+    write_spec(folder, run)
+    found = json.loads(folder.spec.read_text())["evaluation"]
+    assert {name: value for name, value in found.items() if name not in ("rows", "max_new_tokens", "seed")} == asked
 
 
 @pytest.mark.django_db

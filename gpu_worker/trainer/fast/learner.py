@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from safetensors import SafetensorError
 
+from experiments.hyperparameters import OWN_TARGETS, Hyperparameters
 from gpu_worker.compiled import NativeUnavailable
 from gpu_worker.rotary import Rope
 from gpu_worker.trainer.adapter import PREFIX, lora_config, lora_scale
@@ -19,7 +20,7 @@ from gpu_worker.trainer.fast.products import EightBitProduct, ExactProduct, Froz
 from gpu_worker.trainer.fast.projection import AdaptedProjection, StackedAdapter
 from gpu_worker.trainer.fast.support import DecoderShape, computes_in_eight_bit, decoder_shape, norms_of, read_config
 from gpu_worker.trainer.fast.weights import GROUPS, DecoderWeights, FrozenProjection, LayerWeights, load_weights
-from gpu_worker.trainer.learner import Outcome, unusable_base_model
+from gpu_worker.trainer.learner import Outcome, require_layers, unusable_base_model
 from gpu_worker.trainer.parameters import AdapterParameters, Slot
 from gpu_worker.trainer.room import tokens_that_fit
 from gpu_worker.trainer.rows import EncodedRow
@@ -68,7 +69,7 @@ class FastLearner:
         self._bytes_per_token = remembered_per_token(shape, weights, most_kept_keys=most_kept_keys)
         self._multiple = FILLED_TO if is_native else 1
         self._layout = HeadLayout(heads=shape.heads, key_value_heads=shape.key_value_heads)
-        self._targets = TARGETS[spec.hyperparameters.lora_targets]
+        self._targets = _targets(spec.hyperparameters)
         rank = spec.hyperparameters.lora_r
         self.parameters = AdapterParameters(_slots(weights, self._targets, rank))
         chosen = spec.hyperparameters
@@ -161,6 +162,15 @@ def remembered_per_token(shape: DecoderShape, weights: DecoderWeights, *, most_k
     stacked = (3 if family.head_norms else 2) * heads * shape.head_size
     numbers = hidden + stacked + gate_up + shape.heads * most_kept_keys
     return 4.0 * numbers * shape.layers
+
+
+def _targets(chosen: Hyperparameters) -> tuple[str, ...]:
+    """Return the paths inside a layer of what gets an adapter. Raises: TrainingError (bad_settings)."""
+    if chosen.lora_targets != OWN_TARGETS:
+        return TARGETS[chosen.lora_targets]
+    by_name = {module.rsplit(".", 1)[-1]: module for module in TARGETS["all-linear"]}
+    require_layers(chosen.target_names, by_name)
+    return tuple(module for name, module in by_name.items() if name in chosen.target_names)
 
 
 def _kernels(spec: TrainSpec, *, eight_bit: bool, gelu: bool) -> tuple[Kernels, str]:

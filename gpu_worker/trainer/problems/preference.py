@@ -44,7 +44,8 @@ def losses(tuned: Pairs, reference: Pairs | None, chosen: Hyperparameters) -> Te
     Sources: sigmoid (DPO) Rafailov et al. 2023, arXiv:2305.18290, equation 7; IPO Azar et al. 2023, arXiv:2310.12036,
     equation 17; hinge (SLiC on the same rewards) Liu et al. 2023, arXiv:2309.06657, equation 10; SimPO Meng et al.
     2024, arXiv:2405.14734, equation 6; ORPO Hong et al. 2024, arXiv:2403.07691, equations 6 and 7; CPO Xu et al. 2024,
-    arXiv:2401.08417, equations 4 to 6, where the likelihood of the better answer counts per token, as in TRL.
+    arXiv:2401.08417, equations 4 to 6, where the likelihood of the better answer counts per token, as in TRL. Smoothing
+    of sigmoid: Mitchell 2023, "A note on DPO with noisy preferences and relationship to IPO", equation 3.
     """
     beta, kind = chosen.preference_beta, chosen.preference_loss
     if kind == "simpo":
@@ -62,7 +63,8 @@ def losses(tuned: Pairs, reference: Pairs | None, chosen: Hyperparameters) -> Te
         return (margin - 1 / (2 * beta)).square()
     if kind == "hinge":
         return torch.relu(1 - beta * margin)
-    return -functional.logsigmoid(beta * margin)
+    swapped = chosen.preference_label_smoothing
+    return -(1 - swapped) * functional.logsigmoid(beta * margin) - swapped * functional.logsigmoid(-beta * margin)
 
 
 def _log_of_rest(mean_logprob: Tensor) -> Tensor:

@@ -10,10 +10,7 @@ from pathlib import Path
 from datasets_app.rendering import ChatRenderer
 from experiments.hyperparameters import Hyperparameters
 from gpu_worker.trainer.errors import TrainingError
-from gpu_worker.trainer.rows import EncodedRow, EncodedRows, read_messages
-
-# Every token but the first is predicted from those before it.
-FIRST = 1
+from gpu_worker.trainer.rows import FIRST, EncodedRow, EncodedRows, read_messages
 
 
 def text_of(messages: Sequence[Mapping[str, str]]) -> str:

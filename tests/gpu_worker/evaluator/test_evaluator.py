@@ -147,6 +147,15 @@ def test_answers_are_as_free_as_asked_for_and_the_same_again(job):
     assert free == again
 
 
+def test_one_candidate_is_the_likeliest_and_stop_texts_end_answers(job):
+    greedy, narrow = evaluate_here(job), evaluate_here(job, temperature=1.5, top_k=1)
+    assert [item["tuned"] for item in narrow] == [item["tuned"] for item in greedy]
+    letter = next(letter for letter in greedy[0]["tuned"][1:] if letter.isprintable())
+    ended = evaluate_here(job, temperature=0, stop_texts=f"{letter}|never occurs")
+    assert [item["tuned"] for item in ended] == [item["tuned"].split(letter)[0] for item in greedy]
+    assert ended[0]["tuned_finish"] == "stop"
+
+
 QUEUES = ("Mail", "Mailing list", "VPN")
 
 

@@ -1,6 +1,7 @@
 """What each choice of a run changes: the adapter that plain peft loads gives the loss that was reported."""
 
 import json
+from hashlib import sha256
 
 import pytest
 import torch
@@ -58,6 +59,7 @@ CHOICES = {
     "olora": {"lora_init": "olora"},
     "mlp, by hand": {"lora_targets": "mlp"},
     "mlp": {"lora_targets": "mlp", "path": "general"},
+    "own, by hand": {"lora_targets": "own", "lora_target_names": "o_proj, up_proj"},
     "one layer": {"frozen_layers": 1},
     "noise": {"neftune_alpha": 5},
     "full": {"training_kind": "full", "learning_rate": 0.001},
@@ -93,6 +95,8 @@ def _renderer(folder):
         ({}, "fast", 2 * 4096),
         ({"rslora": True, "lora_init": "gaussian"}, "fast", 2 * 4096),
         ({"lora_targets": "mlp"}, "fast", 2 * 4 * 3 * 192),
+        ({"lora_targets": "own", "lora_target_names": "up_proj"}, "fast", 2 * 4 * 192),
+        ({"train_on_prompt": True, "adam_beta2": 0.95}, "fast", 2 * 4096),
         ({"dora": True}, "general", 2 * (4096 + 512)),
         ({"frozen_layers": 1}, "general", 4096),
         ({"training_kind": "full"}, "general", 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 128)),
@@ -181,3 +185,27 @@ def test_the_paged_optimizer_is_refused_without_a_gpu_before_the_start(job):
     with pytest.raises(TrainingError, match="needs a GPU") as caught:
         run_here(job(optimizer="paged_adamw_8bit"))
     assert caught.value.code == "bad_settings"
+
+
+def test_the_moments_reach_the_steps_of_both_ways(job):
+    """The first step is the same whatever they are, since nothing is remembered yet; the later ones are not."""
+    curves = {}
+    for name, chosen in {"usual": {}, "quick": {"adam_beta1": 0.3}, "quick too": {"adam_beta1": 0.3}}.items():
+        path = "general" if name == "quick too" else "auto"
+        curves[name] = losses(run_here(job(name, path=path, max_steps=4, warmup_share=0, **chosen))[1])
+    assert curves["quick"][2] == pytest.approx(curves["usual"][2], rel=1e-5)
+    assert curves["quick"][4] != pytest.approx(curves["usual"][4], rel=1e-4)
+    assert curves["quick"] == pytest.approx(curves["quick too"], rel=1e-4)
+
+
+def test_what_later_releases_let_people_choose_leaves_older_checkpoints_ours(job):
+    from gpu_worker.trainer import checkpoints
+
+    folder = job()
+    spec = read_spec(folder)
+    known = spec.hyperparameters.model_dump(mode="json", exclude=checkpoints._FREE_TO_CHANGE | checkpoints._LATER)
+    files = {path.name: checkpoints.sha256_of(path) for path in (folder.train_rows, folder.validation_rows)}
+    older = {"base_model": ["tiny", "1"], "hyperparameters": known, "data": files}
+    assert checkpoints.identity(spec, folder) == sha256(json.dumps(older, sort_keys=True).encode()).hexdigest()
+    assert checkpoints.identity(read_spec(job("other", adam_beta2=0.9)), folder) != checkpoints.identity(spec, folder)
+    assert checkpoints.identity(read_spec(job("stop", stop_texts="x")), folder) == checkpoints.identity(spec, folder)

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from experiments.hyperparameters import Hyperparameters
+from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.fast.learner import FastLearner
 from gpu_worker.trainer.general import GeneralLearner
 from gpu_worker.trainer.learner import Learner
@@ -68,6 +69,34 @@ def plain_loss(base_model):
 @pytest.mark.parametrize("kind", ["fast", "general"])
 def test_fresh_adapter_changes_nothing_and_loss_is_on_answers_only(kind, spec, rows, plain_loss):
     assert learner(kind, spec()).loss_sum(rows) == pytest.approx(plain_loss(rows), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["fast", "general"])
+def test_learning_the_prompt_too_is_the_loss_of_the_whole_row(kind, spec, tmp_path, base_model, renderer, plain_loss):
+    ordered = spec(train_on_prompt=True)
+    path = write_job(tmp_path / "rows", base_model, train=ticket_rows(8)).train_rows
+    whole = list(encode_file(path, renderer, ordered.hyperparameters).rows)
+    one = learner(kind, ordered)
+    assert one.loss_sum(whole) == pytest.approx(plain_loss(whole), rel=1e-5)
+    assert one.loss_sum(whole) > 1.5 * one.loss_sum(list(encode_file(path, renderer, Hyperparameters()).rows))
+
+
+def test_layers_named_by_a_person_are_the_same_ones_both_ways(spec, rows):
+    ordered = spec(lora_targets="own", lora_target_names="v_proj, down_proj", lora_r=4)
+    fast, general = learner("fast", ordered), learner("general", ordered)
+    names = {slot.name.split(".")[-3] for slot in fast.parameters.slots}
+    assert names == {slot.name.split(".")[-3] for slot in general.parameters.slots} == {"v_proj", "down_proj"}
+    disturb(fast, general)
+    assert fast.accumulate(rows, 1.0) == pytest.approx(general.accumulate(rows, 1.0), rel=1e-5)
+    assert fast.outcome.config()["target_modules"] == general.outcome.config()["target_modules"]
+
+
+@pytest.mark.parametrize("kind", ["fast", "general"])
+@pytest.mark.parametrize("name", ["lm_head", "c_attn", "q_proj2"])
+def test_layers_that_the_base_model_has_not_are_refused_with_those_it_has(kind, name, spec):
+    with pytest.raises(TrainingError, match=f"'{name}'.*: down_proj, gate_proj, k_proj") as caught:
+        learner(kind, spec(lora_targets="own", lora_target_names=f"q_proj, {name}"))
+    assert caught.value.code == "bad_settings"
 
 
 @pytest.mark.parametrize("kind", ["fast", "general"])

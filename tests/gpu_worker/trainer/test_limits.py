@@ -163,6 +163,23 @@ def test_exact_answers_may_say_what_is_better(job, monkeypatch):
     assert any("share of exact answers has not improved" in event.get("message", "") for event in events)
 
 
+def test_the_macro_f1_may_say_what_is_better_where_there_are_classes(job, monkeypatch):
+    chosen = {"epochs": 30, "early_stopping_patience": 2, "keep_weights": "best", "evaluations_per_epoch": 3}
+    chosen |= {"early_stopping_metric": "macro_f1", "learning_rate": 1e-4, "schedule": "constant"}
+    sampler = scripted_sampler([0.2, 0.5, 0.4, 0.3])
+    sampler.has_classes = True
+    monkeypatch.setattr("gpu_worker.trainer.job.Sampler", sampler)
+    _, events = run_here(job(**chosen))
+    assert only(events, "finished")["validation_loss"] == validation_losses(events)[2]
+    assert any("macro-F1 of the answers has not improved" in event.get("message", "") for event in events)
+    sampler = scripted_sampler([0.2, 0.5, 0.4, 0.3])
+    sampler.has_classes = False
+    monkeypatch.setattr("gpu_worker.trainer.job.Sampler", sampler)
+    _, events = run_here(job(**chosen | {"max_steps": 3}))
+    assert any("no closed fields" in event.get("message", "") for event in events)
+    assert only(events, "finished")["validation_loss"] == min(validation_losses(events).values())
+
+
 def test_where_no_answers_are_sampled_the_loss_says_what_is_better(job):
     _, events = run_here(job(early_stopping_metric="exact_match", keep_weights="best", sample_rows=0, epochs=2))
     assert any("validation loss says what is better" in event.get("message", "") for event in events)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from gpu_worker.trainer.optimizers import AdamW
+from experiments.hyperparameters import Hyperparameters
+from gpu_worker.trainer.optimizers import make_optimizer
 from gpu_worker.trainer.parameters import AdapterParameters, Slot
 
 SLOTS = [
@@ -39,20 +40,37 @@ def test_start_depends_on_seed_and_names_only():
     assert not torch.equal(one.values.sort().values, other.values.sort().values)
 
 
-def test_adamw_and_clipping_equal_torch():
+@pytest.mark.parametrize(
+    "chosen", [{}, {"adam_beta1": 0.5}, {"adam_beta2": 0.9}, {"adam_epsilon": 0.3}], ids=lambda chosen: "".join(chosen)
+)
+def test_adamw_and_clipping_equal_torch(chosen):
     parameters = AdapterParameters(SLOTS)
     parameters.initialise(1)
     reference = torch.nn.Parameter(parameters.values.clone())
-    ours = AdamW(parameters, weight_decay=0.1)
-    theirs = torch.optim.AdamW([reference], weight_decay=0.1)
+    ours = make_optimizer(parameters, Hyperparameters(weight_decay=0.1, **chosen), device="cpu")
+    usual = torch.nn.Parameter(parameters.values.clone())
+    betas = (chosen.get("adam_beta1", 0.9), chosen.get("adam_beta2", 0.999))
+    theirs = torch.optim.AdamW([reference], weight_decay=0.1, betas=betas, eps=chosen.get("adam_epsilon", 1e-8))
+    unchanged = torch.optim.AdamW([usual], weight_decay=0.1)
     for step in range(20):
         gradient = torch.randn(parameters.count) * 3
         parameters.gradients.copy_(gradient)
-        reference.grad = gradient.clone()
-        for group in theirs.param_groups:
+        reference.grad, usual.grad = gradient.clone(), gradient.clone()
+        for group in (*theirs.param_groups, *unchanged.param_groups):
             group["lr"] = 0.01 / (step + 1)
         assert ours.clip(1.0) == pytest.approx(float(torch.nn.utils.clip_grad_norm_([reference], 1.0)))
+        torch.nn.utils.clip_grad_norm_([usual], 1.0)
         ours.update(0.01 / (step + 1))
         theirs.step()
+        unchanged.step()
     assert torch.allclose(parameters.values, reference, atol=1e-6)
+    assert torch.allclose(parameters.values, usual, atol=1e-4) == (not chosen)  # what was chosen matters
     assert not parameters.gradients.any()
+
+
+def test_the_8_bit_optimizer_gets_the_same_moments():
+    pytest.importorskip("bitsandbytes")
+    chosen = Hyperparameters(optimizer="adamw_8bit", adam_beta1=0.8, adam_beta2=0.95, adam_epsilon=1e-6)
+    one = make_optimizer(AdapterParameters(SLOTS), chosen, device="cpu")
+    (group,) = one._optimizer.param_groups
+    assert (tuple(group["betas"]), group["eps"]) == ((0.8, 0.95), 1e-6)

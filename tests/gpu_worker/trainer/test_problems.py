@@ -146,6 +146,9 @@ def test_preference_losses_are_their_formulas():
         return math.log1p(math.exp(value))
 
     assert found("sigmoid") == pytest.approx(softplus(-0.5 * margin))
+    smoothed = Hyperparameters(preference_beta=0.5, preference_label_smoothing=0.2)
+    both_ways = 0.8 * softplus(-0.5 * margin) + 0.2 * softplus(0.5 * margin)
+    assert float(losses(tuned, reference, smoothed)) == pytest.approx(both_ways)
     assert found("ipo") == pytest.approx((margin - 1) ** 2)
     assert found("hinge") == pytest.approx(max(0, 1 - 0.5 * margin))
     assert found("simpo") == pytest.approx(softplus(-(0.5 * (-2 + 2) - 0.25)))

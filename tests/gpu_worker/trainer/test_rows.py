@@ -40,6 +40,15 @@ def test_rows_are_rendered_as_the_renderer_does(write, renderer):
     assert (encoded.truncated, encoded.skipped) == (0, 0)
 
 
+def test_the_prompt_is_learned_too_if_asked_and_cut_all_the_same(write, renderer):
+    path = write(row("short"), row())
+    usual = encode_file(path, renderer, Hyperparameters(max_length=80))
+    whole = encode_file(path, renderer, Hyperparameters(max_length=80, train_on_prompt=True))
+    assert [one.token_ids for one in whole.rows] == [one.token_ids for one in usual.rows]
+    assert [one.label_tokens for one in whole.rows] == [len(one.token_ids) - 1 for one in usual.rows]
+    assert (whole.truncated, usual.truncated) == (1, 1)
+
+
 @pytest.mark.parametrize("side", ["start", "end"])
 def test_a_long_prompt_is_cut_and_the_answer_kept(write, renderer, side):
     whole = renderer.row(row()["messages"])

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from datasets_app.fields import infer_fields
 from gpu_worker.trainer import loop
-from gpu_worker.trainer.samples import SHOWN_ROWS
+from gpu_worker.trainer.samples import SHOWN_ROWS, macro_f1
 from tests.gpu_worker.trainer.jobs import QUEUES, losses, only, run_here, ticket_rows, write_job
 
 pytestmark = pytest.mark.slow
@@ -76,6 +77,36 @@ def test_answers_are_bound_to_the_schema_where_there_is_one(tmp_path, base_model
         assert answer["urgency"] in names["urgency"]["enum"]
     (figure,) = [event for event in events if event.get("step") == 8 and "validation_bound_exact_match" in event]
     assert figure["validation_bound_exact_match"] == sum(row["bound_exact"] for row in rows) / 4
+
+
+def test_the_macro_f1_is_that_of_the_closed_fields():
+    from sklearn.metrics import f1_score
+
+    queues, urgencies = ["A", "B", "A", "C", "A", "B"], ["High", "Low", "Low", "Low", "High", "High"]
+    pairs = list(zip(queues, urgencies, strict=True))
+    expected = [
+        json.dumps({"queue": queue, "urgency": urgency, "note": f"n{n}"}) for n, (queue, urgency) in enumerate(pairs)
+    ]
+    said = ["A", "A", "A", "C", "no JSON", "B"]
+    answers = [text if text == "no JSON" else json.dumps({"queue": text, "urgency": "Low"}) for text in said]
+    closed = [field for field in infer_fields(expected) if field.closed]
+    assert [field.name for field in closed] == ["queue", "urgency"]
+    told = ["Low" if text != "no JSON" else "nothing" for text in said]
+    wanted = [
+        f1_score(right, given, labels=sorted(set(right)), average="macro", zero_division=0)
+        for right, given in ((queues, said), (urgencies, told))
+    ]
+    assert macro_f1(expected, answers, closed) == pytest.approx(sum(wanted) / 2)
+
+
+def test_an_answer_ends_before_a_stop_text(tmp_path, base_model, monkeypatch):
+    monkeypatch.setattr(loop, "VALIDATION_SHARE", 100.0)
+    job, events = trained(tmp_path, base_model, stop_texts="e|zzz")
+    found = samples(events)[8]
+    free = engine_answers(job, base_model, found)
+    assert any("e" in answer for answer in free.values())
+    assert {row["row"]: row["answer"] for row in found} == {row: answer.split("e")[0] for row, answer in free.items()}
+    assert all("validation_macro_f1" in event for event in events if "validation_exact_match" in event)
 
 
 def test_answers_stay_within_their_share_of_the_time(tmp_path, base_model, monkeypatch):

@@ -293,8 +293,8 @@ class Hyperparameters(BaseModel):
         "every", group=TEXT, label=_("Answers to learn"), shown_if=("problem_type", ("chat",)),
         choices={"every": _("Every answer of a conversation"), "last": _("The last answer only")},
         help=_(
-            "What is learned of conversations of several turns. Answers with the weight 0 in the imported file are "
-            "never learned."
+            "What is learned of conversations of several turns. Answers with the weight 0 in the imported file count "
+            "as prompt."
         ),
     )  # fmt: skip
 

@@ -291,7 +291,8 @@ def _version_target(team: Team, version: DeploymentVersion, found: _Named) -> Ta
         resolve_adapter(team, version.adapter, found.public_name, system_prompt=version.system_prompt),
         version_id=version.pk,
         response_schema=version.response_schema,
-        decision_schema=version.decision_schema,
+        # Versions of before this was kept apart decided by the schema of their answers.
+        decision_schema=version.decision_schema or (None if version.labels else version.response_schema),
         labels=version.labels,
         temperatures=version.temperatures,
         thresholds=version.thresholds,

@@ -44,7 +44,7 @@ class ChosenAnswer:
 
 @dataclass(frozen=True)
 class _Beam:
-    """An answer as far as it has come, up to where the next key begins."""
+    """An answer as far as it has come, up to where the next key begins; `logprob` is that of the likeliest one less."""
 
     text: str
     logprob: float = 0.0
@@ -132,7 +132,9 @@ class Walk:
         self._spreads[name] = {label: math.log(max(mass / whole, _LEAST_SHARE)) for label, mass in masses.items()}
         best = max(beam.logprob for beam in longer)
         followed = [beam for beam in longer if beam.logprob >= best - _FOLLOWED_NATS]
-        self._beams = sorted(followed, key=lambda beam: -beam.logprob)[:BEAMS]
+        chosen = sorted(followed, key=lambda beam: -beam.logprob)[:BEAMS]
+        # Only their ratio counts, and behind hundreds of fields all of them would be too small for a number.
+        self._beams = [_Beam(beam.text, beam.logprob - best) for beam in chosen]
 
 
 def likeliest(spread: Spread) -> str:

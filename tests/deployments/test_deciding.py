@@ -10,7 +10,7 @@ import pytest
 from django.test import Client
 
 from deployments import known_targets, metering, services
-from deployments.models import InferenceRecord
+from deployments.models import DeploymentVersion, InferenceRecord
 from experiments.problem_file import PROBLEM_FILE, Problem
 from portal.rls import all_teams, team_scope
 from tests.deployments.figures import calibrate, evaluate
@@ -163,6 +163,15 @@ def test_a_version_keeps_what_it_was_made_with_and_deploying_again_takes_the_new
     with team_scope(team.pk):
         run.refresh_from_db()
     assert deploy(response_schema=CLOSED).number == 2
+
+
+def test_a_version_of_before_decides_by_the_schema_of_its_answers(deploy, api, engine):
+    version = deploy(COLD, response_schema=CLOSED)
+    with all_teams("test"):
+        DeploymentVersion.unscoped.filter(pk=version.pk).update(decision_schema=None, temperatures={})
+    known_targets._versions.clear()
+    (queue,) = decide(api, ASK_QUEUE)["answers"]
+    assert (scored(engine)[0]["beginning"], queue["calibrated"]) == ('{"queue": ', False)
 
 
 # --- classification ------------------------------------------------------------------------------------------------

@@ -93,6 +93,13 @@ def test_a_value_alone_is_certain_and_not_asked_for():
     assert judge.asked[0][0] == '{"kind": "ticket", "queue": '
 
 
+def test_hundreds_of_fields_that_nothing_is_known_of_can_be_told():
+    names = tuple(f"f{number}" for number in range(800))
+    fields = ClosedFields(schema(names, **{name: {"enum": list(QUEUES)} for name in names}))
+    spread = Walk(fields, Judge()).of(names[-1])
+    assert shares_of(spread) == pytest.approx(dict.fromkeys(QUEUES, 1 / 3))
+
+
 @pytest.mark.parametrize(
     ("names", "required", "needs"),
     [

@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 
 from portal.cutting_off import cut_off_after
 from portal.display.numbers import filesize
-from portal.reachable import OutboundFailed, require_allowed
+from portal.reachable import OutboundFailed, OutboundRefused, require_allowed
 
 Progress = Callable[[int, int | None], None]
 
@@ -53,7 +53,15 @@ class GuardedTransport(httpx.BaseTransport):
 
 
 def client(headers: Mapping[str, str] | None = None) -> httpx.Client:
-    """Return an HTTP client that goes through the guard; close it after use."""
+    """Return an HTTP client that goes through the guard; close it after use.
+
+    Raises: OutboundRefused for a header, that is a key that somebody has stored, that HTTP cannot carry.
+    """
+    if not all(value.isascii() and value.isprintable() for value in (headers or {}).values()):
+        raise OutboundRefused(
+            _("The stored key has characters that no request can carry, such as a new line. Store it anew."),
+            code="key_unusable",
+        )
     return httpx.Client(
         transport=GuardedTransport(),
         headers={"User-Agent": "Tuneport", **(headers or {})},

@@ -2,7 +2,9 @@
 
 `MetricPoint` ids only grow, and a corrected point gets a new one, so the last id that has arrived is all there is to
 remember. A try takes its row by moving `next_try_at` ahead: a message that comes twice sends once, a lost one is found
-by the clock. Whatever fails here is written down, tried again, and changes nothing about the run.
+by the clock. It writes down what became of it only while the row still says that moment: who changes the tracker
+meanwhile moves it, and what went to the earlier one counts no more. Whatever fails here is written down, tried again,
+and changes nothing about the run.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -43,6 +45,19 @@ ENDED: Final = {
 }
 FACTS: Final = ("exact_match", "json_valid", "schema_valid", "token_f1")
 Status = TrackedRun.Status
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A row that this try has taken, until the moment that the row says."""
+
+    tracked_id: UUID
+    team_id: UUID
+    until: datetime
+
+    def row(self) -> QuerySet[TrackedRun]:
+        """Return the row as long as it is this try's."""
+        return TrackedRun.unscoped.filter(pk=self.tracked_id, status=Status.OPEN, next_try_at=self.until)
 
 
 @dataclass(frozen=True)
@@ -81,47 +96,48 @@ def sweep() -> int:
 
 def send(tracked_id: UUID) -> None:
     """Bring the tracker up to date about one run, if it is due; a doubled message does nothing."""
-    team_id = _take(tracked_id)
-    if team_id is None:
+    taken = _take(tracked_id)
+    if taken is None:
         return
     try:
-        _bring_up_to_date(tracked_id, team_id)
+        _bring_up_to_date(taken)
     except PortalError as error:
-        with team_scope(team_id):
-            _note_failure(tracked_id, error.message)
+        with team_scope(taken.team_id):
+            _note_failure(taken, error.message)
 
 
-def _take(tracked_id: UUID) -> UUID | None:
-    """Take a row that is due; return its team."""
+def _take(tracked_id: UUID) -> _Taken | None:
+    """Take a row that is due."""
     now = timezone.now()
     with all_teams("a tracked run's id leads to its team"):
         due = TrackedRun.unscoped.filter(pk=tracked_id, status=Status.OPEN, next_try_at__lte=now)
         if not due.update(next_try_at=now + TAKEN_FOR, attempts=F("attempts") + 1):
             return None
-        team_id: UUID = TrackedRun.unscoped.values_list("team_id", flat=True).get(pk=tracked_id)
-    return team_id
+        team_id = TrackedRun.unscoped.values_list("team_id", flat=True).get(pk=tracked_id)
+    return _Taken(tracked_id, team_id, now + TAKEN_FOR)
 
 
-def _bring_up_to_date(tracked_id: UUID, team_id: UUID) -> None:
+def _bring_up_to_date(taken: _Taken) -> None:
     """Send all there is, as long as a task may take. Raises: PortalError."""
     ends_s = time.monotonic() + LONGEST_TASK_S
-    while time.monotonic() < ends_s:
-        with team_scope(team_id):
-            news = _news(tracked_id)
+    while True:
+        with team_scope(taken.team_id):
+            news = _news(taken)
         if news is None:
             return
         with outbound.client(mlflow.headers_of(news.key)) as http:
             server = mlflow.Server(http, news.tracker.address)
             sent = _send(server, news)
-        with team_scope(team_id):
-            _note_success(tracked_id, sent)
-        if news.has_ended or len(news.points) < POINTS_AT_A_TIME:
+        is_done = news.has_ended or len(news.points) < POINTS_AT_A_TIME or time.monotonic() >= ends_s
+        with team_scope(taken.team_id):
+            _note_success(taken, sent, is_done=is_done)
+        if is_done:
             return
 
 
-def _news(tracked_id: UUID) -> News | None:
-    """Return what is new of a run, None if it is gone meanwhile. Raises: PortalError if the key is."""
-    tracked = TrackedRun.unscoped.select_related("tracker", "team").filter(pk=tracked_id, status=Status.OPEN).first()
+def _news(taken: _Taken) -> News | None:
+    """Return what is new of a run, None if it was taken away meanwhile. Raises: PortalError if the key was."""
+    tracked = taken.row().select_related("tracker", "team").first()
     if tracked is None:
         return None
     run = Run.unscoped.select_related("experiment", "base_model", "dataset_version__dataset").get(pk=tracked.run_id)
@@ -189,20 +205,19 @@ def _batches(points: list[MetricPoint]) -> Iterator[list[mlflow.Metric]]:
         yield batch
 
 
-def _note_success(tracked_id: UUID, changed: dict[str, Any]) -> None:
+def _note_success(taken: _Taken, changed: dict[str, Any], *, is_done: bool) -> None:
     now = timezone.now()
-    TrackedRun.unscoped.filter(pk=tracked_id, status=Status.OPEN).update(
-        attempts=0, problem="", next_try_at=now + EVERY, sent_at=now, **changed
-    )
+    due = now + EVERY if is_done else taken.until
+    taken.row().update(attempts=0, problem="", next_try_at=due, sent_at=now, **changed)
 
 
-def _note_failure(tracked_id: UUID, problem: str) -> None:
+def _note_failure(taken: _Taken, problem: str) -> None:
     """Write down why nothing arrived, and when it is tried again, if it is."""
-    rows = TrackedRun.unscoped.filter(pk=tracked_id, status=Status.OPEN)
+    rows = taken.row()
     tried = rows.values_list("attempts", flat=True).first()
     if tried is None:
         return
-    logger.info("tracked run %s: try %d failed", tracked_id, tried)
+    logger.info("tracked run %s: try %d failed", taken.tracked_id, tried)
     if tried > len(RETRIES_AFTER_S):
         rows.update(status=Status.FAILED, problem=problem[:300])
         return

@@ -40,9 +40,10 @@ def set_tracker(
     setting.updated_by = actor.user
     setting.save()
     again = team.trackedruns.filter(status=TrackedRun.Status.OPEN)
-    again.update(attempts=0, next_try_at=timezone.now())
+    again.update(attempts=0, next_try_at=timezone.now())  # a try that is under way writes nothing down any more
     if has_moved:
-        again.update(experiment_id="", external_id="", sent_point=0, sent_step=0, problem="")
+        again.update(sent_point=0, sent_step=0, problem="")
+        team.trackedruns.update(experiment_id="", external_id="")  # ids of the earlier one lead nowhere at this one
     audit.record(team, actor, "tracker.set", setting, address=address, experiment=experiment)
     return setting
 

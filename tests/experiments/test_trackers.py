@@ -202,6 +202,36 @@ def test_another_address_gets_runs_at_work_from_their_beginning(team, actor, ser
         assert known["metrics"]["loss"] == {1: 1.0, 2: 0.5}
 
 
+def test_what_reaches_the_earlier_address_meanwhile_counts_no_more(team, actor, server, run, lease, monkeypatch):
+    tell(lease, 1, 2)
+    log_metrics = mlflow.Server.log_metrics
+    with MlflowServer() as second:
+
+        def move_meanwhile(*arguments: object) -> None:
+            monkeypatch.undo()
+            with team_scope(team.pk):
+                services.set_tracker(team=team, actor=actor, address=second.url)
+            log_metrics(*arguments)
+
+        monkeypatch.setattr(mlflow.Server, "log_metrics", move_meanwhile)
+        copy()
+        assert len(server.runs) == 1
+        assert (row().external_id, row().sent_point, row().attempts) == ("", 0, 0)
+        copy()
+        (known,) = second.runs.values()
+        assert known["metrics"]["loss"] == {1: 1.0, 2: 0.5}
+        assert row().external_id in second.runs
+
+
+def test_links_of_ended_runs_do_not_lead_to_another_address(team, actor, server, run, lease):
+    change(run, status="succeeded", ended_at=timezone.now(), lease_token=None)
+    copy()
+    assert row().url.startswith(server.url)
+    with team_scope(team.pk):
+        services.set_tracker(team=team, actor=actor, address="https://mlflow.example.org")
+    assert (row().status, row().url) == ("done", "")
+
+
 def test_trials_earlier_runs_and_other_teams_are_not_copied(
     server, team, actor, other_team, base_model, node, tracker, charlie
 ):
@@ -286,6 +316,17 @@ def test_the_page_saves_asks_and_removes(client_for, alice, team, server):
     assert browser.post(f"{PAGE}delete/").status_code == 302
     with team_scope(team.pk):
         assert not team.trackersettings.exists()
+
+
+@pytest.mark.parametrize("text", ["schlüssel", "one\ntwo"])
+def test_a_key_that_no_request_can_carry_is_a_sentence(client_for, alice, team, actor, server, run, lease, text):
+    with team_scope(team.pk):
+        secrets.store(team=team, kind=TeamSecret.Kind.TRACKER_KEY, name="tracker", text=text, actor=actor)
+        services.set_tracker(team=team, actor=actor, address=server.url, secret="tracker")
+    assert "no request can carry" in client_for(alice).post(f"{PAGE}test/", follow=True).content.decode()
+    copy()
+    assert "no request can carry" in row().problem
+    assert server.asked == []
 
 
 def test_programs_of_admins_do_the_same(api, team, server):

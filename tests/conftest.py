@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from django.test import Client
+from hypothesis import settings
 
 from portal import audit, platform_state
 from portal.actors import Actor
@@ -26,6 +27,10 @@ from tests.template_database import use_template
 if TYPE_CHECKING:
     from datasets_app.models import DatasetVersion
     from tests.ready import KeptImport
+
+# How long an example takes says something of a busy machine only.
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 
 @pytest.fixture(scope="session")

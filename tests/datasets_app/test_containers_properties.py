@@ -31,7 +31,7 @@ CHANGE = st.tuples(st.floats(0, 1, exclude_max=True), st.sampled_from("rcid"), s
 FILES = st.lists(st.one_of(st.lists(CHANGE, max_size=4), st.binary(max_size=60)), min_size=10, max_size=25)
 # A smaller failing example is not worth a hundred children.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
-QUICK = settings(max_examples=6, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=6, phases=PHASES, suppress_health_check=list(HealthCheck))
 
 
 def changed(content: bytes, changes) -> bytes:

@@ -15,7 +15,7 @@ from datasets_app.readers import ENCODINGS, FileRefused, Limits, Record, RowFaul
 pytestmark = pytest.mark.slow
 
 LIMITS = Limits(max_rows=200, max_cell_bytes=64, max_row_bytes=256, max_row_lines=20, max_columns=8)
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # Pieces that mean something to one of the readers, so that random files are not all the same nonsense.
 PIECES = st.sampled_from(

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets_app.conversion import without_templates
@@ -80,7 +80,6 @@ keys_of_rows = st.integers(1, 120).flatmap(
 
 @pytest.mark.slow
 @given(columns=keys_of_rows, seed=st.integers(0, 2**31 - 1), by=st.sampled_from(["random", "time"]))
-@settings(deadline=None)
 def test_what_belongs_together_stays_together(columns, seed, by):
     questions, groups, strata = (np.array(column) for column in columns)
     rows = RowsToDivide(
@@ -97,7 +96,6 @@ def test_what_belongs_together_stays_together(columns, seed, by):
 
 @pytest.mark.slow
 @given(columns=keys_of_rows)
-@settings(deadline=None)
 def test_rows_are_together_exactly_if_a_chain_leads_from_one_to_the_other(columns):
     keys = [np.array(column) for column in columns[:2]]
     count = len(keys[0])
@@ -139,7 +137,6 @@ def test_rows_say_themselves_where_they_belong():
 
 @pytest.mark.slow
 @given(columns=keys_of_rows, seed=st.integers(0, 100))
-@settings(deadline=None)
 def test_test_rows_stay_test_rows(columns, seed):
     questions, _groups, now = (np.array(column) for column in columns)
     now = np.minimum(now, 2).astype(np.int8)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets_app import store
@@ -44,7 +44,6 @@ def plain(number, prompt="Hi", answer="there"):
 
 @pytest.mark.slow
 @given(rows=ROWS)
-@settings(deadline=None)
 def test_rows_come_back_as_they_were(rows, tmp_path_factory):
     path = tmp_path_factory.mktemp("store") / "train.parquet"
     written = store.write_rows(path, rows)
@@ -61,7 +60,6 @@ def test_rows_come_back_as_they_were(rows, tmp_path_factory):
 
 @pytest.mark.slow
 @given(rows=ROWS, start=st.integers(0, 25), length=st.integers(0, 25))
-@settings(deadline=None)
 def test_a_slice_is_that_of_the_list(rows, start, length, tmp_path_factory):
     path = tmp_path_factory.mktemp("store") / "train.parquet"
     store.ROWS_PER_GROUP, before = 3, store.ROWS_PER_GROUP  # several groups from few rows
@@ -75,7 +73,6 @@ def test_a_slice_is_that_of_the_list(rows, start, length, tmp_path_factory):
 
 @pytest.mark.slow
 @given(one=ROWS, other=ROWS)
-@settings(deadline=None)
 def test_hashes_are_equal_exactly_if_the_conversations_are(one, other):
     def hash_of(rows):
         known = store.RowsHash()

@@ -263,7 +263,7 @@ def test_no_authorization_header_breaks_us(header, client):
 
 
 @pytest.mark.django_db
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=80), st.sampled_from(["Bearer ", "bearer tnp_", "Token ", ""]))
 def test_no_random_authorization_header_breaks_us(client, text, scheme):
     response = client.get("/v1/models", HTTP_AUTHORIZATION=scheme + text)
@@ -280,7 +280,7 @@ KEYS = st.sampled_from(["model", "messages", "stream", "stream_options", "stop",
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.dictionaries(KEYS, JSON, max_size=6) | JSON,
     st.sampled_from([parameters.chat_request, parameters.completion_request]),

@@ -71,7 +71,7 @@ def test_scripted_curves_get_the_right_hint(code, training, validation):
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     which=st.sampled_from(SCRIPTED),
     seed=st.integers(0, 10**6),
@@ -120,7 +120,7 @@ def test_without_validation_rows_training_alone_is_read():
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=50), st.floats(0, 0.98))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_smoothing_starts_at_the_first_value_and_stays_between_the_extremes(values, weight):
     found = smoothed(values, weight)
     assert found[0] == pytest.approx(values[0])

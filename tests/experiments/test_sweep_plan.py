@@ -95,7 +95,7 @@ def test_nobody_is_stopped_before_there_is_something_to_compare():
     assert not is_losing([], [GOOD, FAIR])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.floats(0.01, 9), min_size=4, max_size=4), min_size=3, max_size=6), st.integers(1, 4))
 def test_the_best_of_all_is_never_stopped(losses, upto):
     courses = [course(*one) for one in losses]

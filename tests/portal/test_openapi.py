@@ -150,7 +150,7 @@ def ask(operation: Any, mode: GenerationMode, checks: list[Any], token: str, kin
     """Ask one address a few times, and take back what each request has done."""
 
     @settings(
-        max_examples=EXAMPLES, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
+        max_examples=EXAMPLES, derandomize=True, database=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(case=operation.as_strategy(generation_mode=mode))

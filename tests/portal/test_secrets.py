@@ -35,7 +35,7 @@ def test_machine_code_gets_it_back_and_its_use_is_noted(scoped, stored):
     assert stored.last_used_at is not None
 
 
-@fuzz(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@fuzz(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200))
 def test_any_text_comes_back_as_it_was(scoped, actor, text):
     secrets.store(team=scoped, kind="connector", name="any", text=text, actor=actor)

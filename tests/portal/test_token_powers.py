@@ -80,7 +80,7 @@ def test_unknown_ids_and_wrong_secrets_look_and_cost_the_same(make):
     assert abs(middle[unknown] - middle[wrong]) < 0.001
 
 
-@hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     header=st.text(st.characters(codec="latin-1"), max_size=300), scheme=st.sampled_from(["", "Bearer ", "bEaReR\t"])
 )

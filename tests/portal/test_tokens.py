@@ -99,7 +99,7 @@ def test_bad_wishes_are_refused_and_leave_nothing(team, actor, alice, change, pa
         assert team.apitokens.count() == 0
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     header=st.text(st.characters(codec="latin-1"), max_size=300)
     | st.binary(max_size=300).map(lambda b: b.decode("latin-1"))

@@ -33,7 +33,7 @@ rows = st.lists(st.tuples(st.sampled_from(["train", "validation", "test"]), text
 
 
 @given(rows=rows)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_rows_give_a_report(rows):
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -315,7 +315,7 @@ def test_who_lost_the_right_fetches_nothing(team, alice, actor):
 TEXT = st.text(max_size=30)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 @given(
     st.one_of(
         st.none(),

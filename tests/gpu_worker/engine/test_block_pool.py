@@ -57,7 +57,7 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPool = PoolMachine.TestCase
-TestPool.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestPool.settings = settings(max_examples=30, stateful_step_count=30)
 
 
 def test_the_last_token_is_always_computed() -> None:

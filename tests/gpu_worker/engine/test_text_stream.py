@@ -17,7 +17,7 @@ def test_pieces_add_up_and_never_break_a_character(renderer: ChatRenderer, text:
     assert not any("\ufffd" in piece for piece in pieces)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(min_value=3, max_value=383), max_size=30))
 def test_pieces_add_up_for_any_tokens(renderer: ChatRenderer, ids: list[int]) -> None:
     """Random tokens are mostly broken UTF-8: the replacement characters must still be those of the whole."""
@@ -26,7 +26,7 @@ def test_pieces_add_up_for_any_tokens(renderer: ChatRenderer, ids: list[int]) ->
     assert "".join(pieces).replace("\ufffd", "") == renderer.decode(ids).replace("\ufffd", "")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.text(alphabet="ab}", max_size=3), max_size=12), st.lists(st.text("ab}", min_size=1, max_size=3)))
 def test_scanner_equals_a_search_in_the_whole_text(pieces: list[str], stops: list[str]) -> None:
     scanner = StopScanner(stops)

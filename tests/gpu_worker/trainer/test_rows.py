@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.hyperparameters import Hyperparameters
@@ -78,7 +78,6 @@ def test_an_answer_that_does_not_fit_is_left_out_or_cut_if_asked(write, renderer
     assert cut.rows[0].token_ids[-1] not in renderer.eos_ids  # what was cut off must not look finished
 
 
-@settings(deadline=None)
 @given(max_length=st.integers(16, 300), side=st.sampled_from(["start", "end"]), size=st.integers(0, 40))
 def test_no_row_is_ever_longer_than_allowed(tmp_path_factory, renderer, max_length, side, size):
     path = tmp_path_factory.mktemp("rows") / "train.jsonl"

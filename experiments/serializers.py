@@ -18,6 +18,9 @@ from experiments.situations import situation_of
 from portal.models import BaseModel, Team
 from portal.scoping import narrow_to_team
 
+# What can be asked for in so many words; evaluations of kept weights have an address of their own.
+ORDERED_KINDS = [(kind.value, kind.label) for kind in (Run.Kind.TRAINING, Run.Kind.PREFLIGHT)]
+
 
 class TeamSerializer(serializers.Serializer):  # type: ignore[type-arg]
     """A serializer for input whose references are limited to the team in its context."""
@@ -117,7 +120,7 @@ class RunChoice(TeamSerializer):
     )
     deploy_as = serializers.SlugField(max_length=60, required=False, default="")
     kind = serializers.ChoiceField(
-        choices=[(kind.value, kind.label) for kind in (Run.Kind.TRAINING, Run.Kind.PREFLIGHT)],
+        choices=ORDERED_KINDS,
         default=Run.Kind.TRAINING,
         help_text="`preflight`: try 20 steps instead, to tell time, memory and cost; nothing of it is kept.",
     )

@@ -349,6 +349,7 @@ SPECTACULAR_SETTINGS = {
         "CancellableWorkStatus": "datasets_app.models.DoctorReport.Status",
         "DatasetVersionStatus": "datasets_app.models.DatasetVersion.Status",
         "ExportKind": "deployments.models.ModelExport.Kind",
+        "OrderedRunKind": "experiments.serializers.ORDERED_KINDS",
         "RunKind": "experiments.models.Run.Kind",
         "RunStatus": "experiments.models.Run.Status",
         "Split": "datasets_app.models.Split",

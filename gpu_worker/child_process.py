@@ -35,7 +35,8 @@ class Surroundings:
     """Where a child runs: in which folder it works, what it inherits, which share of the machine it gets.
 
     `cache`: where it keeps what it compiled for this machine; no rows, no weights. None: it keeps nothing.
-    `base_model`: the folder of the model that it may read. `walled`: whether the kernel keeps it from everything else.
+    `base_model`: the folder of the model that it may read. `walled`: whether the kernel keeps it from everything else,
+    above all from `data`, where everybody's rows, adapters and secrets lie.
     """
 
     job: Path
@@ -45,6 +46,7 @@ class Surroundings:
     lock: int
     cache: Path | None = None
     base_model: Path | None = None
+    data: Path | None = None
     walled: bool = True
 
     def lay_out(self) -> None:
@@ -74,7 +76,9 @@ class Surroundings:
         named = [Path(word) for word in command if word.startswith("/") and Path(word).is_file()]
         base_model = [self.base_model] if self.base_model else []
         writable = [self.job, *([self.cache] if self.cache else [])]
-        with build_wall(readable=[*self._packages(), *base_model, *named], writable=writable) as wall:
+        outside = [self.project, *([self.data] if self.data else [])]
+        readable = [*self._packages(), *base_model, *named]
+        with build_wall(readable=readable, writable=writable, outside=outside) as wall:
             yield wall
 
     def _packages(self) -> list[Path]:

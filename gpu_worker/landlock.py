@@ -78,9 +78,8 @@ def make_fence(allowed: Mapping[Path, Access]) -> int:
     Kernels before 6.7 leave TCP in any case, those before 6.12 signals to processes outside. Raises: OSError.
     """
     version = offered_version()
-    known = _ALL & ~Access(sum(access for access, since in _SINCE.items() if version < since))
     wanted = _Ruleset(
-        files=known,
+        files=_known(version),
         network=_ALL_TCP if version >= _TCP_SINCE else 0,
         scopes=_ALL_SCOPES if version >= _SCOPES_SINCE else 0,
     )
@@ -88,11 +87,19 @@ def make_fence(allowed: Mapping[Path, Access]) -> int:
     fence = _call(_CREATE_RULESET, ctypes.byref(wanted), ctypes.c_size_t(ctypes.sizeof(wanted)), 0)
     try:
         for path, access in allowed.items():
-            _add(fence, path, access & known)
+            _add(fence, path, access & _known(version))
     except OSError:
         os.close(fence)
         raise
     return fence
+
+
+def allow_own_threads(fence: int) -> None:
+    """Let the calling process write the names of its threads, once it has entered: CUDA does so, or does not start.
+
+    Raises: OSError.
+    """
+    _add(fence, Path("/proc/self/task"), (READ | Access.WRITE_FILE | Access.TRUNCATE) & _known(offered_version()))
 
 
 def enter_fence(fence: int) -> None:
@@ -101,6 +108,10 @@ def enter_fence(fence: int) -> None:
     Privileges have to be given up before. Raises: OSError.
     """
     _call(_RESTRICT_SELF, fence, 0)
+
+
+def _known(version: int) -> Access:
+    return _ALL & ~Access(sum(access for access, since in _SINCE.items() if version < since))
 
 
 def _add(fence: int, path: Path, access: Access) -> None:

@@ -1,20 +1,25 @@
-"""Linux' seccomp: a process gives up, for itself and all that it starts, the making of sockets.
+"""Linux' seccomp: a process gives up, for itself and all that it starts, sockets that reach anybody.
 
-Without a socket nobody is reached: neither another machine nor the database or a container's daemon on this one. Pairs
-of connected sockets inside of a process (`socketpair`) stay. Source: linux/seccomp.h, linux/filter.h; seccomp(2).
+Without connections nobody is reached: neither another machine nor the database or a container's daemon on this one.
+What stays are connected pairs inside of a process (`socketpair`), and the one kind of socket that CUDA makes at its
+start, to hand out its memory to those who ask it: without it CUDA does not start. Source: linux/seccomp.h,
+linux/filter.h; seccomp(2), unix(7).
 """
 
 import ctypes
 import errno
 import os
 import platform
+import socket
 from dataclasses import dataclass
 
 _SET_FILTER, _ASK_ACTION = 1, 2
 # Filters of older kernels also switched a protection of the processor on that slows everything down.
 _KEEP_SPECULATION = 1 << 2
-_LOAD_WORD, _JUMP_IF_EQUAL, _JUMP_IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
-_AT_NUMBER, _AT_MACHINE = 0, 4  # where the kernel describes a call
+_LOAD_WORD, _AND, _JUMP_IF_EQUAL, _JUMP_IF_AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+# Where the kernel describes a call; the words of arguments are the lower halves.
+_AT_NUMBER, _AT_MACHINE, _AT_FAMILY, _AT_KIND = 0, 4, 16, 24
+_KIND = 0xF  # the rest of the argument are flags
 _ALLOW = 0x7FFF0000
 _REFUSE = 0x00050000 | errno.EACCES
 _IO_URING_SETUP = 425  # its rings make sockets without the call that is named so
@@ -27,12 +32,14 @@ class _Machine:
 
     name: int
     socket: int
+    connect: int
+    pair: int
     seccomp: int
 
 
 _MACHINES = {
-    "x86_64": _Machine(0xC000003E, socket=41, seccomp=317),
-    "aarch64": _Machine(0xC00000B7, socket=198, seccomp=277),
+    "x86_64": _Machine(0xC000003E, socket=41, connect=42, pair=53, seccomp=317),
+    "aarch64": _Machine(0xC00000B7, socket=198, connect=203, pair=199, seccomp=277),
 }
 
 
@@ -56,7 +63,7 @@ def is_offered() -> bool:
 
 
 def give_up_sockets() -> None:
-    """Make no socket from now on, nor let anything that this process starts make one.
+    """Connect to nobody from now on, nor let anything that this process starts do so.
 
     Privileges have to be given up before. Raises: OSError.
     """
@@ -67,16 +74,48 @@ def give_up_sockets() -> None:
         raise OSError(ctypes.get_errno(), f"seccomp: {os.strerror(ctypes.get_errno())}")
 
 
-def _instructions(machine: _Machine) -> "ctypes.Array[_Instruction]":
-    """Return the filter; jumps say how many instructions to pass over."""
-    lines = (
-        (_LOAD_WORD, 0, 0, _AT_MACHINE),
-        (_JUMP_IF_EQUAL, 0, 5, machine.name),  # calls in the manner of another processor are refused
-        (_LOAD_WORD, 0, 0, _AT_NUMBER),
-        (_JUMP_IF_AT_LEAST, 3, 0, _X32_CALLS),
-        (_JUMP_IF_EQUAL, 2, 0, machine.socket),
-        (_JUMP_IF_EQUAL, 1, 0, _IO_URING_SETUP),
-        (_RETURN, 0, 0, _ALLOW),
-        (_RETURN, 0, 0, _REFUSE),
+# An instruction's name for those that jump to it, what it does, with which value, and where to go on if so and if not.
+_Line = tuple[str, int, int, str, str]
+
+
+def _lines(machine: _Machine) -> tuple[_Line, ...]:
+    """Return the filter; an empty target is the next line.
+
+    Pairs of datagrams are refused, too: whoever has one may send to any address.
+    """
+    return (
+        ("", _LOAD_WORD, _AT_MACHINE, "", ""),
+        ("", _JUMP_IF_EQUAL, machine.name, "", "refuse"),  # calls in the manner of another processor are refused
+        ("", _LOAD_WORD, _AT_NUMBER, "", ""),
+        ("", _JUMP_IF_AT_LEAST, _X32_CALLS, "refuse", ""),
+        ("", _JUMP_IF_EQUAL, _IO_URING_SETUP, "refuse", ""),
+        ("", _JUMP_IF_EQUAL, machine.connect, "refuse", ""),
+        ("", _JUMP_IF_EQUAL, machine.pair, "pair", ""),
+        ("", _JUMP_IF_EQUAL, machine.socket, "", "allow"),
+        ("", _LOAD_WORD, _AT_FAMILY, "", ""),
+        ("", _JUMP_IF_EQUAL, socket.AF_UNIX, "packets", "refuse"),
+        ("pair", _LOAD_WORD, _AT_KIND, "", ""),
+        ("", _AND, _KIND, "", ""),
+        ("", _JUMP_IF_EQUAL, socket.SOCK_STREAM, "allow", ""),
+        ("packets", _LOAD_WORD, _AT_KIND, "", ""),
+        ("", _AND, _KIND, "", ""),
+        ("", _JUMP_IF_EQUAL, socket.SOCK_SEQPACKET, "allow", "refuse"),
+        ("allow", _RETURN, _ALLOW, "", ""),
+        ("refuse", _RETURN, _REFUSE, "", ""),
     )
-    return (_Instruction * len(lines))(*(_Instruction(*line) for line in lines))
+
+
+def _instructions(machine: _Machine) -> "ctypes.Array[_Instruction]":
+    """Return the filter as the kernel reads it; its jumps say how many instructions to pass over."""
+    lines = _lines(machine)
+    places = {name: place for place, (name, *_rest) in enumerate(lines) if name}
+
+    def passed_over(target: str, place: int) -> int:
+        return places[target] - place - 1 if target else 0
+
+    return (_Instruction * len(lines))(
+        *(
+            _Instruction(code, passed_over(yes, place), passed_over(no, place), value)
+            for place, (_name, code, value, yes, no) in enumerate(lines)
+        )
+    )

@@ -8,7 +8,7 @@ rows and adapters of other runs, the database and its password, other processes'
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,22 +51,25 @@ class Wall:
         """Stay inside from now on, with everything that this process starts. Raises: OSError."""
         give_up_privileges()
         if self.fence is not None:
+            landlock.allow_own_threads(self.fence)
             landlock.enter_fence(self.fence)
         if self.stops_sockets:
             socket_filter.give_up_sockets()
 
 
 @contextlib.contextmanager
-def build_wall(*, readable: Iterable[Path], writable: Iterable[Path]) -> Iterator[Wall]:
+def build_wall(*, readable: Iterable[Path], writable: Iterable[Path], outside: Iterable[Path] = ()) -> Iterator[Wall]:
     """Prepare a wall with these places inside, besides those of the system; start the child in this block.
 
-    Raises: OSError.
+    `outside`: what else lies there stays outside, even where it is kept in a folder of the system. Raises: OSError.
     """
     has_fence = landlock.offered_version() >= landlock.OLDEST_VERSION
     stops_sockets = socket_filter.is_offered()
     missing = [] if has_fence else [FILES_ARE_OPEN]
     missing += [] if stops_sockets else [SOCKETS_ARE_OPEN]
-    fence = landlock.make_fence(_allowed(readable, writable)) if has_fence else None
+    fence = (
+        landlock.make_fence(_allowed(readable, writable, {path.resolve() for path in outside})) if has_fence else None
+    )
     try:
         yield Wall(fence, stops_sockets, tuple(missing))
     finally:
@@ -74,8 +77,9 @@ def build_wall(*, readable: Iterable[Path], writable: Iterable[Path]) -> Iterato
             os.close(fence)
 
 
-def _allowed(readable: Iterable[Path], writable: Iterable[Path]) -> dict[Path, Access]:
-    programs = {Path(name) for name in (*_SYSTEM, sys.prefix, sys.base_prefix, *_named_in_environment())}
+def _allowed(readable: Iterable[Path], writable: Iterable[Path], outside: Collection[Path]) -> dict[Path, Access]:
+    named = (*_SYSTEM, sys.prefix, sys.base_prefix, *_named_in_environment())
+    programs = (path for name in named for path in _beside(Path(name).resolve(), outside))
     devices = (path for name in _DEVICES for path in Path("/dev").glob(name))
     return {
         **dict.fromkeys((Path(name) for name in _READABLE), READ),
@@ -85,6 +89,19 @@ def _allowed(readable: Iterable[Path], writable: Iterable[Path]) -> dict[Path, A
         **dict.fromkeys(readable, READ),
         **dict.fromkeys(writable, WRITE),
     }
+
+
+def _beside(folder: Path, outside: Collection[Path]) -> Iterator[Path]:
+    """Yield a folder; or, if places in it stay outside, what lies beside these. Links lead where their targets are."""
+    if folder in outside:
+        return
+    if not any(place.is_relative_to(folder) for place in outside):
+        yield folder
+        return
+    with contextlib.suppress(PermissionError):
+        for entry in folder.iterdir():
+            if not entry.is_symlink():
+                yield from _beside(entry, outside)
 
 
 def _named_in_environment() -> Iterator[str]:

@@ -118,6 +118,7 @@ class Watch:
             lock=lock,
             cache=Path(settings.DATA_DIR) / "cache",
             base_model=self._base_model,
+            data=Path(settings.DATA_DIR),
             walled=settings.TRAINER_WALL,
         )
         child = ChildProcess(command, surroundings, output=self.folder.events, log=self.folder.root / log)

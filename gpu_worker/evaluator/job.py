@@ -237,8 +237,9 @@ class Questions:
         """Let `subject` have the complete answers of `source` that follow the grammar anyway; return their rows.
 
         Always the likeliest token, all of them allowed: bound to the grammar, the same tokens would be chosen again.
+        Where texts end an answer, its text may lack the last of them.
         """
-        if self._params.temperature > 0:
+        if self._params.temperature > 0 or self._params.stop:
             return set()
         found = {
             row.row

@@ -172,7 +172,10 @@ def save(folder: Path, state: State, *, belongs_to: str) -> Path:
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
     publish_folder(target, write)
-    for old in newest_first(folder)[KEPT:]:
+    found = newest_first(folder)
+    # Later ones were refused when the run was taken up: they must not push out those that it makes now.
+    kept = [path for path in found if step_of(path) <= state.progress.step][:KEPT]
+    for old in set(found) - set(kept):
         shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -180,7 +183,12 @@ def save(folder: Path, state: State, *, belongs_to: str) -> Path:
 def newest_first(folder: Path) -> list[Path]:
     """Return the checkpoint folders, the highest step first."""
     found = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """Return the step of a checkpoint's folder."""
+    return int(path.name.removeprefix("step-"))
 
 
 def load(path: Path, *, belongs_to: str) -> State:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import platform
 import shutil
 import time
@@ -42,6 +43,7 @@ from gpu_worker.trainer.storage import publish_text, require_space
 
 # Of the free memory, what the copy of a state may occupy while training goes on.
 ROOM_FOR_COPY = 0.25
+_NO_GPU = "-1"  # in CUDA_VISIBLE_DEVICES, which the supervisor sets where there are GPUs
 
 
 @dataclass
@@ -195,6 +197,12 @@ class _Run:
             self._job.events.log(
                 f"{self._train.skipped} rows are left out because their answers do not fit.", "warning"
             )
+        if self._learner.device == "cpu" and os.environ.get("CUDA_VISIBLE_DEVICES", _NO_GPU) not in ("", _NO_GPU):
+            self._job.events.log(
+                "This node has a GPU that cannot be used, so the run is computed on the processor. The node's log may "
+                "say why.",
+                "warning",
+            )
         self._job.events.emit(
             "started",
             total_steps=self.loop.plan.total_steps,
@@ -233,14 +241,12 @@ class _Run:
 
     def _write_checkpoint(self, state: checkpoints.State, kept: tuple[dict[str, Tensor], Any] | None) -> Path:
         """Write a copied state, in the writer's thread; nothing that training changes is touched."""
-        path = checkpoints.save(self._job.folder.checkpoints, state, belongs_to=self._identity)
-        if kept is not None:
-            write_adapter(self._job.folder.kept / path.name, *kept, self._problem)
-        return path
+        if kept is not None:  # first: a run that goes on from a checkpoint does not come to that step again
+            write_adapter(self._job.folder.kept / f"step-{state.progress.step}", *kept, self._problem)
+        return checkpoints.save(self._job.folder.checkpoints, state, belongs_to=self._identity)
 
     def _tell_checkpoint(self, path: Path) -> None:
-        step = int(path.name.removeprefix("step-"))
-        self._job.events.emit("checkpoint", step=step, path=self._relative(path))
+        self._job.events.emit("checkpoint", step=checkpoints.step_of(path), path=self._relative(path))
 
     def report_preflight(self) -> int:
         """Tell what the steps took and what the whole run has to do; nothing that was learned is kept."""

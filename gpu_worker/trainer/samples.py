@@ -169,9 +169,14 @@ class Sampler:
     def _bound(
         self, core: EngineCore, free: dict[int, _Answer], grammar: Grammar, deadline: float
     ) -> dict[int, _Answer]:
-        """Return the answers within the schema. Greedily, free ones that follow it anyway would come again."""
+        """Return the answers within the schema. Greedily, free ones that follow it anyway would come again.
+
+        Not where texts end an answer: it may lack what its tokens say.
+        """
         same = {
-            place: answer for place, answer in free.items() if answer.is_whole and grammar.is_complete(answer.token_ids)
+            place: answer
+            for place, answer in free.items()
+            if not self._stops and answer.is_whole and grammar.is_complete(answer.token_ids)
         }
         return same | self._ask(core, [place for place in free if place not in same], grammar, deadline)
 

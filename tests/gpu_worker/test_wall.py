@@ -1,5 +1,6 @@
 """The kernel's wall around a child: native code, which no rule of Python's holds, meets it too."""
 
+import contextlib
 import json
 import os
 import socket
@@ -21,7 +22,7 @@ needs_seccomp = pytest.mark.skipif(not socket_filter.is_offered(), reason="this 
 
 # What a child tries, with the C library's functions; 0 or more is success, else the error's name is noted.
 TRY = """
-import ctypes, errno, json, os, pathlib, socket, subprocess, sys
+import ctypes, errno, json, os, pathlib, socket, subprocess, sys, threading
 libc = ctypes.CDLL(None, use_errno=True)
 job, port = pathlib.Path(sys.argv[-1]), int(sys.argv[1])
 outside, base_model = job.parent / "outside", job.parent / "base"
@@ -31,9 +32,21 @@ def attempt(function, *arguments):
     result = getattr(libc, function)(*arguments)
     return "done" if result >= 0 else errno.errorcode[ctypes.get_errno()]
 
-def connect(family, address):
-    made = libc.socket(family, socket.SOCK_STREAM, 0)
+def connect(family, address, kind=socket.SOCK_STREAM):
+    made = libc.socket(family, kind, 0)
     return attempt("connect", made, address, len(address)) if made >= 0 else errno.errorcode[ctypes.get_errno()]
+
+def send(address):
+    pair = (ctypes.c_int * 2)()
+    made = attempt("socketpair", socket.AF_UNIX, socket.SOCK_DGRAM, 0, pair)
+    return attempt("sendto", pair[0], b"row", 3, 0, address, len(address)) if made == "done" else made
+
+def start_as_cuda_does():
+    made = libc.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC, 0)
+    address = socket.AF_UNIX.to_bytes(2, "little") + b"\\0cuda-uvmfd-" + str(os.getpid()).encode()
+    done = [attempt("bind", made, address, len(address)), attempt("listen", made, 16)]
+    done.append(attempt("open", pathlib.Path(f"/proc/self/task/{threading.get_native_id()}/comm"), os.O_RDWR))
+    return done[0] if len(set(done)) == 1 else str(done)
 
 def run(program):
     try:
@@ -43,7 +56,10 @@ def run(program):
 
 NEW = os.O_CREAT | os.O_WRONLY
 here = socket.AF_INET.to_bytes(2, "little") + port.to_bytes(2, "big") + bytes([127, 0, 0, 1]) + bytes(8)
-database = socket.AF_UNIX.to_bytes(2, "little") + os.fsencode(outside / "socket") + b"\\0"
+database, packets, datagrams = (
+    socket.AF_UNIX.to_bytes(2, "little") + os.fsencode(outside / name) + b"\\0"
+    for name in ("socket", "packets", "datagrams")
+)
 program = job / "program"
 program.write_text("#!/bin/sh\\n")
 program.chmod(0o700)
@@ -64,6 +80,12 @@ tried = {
     "signal the supervisor": attempt("kill", os.getppid(), 0),
     "connect to this machine": connect(socket.AF_INET, here),
     "connect to a database's socket": connect(socket.AF_UNIX, database),
+    "connect to a service by packets": connect(socket.AF_UNIX, packets, socket.SOCK_SEQPACKET),
+    "send to a service": send(datagrams),
+    "start as CUDA does": start_as_cuda_does(),
+    "name a thread of the supervisor": attempt(
+        "open", pathlib.Path(f"/proc/{os.getppid()}/task/{os.getppid()}/comm"), os.O_RDWR
+    ),
     "a pair of sockets": "done" if socket.socketpair() else "",
     "another program": run("true"),
 }
@@ -71,9 +93,23 @@ tried = {
 """
 ALLOWED = {
     "read in the job folder", "write in the job folder", "rename to another folder", "write into the cache",
-    "read the base model", "a pair of sockets", "another program",
+    "read the base model", "a pair of sockets", "start as CUDA does", "another program",
 }  # fmt: skip
-SOCKETS = {"connect to this machine", "connect to a database's socket"}
+SOCKETS = {
+    "connect to this machine", "connect to a database's socket", "connect to a service by packets", "send to a service",
+}  # fmt: skip
+
+
+READ = """
+import errno, os, pathlib, subprocess, sys
+around = pathlib.Path(sys.argv[-1]).parent
+for name in ("outside/secret", "."):
+    try:
+        print(bool(os.listdir(around / name)) if name == "." else (around / name).read_text())
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+print("done" if subprocess.run([around / "program"]).returncode == 0 else "failed")
+"""
 
 
 @pytest.fixture
@@ -88,10 +124,15 @@ def places(tmp_path):
 
 @pytest.fixture
 def listening(places):
-    """A service of this machine and a database's socket, both of which take everybody."""
-    with socket.create_server(("127.0.0.1", 0)) as service, socket.socket(socket.AF_UNIX) as database:
-        database.bind(str(places / "outside" / "socket"))
-        database.listen()
+    """A service of this machine, and a database's socket among others, all of which take everybody."""
+    kinds = {"socket": socket.SOCK_STREAM, "packets": socket.SOCK_SEQPACKET, "datagrams": socket.SOCK_DGRAM}
+    with contextlib.ExitStack() as stack:
+        service = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        for name, kind in kinds.items():
+            local = stack.enter_context(socket.socket(socket.AF_UNIX, kind))
+            local.bind(str(places / "outside" / name))
+            if kind != socket.SOCK_DGRAM:
+                local.listen()
         yield service.getsockname()[1]
 
 
@@ -125,6 +166,18 @@ def test_a_child_reaches_its_own_files_and_nobody(places, listening):
     assert landlock.offered_version() < 6 or tried["signal the supervisor"] == "EPERM"
     assert (places / "outside" / "secret").exists()
     assert log == ""  # nothing is missing, so nothing is said
+
+
+@needs_landlock
+def test_what_is_kept_in_a_folder_of_the_system_stays_outside(places, listening, monkeypatch):
+    beside = places / "program"
+    beside.write_text("#!/bin/sh\n")
+    beside.chmod(0o700)
+    monkeypatch.setattr(wall, "_SYSTEM", (*wall._SYSTEM, str(places)))
+    assert try_everything(places, listening)[0]["read elsewhere"] == "done"
+    code, log = run_child(places, sys.executable, "-c", READ, data=places / "outside")
+    assert code == 0, log
+    assert (places / "job" / "events.jsonl").read_text().split() == ["EACCES", "EACCES", "done"]
 
 
 @needs_landlock

@@ -216,9 +216,9 @@ def test_what_stands_behind_an_open_field_is_calibrated_behind_what_the_model_wr
     assert not right & set(others[8:])
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_only_whole_answers_of_the_schema_are_taken_over(job, model, temperature):
-    """Bound to the schema, the likeliest tokens would be the same again; a draw would not."""
+@pytest.mark.parametrize(("temperature", "stop"), [(0.0, ()), (0.7, ()), (0.0, ("}",))])
+def test_only_whole_answers_of_the_schema_are_taken_over(job, model, temperature, stop):
+    """Bound to the schema, the likeliest tokens would be the same again; a draw would not, nor what a text has cut."""
     renderer = ChatRenderer.load(model)
     core = build_core(model, renderer, EngineConfig(max_waiting=64), kind="auto")
     compiler = GrammarCompiler(model, vocabulary=core.vocabulary, eos_ids=renderer.eos_ids)
@@ -227,12 +227,12 @@ def test_only_whole_answers_of_the_schema_are_taken_over(job, model, temperature
         {"type": "object", "properties": choices, "required": ["a"], "additionalProperties": False}
     )
     rows = choose_rows(job / "data" / "heldout.jsonl", renderer, count=4, seed=1)
-    asked = Questions(core, renderer, SamplingParams(40, temperature, 1.0, seed=1))
+    asked = Questions(core, renderer, SamplingParams(40, temperature, 1.0, seed=1, stop=stop))
     asked.put("tuned", rows[:3], None, grammar)
     asked.put("tuned", rows[3:], None)  # free: the untrained model writes no JSON
     asked.run(Events(io.StringIO()), StopFlag())
     taken = asked.copy_conforming("tuned", "constrained", rows, grammar)
-    assert taken == (set() if temperature else {row.row for row in rows[:3]})
+    assert taken == (set() if temperature or stop else {row.row for row in rows[:3]})
     for row in taken:
         assert asked.answers["constrained", row] == asked.answers["tuned", row]
 

@@ -87,6 +87,17 @@ def test_a_disk_that_fills_up_while_writing_ends_the_run_soon(job, monkeypatch):
     assert not any(event["event"] == "checkpoint" for event in told.events)
 
 
+def test_weights_are_kept_before_the_checkpoint_from_which_a_run_goes_on(job, monkeypatch):
+    def fail(*_args, **_more):
+        raise FULL
+
+    monkeypatch.setattr(checkpoints, "save", fail)
+    one = job(keep_weights="every")
+    with pytest.raises(TrainingError):
+        Job(one, Told(), StopFlag()).run()
+    assert (one.root / "kept" / "step-2" / "adapter_model.safetensors").is_file()
+
+
 @pytest.mark.parametrize("ending", ["finished", "stopped"])
 def test_the_end_waits_for_the_last_checkpoint(job, monkeypatch, ending):
     stop, save = StopFlag(), checkpoints.save

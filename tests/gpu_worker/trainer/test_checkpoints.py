@@ -112,6 +112,15 @@ def test_a_checkpoint_of_other_settings_is_refused(job, change):
     assert only(events, "started")["resumed_from_step"] is None
 
 
+def test_what_was_refused_pushes_no_later_checkpoint_out(job):
+    run_here(job())
+    _, events = resume(job, seed=1, max_steps=4)
+    assert only(events, "started")["resumed_from_step"] is None
+    assert [path.name for path in checkpoints.newest_first(job().checkpoints)] == ["step-4", "step-2"]
+    _, events = resume(job, seed=1, max_steps=4)
+    assert only(events, "started")["resumed_from_step"] == 4
+
+
 def test_limits_may_change_between_stop_and_resume(job):
     run_here(job())
     _, events = resume(job, max_minutes=5, micro_batch_size=2, checkpoint_every_steps=100)

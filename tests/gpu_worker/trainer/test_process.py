@@ -197,3 +197,11 @@ def test_a_spec_that_makes_no_sense_names_the_field(job):
     code, events, _ = run_process(folder)
     assert (code, only(events, "failed")["code"]) == (1, "internal")
     assert "epochs" in only(events, "failed")["message"]
+
+
+@pytest.mark.parametrize("visible", ["0", "-1", ""])
+def test_a_gpu_that_cannot_be_used_is_told(tmp_path, base_model, monkeypatch, visible):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    _code, events = run_here(write_job(tmp_path, base_model, train=ticket_rows(4), max_steps=1))
+    told = [event["message"] for event in events if event["event"] == "log"]
+    assert any("GPU" in message for message in told) == (visible == "0")

@@ -18,6 +18,7 @@ def test_schedules_are_made_once_and_call_functions_that_exist():
         call_command("ensure_schedules")
     made = Schedule.objects.order_by("name").values_list("name", "minutes")
     assert list(made) == [
+        ("count-requests", 1),
         ("dispatch", 1),
         ("prune-api", 15),
         ("prune-datasets", 60),
@@ -28,6 +29,7 @@ def test_schedules_are_made_once_and_call_functions_that_exist():
         ("sweep-api", 1),
         ("sweep-imports", 1),
         ("sweep-quotas", 1),
+        ("sweep-trackers", 1),
         ("watch-usage", 5),
     ]
     for schedule in Schedule.objects.all():

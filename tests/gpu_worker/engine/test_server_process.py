@@ -122,7 +122,7 @@ def test_a_full_house_answers_503_with_retry_after(engine: EngineProcess) -> Non
 
 def test_sigterm_lets_a_running_answer_finish(engine: EngineProcess) -> None:
     answers: list[httpx.Response] = []
-    thread = threading.Thread(target=lambda: answers.append(engine.chat("hi", max_tokens=400)))
+    thread = threading.Thread(target=lambda: answers.append(engine.chat("hi", max_tokens=200)))
     thread.start()
     wait_for(lambda: running(engine) == 1)
     engine.child.send_signal(signal.SIGTERM)

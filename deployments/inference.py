@@ -75,9 +75,10 @@ def complete(target: Target, body: Body, caller: Caller, *, then: Callable[[Body
     _let_go_of_the_database()
     with _counting_refusals(count), slots.held():
         answer = engine_client.chat(target.engine, asked, path=_path(body), caller=caller.descriptor)
+        count.note_usage(answer)  # it was written, also if what comes behind it fails
         if then is not None:
             answer = then(answer)
-    count.note_usage(answer)
+            count.note_usage(answer)
     if count.heard is not None:
         count.heard.note_answer(answer)
     count.write(200)

@@ -7,7 +7,7 @@ decisions. A field below the deployment's threshold is marked, its value stays: 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from django.utils.translation import gettext as _
 
@@ -19,6 +19,8 @@ from experiments.scoring.choosing import LABEL, ClosedFields
 from portal.errors import InvalidInput
 
 Body = dict[str, Any]
+MOST_VALUES: Final = 1_000
+"""Of a field of the request's own schema; engines score so many at once. One with more is taken for an open one."""
 
 
 def require_closed_fields(target: Target, body: Body) -> None:
@@ -92,7 +94,8 @@ def _brought(body: Body) -> Mapping[str, Any] | None:
 
 
 def _is_plain(field: Any) -> bool:
-    return isinstance(field, dict) and isinstance(field.get("enum", []), list)
+    values = field.get("enum", []) if isinstance(field, dict) else None
+    return isinstance(values, list) and len(values) <= MOST_VALUES
 
 
 def _schema(target: Target, body: Body) -> Mapping[str, Any]:

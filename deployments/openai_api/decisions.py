@@ -135,10 +135,12 @@ def decide(target: Target, body: Body, caller: Caller) -> Body:
     asked = inference.with_system_prompt(target, body)
     with inference.counted(target, caller) as count:
         decider = Decider(target, asked["messages"], caller)
-        decider.expect(_fields_asked(decider.fields, body["questions"]))
-        answers = [_answer(target, question, decider) for question in body["questions"]]
         took = decider.usage
-        count.note_usage({"usage": {"prompt_tokens": took.read, "completion_tokens": took.written}})
+        try:
+            decider.expect(_fields_asked(decider.fields, body["questions"]))
+            answers = [_answer(target, question, decider) for question in body["questions"]]
+        finally:
+            count.note_usage({"usage": {"prompt_tokens": took.read, "completion_tokens": took.written}})
     return {
         "model": target.public_name,
         "answers": answers,

@@ -2,8 +2,9 @@
 
 It answers `<model> heard: <last user text>`, word by word, without any model. Words in the user's text steer it:
 #slow (0.2 s between words), #silent (3 s before the first), #die (the connection breaks after two words),
-#error (an error frame after two words), #busy (503), #toolong (400), #forever (until the client hangs up), #json (the
-answer is what stands behind it). Values are as likely as `shares` says, else the later the likelier.
+#error (an error frame after two words), #busy (503), #toolong (400), #forever (until the client hangs up), #unscored
+(values are refused, 400), #json (the answer is what stands behind it). Values are as likely as `shares` says, else the
+later the likelier.
 It runs inside a test (`FakeEngine().start()`), or as the child process of a node agent with the real one's arguments.
 """
 
@@ -83,9 +84,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def score(self, body: dict) -> None:
         """The last value is the likeliest, unless told otherwise: shares grow with the place."""
+        if len(body["values"]) > 1024 or "#unscored" in body["messages"][-1]["content"]:
+            return self.refuse(400, "These values cannot be scored.", "invalid_value", param="values")
         shares = [self.server.shares.get(value, place) for place, value in enumerate(body["values"], start=1)]
         logprobs = [math.log(share / sum(shares)) for share in shares]
-        self.reply(200, {"object": "scored_values", "logprobs": logprobs, "usage": {"prompt_tokens": 20}})
+        return self.reply(200, {"object": "scored_values", "logprobs": logprobs, "usage": {"prompt_tokens": 20}})
 
     def chat(self, body: dict) -> None:
         asked = body["messages"][-1]["content"]

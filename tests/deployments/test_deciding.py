@@ -317,6 +317,29 @@ def test_strange_schemas_of_requests_hold_no_fields(deploy, api, schema):
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "confidence")
 
 
+def test_a_field_of_thousands_of_values_is_taken_for_an_open_one(deploy, api, engine):
+    deploy(response_schema=CLOSED)
+    codes = {"enum": [f"c{number}" for number in range(2_000)]}
+    schema = {"type": "object", "properties": {"code": codes, "queue": QUEUE}, "required": ["code", "queue"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    body = complete(api, '#json {"code": "c7", "queue": "mail"}', confidence=True, response_format=wanted).json()
+    assert [one["name"] for one in body["choices"][0]["confidence"]] == ["queue"]
+    assert [asked["beginning"] for asked in scored(engine)] == ['{"code": "c7", "queue": ']
+
+
+def test_what_was_written_counts_even_if_it_cannot_be_scored(deploy, api):
+    deploy(response_schema=OPEN_FIRST)
+    text = '#json {"summary":"#unscored","queue":"mail"}'
+    questions = {"input": text, "questions": [ASK_QUEUE]}
+    refused = [complete(api, text, confidence=True), post(api, "decisions", questions)]
+    assert [answer.status_code for answer in refused] == [400, 400]
+    metering.ledger.flush()
+    with all_teams("test"):
+        records = InferenceRecord.unscoped.exclude(request_id="")
+        counted = list(records.values_list("prompt_tokens", "completion_tokens", "status"))
+    assert counted == [(11, 1, 400), (11, 1, 400)]
+
+
 # --- pages ---------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from django.core.servers.basehttp import WSGIServer
 from django.utils import timezone
 
 from datasets_app import store
@@ -22,6 +23,9 @@ from portal.rls import all_teams, team_scope
 from tests.deployments.fake_engine import FakeEngine
 
 SYSTEM = "Turn the ticket into JSON."
+
+# Fifty connect at once: on a busy machine the usual ten who may wait to be accepted are too few.
+WSGIServer.request_queue_size = 128
 
 
 def wait_for(condition: Callable[[], bool], limit_s: float = 5.0) -> bool:

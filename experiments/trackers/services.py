@@ -39,11 +39,13 @@ def set_tracker(
     setting.address, setting.experiment, setting.secret = address, experiment, secret
     setting.updated_by = actor.user
     setting.save()
-    again = team.trackedruns.filter(status=TrackedRun.Status.OPEN)
-    again.update(attempts=0, next_try_at=timezone.now())  # a try that is under way writes nothing down any more
+    open_ones = team.trackedruns.filter(status=TrackedRun.Status.OPEN)
     if has_moved:
-        again.update(sent_point=0, sent_step=0, problem="")
+        open_ones.update(sent_point=0, sent_step=0, problem="")
         team.trackedruns.update(experiment_id="", external_id="")  # ids of the earlier one lead nowhere at this one
+    else:  # what was given up for a wrong key goes on with the right one
+        team.trackedruns.filter(status=TrackedRun.Status.FAILED).update(status=TrackedRun.Status.OPEN)
+    open_ones.update(attempts=0, next_try_at=timezone.now())  # a try that is under way writes nothing down any more
     audit.record(team, actor, "tracker.set", setting, address=address, experiment=experiment)
     return setting
 

@@ -148,6 +148,20 @@ def test_after_a_day_of_failures_it_is_given_up(server, run, lease):
     assert sum(following.RETRIES_AFTER_S) == pytest.approx(24 * 3600, rel=0.05)
 
 
+def test_what_was_given_up_goes_on_once_the_setting_is_saved_again(team, actor, server, run, lease, tracker):
+    tell(lease, 1)
+    server.failing = (401, {})
+    for _number in range(len(following.RETRIES_AFTER_S) + 1):
+        copy()
+    assert row().status == "failed"
+    server.failing = None
+    with team_scope(team.pk):
+        services.set_tracker(team=team, actor=actor, address=tracker.address, experiment=tracker.experiment)
+    copy()
+    (known,) = server.runs.values()
+    assert known["metrics"]["loss"] == {1: 1.0}
+
+
 def test_a_run_that_was_made_before_a_crash_is_found_again(server, run, lease, monkeypatch):
     tell(lease, 1)
     monkeypatch.setattr(mlflow.Server, "log_params", crash)

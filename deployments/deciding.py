@@ -131,10 +131,7 @@ class Decider:
                 "messages": self._messages,
                 "temperature": 0.0,
                 **limit,
-                "response_format": {
-                    "type": "json_schema",
-                    "json_schema": {"name": "answer", "strict": True, "schema": self._schema},
-                },
+                "response_format": inference.held_to(self._schema),
                 "cache_salt": inference.cache_salt(self._caller),
             },
             caller=self._caller.descriptor,

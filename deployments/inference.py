@@ -255,9 +255,13 @@ def _engine_body(target: Target, body: Body, caller: Caller) -> Body:
     if target.max_tokens is not None:
         asked["max_tokens"] = min(int(body.get("max_tokens") or target.max_tokens), target.max_tokens)
     if target.response_schema is not None and "messages" in body and not body.get("response_format"):
-        schema = {"name": "answer", "strict": True, "schema": target.response_schema}
-        asked["response_format"] = {"type": "json_schema", "json_schema": schema}
+        asked["response_format"] = held_to(target.response_schema)
     return with_system_prompt(target, asked)
+
+
+def held_to(schema: Mapping[str, Any] | None) -> Body:
+    """Return the `response_format` that holds an answer to a schema."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
 
 
 def cache_salt(caller: Caller) -> str:

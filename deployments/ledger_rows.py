@@ -31,20 +31,20 @@ class LedgerRow:
     key: int | None = None
 
 
-_COLUMNS: Final = {
+COLUMNS: Final = {
     "team_id": "uuid", "version_id": "uuid", "model": "text", "token_id": "uuid", "request_id": "text",
     "at": "timestamptz", "streamed": "boolean", "status": "smallint", "prompt_tokens": "integer",
     "completion_tokens": "integer", "first_token_ms": "integer", "duration_ms": "integer",
 }  # fmt: skip
 _INSERT: Final = (
-    f"INSERT INTO deployments_inferencerecord ({', '.join(_COLUMNS)}) SELECT * FROM unnest("  # noqa: S608 -- our names
-    f"{', '.join(f'%s::{kind}[]' for kind in _COLUMNS.values())}) RETURNING id"
+    f"INSERT INTO deployments_inferencerecord ({', '.join(COLUMNS)}) SELECT * FROM unnest("  # noqa: S608 -- our names
+    f"{', '.join(f'%s::{kind}[]' for kind in COLUMNS.values())}) RETURNING id"
 )
 
 
 def insert(rows: Sequence[LedgerRow]) -> None:
     """Insert rows in one statement, and give them their keys. Call it in the scope of all teams. Raises: Error."""
     with connection.cursor() as cursor:
-        cursor.execute(_INSERT, [[getattr(row, name) for row in rows] for name in _COLUMNS])
+        cursor.execute(_INSERT, [[getattr(row, name) for row in rows] for name in COLUMNS])
         for row, (key,) in zip(rows, cursor.fetchall(), strict=True):
             row.key = key

@@ -203,10 +203,7 @@ ledger = Ledger()
 
 # --- what killed processes left ----------------------------------------------------------------------------------
 
-_RECORD: Final = (
-    "team_id", "version_id", "model", "token_id", "request_id", "streamed", "status", "prompt_tokens",
-    "completion_tokens", "first_token_ms", "duration_ms",
-)  # fmt: skip
+_RECORD: Final = tuple(name for name in ledger_rows.COLUMNS if name != "at")
 
 
 def _entry_of(counted: Counted) -> dict[str, Any]:

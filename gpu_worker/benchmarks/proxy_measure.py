@@ -235,7 +235,6 @@ def _section(found: Measured) -> str:
             found.streams == STREAMS and slower < 20,
         ),
     ]
-    ", ".join(f"{count} with {status}" for status, count in sorted(found.crowd.items()))
     bars.append(_crowd_bar(found))
     if found.litellm:
         ratio = many.requests_per_s / found.litellm[32].requests_per_s

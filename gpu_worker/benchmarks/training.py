@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from datasets_app.demo_tickets import DEMO_SYSTEM_PROMPT, generate
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.benchmarks import bars, llamafactory_peer, training_bars, training_limit
 from gpu_worker.benchmarks.tables import conversation, read_pairs
+from gpu_worker.benchmarks.training_bars import LossPair
 from gpu_worker.benchmarks.training_limit import Limit
 from gpu_worker.compiled import CACHE_VARIABLE, NativeUnavailable
 from gpu_worker.computing import ALLOCATING, WAITING
@@ -77,6 +78,11 @@ SUBJECTS = {
 PEER = "LLaMA-Factory"
 # Those whose work is held against the machine's limit.
 LIMITED = ("Tuneport, by hand, compiled", "Tuneport, by hand, compiled, int8")
+LIMIT_ROUNDS = 5  # each takes seconds, and other machines on the same host disturb the product rates
+SEEDS = (1, 2, 3, 4)
+"""Initial adapters and orders of rows from which 8-bit arithmetic is held against exact one: after so few steps one
+pair of validation losses says little, since any rounding leads elsewhere."""
+SEED_STEPS = 30
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ def run(
     `peers`: may name "llamafactory", which is then installed beside the data if it is not there yet.
     """
     steps, rounds = (WARM_UP_STEPS + 2, 1) if quick else (13, 2)
+    limit_rounds, seeds, seed_steps = (1, SEEDS[:1], steps) if quick else (LIMIT_ROUNDS, SEEDS, SEED_STEPS)
     data_dir = model_dir.parent.parent
     conversations = _conversations(rows, steps * BATCH_SIZE + VALIDATION_ROWS)
     subjects: dict[str, str] = dict.fromkeys(SUBJECTS, sys.executable)
@@ -132,13 +139,38 @@ def run(
             measurements.append(measured)
             speed = statistics.median(measured.tokens_per_s)
             progress(f"round {number + 1}: {subject}: {speed:.0f} tokens/s, loss {measured.train_loss:.4f}")
+    for number in range(limit_rounds):
         for subject in LIMITED:
             limits[subject].append(limit := measure_limit(subject, conversations, model_dir, cache=cache))
             progress(f"round {number + 1}: {subject}: {limit.share:.0%} of the machine's limit")
+    told = _conversations(rows, seed_steps * BATCH_SIZE + VALIDATION_ROWS)
+    pairs = [_losses(seed, told, model_dir, cache, progress) for seed in seeds]
     section = render(measurements, source=rows.name if rows else "demo tickets", steps=steps, rounds=rounds)
     reached = {name: training_limit.middle(found) for name, found in limits.items()}
-    held = bars.table(training_bars.bars(measurements, {name: limit.share for name, limit in reached.items()}))
-    return "\n\n".join([section, *dict.fromkeys(remarks), LIMIT_WORDS, training_limit.render(reached), held])
+    shares = {name: limit.share for name, limit in reached.items()}
+    held = bars.table(training_bars.bars(measurements, shares, pairs))
+    rounding = training_bars.rounding_words(pairs, steps=seed_steps)
+    return "\n\n".join([section, *dict.fromkeys(remarks), rounding, LIMIT_WORDS, training_limit.render(reached), held])
+
+
+def _losses(
+    seed: int,
+    conversations: Sequence[list[dict[str, str]]],
+    model_dir: Path,
+    cache: Path,
+    progress: Callable[[str], object],
+) -> LossPair:
+    """Train in exact and in 8-bit arithmetic from the same initial adapter in the same order of rows."""
+    found = []
+    for subject in (training_bars.FP32, training_bars.INT8):
+        chosen = replace(SUBJECTS[subject], chosen=(*SUBJECTS[subject].chosen, ("seed", seed)))
+        measured = measure(subject, conversations, model_dir, cache=cache, how=chosen)
+        if measured.validation_loss is None:
+            raise RuntimeError(f"{subject} told no validation loss.")
+        found.append(measured.validation_loss)
+    pair = LossPair(*found)
+    progress(f"seed {seed}: validation loss {pair.exact:.4f} in fp32, {pair.rounded:.4f} in int8")
+    return pair
 
 
 OURS = ('{"event"', '{"tokens"')  # how lines begin that are meant for us; peers print other things too
@@ -163,8 +195,12 @@ def measure(
     *,
     python: str = sys.executable,
     cache: Path | None = None,
+    how: Subject | None = None,
 ) -> Measurement:
-    """Train once in a fresh process and read its events. Raises: RuntimeError if it fails."""
+    """Train once in a fresh process and read its events. `how`: instead of the subject's own way.
+
+    Raises: RuntimeError if it fails.
+    """
     with tempfile.TemporaryDirectory() as folder:
         job_dir = Path(folder)
         if subject == PEER:
@@ -172,8 +208,9 @@ def measure(
             _write_order(job_dir)
             command = llamafactory_peer.command(python, job_dir)
         else:
-            _write_job(job_dir, conversations, model_dir, SUBJECTS[subject])
-            command = [python, "-m", SUBJECTS[subject].module, str(job_dir)]
+            way = how or SUBJECTS[subject]
+            _write_job(job_dir, conversations, model_dir, way)
+            command = [python, "-m", way.module, str(job_dir)]
         started = time.time()
         events = _watched(subject, command, job_dir, cache)
     return _read_events(subject, events, started)

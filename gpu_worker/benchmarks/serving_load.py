@@ -101,11 +101,15 @@ def _first_token(client: httpx.Client, request: Request) -> float:
     started = time.perf_counter()
     with client.stream("POST", "/v1/chat/completions", json=request.body() | {"stream": True}) as response:
         response.raise_for_status()
+        first = None
+        # read to its end: the step of an answer that was left would still run when the next request is asked
         for line in response.iter_lines():
             # the opening delta is sent before anything is computed; it says nothing
-            if line.startswith("data: {") and '"content":""' not in line:
-                return time.perf_counter() - started
-    raise RuntimeError("a stream ended without a token")
+            if first is None and line.startswith("data: {") and '"content":""' not in line:
+                first = time.perf_counter() - started
+    if first is None:
+        raise RuntimeError("a stream ended without a token")
+    return first
 
 
 def rounds_of(mixed: Sequence[Request]) -> dict[str, list[Request]]:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
+from gpu_worker.engine.serve import listening_socket
 from tests.gpu_worker.engine.engine_process import (
     KEY,
     NAME,
@@ -154,6 +155,13 @@ def test_the_engine_dies_with_its_parent(long_model_dir: Path, tmp_path: Path) -
     parent.kill()
     parent.wait()
     wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2], 15)
+
+
+def test_what_an_answer_is_made_of_is_sent_at_once() -> None:
+    with listening_socket("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _address = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_no_key_no_service(long_model_dir: Path, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from typing import Final
 
 from django.utils.translation import gettext as _
 
+from datasets_app.learned_rows import joined, learned_turns
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.models import SourceFile
 from datasets_app.readers import DataError, Record, RowFault
-from datasets_app.rendering import ChatRenderer, Piece, RenderedRow, RenderingError
+from datasets_app.rendering import ChatRenderer, Piece, RenderingError
 from datasets_app.rows import CanonicalRow, RowMaker
 from datasets_app.sources import Reading, open_source
 from datasets_app.unpacking import limits
@@ -166,7 +167,8 @@ def _text_alone(renderer: ChatRenderer | None, row: CanonicalRow) -> SeenRow:
 
 
 def _rendered(renderer: ChatRenderer, row: CanonicalRow) -> SeenRow:
-    rendered = [renderer.row(row.messages)] if row.rejected else renderer.learned_turns(row.messages)
+    rendered = learned_turns(renderer, row.messages, every=not row.rejected)
+    rows = joined(rendered)
     turns: list[tuple[tuple[Piece, ...], tuple[Piece, ...]]] = []
     told, is_cut = "", len(rendered) > MOST_TURNS
     for turn in rendered[:MOST_TURNS]:
@@ -181,23 +183,11 @@ def _rendered(renderer: ChatRenderer, row: CanonicalRow) -> SeenRow:
         line=row.row,
         prompt=turns[0][0],
         answer=turns[0][1],
-        prompt_tokens=_given_tokens(rendered),
-        answer_tokens=sum(len(turn.token_ids) - turn.prompt_length for turn in rendered),
+        prompt_tokens=sum(one.tokens - one.answer_tokens for one in rows),
+        answer_tokens=sum(one.answer_tokens for one in rows),
         is_cut=is_cut,
         more=tuple(turns[1:]),
     )
-
-
-def _given_tokens(turns: Sequence[RenderedRow]) -> int:
-    """Return how many tokens are read and not learned, what a turn has in common with the one before once."""
-    given = 0
-    before: tuple[int, ...] = ()
-    for turn in turns:
-        given += turn.prompt_length
-        if before and turn.token_ids[: len(before)] == before:
-            given -= len(before)
-        before = turn.token_ids
-    return given
 
 
 def _shortened(pieces: Sequence[Piece]) -> tuple[tuple[Piece, ...], bool]:

@@ -35,8 +35,8 @@ class Situation:
     """What a recipe is chosen for. `rows`: training rows. None: nobody knows.
 
     `row_tokens`: mean tokens of a row; `longest_row`, `longest_answer`: tokens of the longest ones, `answer_tokens` of
-    the usual one. `counted`: they were counted by the base model's tokenizer, not guessed from letters.
-    `memory_bytes`: of one node's GPUs.
+    the usual one, where every answer counts that is learned. `counted`: they were counted by the base model's
+    tokenizer, not guessed from letters. `memory_bytes`: of one node's GPUs.
     """
 
     rows: int

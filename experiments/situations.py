@@ -13,6 +13,7 @@ from django.db.models import F, Func, TextField
 
 from datasets_app import store
 from datasets_app.models import DatasetVersion, DoctorReport, Split
+from datasets_app.rendering import learned_places
 from experiments.recipes import Situation
 from portal.models import BaseModel, Node
 
@@ -45,7 +46,9 @@ def _counted(version: DatasetVersion) -> dict[str, Any]:
     if not isinstance(found, Mapping):
         return {}
     row, answer = found["row"], found["answer"]
-    lengths = {"row_tokens": row["mean"] or None, "longest_row": row["max"] or None}
+    # Reports from before every answer of a conversation was learned say nothing of it.
+    computed = found["prompt"]["mean"] + found["learned"]["mean"] if "learned" in found else row["mean"]
+    lengths = {"row_tokens": round(computed, 1) or None, "longest_row": row["max"] or None}
     return {**lengths, "answer_tokens": answer["mean"], "longest_answer": answer["max"] or None, "counted": True}
 
 
@@ -53,22 +56,23 @@ def _counted(version: DatasetVersion) -> dict[str, Any]:
 def _guessed(path: Path, _rows: int) -> dict[str, Any]:
     """Return lengths guessed from the letters of the first rows; a version's rows never change."""
     try:
-        columns = ["system", "prompt", "answer"]
-        batch = next(store.read_batches(path, columns, rows=SAMPLED_ROWS), None)
+        batch = next(store.read_batches(path, rows=SAMPLED_ROWS), None)
     except (OSError, ValueError, LookupError):
         return {}
-    if batch is None or not len(batch):
+    conversations = [row.messages for row in store.rows_of(batch)] if batch is not None else []
+    if not conversations:
         return {}
-    texts = [batch.column(name).to_pylist() for name in columns]
-    answers = [len(text or "") / LETTERS_PER_TOKEN + 1 for text in texts[2]]
-    rows = [
-        sum(len(text or "") for text in row) / LETTERS_PER_TOKEN + TEMPLATE_TOKENS for row in zip(*texts, strict=True)
-    ]
+    answers = [_guessed_tokens(row[place]) + 1 for row in conversations for place in learned_places(row)]
+    rows = [sum(map(_guessed_tokens, row)) + TEMPLATE_TOKENS for row in conversations]
     return {
         "row_tokens": round(sum(rows) / len(rows), 1),
         "longest_row": round(max(rows)),
         "answer_tokens": round(sum(answers) / len(answers), 1),
     }
+
+
+def _guessed_tokens(message: Mapping[str, Any]) -> float:
+    return len(message["content"]) / LETTERS_PER_TOKEN
 
 
 def _hardware() -> dict[str, Any]:

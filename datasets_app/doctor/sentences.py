@@ -142,7 +142,7 @@ SENTENCES: Final[Mapping[str, Sentences]] = {
         _("Rows longer than %(limit)d tokens: %(count)d"),
         _("%(percent)s %% of the rows have more tokens than training takes by default."),
         _("Raise the maximal length when you train, shorten the prompts, or leave these rows out."),
-        _("%(tokens)d tokens, %(answer_tokens)d of them in the answer"),
+        _("%(tokens)d tokens, %(answer_tokens)d of them learned"),
     ),
     "duplicate": Sentences(
         _("Repeated rows: %(count)d"),

@@ -14,13 +14,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
+from datasets_app.learned_rows import EncodedRow
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.trainer.adapter import saved_name
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.limits import peak_memory_bytes
 from gpu_worker.trainer.parameters import AdapterParameters, Slot
 from gpu_worker.trainer.plan import TrainingPlan
-from gpu_worker.trainer.rows import EncodedRow, encode_file
+from gpu_worker.trainer.rows import encode_file
 from gpu_worker.trainer.spec import JobFolder, TrainSpec, read_spec
 
 

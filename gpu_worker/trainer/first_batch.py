@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from datasets_app.learned_rows import EncodedRow
 from datasets_app.rendering import ChatRenderer
-from gpu_worker.trainer.rows import EncodedRow
 
 MOST_ROWS = 8
 # For the page, not for training: the beginning and the end of longer stretches tell enough.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from datasets_app.learned_rows import EncodedRow
 from gpu_worker.trainer.adapter import saved_name
 from gpu_worker.trainer.attach import (
     FactoredOutcome,
@@ -28,7 +29,6 @@ from gpu_worker.trainer.noise import InputNoise
 from gpu_worker.trainer.parameters import AdapterParameters, Slot
 from gpu_worker.trainer.problems.preference import PreferenceLoss
 from gpu_worker.trainer.room import Remembered, tokens_that_fit
-from gpu_worker.trainer.rows import EncodedRow
 from gpu_worker.trainer.spec import TrainSpec
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from datasets_app.learned_rows import EncodedRow
 from datasets_app.rendering import ChatRenderer, RenderingError
 from gpu_worker.trainer import checkpoints, problems, token_cache
 from gpu_worker.trainer.adapter import write_adapter
@@ -28,7 +29,7 @@ from gpu_worker.trainer.plan import TrainingPlan
 from gpu_worker.trainer.preflight import PreflightPlan, StepTimes, seconds_per_token
 from gpu_worker.trainer.ranks import ALONE, Ranks
 from gpu_worker.trainer.room import free_bytes
-from gpu_worker.trainer.rows import EncodedRow, EncodedRows
+from gpu_worker.trainer.rows import EncodedRows
 from gpu_worker.trainer.samples import (
     Sampler,
     reason_against,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpu_worker.trainer.rows import EncodedRow
+from datasets_app.learned_rows import EncodedRow
 
 
 def padded(rows: Sequence[EncodedRow]) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,9 +5,9 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from datasets_app.learned_rows import EncodedRow
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.parameters import AdapterParameters
-from gpu_worker.trainer.rows import EncodedRow
 from gpu_worker.trainer.spec import TrainSpec
 
 

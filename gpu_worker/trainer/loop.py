@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from datasets_app.learned_rows import EncodedRow
 from experiments.hyperparameters import Hyperparameters
 from experiments.trials import VALIDATION_SHARE
 from gpu_worker.trainer import checkpoints
@@ -19,7 +20,6 @@ from gpu_worker.trainer.machine_load import MachineLoad
 from gpu_worker.trainer.optimizers import make_optimizer
 from gpu_worker.trainer.plan import TrainingPlan, micro_batches
 from gpu_worker.trainer.ranks import ALONE, Ranks
-from gpu_worker.trainer.rows import EncodedRow
 from gpu_worker.trainer.samples import Sampler
 from gpu_worker.trainer.stop import StopFlag
 

@@ -15,9 +15,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from datasets_app import rendering
+from datasets_app import learned_rows, rendering
+from datasets_app.learned_rows import EncodedRow
 from gpu_worker.trainer import problems, rows
-from gpu_worker.trainer.rows import EncodedRow, EncodedRows
+from gpu_worker.trainer.rows import EncodedRows
 from gpu_worker.trainer.spec import TrainSpec
 from gpu_worker.trainer.storage import disk_full_is_an_error_of_ours, sha256_of
 
@@ -28,7 +29,8 @@ _BASE_MODEL_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_
 
 def key(path: Path, spec: TrainSpec, at_most: int | None) -> str:
     """Return the name under which the encoded rows of a file are kept. Raises: OSError."""
-    code = [Path(rendering.__file__), Path(rows.__file__), *sorted(Path(problems.__file__).parent.glob("*.py"))]
+    modules = [Path(rendering.__file__), Path(learned_rows.__file__), Path(rows.__file__)]
+    code = [*modules, *sorted(Path(problems.__file__).parent.glob("*.py"))]
     model = [spec.base_model.path / name for name in _BASE_MODEL_FILES]
     content = {
         "rows": sha256_of(path),

@@ -5,6 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datasets_app.models import DoctorReport
+from datasets_app.rows import CanonicalRow
+from datasets_app.store import write_rows
 from experiments.recipes import RECIPES, Situation, advise
 from experiments.situations import situation_of
 from portal.models import Node
@@ -111,6 +113,33 @@ def test_lengths_come_from_the_newest_examination_else_from_the_letters(team, re
         counted = situation_of(ready_version, base_model)
     assert (counted.row_tokens, counted.longest_row, counted.longest_answer) == (44.5, 90, 12)
     assert counted.counted
+
+
+@pytest.mark.django_db
+def test_every_learned_answer_of_a_conversation_counts(team, ready_version, base_model):
+    turns = ("Broken", "Which printer do you mean? " * 20, "Floor 3", "IT")
+    messages = tuple({"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(turns))
+    write_rows(ready_version.rows_path("train"), [CanonicalRow(2, messages, 1)])
+    with team_scope(team.pk):
+        guessed = situation_of(ready_version, base_model)
+        letters = [len(text) / 4 for text in turns]
+        assert guessed.answer_tokens == pytest.approx((letters[1] + letters[3]) / 2 + 1, abs=0.1)
+        assert guessed.longest_row == pytest.approx(sum(letters), abs=20)
+        assert not guessed.has_short_answers
+        tokens = {
+            "row": {"mean": 150.0, "max": 160},
+            "prompt": {"mean": 120.0},
+            "learned": {"mean": 145.0},
+            "answer": {"mean": 72.5, "max": 140},
+        }
+        DoctorReport(team=team, version=ready_version, status="ready", report={"tokens": tokens}).save(
+            force_insert=True
+        )
+        counted = situation_of(ready_version, base_model)
+    # Where a template tells earlier turns otherwise, more is computed than the longest row has.
+    assert (counted.row_tokens, counted.longest_row) == (265.0, 160)
+    assert (counted.answer_tokens, counted.longest_answer) == (72.5, 140)
+    assert not counted.has_short_answers
 
 
 @pytest.mark.django_db

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from safetensors import SafetensorError
 
+from datasets_app.learned_rows import EncodedRow
 from experiments.hyperparameters import OWN_TARGETS, Hyperparameters
 from gpu_worker.compiled import NativeUnavailable
 from gpu_worker.rotary import Rope
@@ -23,7 +24,6 @@ from gpu_worker.trainer.fast.weights import GROUPS, DecoderWeights, FrozenProjec
 from gpu_worker.trainer.learner import Outcome, require_layers, unusable_base_model
 from gpu_worker.trainer.parameters import AdapterParameters, Slot
 from gpu_worker.trainer.room import tokens_that_fit
-from gpu_worker.trainer.rows import EncodedRow
 from gpu_worker.trainer.spec import TrainSpec
 
 # Compiled steps are filled up to a multiple of so many tokens: for sizes that come again matrix products have kernels

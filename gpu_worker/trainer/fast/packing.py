@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpu_worker.trainer.rows import EncodedRow, common_prefix_length
+from datasets_app.learned_rows import EncodedRow
+from gpu_worker.trainer.rows import common_prefix_length
 
 SHORTEST_PREFIX = 4  # below, a second attention block costs more than it saves
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from datasets_app.learned_rows import EncodedRow
 from datasets_app.rendering import ChatRenderer, RenderingError
 from experiments.hyperparameters import Hyperparameters
 from experiments.problem_file import Problem
 from gpu_worker.trainer.errors import TrainingError
-from gpu_worker.trainer.rows import Cutter, EncodedRow, EncodedRows, read_rows
+from gpu_worker.trainer.rows import Cutter, EncodedRows, read_rows
 
 # Losses that look at the tuned model alone.
 REFERENCE_FREE: Final = frozenset({"simpo", "orpo", "cpo"})

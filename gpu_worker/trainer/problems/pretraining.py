@@ -7,10 +7,11 @@ pieces, so that nothing is cut away. The end of a text is learned, too.
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from datasets_app.learned_rows import EncodedRow
 from datasets_app.rendering import ChatRenderer
 from experiments.hyperparameters import Hyperparameters
 from gpu_worker.trainer.errors import TrainingError
-from gpu_worker.trainer.rows import FIRST, EncodedRow, EncodedRows, read_messages
+from gpu_worker.trainer.rows import FIRST, EncodedRows, read_messages
 
 
 def text_of(messages: Sequence[Mapping[str, str]]) -> str:

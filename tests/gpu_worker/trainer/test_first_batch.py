@@ -4,10 +4,11 @@ import time
 
 import pytest
 
+from datasets_app.learned_rows import EncodedRow
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.trainer.first_batch import MOST_ROWS, SHOWN_TOKENS, describe_rows
 from gpu_worker.trainer.machine_load import MachineLoad
-from gpu_worker.trainer.rows import EncodedRow, encode_file
+from gpu_worker.trainer.rows import encode_file
 from gpu_worker.trainer.spec import read_spec
 from tests.gpu_worker.trainer.jobs import only, run_here, ticket_rows, write_job
 

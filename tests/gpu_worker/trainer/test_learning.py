@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch.nn import functional
 
+from datasets_app.learned_rows import EncodedRow
 from experiments.hyperparameters import Hyperparameters
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.fast.learner import FastLearner
 from gpu_worker.trainer.general import GeneralLearner
 from gpu_worker.trainer.learner import Learner
 from gpu_worker.trainer.optimizers import AdamW
-from gpu_worker.trainer.rows import EncodedRow, encode_file
+from gpu_worker.trainer.rows import encode_file
 from gpu_worker.trainer.spec import read_spec
 from tests.gpu_worker.trainer.jobs import ticket_rows, write_job
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from datasets_app.learned_rows import EncodedRow
 from experiments.hyperparameters import Hyperparameters
 from experiments.problem_file import PROBLEM_FILE, Problem, read_problem
 from gpu_worker.engine.build import build_core
@@ -15,7 +16,7 @@ from gpu_worker.engine.config import EngineConfig
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.problems.preference import Pairs, encode, losses
 from gpu_worker.trainer.problems.pretraining import pieces
-from gpu_worker.trainer.rows import EncodedRow, EncodedRows
+from gpu_worker.trainer.rows import EncodedRows
 from gpu_worker.trainer.token_cache import cached
 from tests.gpu_worker.trainer.jobs import only, run_here, validation_losses, write_job
 

@@ -54,7 +54,8 @@ def test_a_damaged_file_is_made_again(train, encodings, tmp_path, content):
 
 
 def test_counts_and_rows_come_back_as_they_were(tmp_path):
-    from gpu_worker.trainer.rows import EncodedRow, EncodedRows
+    from datasets_app.learned_rows import EncodedRow
+    from gpu_worker.trainer.rows import EncodedRows
 
     encoded = EncodedRows((EncodedRow((5, 6, 7), 1), EncodedRow((8, 9), 1)), truncated=3, skipped=2)
     assert token_cache.cached(tmp_path / "tokens", "name", lambda: encoded) == encoded

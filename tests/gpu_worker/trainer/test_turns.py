@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from datasets_app.learned_rows import EncodedRow
 from experiments.hyperparameters import Hyperparameters
 from gpu_worker.trainer import token_cache
 from gpu_worker.trainer.errors import TrainingError
@@ -14,7 +15,7 @@ from gpu_worker.trainer.fast.learner import FastLearner
 from gpu_worker.trainer.first_batch import MOST_TURNS, describe_rows
 from gpu_worker.trainer.general import GeneralLearner
 from gpu_worker.trainer.layouts import Packing
-from gpu_worker.trainer.rows import EncodedRow, encode_file
+from gpu_worker.trainer.rows import encode_file
 from gpu_worker.trainer.spec import read_spec
 from tests.gpu_worker.trainer.jobs import only, run_here, ticket_rows, write_job
 from tests.gpu_worker.trainer.test_learning import disturb

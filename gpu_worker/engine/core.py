@@ -5,7 +5,8 @@ import logging
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -85,6 +86,7 @@ class EngineCore:
         self._stats = EngineStats()
         self._seconds_each = 1.0  # of a sequence once it runs: a moving average, for the hint when to try again
 
+        self._held: Counter[int] = Counter()
     @property
     def max_context(self) -> int:
         """Most tokens that prompt and answer of one sequence may have together."""
@@ -185,7 +187,7 @@ class EngineCore:
         self._drop_unused_adapters()
 
     def _uids_in_use(self) -> set[int]:
-        return {sequence.adapter.uid for sequence in self._scheduler.unfinished() if sequence.adapter}
+        return {sequence.adapter.uid for sequence in self._scheduler.unfinished() if sequence.adapter} | set(self._held)
 
     def _drop_unused_adapters(self) -> None:
         if not self._leaving:
@@ -204,6 +206,20 @@ class EngineCore:
     @property
     def scorable_tokens(self) -> int:
         """Most tokens that prompt and continuation may have together to be scored."""
+    @contextmanager
+    def holding(self, adapter: AdapterRef | None) -> Iterator[None]:
+        """Keep an adapter in memory for work that is no sequence. Raises: ModelNotFound, AdapterParked."""
+        self._require_adapter(adapter)
+        if adapter is not None:
+            self._held[adapter.uid] += 1
+        try:
+            yield
+        finally:
+            if adapter is not None:
+                self._held[adapter.uid] -= 1
+                self._held = +self._held
+                self._drop_unused_adapters()
+
         return min(self._runner.max_positions, self._pool.capacity_tokens // 2)
 
     def require_room(self, tokens: int) -> None:
@@ -224,7 +240,7 @@ class EngineCore:
     def submit(self, sequences: list[Sequence]) -> None:
         """Queue the sequences of one request, all or none.
 
-        Raises: BadRequest, ContextTooLong, ModelNotFound, Overloaded.
+        Raises: BadRequest, ContextTooLong, ModelNotFound, AdapterParked, Overloaded.
         """
         for sequence in sequences:
             self._require_adapter(sequence.adapter)
@@ -257,7 +273,7 @@ class EngineCore:
         return max(1, min(math.ceil(seconds), LONGEST_RETRY_S))
 
     def _require_adapter(self, adapter: AdapterRef | None) -> None:
-        """Refuse an adapter that was unloaded since the request looked it up. Raises: ModelNotFound."""
+        """Refuse an adapter that left memory since the request looked it up. Raises: ModelNotFound, AdapterParked."""
         if adapter is not None and adapter not in (self._adapters.get(adapter.name), self._leaving.get(adapter.uid)):
             raise ModelNotFound(f"The model {adapter.name!r} does not exist or is not loaded.", param="model")
 
@@ -266,6 +282,8 @@ class EngineCore:
         sequence = self._scheduler.find(sequence_id)
         if sequence is not None:
             self._end(sequence, FinishReason.CANCELLED)
+            if adapter.name in self._paths:
+                raise AdapterParked(self._paths[adapter.name])
 
     def abort(self, reason: str) -> None:
         """End every sequence at once; nothing of it is reused."""

@@ -41,19 +41,15 @@ def serve(options: argparse.Namespace, *, api_key: str) -> int:
         logger.error("the base model cannot be served: %s", error)
         return 1
     loop = EngineLoop(core)
+    grammars = GrammarCompiler(options.base_model, vocabulary=core.vocabulary, eos_ids=renderer.eos_ids)
+    generator = Generator(loop, renderer, config, grammars, max_context=core.max_context)
     server = EngineServer(
         base_name=options.name,
         loop=loop,
-        generator=Generator(
-            loop,
-            renderer,
-            config,
-            GrammarCompiler(options.base_model, vocabulary=core.vocabulary, eos_ids=renderer.eos_ids),
-            max_context=core.max_context,
-        ),
+        generator=generator,
         renderer=renderer,
         max_context=core.max_context,
-        scorer=ValueScorer(loop, renderer),
+        scorer=ValueScorer(generator, loop, renderer, config),
     )
     loop.start()
     try:

@@ -98,7 +98,7 @@ class EngineServer:
             raise Overloaded("The engine is shutting down.")
         body = bodies.parse(bodies.ScoreRequest, await read_json(request))
         prompt = await self._rendered(plain_messages(body.messages))
-        adapter = await self.generator.find_adapter(None if body.model == self.base_name else body.model)
+        adapter = None if body.model == self.base_name else body.model
         asked = ValuesInText(prompt, body.beginning, body.values, body.ending)
         scores = await unless_client_goes(request, self.scorer.score(asked, adapter, cache_salt=body.cache_salt))
         usage = TokenUsage(scores.prompt_tokens, 0, scores.cached_tokens).to_dict()

@@ -1,11 +1,13 @@
 """From a parsed request to running sequences and back: the server's side of the engine loop."""
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.engine.config import EngineConfig
@@ -15,6 +17,9 @@ from gpu_worker.engine.loop import EngineLoop
 from gpu_worker.engine.sequence import AdapterRef, SequenceOutput
 from gpu_worker.engine.sequence import Sequence as EngineSequence
 from gpu_worker.engine.server.requests import GenerationOrder
+
+T = TypeVar("T")
+ADAPTER_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,23 @@ class Generator:
         self, order: GenerationOrder, prompts: Sequence[Sequence[int]], adapter_name: str | None
     ) -> Generation:
         """Queue every choice of every prompt. Raises: BadRequest, ModelNotFound, ContextTooLong, Overloaded."""
+        return await self.under(adapter_name, lambda adapter: self._queue(order, prompts, adapter))
+
+    async def under(self, name: str | None, work: Callable[[AdapterRef | None], Awaitable[T]]) -> T:
+        """Do something under an adapter; again, if that was put out of memory for others before the work began.
+
+        Raises: ModelNotFound, Overloaded, and what the work raises.
+        """
+        for _ in range(ADAPTER_TRIES):
+            adapter = await self._find_adapter(name)
+            with contextlib.suppress(AdapterParked):
+                return await work(adapter)
+        raise Overloaded("The adapters in memory change faster than requests can begin; try again shortly.")
+
+    async def _queue(
+        self, order: GenerationOrder, prompts: Sequence[Sequence[int]], adapter: AdapterRef | None
+    ) -> Generation:
         event_loop = asyncio.get_running_loop()
-        adapter = await self.find_adapter(adapter_name)
         grammar = await self._grammar(order, adapter)
         sequences = [sequence for prompt in prompts for sequence in self._sequences(order, prompt, adapter, grammar)]
         generation = Generation(
@@ -132,7 +152,7 @@ class Generator:
         if generation.unfinished:
             self._loop.cancel(list(generation.unfinished))
 
-    async def find_adapter(self, name: str | None) -> AdapterRef | None:
+    async def _find_adapter(self, name: str | None) -> AdapterRef | None:
         """Return the adapter, read again if it was put out of memory for others. Raises: ModelNotFound, Overloaded."""
         if name is None:
             return None

@@ -10,18 +10,21 @@ from functools import partial
 from torch import Tensor
 
 from datasets_app.rendering import ChatRenderer
+from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.decisions import decide, value_ids
-from gpu_worker.engine.errors import BadRequest, ContextTooLong, Overloaded
+from gpu_worker.engine.errors import BadRequest, ContextTooLong
 from gpu_worker.engine.likelihood import Place
 from gpu_worker.engine.loop import EngineLoop
 from gpu_worker.engine.sequence import AdapterRef
+from gpu_worker.engine.server.generation import Generator
+from gpu_worker.engine.server.turns import Turns
 from gpu_worker.engine.token_tree import TokenIds
 
 TURN_TOKENS = 128
 """Most value tokens computed in one go: what a score can delay the answers that run beside it."""
 AT_ONCE = 2
-MAX_WAITING = 32
+MAX_WAITING = 64
 TURN_LIMIT_S = 60.0
 
 
@@ -63,11 +66,15 @@ class LoopScorer:
     def behind(
         self, prompt: TokenIds, adapter: AdapterRef | None, *, cache_salt: str | None = None
     ) -> Iterator["LoopPlace"]:
-        """Lend the place behind a prompt; its cache blocks are held until the end. Raises: Overloaded."""
+        """Lend the place behind a prompt; its cache blocks and its adapter are held until the end.
+
+        Raises: Overloaded, ModelNotFound, AdapterParked.
+        """
 
         def enter(core: EngineCore) -> tuple[ExitStack, Place]:
             core.require_room(len(prompt))
             with ExitStack() as stack:
+                stack.enter_context(core.holding(adapter))
                 place = stack.enter_context(core.likelihoods().behind(prompt, adapter, cache_salt=cache_salt))
                 return stack.pop_all(), place
             raise AssertionError("unreachable")
@@ -117,25 +124,25 @@ def _turns(continuations: Sequence[TokenIds]) -> list[list[TokenIds]]:
 
 
 class ValueScorer:
-    """Scores values for requests, a few at a time."""
+    """Scores values for requests, a few at a time and in a fair order."""
 
-    def __init__(self, loop: EngineLoop, renderer: ChatRenderer) -> None:
+    def __init__(self, generator: Generator, loop: EngineLoop, renderer: ChatRenderer, config: EngineConfig) -> None:
+        self._generator = generator
         self._loop = loop
         self._renderer = renderer
-        self._places = asyncio.Semaphore(AT_ONCE)
-        self._waiting = 0
+        self._turns = Turns(
+            places=AT_ONCE, waiting=MAX_WAITING, share=config.max_waiting_share, wait_s=config.max_wait_s
+        )
 
-    async def score(self, asked: ValuesInText, adapter: AdapterRef | None, *, cache_salt: str | None) -> Scores:
-        """Return how likely the values are. Raises: ContextTooLong, BadRequest, Overloaded."""
-        if self._waiting >= MAX_WAITING:
-            raise Overloaded("Too many requests wait to be scored; try again shortly.")
+    async def score(self, asked: ValuesInText, adapter_name: str | None, *, cache_salt: str | None) -> Scores:
+        """Return how likely the values are. Raises: ContextTooLong, BadRequest, ModelNotFound, Overloaded."""
         gone = threading.Event()
-        self._waiting += 1
         try:
-            async with self._places:
-                return await asyncio.to_thread(self._score, asked, adapter, cache_salt, gone)
+            async with self._turns.place(cache_salt or ""):
+                return await self._generator.under(
+                    adapter_name, lambda adapter: asyncio.to_thread(self._score, asked, adapter, cache_salt, gone)
+                )
         finally:
-            self._waiting -= 1
             gone.set()
 
     def _score(

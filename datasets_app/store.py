@@ -81,6 +81,14 @@ class RowsHash:
         return self._hash.hexdigest()
 
 
+def rows_hash(path: Path) -> str:
+    """Return the sha256 of what a file's rows say, as it was told when they were written. Raises: FileNotFoundError."""
+    found = RowsHash()
+    for row in read_rows(path):
+        found.add(row.messages, row.rejected)
+    return found.hexdigest()
+
+
 class RowWriter:
     """Rows written beside their final place, and moved there when all is well and on disk; no rows leave no file.
 

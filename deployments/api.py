@@ -159,7 +159,7 @@ class DeploymentCanary(_DeploymentView):
         operation_id="deployments_canary_set", request=shapes.SetCanarySerializer, responses={200: _DETAIL[200]}
     )
     def put(self, request: Request, pk: uuid.UUID) -> Response:
-        """Start a canary, or change its share. The rules for promoting are noted, but forbid nothing."""
+        """Start a canary, or change its share. One that breaks a rule needs `override` and a reason from an admin."""
         deployment = self.deployment(pk)
         given = self.read(shapes.SetCanarySerializer)
         version = self.version(deployment, given.pop("version"))

@@ -40,10 +40,14 @@ class PromotionPolicySerializer(serializers.ModelSerializer[PromotionPolicy]):
     max_median_ms = serializers.IntegerField(
         min_value=1, max_value=policies.LONGEST_MS, allow_null=True, default=None, help_text="longest median time"
     )
+    max_median_rise = _share("largest rise of the median time beside the version that answers")
+    needs_same_rows = serializers.BooleanField(
+        default=False, help_text="whether both versions have to be measured on the same held-out rows"
+    )
 
     class Meta:
         model = PromotionPolicy
-        fields = ["is_on", *policies.SHARES, "max_median_ms"]
+        fields = ["is_on", *policies.SHARES, "max_median_ms", "needs_same_rows"]
 
 
 class RuleSerializer(serializers.Serializer[Any]):
@@ -92,6 +96,7 @@ class Policy(TeamAPIView):
             is_on=given["is_on"],
             shares={name: given[name] for name in policies.SHARES},
             max_median_ms=given["max_median_ms"],
+            needs_same_rows=given["needs_same_rows"],
         )
         return Response(PromotionPolicySerializer(policy).data)
 

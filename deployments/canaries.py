@@ -1,18 +1,20 @@
 """A canary: one version that answers a share of the requests to a deployment's plain name beside the live version.
 
-It may be one that the gate would hold back: that is how its figures come about. It ends when it is taken back, when
+One that the gate holds back needs an admin and a reason, as if it took over; what only lacks requests to be measured
+does not: a canary is how it gets them. It ends when it is taken back, when
 another version takes over the name (be it the canary itself), and when the deployment is stopped.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from deployments import gate, history, placing
+from deployments import gate, history, overriding, placing
 from deployments.models import Deployment, DeploymentVersion
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput
@@ -22,12 +24,15 @@ MOST_SHARE: Final = 50
 
 
 @transaction.atomic
-def set_canary(*, version: DeploymentVersion, actor: Actor, share: int, reason: str = "") -> Deployment:
+def set_canary(
+    *, version: DeploymentVersion, actor: Actor, share: int, reason: str = "", override: bool = False
+) -> Deployment:
     """Let a version answer `share` per cent of the requests to its deployment's plain name, or change its share.
 
-    What the gate says of it is noted, but forbids nothing. The adapter is loaded; until then, and whenever it fails,
-    the live version answers. Raises: InvalidInput; IllegalTransition if the deployment is stopped or has no live
-    version, if this version answers already or is about to, or if there is another canary.
+    With `override` an admin of the team lets one answer that the gate holds back, or answer more, and says why. The
+    adapter is loaded; until then, and whenever it fails, the live version answers.
+    Raises: InvalidInput; HeldBack with the rules that fail, Forbidden; IllegalTransition if the deployment is stopped
+    or has no live version, if this version answers already or is about to, or if there is another canary.
     """
     if not LEAST_SHARE <= share <= MOST_SHARE:
         raise InvalidInput(
@@ -38,7 +43,10 @@ def set_canary(*, version: DeploymentVersion, actor: Actor, share: int, reason: 
     reason = history.clean_reason(reason)
     deployment = _locked(version.deployment)
     before = deployment.canary_share
+    judgement = gate.judge(deployment, version)
     if deployment.canary_version_id == version.pk:
+        if before is not None and share > before:
+            _require_leave(deployment, version, judgement, actor, reason=reason, override=override)
         if before != share:
             deployment.canary_share = share
             deployment.save(update_fields=["canary_share"])
@@ -48,7 +56,7 @@ def set_canary(*, version: DeploymentVersion, actor: Actor, share: int, reason: 
             )  # fmt: skip
         return deployment
     _require_startable(deployment, version)
-    judgement = gate.judge(deployment, version)
+    _require_leave(deployment, version, judgement, actor, reason=reason, override=override)
     placing.ensure_placement(adapter=version.adapter)
     deployment.canary_version, deployment.canary_share, deployment.canary_since = version, share, timezone.now()
     deployment.save(update_fields=["canary_version", "canary_share", "canary_since"])
@@ -78,6 +86,21 @@ def end(deployment: Deployment, actor: Actor, *, reason: str = "") -> None:
     deployment.save(update_fields=["canary_version", "canary_share", "canary_since"])
     placing.drain(version.adapter)
     history.note(deployment, actor, "deployment.canary_ended", version=version.number, reason=reason)
+
+
+def _require_leave(
+    deployment: Deployment,
+    version: DeploymentVersion,
+    judgement: gate.Judgement,
+    actor: Actor,
+    *,
+    reason: str,
+    override: bool,
+) -> None:
+    """Refuse a version that breaks a rule by figures that are known, unless an admin says why it shall answer."""
+    if judgement.measured_failures:
+        judgement = replace(judgement, rules=tuple(judgement.measured_failures))
+        overriding.require_override(deployment, version, judgement, actor, reason=reason, override=override)
 
 
 def _require_startable(deployment: Deployment, version: DeploymentVersion) -> None:

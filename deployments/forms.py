@@ -113,7 +113,7 @@ class PromoteForm(forms.Form):
 
 
 class CanaryForm(forms.Form):
-    """Which share of the requests a version gets beside the one that answers."""
+    """Which share of the requests a version gets beside the one that answers, and whether although a rule fails."""
 
     share = forms.IntegerField(
         label=_("Share of the requests"),
@@ -125,6 +125,7 @@ class CanaryForm(forms.Form):
     reason = forms.CharField(
         label=_("Why"), required=False, max_length=MAX_REASON, help_text=_("Shown in the history of the deployment.")
     )
+    override = forms.BooleanField(label=_("Let it answer although a rule fails"), required=False)
 
 
 class SleepForm(forms.Form):
@@ -203,29 +204,55 @@ class PushForm(TeamForm):
         self.fields["secret"].queryset = tokens  # type: ignore[attr-defined]
 
 
+def _percent(name: str, label: Any, words: Any) -> forms.FloatField:
+    """Return a field in percent for a share of `PromotionPolicy`, whose default it names."""
+    help_text = format_lazy("{} {}", words, _default_words(name, 100, "%"))
+    return forms.FloatField(label=label, required=False, min_value=0, max_value=100, help_text=help_text)
+
+
+def _default_words(name: str, scale: float, unit: str) -> Any:
+    default = getattr(PromotionPolicy(), name)
+    if default is None:
+        return _("Not asked by default.")
+    return format_lazy(_("Default: {default}."), default=f"{default * scale:g} {unit}")
+
+
 class PolicyForm(forms.Form):
     """What a version has to reach before it may answer; shares in percent."""
 
-    is_on = forms.BooleanField(label=_("Hold back versions that break a rule"), required=False)
-    min_macro_f1 = forms.FloatField(
-        label=_("Least macro-F1"), required=False, min_value=0, max_value=100,
-        help_text=_("In percent, over all closed fields; the mean score where there are none."),
+    is_on = forms.BooleanField(
+        label=_("Hold back versions that break a rule"), required=False, help_text=_("On by default.")
+    )
+    needs_same_rows = forms.BooleanField(
+        label=_("Compare figures of the same held-out rows only"),
+        required=False,
+        help_text=_("A version that was measured on other rows than the one that answers is held back. On by default."),
+    )
+    min_macro_f1 = _percent(
+        "min_macro_f1", _("Least macro-F1"),
+        _("In percent, over all closed fields; the mean score where there are none."),
     )  # fmt: skip
-    max_f1_drop = forms.FloatField(
-        label=_("Largest drop of macro-F1"), required=False, min_value=0, max_value=100,
-        help_text=_("In percentage points, beside the version that answers now."),
+    max_f1_drop = _percent(
+        "max_f1_drop", _("Largest drop of macro-F1"), _("In percentage points, beside the version that answers now.")
+    )
+    max_recall_drop = _percent(
+        "max_recall_drop", _("Largest drop of a class's recall"),
+        _("In percentage points, for every class with 10 held-out rows or more; one that is not found any more has 0."),
     )  # fmt: skip
-    max_recall_drop = forms.FloatField(
-        label=_("Largest drop of a class's recall"), required=False, min_value=0, max_value=100,
-        help_text=_("In percentage points, for every class with 10 held-out rows or more."),
-    )  # fmt: skip
-    max_invalid_json = forms.FloatField(
-        label=_("Most answers that are no JSON"), required=False, min_value=0, max_value=100,
-        help_text=_("In percent of the held-out rows."),
-    )  # fmt: skip
+    max_invalid_json = _percent(
+        "max_invalid_json", _("Most answers that are no JSON"), _("In percent of the held-out rows.")
+    )
     max_median_ms = forms.IntegerField(
         label=_("Longest median time"), required=False, min_value=1, max_value=LONGEST_MS,
-        help_text=_("In milliseconds, of at least 20 requests to name@v2 or the like within seven days."),
+        help_text=format_lazy(
+            "{} {}",
+            _("In milliseconds, of at least 20 requests to name@v2 or the like within seven days."),
+            _default_words("max_median_ms", 1, "ms"),
+        ),
+    )  # fmt: skip
+    max_median_rise = _percent(
+        "max_median_rise", _("Largest rise of the median time"),
+        _("In percent of that of the version that answers now, if both have had 20 requests within seven days."),
     )  # fmt: skip
 
     @staticmethod
@@ -233,7 +260,8 @@ class PolicyForm(forms.Form):
         """Return what the form shows of rules."""
         shares = {name: getattr(policy, name) for name in SHARES}
         percents = {name: None if share is None else round(share * 100, 4) for name, share in shares.items()}
-        return {**percents, "is_on": policy.is_on, "max_median_ms": policy.max_median_ms}
+        known = {name: getattr(policy, name) for name in ("is_on", "needs_same_rows", "max_median_ms")}
+        return {**percents, **known}
 
     @property
     def shares(self) -> dict[str, float | None]:

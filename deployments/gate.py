@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from django.db.models import Count, Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from datasets_app import store
 from deployments.models import Deployment, DeploymentVersion, PromotionPolicy
 from deployments.traffic import Median
 from experiments.models import Evaluation
@@ -38,7 +41,10 @@ class HeldBack(PortalError):
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule with both figures, as people read them; `live` is None where nothing answers yet."""
+    """One rule with both figures, as people read them; `live` is None where nothing answers yet.
+
+    `awaits_requests`: it is broken only because the version has had too few requests to be measured.
+    """
 
     code: str
     label: str
@@ -46,6 +52,7 @@ class Rule:
     candidate: str
     live: str | None
     has_passed: bool
+    awaits_requests: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,11 @@ class Judgement:
     def failed(self) -> list[Rule]:
         """The rules that the version breaks."""
         return [rule for rule in self.rules if not rule.has_passed]
+
+    @property
+    def measured_failures(self) -> list[Rule]:
+        """The rules that the version breaks by figures that are known."""
+        return [rule for rule in self.failed if not rule.awaits_requests]
 
     @property
     def sentence(self) -> str:
@@ -106,13 +118,23 @@ def judge(deployment: Deployment, version: DeploymentVersion, policy: PromotionP
     if ours is None:
         rules = [] if live is not None and theirs is None else [_evaluated(theirs)]
         return Judgement((*rules, *_time_rules(policy, version, live)))
+    is_same_rows = live is None or theirs is None or _have_same_rows(version, live)
     rules = [*_minimums(policy, ours, theirs), *_drops(policy, ours, theirs), *_time_rules(policy, version, live)]
-    return Judgement(tuple(rules), theirs is None or _rows_of(version) == _rows_of(live))
+    if policy.needs_same_rows and theirs is not None:
+        rules.append(_same_rows(theirs, is_same_rows))
+    return Judgement(tuple(rules), is_same_rows)
 
 
 def _evaluated(theirs: Figures | None) -> Rule:
     live = numbers.percent(theirs.quality) if theirs else None
     return Rule("evaluated", _("Evaluated on held-out rows"), _("an evaluation"), _("none"), live, False)
+
+
+def _same_rows(theirs: Figures, is_same: bool) -> Rule:
+    words = _("the same rows") if is_same else _("other rows")
+    return Rule(
+        "needs_same_rows", _("Measured on the same held-out rows"), _("the same rows"), words, _("its own"), is_same
+    )
 
 
 def _minimums(policy: PromotionPolicy, ours: Figures, theirs: Figures | None) -> Iterator[Rule]:
@@ -142,43 +164,73 @@ def _drops(policy: PromotionPolicy, ours: Figures, theirs: Figures | None) -> It
 
 
 def _recall_rules(most: float, ours: Figures, theirs: Figures) -> Iterator[Rule]:
-    """Yield a rule for each class that is found less often than it may be; if there is none, one that passes."""
+    """Yield a rule for each class that is found less often than it may be; if there is none, one that passes.
+
+    A class that the candidate's report does not have is one that it never finds.
+    """
     compared = [key for key, (_recall, support) in theirs.recalls.items() if support >= LEAST_SUPPORT]
-    compared = [key for key in compared if key in ours.recalls]
     if not compared:
         return
-    drop = {key: theirs.recalls[key][0] - ours.recalls[key][0] for key in compared}
+    found = {key: ours.recalls[key][0] if key in ours.recalls else 0.0 for key in compared}
+    drop = {key: theirs.recalls[key][0] - found[key] for key in compared}
     fallen = sorted((key for key in compared if drop[key] > most + 1e-9), key=lambda key: -drop[key])
     for field, label in fallen or [max(compared, key=lambda key: drop[key])]:
-        before, now = theirs.recalls[field, label][0], ours.recalls[field, label][0]
+        before, now = theirs.recalls[field, label][0], found[field, label]
         words = _("Recall of %(field)s = %(label)s") if field else _("Recall of %(label)s")
         yield _share("max_recall_drop", words % {"field": field, "label": label}, now, before, before - most)
 
 
 def _time_rules(policy: PromotionPolicy, version: DeploymentVersion, live: DeploymentVersion | None) -> Iterator[Rule]:
-    if policy.max_median_ms is None:
+    if policy.max_median_ms is None and policy.max_median_rise is None:
         return
-    ours, count = _median_ms(version)
-    theirs, _count = _median_ms(live) if live is not None else (None, 0)
-    enough = ours is not None and count >= LEAST_REQUESTS
-    name = f"{version.deployment.name}@v{version.number}"
-    unknown = _("%(count)d of %(least)d requests to %(name)s") % {
-        "count": count, "least": LEAST_REQUESTS, "name": name,
-    }  # fmt: skip
-    yield Rule(
-        "max_median_ms",
-        _("Median time of an answer"),
-        _("at most %(limit)d ms") % {"limit": policy.max_median_ms},
-        f"{ours:.0f} ms" if enough and ours is not None else unknown,
-        f"{theirs:.0f} ms" if theirs is not None else None,
-        enough and ours is not None and ours <= policy.max_median_ms,
+    ours = _times_of(version)
+    theirs = _times_of(live) if live is not None else None
+    if policy.max_median_ms is not None:
+        yield _time_rule("max_median_ms", _("Median time of an answer"), ours, theirs, policy.max_median_ms)
+    # a live version that nobody asked has no times that one could be compared with
+    if policy.max_median_rise is not None and theirs is not None and theirs.known_ms is not None:
+        label = _("Median time of an answer, beside the version that answers now")
+        yield _time_rule("max_median_rise", label, ours, theirs, theirs.known_ms * (1 + policy.max_median_rise))
+
+
+def _time_rule(code: str, label: str, ours: Times, theirs: Times | None, most_ms: float) -> Rule:
+    return Rule(
+        code,
+        label,
+        _("at most %(limit)d ms") % {"limit": round(most_ms)},
+        ours.words,
+        f"{theirs.median_ms:.0f} ms" if theirs is not None and theirs.median_ms is not None else None,
+        ours.known_ms is not None and ours.known_ms <= most_ms,
+        awaits_requests=ours.known_ms is None,
     )
 
 
-def _median_ms(version: DeploymentVersion) -> tuple[float | None, int]:
+@dataclass(frozen=True)
+class Times:
+    """How long a version's answers took within the last days. `name`: of the version, as it is called."""
+
+    name: str
+    median_ms: float | None
+    requests: int
+
+    @property
+    def known_ms(self) -> float | None:
+        """The median, if it is one of enough requests."""
+        return self.median_ms if self.requests >= LEAST_REQUESTS else None
+
+    @property
+    def words(self) -> str:
+        """The median, or how many requests it waits for."""
+        if self.known_ms is not None:
+            return f"{self.known_ms:.0f} ms"
+        words = {"count": self.requests, "least": LEAST_REQUESTS, "name": self.name}
+        return _("%(count)d of %(least)d requests to %(name)s") % words
+
+
+def _times_of(version: DeploymentVersion) -> Times:
     asked = version.requests.filter(at__gte=timezone.now() - _TIMES_OF).order_by()
     found = asked.aggregate(median=Median("duration_ms", filter=Q(status=200)), count=Count("pk", filter=Q(status=200)))
-    return found["median"], int(found["count"])
+    return Times(f"{version.deployment.name}@v{version.number}", found["median"], int(found["count"]))
 
 
 def _share(code: str, label: str, ours: float, theirs: float | None, least: float) -> Rule:
@@ -198,12 +250,25 @@ def _evaluation(version: DeploymentVersion) -> Evaluation | None:
     return version.adapter.evaluation
 
 
-def _rows_of(version: DeploymentVersion | None) -> tuple[object, ...]:
-    """Return which rows a version's figures are of."""
-    evaluation = _evaluation(version) if version is not None else None
-    if version is None or evaluation is None:
-        return ()
-    return (version.adapter.run.dataset_version_id, evaluation.split, evaluation.rows)
+def _have_same_rows(version: DeploymentVersion, live: DeploymentVersion) -> bool:
+    """Whether both evaluations asked the same rows: by what the rows say, for a dataset may have a new version."""
+    ours, theirs = _evaluation(version), _evaluation(live)
+    if ours is None or theirs is None or (ours.split, ours.rows) != (theirs.split, theirs.rows):
+        return False
+    mine, other = version.adapter.run.dataset_version, live.adapter.run.dataset_version
+    if mine.pk == other.pk:
+        return True
+    hashes = [_rows_hash(one.rows_path(ours.split)) for one in (mine, other)]
+    return hashes[0] is not None and hashes[0] == hashes[1]
+
+
+@lru_cache(maxsize=256)
+def _rows_hash(path: Path) -> str | None:
+    """Return the hash of a split's rows, which never change; None if they are gone."""
+    try:
+        return store.rows_hash(path)
+    except FileNotFoundError:
+        return None
 
 
 def _figures(version: DeploymentVersion) -> Figures | None:

@@ -235,7 +235,9 @@ class InferenceRecord(TeamOwned):
         DeploymentVersion, on_delete=models.SET_NULL, null=True, related_name="requests", db_index=False
     )
     model = models.CharField(max_length=120)
+    needs_same_rows = models.BooleanField(default=True)
     token = models.ForeignKey(ApiToken, on_delete=models.SET_NULL, null=True, related_name="+")
+    max_median_rise = models.FloatField(null=True)
     request_id = models.CharField(max_length=64)
     at = models.DateTimeField(default=timezone.now)
     streamed = models.BooleanField(default=False)

@@ -15,13 +15,19 @@ from portal.actors import Actor
 from portal.errors import Forbidden, InvalidInput
 from portal.models import Team
 
-SHARES = ("min_macro_f1", "max_f1_drop", "max_recall_drop", "max_invalid_json")
+SHARES = ("min_macro_f1", "max_f1_drop", "max_recall_drop", "max_invalid_json", "max_median_rise")
 LONGEST_MS = 600_000
 
 
 @transaction.atomic
 def set_policy(
-    *, team: Team, actor: Actor, is_on: bool, shares: dict[str, float | None], max_median_ms: int | None
+    *,
+    team: Team,
+    actor: Actor,
+    is_on: bool,
+    shares: dict[str, float | None],
+    max_median_ms: int | None,
+    needs_same_rows: bool = False,
 ) -> PromotionPolicy:
     """Replace the team's rules. `shares` lie in 0..1 by the names in SHARES; what is None or missing is not asked.
 
@@ -38,10 +44,11 @@ def set_policy(
     Team.objects.select_for_update(no_key=True).get(pk=team.pk)
     policy = gate.policy_of(team)
     policy.is_on, policy.max_median_ms = is_on, max_median_ms
-    policy.min_macro_f1, policy.max_f1_drop, policy.max_recall_drop, policy.max_invalid_json = (
-        shares.get(name) for name in SHARES
-    )
+    policy.needs_same_rows = needs_same_rows
+    for name in SHARES:
+        setattr(policy, name, shares.get(name))
     policy.save()
     told: dict[str, Any] = {name: shares.get(name) for name in SHARES}
-    audit.record(team, actor, "deployment.policy_changed", policy, is_on=is_on, max_median_ms=max_median_ms, **told)
+    told |= {"max_median_ms": max_median_ms, "needs_same_rows": needs_same_rows}
+    audit.record(team, actor, "deployment.policy_changed", policy, is_on=is_on, **told)
     return policy

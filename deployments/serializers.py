@@ -139,7 +139,10 @@ class SetCanarySerializer(serializers.Serializer):  # type: ignore[type-arg]
     version = serializers.IntegerField(min_value=1, help_text="number of the version")
     share = serializers.IntegerField(min_value=LEAST_SHARE, max_value=MOST_SHARE, help_text="in per cent")
     reason = serializers.CharField(
-        max_length=MAX_REASON, allow_blank=True, default="", help_text="why; for the history"
+        max_length=MAX_REASON, allow_blank=True, default="", help_text="why; for the history, and needed to override"
+    )
+    override = serializers.BooleanField(
+        default=False, help_text="let it answer although the gate holds it back; for admins, with a reason"
     )
 
 

@@ -14,16 +14,15 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from deployments import canaries, gate, history, lifecycle, placing
+from deployments import canaries, gate, history, lifecycle, overriding, placing
 from deployments.decidable import Decidable, decidable
 from deployments.models import Deployment, DeploymentVersion, Placement
 from deployments.prompts import common_system_prompt
 from experiments import kept
 from experiments.models import Adapter, Run
 from portal import audit, quotas
-from portal.access import may_administer
 from portal.actors import Actor
-from portal.errors import Forbidden, IllegalTransition, InvalidInput
+from portal.errors import IllegalTransition, InvalidInput
 from portal.models import BaseModel, Quota, Team
 
 PLAYGROUND_STAY = timedelta(minutes=30)
@@ -119,35 +118,12 @@ def promote_version(
     reason = history.clean_reason(reason)
     judgement = gate.judge(deployment, version)
     if not judgement.has_passed:
-        _require_override(deployment, version, judgement, actor, reason=reason, override=override)
+        overriding.require_override(deployment, version, judgement, actor, reason=reason, override=override)
     if deployment.is_running:
         _go_live(deployment, version, actor, reason=reason)
     elif deployment.live_version_id != version.pk:
         lifecycle.put_live(deployment, version, actor, reason=reason)
     return deployment
-
-
-def _require_override(
-    deployment: Deployment,
-    version: DeploymentVersion,
-    judgement: gate.Judgement,
-    actor: Actor,
-    *,
-    reason: str,
-    override: bool,
-) -> None:
-    if not override:
-        raise gate.HeldBack(
-            _("The gate holds version %(number)d back. %(rules)s.")
-            % {"number": version.number, "rules": judgement.sentence},
-            param="version",
-        )
-    if not may_administer(deployment.team, actor):
-        raise Forbidden(_("Only an admin of the team may let a version answer that the gate holds back."))
-    if not reason:
-        raise InvalidInput(_("Say why this version shall answer although the gate holds it back."), param="reason")
-    rules = ", ".join(sorted({rule.code for rule in judgement.failed}))
-    history.note(deployment, actor, "deployment.gate_overridden", version=version.number, reason=reason, rules=rules)
 
 
 @transaction.atomic

@@ -82,7 +82,14 @@ def canary(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     status = 400 if request.method == "POST" else 200
     if form.is_valid():
         try:
-            canaries.set_canary(version=version, actor=Actor.of(request), **form.cleaned_data)
+            given = form.cleaned_data
+            canaries.set_canary(
+                version=version,
+                actor=Actor.of(request),
+                share=given["share"],
+                reason=given["reason"],
+                override=given["override"] and request.role == Role.ADMIN,
+            )
         except PortalError as error:
             form.add_error(error.param if error.param in form.fields else None, error.message)
             status = error.status
@@ -129,6 +136,7 @@ def policy(request: TeamRequest) -> HttpResponse:
             is_on=given["is_on"],
             shares=form.shares,
             max_median_ms=given["max_median_ms"],
+            needs_same_rows=given["needs_same_rows"],
         )
         messages.success(request, _("The rules are saved. They hold for the next version that wants to answer."))
         return redirect("deployments:list", request.team.slug)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datasets_app import store
 from datasets_app.models import Split
+from datasets_app.rows import CanonicalRow
 from experiments.models import Evaluation, Run
 
 
@@ -16,8 +18,13 @@ def evaluate(
     constrained_valid: float | None = None,
     constrained_recalls: dict[str, float] | None = None,
     score: float = 0.9,
+    rows_say: str = "The printer does not print.",
 ) -> Evaluation:
-    """Give a run an evaluation of one closed field, `queue`, with these figures."""
+    """Give a run an evaluation of one closed field, `queue`, with these figures, and held-out rows that say this."""
+    path = run.dataset_version.rows_path(Split.TEST)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    messages = ({"role": "user", "content": rows_say}, {"role": "assistant", "content": "{}"})
+    store.write_rows(path, [CanonicalRow(2, messages, 1)])
 
     def field(recalls: dict[str, float] | None) -> dict[str, object]:
         classes = [

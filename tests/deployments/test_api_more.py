@@ -65,12 +65,12 @@ def test_a_push_needs_a_credential_of_the_team(api, run):
 def test_the_rules_are_read_and_replaced_by_admins(api, team, bob, make_token, client_for):
     assert api.get("/api/promotion-policy/").json() == {
         "is_on": True, "min_macro_f1": None, "max_f1_drop": 0.02, "max_recall_drop": 0.1, "max_invalid_json": 0.0,
-        "max_median_ms": None,
+        "max_median_ms": None, "max_median_rise": None, "needs_same_rows": True,
     }  # fmt: skip
     rules = {"is_on": True, "min_macro_f1": 0.8, "max_median_ms": 900}
     assert api.put("/api/promotion-policy/", rules, **JSON).json()["min_macro_f1"] == 0.8
     known = api.get("/api/promotion-policy/").json()
-    assert (known["max_f1_drop"], known["max_median_ms"]) == (None, 900)
+    assert (known["max_f1_drop"], known["max_median_ms"], known["needs_same_rows"]) == (None, 900, False)
     assert api.put("/api/promotion-policy/", {"is_on": True, "min_macro_f1": 8}, **JSON).status_code == 400
     assert audited("deployment.policy_changed") == 1
 
@@ -83,7 +83,7 @@ def test_a_version_is_checked_before_it_is_promoted(api, stranger_api, team, dep
     api.post("/api/deployments/", {"run": str(second.pk), "name": "demo-triage"}, **JSON)
     url = f"/api/deployments/{deployed.deployment_id}/check/"
     found = api.get(url, {"version": 2}).json()
-    assert (found["version"], found["has_passed"], found["is_same_rows"]) == (2, False, False)
+    assert (found["version"], found["has_passed"], found["is_same_rows"]) == (2, False, True)
     failed = {rule["code"]: (rule["candidate"], rule["live"]) for rule in found["rules"] if not rule["has_passed"]}
     assert set(failed) == {"max_invalid_json", "max_recall_drop"}
     assert failed["max_recall_drop"] == ("50 %", "90 %") or "50" in failed["max_recall_drop"][0]

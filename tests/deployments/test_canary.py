@@ -6,6 +6,7 @@ import json
 import random
 import threading
 from collections import Counter
+from functools import partial
 
 import pytest
 from django.db import connection
@@ -13,9 +14,10 @@ from django.db import connection
 from deployments import canaries, drawing, engine_client, gate, known_targets, lifecycle, policies, services, traffic
 from deployments.engine_client import EngineTarget
 from deployments.known_targets import Canary, Target
-from deployments.models import Deployment, DeploymentEvent, InferenceRecord, LoggedText
-from portal.errors import IllegalTransition, InvalidInput, Unavailable
-from portal.models import AuditEvent, Quota, QuotaWindow
+from deployments.models import Deployment, DeploymentEvent, DeploymentVersion, InferenceRecord, LoggedText
+from portal.actors import Actor
+from portal.errors import Forbidden, IllegalTransition, InvalidInput, Unavailable
+from portal.models import AuditEvent, Quota, QuotaWindow, Role
 from portal.rls import all_teams, team_scope
 from tests.deployments.figures import evaluate
 
@@ -268,26 +270,71 @@ def test_what_cannot_be_a_canary_is_refused(team, actor, deployed, second, make_
         assert code(second) == "deployment_stopped"
 
 
-def test_the_gate_is_told_and_forbids_nothing(team, actor, deployed, second, run):
+@pytest.fixture
+def held_back(team, deployed, second, run) -> DeploymentVersion:
+    """The second version, which breaks a rule by its figures."""
     with team_scope(team.pk):
-        policies.set_policy(
-            team=team, actor=actor, is_on=True, max_median_ms=None,
-            shares={"min_macro_f1": None, "max_f1_drop": 0.02, "max_recall_drop": None, "max_invalid_json": None},
-        )  # fmt: skip
         evaluate(run, recalls={"a": 0.9})
         evaluate(second.adapter.run, recalls={"a": 0.9}, f1=0.1)
         second.refresh_from_db()
-        assert not gate.judge(of(deployed.deployment), second).has_passed
-        canaries.set_canary(version=second, actor=actor, share=10, reason="Let us see")
-        canaries.set_canary(version=second, actor=actor, share=20)
+        assert [rule.code for rule in gate.judge(of(deployed.deployment), second).failed] == ["max_f1_drop"]
+        return second
+
+
+def test_one_that_the_gate_holds_back_needs_an_admin_and_a_reason(team, actor, bob, deployed, held_back):
+    ask_for = partial(canaries.set_canary, version=held_back)
+    with team_scope(team.pk):
+        with pytest.raises(gate.HeldBack, match=r"10\.0%.*90\.0%"):
+            ask_for(actor=actor, share=10, reason="Let us see")
+        with pytest.raises(InvalidInput, match="Say why"):
+            ask_for(actor=actor, share=10, override=True)
+        team.memberships.filter(user=bob).update(role=Role.EDITOR)
+        with pytest.raises(Forbidden):
+            ask_for(actor=Actor(user=bob), share=10, reason="please", override=True)
+        assert of(deployed.deployment).canary_version_id is None
+        ask_for(actor=actor, share=10, reason="Let us see", override=True)
         with pytest.raises(gate.HeldBack):
-            services.promote_version(version=second, actor=actor)
-        assert of(deployed.deployment).canary_share == 20
-        told = {event.action: event.detail for event in AuditEvent.objects.filter(action__contains="canary")}
-        assert told["deployment.canary_started"] == {
-            "version": 2, "reason": "Let us see", "share": 10, "rules_broken": "max_f1_drop",
-        }  # fmt: skip
-        assert told["deployment.canary_changed"] == {"version": 2, "share": 20, "share_before": 10}
+            ask_for(actor=actor, share=50)
+        ask_for(actor=Actor(user=bob), share=5)
+        assert of(deployed.deployment).canary_share == 5
+        ask_for(actor=actor, share=20, reason="It does well", override=True)
+        with pytest.raises(gate.HeldBack):
+            services.promote_version(version=held_back, actor=actor)
+        told = [(event.action, event.detail) for event in AuditEvent.objects.filter(action__startswith="deployment.")]
+    overridden = [detail for action, detail in told if action == "deployment.gate_overridden"]
+    assert sorted(detail["reason"] for detail in overridden) == ["It does well", "Let us see"]
+    assert ("deployment.canary_started", {
+        "version": 2, "reason": "Let us see", "share": 10, "rules_broken": "max_f1_drop",
+    }) in told  # fmt: skip
+    assert ("deployment.canary_changed", {"version": 2, "share": 5, "share_before": 10}) in told
+
+
+def test_one_that_only_lacks_requests_is_what_a_canary_is_for(team, actor, deployed, second):
+    with team_scope(team.pk):
+        policies.set_policy(team=team, actor=actor, is_on=True, shares={}, max_median_ms=100)
+        assert not gate.judge(of(deployed.deployment), second).has_passed
+        canaries.set_canary(version=second, actor=actor, share=10)
+        assert of(deployed.deployment).canary_share == 10
+
+
+def test_page_and_api_override_for_admins_only(team, api, alice, bob, client_for, deployed, held_back):
+    url = f"/t/{team.slug}/deployment-versions/{held_back.pk}/canary/"
+    admin, editor = client_for(alice), client_for(bob)
+    with team_scope(team.pk):
+        team.memberships.filter(user=bob).update(role=Role.EDITOR)
+    assert 'name="override"' in admin.get(url).content.decode()
+    assert 'name="override"' not in editor.get(url).content.decode()
+    override = {"share": 10, "reason": "Let us see", "override": "on"}
+    assert editor.post(url, override).status_code == 409
+    assert admin.post(url, {**override, "reason": ""}).status_code == 400
+    assert admin.post(url, override).status_code == 302
+    with team_scope(team.pk):
+        canaries.take_back(deployment=deployed.deployment, actor=Actor(user=alice))
+    address, body = f"/api/deployments/{deployed.deployment_id}/canary/", {"version": 2, "share": 10}
+    refused = api.put(address, body, content_type="application/json")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "held_back_by_gate")
+    body |= {"override": True, "reason": "Let us see"}
+    assert api.put(address, body, content_type="application/json").json()["canary_share"] == 10
 
 
 def test_promoting_ends_it_and_so_does_deleting(team, actor, canary, deployed):

@@ -53,6 +53,9 @@ def failing(deployment, version) -> list[str]:
         ({"recalls": GOOD, "f1": 0.87}, ["max_f1_drop"]),
         ({"recalls": {"hardware": 0.95, "software": 0.75}}, ["max_recall_drop"]),
         ({"recalls": {"hardware": 0.8, "software": 0.75}}, ["max_recall_drop"] * 2),
+        ({"recalls": {"hardware": 0.95}}, ["max_recall_drop"]),
+        ({"recalls": {}}, ["max_recall_drop"] * 2),
+        ({"recalls": GOOD, "rows_say": "Something else."}, ["needs_same_rows"]),
         ({"recalls": GOOD, "json_valid": 0.99}, ["max_invalid_json"]),
         ({"recalls": GOOD, "f1": 0.5, "json_valid": 0.5}, ["max_invalid_json", "max_f1_drop"]),
     ],
@@ -73,6 +76,24 @@ def test_both_figures_are_shown_with_the_bound(team, actor, live, node, candidat
         (rule,) = gate.judge(deployment, version).failed
     assert (rule.candidate, rule.live, rule.bound) == ("50.0%", "90.0%", "at least 80.0%")
     assert rule.label == "Recall of queue = software"
+
+
+def test_a_class_that_is_lost_altogether_has_recall_0(team, actor, live, node, candidate):
+    version, deployment = add(team, actor, candidate(recalls={"software": 0.95}))
+    with team_scope(team.pk):
+        (rule,) = gate.judge(deployment, version).failed
+    assert (rule.label, rule.candidate, rule.live) == ("Recall of queue = hardware", "0.0%", "95.0%")
+
+
+def test_figures_of_other_rows_need_an_admin_unless_the_team_does_not_mind(team, actor, live, node, candidate):
+    version, deployment = add(team, actor, candidate(recalls=GOOD, rows_say="Something else."))
+    with team_scope(team.pk):
+        assert not gate.judge(deployment, version).is_same_rows
+        with pytest.raises(gate.HeldBack, match="Measured on the same held-out rows: other rows"):
+            services.promote_version(version=version, actor=actor)
+        policies.set_policy(team=team, actor=actor, is_on=True, shares={}, max_median_ms=None, needs_same_rows=False)
+        judgement = gate.judge(deployment, version)
+        assert (judgement.has_passed, judgement.is_same_rows) == (True, False)
 
 
 def test_a_class_with_few_rows_holds_nothing_back(team, actor, live, run, node, candidate):
@@ -130,6 +151,27 @@ def test_the_time_of_answers_needs_requests_to_the_version_itself(team, actor, l
             InferenceRecord(team=team, version=version, model="x", status=200, duration_ms=400).save()
         (rule,) = gate.judge(deployment, version).failed
         assert (rule.code, rule.candidate) == ("max_median_ms", "400 ms")
+
+
+def test_times_are_compared_with_those_of_the_live_version_if_the_team_asks(team, actor, live, node, candidate):
+    def answer(version, duration, count):
+        for _ in range(count):
+            InferenceRecord(team=team, version=version, model="x", status=200, duration_ms=duration).save()
+
+    with team_scope(team.pk):
+        policies.set_policy(team=team, actor=actor, is_on=True, shares={"max_median_rise": 0.5}, max_median_ms=None)
+    version, deployment = add(team, actor, candidate(recalls=GOOD))
+    with team_scope(team.pk):
+        answer(live, 100, 19)
+        assert failing(deployment, version) == [], "too few to compare with"
+        answer(live, 100, 1)
+        (rule,) = gate.judge(deployment, version).failed
+        assert (rule.code, rule.awaits_requests) == ("max_median_rise", True)
+        answer(version, 150, 20)
+        assert failing(deployment, version) == []
+        answer(version, 160, 30)
+        (rule,) = gate.judge(deployment, version).failed
+        assert (rule.candidate, rule.live, rule.bound) == ("160 ms", "100 ms", "at most 150 ms")
 
 
 def test_only_an_admin_with_a_reason_overrides_and_it_is_written_down(team, actor, bob, live, node, candidate):
@@ -195,12 +237,17 @@ def test_the_rules_page_saves_percentages(team, alice, client_for):
     url = f"/t/{team.slug}/deployments/rules/"
     browser = client_for(alice)
     assert 'value="2.0"' in browser.get(url).content.decode()
-    saved = browser.post(url, {"is_on": "on", "max_f1_drop": "1.5", "max_invalid_json": "0", "max_median_ms": "900"})
+    shown = browser.get(url).content.decode()
+    for default in ("Default: 2 %.", "Default: 10 %.", "Default: 0 %.", "Not asked by default.", "On by default."):
+        assert default in shown
+    typed = {"is_on": "on", "max_f1_drop": "1.5", "max_invalid_json": "0", "max_median_ms": "900"}
+    saved = browser.post(url, {**typed, "needs_same_rows": "on", "max_median_rise": "50"})
     assert saved.status_code == 302
     with team_scope(team.pk):
         policy = team.promotionpolicys.get()
     assert (policy.max_f1_drop, policy.max_invalid_json, policy.max_recall_drop) == (0.015, 0.0, None)
     assert (policy.is_on, policy.max_median_ms, policy.min_macro_f1) == (True, 900, None)
+    assert (policy.needs_same_rows, policy.max_median_rise) == (True, 0.5)
     assert browser.post(url, {"max_f1_drop": "150"}).status_code == 400
 
 

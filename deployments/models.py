@@ -217,7 +217,9 @@ class PromotionPolicy(TeamOwned):
     max_f1_drop = models.FloatField(null=True, default=0.02)
     max_recall_drop = models.FloatField(null=True, default=0.1)
     max_invalid_json = models.FloatField(null=True, default=0.0)
+    needs_same_rows = models.BooleanField(default=True)
     max_median_ms = models.PositiveIntegerField(null=True)
+    max_median_rise = models.FloatField(null=True)
 
     class Meta(TeamOwned.Meta):
         constraints = [models.UniqueConstraint(fields=["team"], name="one_promotion_policy_per_team")]
@@ -235,9 +237,7 @@ class InferenceRecord(TeamOwned):
         DeploymentVersion, on_delete=models.SET_NULL, null=True, related_name="requests", db_index=False
     )
     model = models.CharField(max_length=120)
-    needs_same_rows = models.BooleanField(default=True)
     token = models.ForeignKey(ApiToken, on_delete=models.SET_NULL, null=True, related_name="+")
-    max_median_rise = models.FloatField(null=True)
     request_id = models.CharField(max_length=64)
     at = models.DateTimeField(default=timezone.now)
     streamed = models.BooleanField(default=False)

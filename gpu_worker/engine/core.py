@@ -81,12 +81,12 @@ class EngineCore:
         self._paths: dict[str, Path] = {}
         self._forks = config.prefix_cache and runner.reuses_prefixes
         self._leaving: dict[int, AdapterRef] = {}
+        self._held: Counter[int] = Counter()
         self._memories: dict[int, AnswerMemory] = {}
         self._uids = itertools.count(1)
         self._stats = EngineStats()
         self._seconds_each = 1.0  # of a sequence once it runs: a moving average, for the hint when to try again
 
-        self._held: Counter[int] = Counter()
     @property
     def max_context(self) -> int:
         """Most tokens that prompt and answer of one sequence may have together."""
@@ -199,13 +199,6 @@ class EngineCore:
             self._runner.remove_adapter(self._leaving.pop(uid))
             logger.info("adapter %d unloaded", uid)
 
-    def likelihoods(self) -> Likelihoods:
-        """Return a scorer of given texts; use it between two steps, with room for its tokens."""
-        return Likelihoods(self._runner, self._pool)
-
-    @property
-    def scorable_tokens(self) -> int:
-        """Most tokens that prompt and continuation may have together to be scored."""
     @contextmanager
     def holding(self, adapter: AdapterRef | None) -> Iterator[None]:
         """Keep an adapter in memory for work that is no sequence. Raises: ModelNotFound, AdapterParked."""
@@ -220,6 +213,13 @@ class EngineCore:
                 self._held = +self._held
                 self._drop_unused_adapters()
 
+    def likelihoods(self) -> Likelihoods:
+        """Return a scorer of given texts; use it between two steps, with room for its tokens."""
+        return Likelihoods(self._runner, self._pool)
+
+    @property
+    def scorable_tokens(self) -> int:
+        """Most tokens that prompt and continuation may have together to be scored."""
         return min(self._runner.max_positions, self._pool.capacity_tokens // 2)
 
     def require_room(self, tokens: int) -> None:
@@ -275,6 +275,8 @@ class EngineCore:
     def _require_adapter(self, adapter: AdapterRef | None) -> None:
         """Refuse an adapter that left memory since the request looked it up. Raises: ModelNotFound, AdapterParked."""
         if adapter is not None and adapter not in (self._adapters.get(adapter.name), self._leaving.get(adapter.uid)):
+            if adapter.name in self._paths:
+                raise AdapterParked(self._paths[adapter.name])
             raise ModelNotFound(f"The model {adapter.name!r} does not exist or is not loaded.", param="model")
 
     def cancel(self, sequence_id: str) -> None:
@@ -282,8 +284,6 @@ class EngineCore:
         sequence = self._scheduler.find(sequence_id)
         if sequence is not None:
             self._end(sequence, FinishReason.CANCELLED)
-            if adapter.name in self._paths:
-                raise AdapterParked(self._paths[adapter.name])
 
     def abort(self, reason: str) -> None:
         """End every sequence at once; nothing of it is reused."""

@@ -23,8 +23,9 @@ import httpx
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.benchmarks import bars, serving_bars
 from gpu_worker.benchmarks.children import figures_of
-from gpu_worker.benchmarks.processor_time import Stolen, share_of
-from gpu_worker.benchmarks.serving_adapters import measure_switching
+from gpu_worker.benchmarks.processor_time import Stolen
+from gpu_worker.benchmarks.serving_adapters import Switching, measure_switching
+from gpu_worker.benchmarks.serving_bars import WITHIN_SCHEMA
 from gpu_worker.benchmarks.serving_load import (
     Load,
     Request,
@@ -34,6 +35,7 @@ from gpu_worker.benchmarks.serving_load import (
     first_tokens,
     rounds_of,
 )
+from gpu_worker.benchmarks.serving_page import EXACT, Figures, agreed, render
 from gpu_worker.benchmarks.serving_peers import measure_peers
 from gpu_worker.benchmarks.serving_steps import StepCost, measure_steps, sentence
 from gpu_worker.benchmarks.serving_workload import Workload, prepare_workload
@@ -49,25 +51,6 @@ START_LIMIT_S = 300.0
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One subject on one kind of request. Times in seconds, memory in bytes; None: not measured."""
-
-    subject: str
-    latency_s: float
-    first_token_s: float
-    one_adapter_per_s: float
-    mixed_per_s: float | None
-    mixed_p95_s: float | None
-    equal: str
-    resident_bytes: int
-    cold_start_s: float
-    hot_add_s: float | None = None
-    crowd_one_per_s: float | None = None
-    crowd_mixed_per_s: float | None = None
-    stolen_share: float | None = None
-
-
-@dataclass(frozen=True)
 class Subject:
     """One way of running our own engine: its arithmetic, and whether answers keep to the schema."""
 
@@ -77,10 +60,10 @@ class Subject:
 
 
 OWN = (
-    Subject("Tuneport engine, fp32", "fp32"),
-    Subject("Tuneport engine, fp32, JSON schema", "fp32", within_schema=True),
+    Subject(EXACT, "fp32"),
+    Subject(EXACT + WITHIN_SCHEMA, "fp32", within_schema=True),
     Subject("Tuneport engine, int8", "int8"),
-    Subject("Tuneport engine, int8, JSON schema", "int8", within_schema=True),
+    Subject("Tuneport engine, int8" + WITHIN_SCHEMA, "int8", within_schema=True),
 )
 
 
@@ -100,7 +83,7 @@ def run(
     requests, training_steps = (4, 2) if quick else (CROWD, 24)
     own = OWN[:2] if quick else OWN
     with tempfile.TemporaryDirectory() as folder:
-        progress(f"training one adapter for {training_steps} steps")
+        progress(f"training each adapter for {training_steps} steps")
         workload = prepare_workload(rows, model_dir, Path(folder), requests=requests, training_steps=training_steps)
         baseline = _measure_transformers(workload, Path(folder), progress)
         figures: list[Figures] = [baseline]
@@ -109,26 +92,21 @@ def run(
             others, remarks = _measure_peers(peers, workload, Path(folder), baseline, progress)
             figures += others
         steps: dict[Precision, list[StepCost]] = {}
+        switching: dict[Precision, Switching] = {}
         for weights in dict.fromkeys(subject.weights for subject in own):
             chosen = [subject for subject in own if subject.weights == weights]
-            found, remark = _measure_engine(workload, Path(folder), baseline, chosen, progress)
+            found, switching[weights] = _measure_engine(workload, Path(folder), baseline, chosen, progress)
             figures += found
             steps[weights] = _measure_steps(workload, Path(folder), weights, progress)
-            remarks += [remark, sentence(steps[weights], arithmetic=weights)]
-    section = render(figures, workload, source=rows.name if rows else "demo tickets", requests=requests)
-    held = bars.table(serving_bars.bars(figures, steps["fp32"], in_flight=IN_FLIGHT, crowd=CROWD))
-    return "\n\n".join([section, *remarks, serving_bars.WORDS, held])
+            remarks += [switching[weights].sentence(switching["fp32"]), sentence(steps[weights], arithmetic=weights)]
+            progress(remarks[-2])
+    section = render(figures, workload, source=rows.name if rows else "demo tickets", in_flight=IN_FLIGHT, crowd=CROWD)
+    held = serving_bars.bars(figures, steps["fp32"], switching["fp32"], in_flight=IN_FLIGHT, crowd=CROWD)
+    return "\n\n".join([section, *remarks, serving_bars.WORDS, bars.table(held)])
 
 
-@dataclass(frozen=True)
-class _Baseline(Figures):
-    """The baseline with its answers: the judge of ours."""
-
-    answers: tuple[str, ...] = ()
-
-
-def _measure_transformers(workload: Workload, folder: Path, progress: Callable[[str], object]) -> _Baseline:
-    """Measure generate with PEFT in a process of its own. Raises: RuntimeError if it fails."""
+def _measure_transformers(workload: Workload, folder: Path, progress: Callable[[str], object]) -> Figures:
+    """Measure generate with PEFT in a process of its own: its answers judge ours. Raises: RuntimeError if it fails."""
     stolen = Stolen()
     found = figures_of(
         "gpu_worker.benchmarks.stock_serving",
@@ -138,8 +116,8 @@ def _measure_transformers(workload: Workload, folder: Path, progress: Callable[[
         what="the baseline",
     )
     progress(f"transformers: {found['latency_s']:.2f} s alone, {found['mixed_per_s']:.2f} mixed requests/s")
-    answers = tuple(found.pop("answers"))
-    return _Baseline(
+    answers = {"alone": found.pop("answers")}
+    return Figures(
         subject="transformers generate + PEFT, static batches",
         equal="is it",
         answers=answers,
@@ -149,7 +127,7 @@ def _measure_transformers(workload: Workload, folder: Path, progress: Callable[[
 
 
 def _measure_peers(
-    names: Sequence[str], workload: Workload, folder: Path, baseline: _Baseline, progress: Callable[[str], object]
+    names: Sequence[str], workload: Workload, folder: Path, baseline: Figures, progress: Callable[[str], object]
 ) -> tuple[list[Figures], list[str]]:
     """Return a row for each peer that runs, and a remark on each that does not."""
     found, remarks = measure_peers(
@@ -165,21 +143,22 @@ def _measure_peers(
     renderer = ChatRenderer.load(workload.model_dir)
     rows = []
     for title, figures in found.items():
-        answers = [renderer.decode(ids) for ids in figures.pop("answers")]
-        rows.append(Figures(subject=title, equal=_agreement(answers, baseline), **figures))
+        answers = {name: [renderer.decode(ids) for ids in found] for name, found in figures.pop("answers").items()}
+        equal = agreed(answers["alone"], baseline.answers["alone"])
+        rows.append(Figures(subject=title, equal=equal, answers=answers, **figures))
     return rows, remarks
 
 
 def _measure_engine(
     workload: Workload,
     folder: Path,
-    baseline: _Baseline,
+    baseline: Figures,
     subjects: Sequence[Subject],
     progress: Callable[[str], object],
-) -> tuple[list[Figures], str]:
+) -> tuple[list[Figures], Switching]:
     """Measure one process of our engine with each of the subjects, which share their arithmetic.
 
-    Returns a sentence on ten adapters in turn, too, asked as the first subject is.
+    Returns what ten adapters in turn cost, too, asked as the first subject is.
     """
     options = ("--weights", subjects[0].weights)
     with running_engine(workload.model_dir, folder, *options):
@@ -194,7 +173,7 @@ def _measure_engine(
             found.append(
                 Figures(
                     subject=subject.name,
-                    equal=_agreement(measured.answers, baseline),
+                    equal=agreed(measured.alone.answers, baseline.answers["alone"]),
                     resident_bytes=resident_bytes(pid),
                     cold_start_s=cold_start_s,
                     hot_add_s=hot_add_s,
@@ -212,8 +191,7 @@ def _measure_engine(
             subject=subjects[0].name,
             in_flight=(1, IN_FLIGHT),
             load=_load,
-        ).sentence()
-        progress(switching)
+        )
     return found, switching
 
 
@@ -234,32 +212,36 @@ def _measure_steps(
 def _tell(figures: Figures, progress: Callable[[str], object]) -> None:
     progress(
         f"{figures.subject}: {figures.latency_s:.2f} s alone, {figures.one_adapter_per_s:.2f} requests/s with one "
-        f"adapter, {_number(figures.mixed_per_s)} mixed"
+        f"adapter, {figures.mixed_per_s or 0:.2f} mixed"
     )
 
 
 @dataclass(frozen=True)
 class _Measured:
     alone: Load
-    first_token_s: float
+    first: Load
     one: Load
     mixed: Load
     crowd_one: Load
     crowd_mixed: Load
 
-    @property
-    def answers(self) -> list[str]:
-        return self.alone.answers
-
     def figures(self) -> dict[str, Any]:
         return {
             "latency_s": statistics.median(self.alone.latencies_s),
-            "first_token_s": self.first_token_s,
+            "first_token_s": statistics.median(self.first.latencies_s),
             "one_adapter_per_s": self.one.per_s,
             "mixed_per_s": self.mixed.per_s,
             "mixed_p95_s": self.mixed.p95_s,
             "crowd_one_per_s": self.crowd_one.per_s,
             "crowd_mixed_per_s": self.crowd_mixed.per_s,
+            "answers": {
+                "alone": self.alone.answers,
+                "first": self.first.answers,
+                "one": self.one.answers,
+                "mixed": self.mixed.answers,
+                "one, crowd": self.crowd_one.answers,
+                "mixed, crowd": self.crowd_mixed.answers,
+            },
         }
 
 
@@ -287,17 +269,12 @@ def _measure_load(
     crowd_one, crowd_mixed = ask_in_turn(client, rounds["one, crowd"], rounds["mixed, crowd"], CROWD)
     return _Measured(
         alone=ask_alone(client, rounds["alone"]),
-        first_token_s=statistics.median(first_tokens(client, rounds["first"])),
+        first=first_tokens(client, rounds["first"]),
         one=one,
         mixed=mixed,
         crowd_one=crowd_one,
         crowd_mixed=crowd_mixed,
     )
-
-
-def _agreement(answers: Sequence[str], baseline: _Baseline) -> str:
-    equal = sum(own == other for own, other in zip(answers, baseline.answers, strict=False))
-    return f"{equal}/{min(len(answers), len(baseline.answers))}"
 
 
 def _load(client: httpx.Client, name: str, path: Path) -> float:
@@ -338,36 +315,3 @@ def resident_bytes(pid: int) -> int:
     """Return the memory that a process occupies now."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def render(figures: Sequence[Figures], workload: Workload, *, source: str, requests: int) -> str:
-    """Return the table and a sentence on what was done."""
-    lines = [
-        "## Serving",
-        "",
-        f"SmolLM2-135M-Instruct with {len(workload.adapters)} LoRA adapters (r = 16, all linear layers), "
-        f"greedy, {requests} requests from {source} of {workload.prompt_tokens:.0f} prompt tokens on average and at "
-        f"most {workload.max_tokens} answer tokens; {IN_FLIGHT} and {CROWD} requests in flight for the rates. "
-        "float32 unless a row says otherwise. Tuneport over HTTP, transformers without. For its rates Tuneport is "
-        "asked everything twice, one adapter and mixed ones in turn, the others once. Within the schema an answer may "
-        "rightly differ from transformers' free one.",
-        "",
-        f"| engine | alone: latency, s | first token, s | {IN_FLIGHT} in flight, one adapter: requests/s "
-        f"| {len(workload.adapters)} mixed | mixed: p95, s | {CROWD} in flight, one adapter | mixed "
-        "| answers equal transformers' | resident, MB | cold start, s | hot add, s "
-        "| processor time lost to other machines |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in figures:
-        hot_add, crowd, crowd_mixed = map(_number, (row.hot_add_s, row.crowd_one_per_s, row.crowd_mixed_per_s))
-        lines.append(
-            f"| {row.subject} | {row.latency_s:.2f} | {row.first_token_s:.2f} | {row.one_adapter_per_s:.2f} "
-            f"| {_number(row.mixed_per_s)} | {_number(row.mixed_p95_s, 1)} | {crowd} | {crowd_mixed} | {row.equal} "
-            f"| {row.resident_bytes / 1e6:,.0f} "
-            f"| {row.cold_start_s:.1f} | {hot_add} | {share_of(row.stolen_share)} |"
-        )
-    return "\n".join(lines)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from gpu_worker.benchmarks.bars import Bar
 
 if TYPE_CHECKING:
-    from gpu_worker.benchmarks.serving import Figures
+    from gpu_worker.benchmarks.serving_adapters import Switching
+    from gpu_worker.benchmarks.serving_page import Figures
     from gpu_worker.benchmarks.serving_steps import StepCost
 
 OURS = "Tuneport engine, fp32, JSON schema"
@@ -17,8 +18,13 @@ WITHIN_SCHEMA = ", JSON schema"
 WORDS = f"The bars hold for “{OURS}”; mixed adapters cost what the same requests take longer than under one."
 
 
-def bars(rows: Sequence[Figures], exact_steps: Sequence[StepCost], *, in_flight: int, crowd: int) -> list[Bar]:
-    """Return every bar of serving. `exact_steps`: what decode steps in fp32 cost; `in_flight`, `crowd`: how many."""
+def bars(
+    rows: Sequence[Figures], exact_steps: Sequence[StepCost], switching: Switching, *, in_flight: int, crowd: int
+) -> list[Bar]:
+    """Return every bar of serving.
+
+    `exact_steps`, `switching`: what decode steps and ten adapters in turn cost in fp32; `in_flight`, `crowd`: how many.
+    """
     by_subject = {row.subject: row for row in rows}
     ours = by_subject.get(OURS)
     peer = by_subject.get(PEER + WITHIN_SCHEMA)
@@ -31,6 +37,10 @@ def bars(rows: Sequence[Figures], exact_steps: Sequence[StepCost], *, in_flight:
         Bar.at_least(f"requests/s with 3 mixed adapters, {in_flight} in flight, to {alike}", 2.5, more),
         Bar.at_most(f"mixed adapters cost against one, {in_flight} in flight", 0.1, _cost(ours), "{:.0%}"),
         Bar.at_most(f"mixed adapters cost against one, {crowd} in flight", 0.1, _crowd_cost(ours), "{:.0%}"),
+        *(
+            Bar.at_most(f"requests to 10 adapters in turn cost against one, {_told(count)}", 0.1, cost, "{:.0%}")
+            for count, cost in switching.costs().items()
+        ),
         Bar.at_most("first token alone, s", 0.15, _figure(ours, "first_token_s"), "{:.3f}"),
         Bar.at_most(f"p95 of mixed requests, {in_flight} in flight, s", 3.0, _figure(ours, "mixed_p95_s"), "{:.1f}"),
         Bar.at_most("hot add of an adapter, ms", 100, _times(_figure(ours, "hot_add_s"), 1e3), "{:.0f}"),
@@ -38,6 +48,10 @@ def bars(rows: Sequence[Figures], exact_steps: Sequence[StepCost], *, in_flight:
         Bar.at_most("resident, MB", 1200, _times(_figure(ours, "resident_bytes"), 1e-6), "{:,.0f}"),
         Bar.at_most("a decode step beyond its products, the most of those measured", 0.4, overhead, "{:.0%}"),
     ]
+
+
+def _told(in_flight: int) -> str:
+    return "one after the other" if in_flight == 1 else f"{in_flight} in flight"
 
 
 def _ratio(own: float | None, other: float | None) -> float | None:

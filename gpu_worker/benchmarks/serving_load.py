@@ -1,5 +1,6 @@
 """A small load generator: requests one after the other, or a fixed number in flight."""
 
+import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -92,24 +93,29 @@ def _together(loads: Sequence[Load]) -> Load:
     )
 
 
-def first_tokens(client: httpx.Client, requests: Sequence[Request]) -> list[float]:
-    """Return the seconds until the first piece of text of each request, one request at a time."""
-    return [_first_token(client, request) for request in requests]
-
-
-def _first_token(client: httpx.Client, request: Request) -> float:
+def first_tokens(client: httpx.Client, requests: Sequence[Request]) -> Load:
+    """Stream the answers, one at a time; the latencies are those of the first piece of text."""
     started = time.perf_counter()
+    found = [_first_token(client, request) for request in requests]
+    return Load([latency for latency, _ in found], [answer for _, answer in found], time.perf_counter() - started)
+
+
+def _first_token(client: httpx.Client, request: Request) -> tuple[float, str]:
+    started, latency, answer = time.perf_counter(), 0.0, ""
     with client.stream("POST", "/v1/chat/completions", json=request.body() | {"stream": True}) as response:
         response.raise_for_status()
-        first = None
         # read to its end: the step of an answer that was left would still run when the next request is asked
         for line in response.iter_lines():
-            # the opening delta is sent before anything is computed; it says nothing
-            if first is None and line.startswith("data: {") and '"content":""' not in line:
-                first = time.perf_counter() - started
-    if first is None:
+            if not line.startswith("data: {"):
+                continue
+            for choice in json.loads(line.removeprefix("data: "))["choices"]:
+                answer += choice["delta"].get("content") or ""
+                # the opening delta is sent before anything is computed; it says nothing
+                if not latency and (answer or choice.get("finish_reason")):
+                    latency = time.perf_counter() - started
+    if not latency:
         raise RuntimeError("a stream ended without a token")
-    return first
+    return latency, answer
 
 
 def rounds_of(mixed: Sequence[Request]) -> dict[str, list[Request]]:

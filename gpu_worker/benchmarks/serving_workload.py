@@ -1,10 +1,14 @@
-"""What both serving subjects are asked: triage requests, three adapters, and the schema of the answers."""
+"""What all serving subjects are asked: triage requests, three adapters, and the schema of the answers.
+
+The adapters learn the same rows with differently named answers: an engine that takes one for another gives answers
+that are plainly wrong, and cannot be right by luck.
+"""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +24,9 @@ WARM_UP = 16
 """Requests under every adapter before anything is measured: an engine may have learned what its answers look like."""
 MAX_CHOICES = 100
 """A field with more different values than this is free text."""
+ADAPTERS = 3
 VARIATION = 0.02
-"""How far the other adapters are from the trained one, relative to its weights: they answer alike, not equally."""
+"""How far a varied adapter is from the trained one, relative to its weights: they answer alike, not equally."""
 
 Conversation = list[dict[str, str]]
 
@@ -52,25 +57,49 @@ class Workload:
 def prepare_workload(
     rows: Path | None, model_dir: Path, folder: Path, *, requests: int, training_steps: int
 ) -> Workload:
-    """Train an adapter on other rows than are asked, vary it, and derive the schema. Raises: RuntimeError."""
+    """Train the adapters on other rows than are asked, and derive the schema. Raises: RuntimeError."""
     found = _conversations(rows, requests + training_steps * TRAINING_BATCH)
     asked, learned = found[:requests], found[requests:]
-    trained = _train(learned, model_dir, folder / "job")
+    schema = answer_schema([messages[-1]["content"] for messages in found])
+    adapters = {}
+    for number in range(ADAPTERS):
+        rows_of_it = [_renamed(messages, schema, turn=number) for messages in learned]
+        adapters[f"adapter-{number}"] = _train(rows_of_it, model_dir, folder / f"job-{number}", seed=number + 1)
     renderer = ChatRenderer.load(model_dir)
     prompts = [renderer.prompt_ids(messages[:-1]) for messages in asked]
-    longest_answer = max(len(renderer.encode(messages[-1]["content"])) for messages in found)
+    answers = [
+        _renamed(messages, schema, turn=number)[-1]["content"] for messages in found for number in range(ADAPTERS)
+    ]
+    longest_answer = max(len(renderer.encode(answer)) for answer in answers)
     return Workload(
         model_dir=model_dir,
         conversations=[messages[:-1] for messages in asked],
-        adapters={f"adapter-{seed}": vary(trained, folder / f"adapter-{seed}", seed=seed) for seed in range(3)},
-        schema=answer_schema([messages[-1]["content"] for messages in found]),
+        adapters=adapters,
+        schema=schema,
         max_tokens=longest_answer + 8,
         prompt_tokens=sum(map(len, prompts)) / len(prompts),
         others=[messages[:-1] for messages in learned[:WARM_UP]],
     )
 
 
-def _train(conversations: Sequence[Conversation], model_dir: Path, job_dir: Path) -> Path:
+def _renamed(messages: Conversation, schema: Mapping[str, Any], *, turn: int) -> Conversation:
+    *before, last = messages
+    return [*before, last | {"content": renamed(last["content"], schema, turn=turn)}]
+
+
+def renamed(answer: str, schema: Mapping[str, Any], *, turn: int) -> str:
+    """Return an answer in which the value of each closed field is the one `turn` places on in the field's list."""
+    if turn == 0:
+        return answer
+    entry = json.loads(answer)
+    for name, described in schema["properties"].items():
+        values = described.get("anyOf", [described])[0].get("enum", [])
+        if entry[name] in values:
+            entry[name] = values[(values.index(entry[name]) + turn) % len(values)]
+    return json.dumps(entry, ensure_ascii=False)
+
+
+def _train(conversations: Sequence[Conversation], model_dir: Path, job_dir: Path, *, seed: int) -> Path:
     """Train on the conversations once; return the adapter's folder."""
     (job_dir / "data").mkdir(parents=True)
     lines = [json.dumps({"row": row, "messages": messages}) for row, messages in enumerate(conversations, start=2)]
@@ -79,7 +108,7 @@ def _train(conversations: Sequence[Conversation], model_dir: Path, job_dir: Path
         "format": 1,
         "run": "benchmark",
         "base_model": {"slug": model_dir.name, "path": str(model_dir), "revision": "local"},
-        "hyperparameters": HYPERPARAMETERS | {"learning_rate": 2e-3},
+        "hyperparameters": HYPERPARAMETERS | {"learning_rate": 2e-3, "seed": seed},
         "resume": False,
     }
     (job_dir / "spec.json").write_text(json.dumps(spec), encoding="utf-8")

@@ -9,7 +9,9 @@ from experiments.preflight import Prediction
 from experiments.scoring.names import CONSTRAINED, TFIDF, TUNED
 from gpu_worker.benchmarks import preflight, recipes_bars, serving_bars, training_bars
 from gpu_worker.benchmarks.bars import Bar, table
-from gpu_worker.benchmarks.serving import OWN, Figures
+from gpu_worker.benchmarks.serving import OWN
+from gpu_worker.benchmarks.serving_adapters import Switching
+from gpu_worker.benchmarks.serving_page import Figures
 from gpu_worker.benchmarks.serving_peers import PEERS
 from gpu_worker.benchmarks.serving_steps import StepCost
 from gpu_worker.benchmarks.training import PEER, SUBJECTS, Measurement
@@ -109,8 +111,11 @@ THEIRS = Figures(serving_bars.PEER + serving_bars.WITHIN_SCHEMA, 1.2, 0.3, 2.0, 
 STEPS = [StepCost(1, 0, 0.023, 0.02), StepCost(8, 3, 0.0279, 0.02)]
 
 
-def serving(rows: list[Figures], steps: list[StepCost] = STEPS) -> list[Bar]:
-    return serving_bars.bars(rows, steps, in_flight=8, crowd=32)
+SWITCHING = Switching("fp32", 32, {1: (20.0, 21.0), 8: (10.0, 10.9)})
+
+
+def serving(rows: list[Figures], steps: list[StepCost] = STEPS, switching: Switching = SWITCHING) -> list[Bar]:
+    return serving_bars.bars(rows, steps, switching, in_flight=8, crowd=32)
 
 
 def test_names_of_serving_are_those_that_are_measured():
@@ -127,8 +132,8 @@ def test_serving_reaches_every_bar():
     [
         ({"latency_s": 1.1}, ("latency",)),
         ({"mixed_per_s": 4.6, "one_adapter_per_s": 4.7}, ("3 mixed",)),
-        ({"one_adapter_per_s": 5.4}, ("cost", "8 in flight")),
-        ({"crowd_mixed_per_s": 5.4}, ("cost", "32 in flight")),
+        ({"one_adapter_per_s": 5.4}, ("mixed adapters cost", "8 in flight")),
+        ({"crowd_mixed_per_s": 5.4}, ("mixed adapters cost", "32 in flight")),
         ({"first_token_s": 0.16}, ("first token",)),
         ({"mixed_p95_s": 3.2}, ("p95",)),
         ({"hot_add_s": 0.101}, ("hot add",)),
@@ -140,6 +145,12 @@ def test_a_worse_engine_misses_its_bar_alone(worse, words):
     bars = serving([replace(OURS, **worse), THEIRS])
     assert said(bars, *words) is False
     assert sum(bar.is_reached is False for bar in bars) == 1
+
+
+def test_ten_adapters_in_turn_are_held_alone_and_with_others():
+    bars = serving([OURS, THEIRS], switching=replace(SWITCHING, seconds={1: (20.0, 22.2), 8: (10.0, 10.9)}))
+    assert said(bars, "10 adapters in turn", "one after the other") is False
+    assert said(bars, "10 adapters in turn", "8 in flight") is True
 
 
 def test_the_dearest_step_counts_and_a_peer_that_was_not_asked_is_not_beaten():

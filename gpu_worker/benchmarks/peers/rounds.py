@@ -40,33 +40,34 @@ def report(order: dict[str, Any], ways: dict[str, Peer], *, started: float, mixe
 
 
 def _figures(order: dict[str, Any], answer: Peer, *, mixes: bool) -> dict[str, Any]:
-    """Warm the peer up under every adapter, then ask all rounds; return the figures and the answers."""
+    """Warm the peer up under every adapter, then ask all rounds; return the figures and each round's answers."""
     crowd, in_flight = order["crowd"], order["in_flight"]
     rounds: dict[str, list[Request]] = {
         name: [(adapter, list(prompt)) for adapter, prompt in requests] for name, requests in order["rounds"].items()
     }
     for adapter in range(order["adapter_count"] if mixes else 1):
         answer([(adapter, list(prompt)) for prompt in order["warm_up"]], in_flight)
-    answers, latencies, _ = answer(rounds["alone"], 1)
-    _, _, firsts = answer(rounds["first"], 1)
+    answers: dict[str, list[list[int]]] = {}
+    answers["alone"], latencies, _ = answer(rounds["alone"], 1)
+    answers["first"], _, firsts = answer(rounds["first"], 1)
+
+    def rate(name: str, count: int) -> tuple[float, list[float]]:
+        begun = time.perf_counter()
+        answers[name], latencies, _ = answer(rounds[name], count)
+        return len(latencies) / (time.perf_counter() - begun), latencies
+
     figures: dict[str, Any] = {
         "latency_s": statistics.median(latencies),
         "first_token_s": statistics.median(firsts),
-        "one_adapter_per_s": _per_s(answer, rounds["one"], in_flight)[0],
-        "crowd_one_per_s": _per_s(answer, rounds["one, crowd"], crowd)[0],
+        "one_adapter_per_s": rate("one", in_flight)[0],
+        "crowd_one_per_s": rate("one, crowd", crowd)[0],
         "mixed_per_s": None,
         "mixed_p95_s": None,
         "answers": answers,
     }
     if mixes:
-        figures["mixed_per_s"], all_latencies = _per_s(answer, rounds["mixed"], in_flight)
+        figures["mixed_per_s"], all_latencies = rate("mixed", in_flight)
         figures["mixed_p95_s"] = statistics.quantiles(all_latencies, n=20, method="inclusive")[-1]
-        figures["crowd_mixed_per_s"] = _per_s(answer, rounds["mixed, crowd"], crowd)[0]
+        figures["crowd_mixed_per_s"] = rate("mixed, crowd", crowd)[0]
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return figures | {"resident_bytes": pages * os.sysconf("SC_PAGE_SIZE")}
-
-
-def _per_s(answer: Peer, requests: list[Request], in_flight: int) -> tuple[float, list[float]]:
-    begun = time.perf_counter()
-    _, latencies, _ = answer(requests, in_flight)
-    return len(requests) / (time.perf_counter() - begun), latencies

@@ -42,6 +42,8 @@ def test_a_peer_is_warmed_and_asked_in_rounds() -> None:
     assert figures["latency_s"] == 2.0
     assert figures["first_token_s"] == 0.5
     assert figures["mixed_p95_s"] == 2.0
+    counts = {name: len(found) for name, found in figures["answers"].items()}
+    assert counts == {"alone": 4, "first": 4, "one": 9, "one, crowd": 9, "mixed": 9, "mixed, crowd": 9}
     one, all_three = {0}, {0, 1, 2}
     assert asked[:3] == [(1, {0}, 2), (1, {1}, 2), (1, {2}, 2)]
     assert asked[3:] == [(4, one, 1), (4, one, 1), (9, one, 2), (9, one, 4), (9, all_three, 2), (9, all_three, 4)]

@@ -2,7 +2,9 @@
 
 A block holds the keys and values of BLOCK_SIZE consecutive tokens in all layers. A full block of a prompt is known
 by (namespace, all tokens up to its end); blocks are shared by sequences that begin alike in the same namespace, and
-keep their content after the last user has left, until the room is needed (least recently used first).
+keep their content after the last user has left, until the room is needed. What only one sequence ever began with goes
+first, the least recently used first: else the ends of a few requests, which nobody asks again, would push out the
+beginnings that all requests to other adapters share (a segmented list, Karedla et al. 1994).
 """
 
 from collections import OrderedDict
@@ -10,6 +12,8 @@ from collections.abc import Sequence as TokenIds
 from dataclasses import dataclass, field
 
 BLOCK_SIZE = 16
+PROTECTED_SHARE = 0.75
+"""Most of the reusable blocks that are kept because they were shared: new beginnings have to get their chance."""
 PADDING_BLOCK = 0
 """Never owned and always zero: the cache content that padding positions point to."""
 
@@ -33,6 +37,8 @@ class _Block:
     users: int = 0
     key: PrefixKey | None = None
     children: set[PrefixKey] = field(default_factory=set)
+    was_shared: bool = False
+    """Whether a second sequence has found its content."""
 
 
 class BlockPool:
@@ -52,7 +58,8 @@ class BlockPool:
         self._max_reusable = max_reusable
         self._blocks = [_Block() for _ in range(total_blocks)]
         self._unused = list(range(total_blocks - 1, PADDING_BLOCK, -1))
-        self._reusable: OrderedDict[int, None] = OrderedDict()
+        self._once: OrderedDict[int, None] = OrderedDict()
+        self._shared: OrderedDict[int, None] = OrderedDict()
         self._by_key: dict[PrefixKey, int] = {}
         self._prefix_cache = prefix_cache
 
@@ -64,7 +71,11 @@ class BlockPool:
     @property
     def free_blocks(self) -> int:
         """Blocks without a user; some of them hold a reusable prefix."""
-        return len(self._unused) + len(self._reusable)
+        return len(self._unused) + self._reusable
+
+    @property
+    def _reusable(self) -> int:
+        return len(self._once) + len(self._shared)
 
     @property
     def used_share(self) -> float:
@@ -89,20 +100,21 @@ class BlockPool:
             if block is None:
                 break
             self._blocks[block].users += 1
-            self._reusable.pop(block, None)
+            self._blocks[block].was_shared = True
+            self._take(block)
             found.append(block)
             parent = block
         return found
 
     def acquire_new(self, count: int) -> list[int]:
-        """Return `count` blocks to write into; reusable prefixes make room, the least recently used first.
+        """Return `count` blocks to write into; reusable prefixes make room.
 
         Raises: ValueError if fewer blocks are free; ask `free_blocks` before.
         """
         if count > self.free_blocks:
             raise ValueError(f"{count} blocks wanted, {self.free_blocks} free")
         while len(self._unused) < count:
-            self._forget(next(iter(self._reusable)))
+            self._forget(self._least_useful())
         blocks = [self._unused.pop() for _ in range(count)]
         for block in blocks:
             self._blocks[block].users = 1
@@ -144,9 +156,21 @@ class BlockPool:
                 if state.key is None:
                     self._unused.append(block)
                 else:
-                    self._reusable[block] = None
-        while len(self._reusable) > self._max_reusable:
-            self._forget(next(iter(self._reusable)))
+                    (self._shared if state.was_shared else self._once)[block] = None
+        while len(self._shared) > PROTECTED_SHARE * self._max_reusable:
+            longest_ago, _none = self._shared.popitem(last=False)
+            self._blocks[longest_ago].was_shared = False
+            self._once[longest_ago] = None
+        while self._reusable > self._max_reusable:
+            self._forget(self._least_useful())
+
+    def _least_useful(self) -> int:
+        return next(iter(self._once or self._shared))
+
+    def _take(self, block: int) -> bool:
+        """Take a block from those that can be reused; return whether it was one of them."""
+        kept = self._shared if block in self._shared else self._once
+        return kept.pop(block, ...) is None
 
     def forget_adapter(self, adapter_uid: int) -> None:
         """Drop every cached prefix of an adapter that is gone."""
@@ -163,8 +187,7 @@ class BlockPool:
             pending += [child for key in state.children if (child := self._by_key.get(key)) is not None]
             state.children = set()
             self._unpublish(current)
-            if state.users == 0 and current in self._reusable:
-                del self._reusable[current]
+            if state.users == 0 and self._take(current):
                 self._unused.append(current)
 
     def _unpublish(self, block: int) -> None:
@@ -174,3 +197,4 @@ class BlockPool:
         del self._by_key[key]
         self._blocks[key[1]].children.discard(key)
         self._blocks[block].key = None
+        self._blocks[block].was_shared = False

@@ -90,3 +90,37 @@ def test_only_so_many_blocks_keep_content_without_a_user() -> None:
     pool.release(table)
     assert pool.cached_blocks == 2
     assert pool.acquire_prefix(ALONE, tokens) == table[:2]
+
+
+def begin_and_end(pool: BlockPool, adapter: int, number: int, *, blocks: int) -> int:
+    """Run a request whose first block is its adapter's beginning; return how many blocks it found."""
+    own = tuple(1000 * number + place for place in range((blocks - 1) * BLOCK_SIZE))
+    tokens = (*(adapter,) * BLOCK_SIZE, *own)
+    namespace = Namespace(adapter)
+    cached = pool.acquire_prefix(namespace, (*tokens, 1))
+    table = cached + pool.acquire_new(blocks - len(cached))
+    pool.publish_prefix(namespace, tokens, table, len(tokens))
+    pool.release(table)
+    return len(cached)
+
+
+def test_what_was_shared_outlives_what_was_asked_once() -> None:
+    """Ten adapters in turn, each with a beginning of its own, and room for the ends of a few requests only."""
+    pool = BlockPool(200, max_reusable=24)
+    for adapter in range(10):
+        for number in range(2):
+            begin_and_end(pool, adapter, 10 * adapter + number, blocks=5)
+    found = [begin_and_end(pool, number % 10, 100 + number, blocks=5) for number in range(30)]
+    assert found == [1] * 30
+
+
+def test_what_was_shared_once_upon_a_time_leaves_room_for_new_beginnings() -> None:
+    pool = BlockPool(200, max_reusable=8)
+    for adapter in range(8):
+        for number in range(2):
+            begin_and_end(pool, adapter, 10 * adapter + number, blocks=1)
+    # two blocks remain for what is new: enough to be found by the next one, and to be protected from then on
+    assert begin_and_end(pool, 20, 200, blocks=1) == 0
+    assert begin_and_end(pool, 20, 201, blocks=1) == 1
+    assert begin_and_end(pool, 7, 202, blocks=1) == 1
+    assert begin_and_end(pool, 0, 203, blocks=1) == 0

@@ -22,8 +22,8 @@ from experiments.problem_file import PROBLEM_FILE
 from experiments.problem_results import calibrate_labels, score_problem_file
 from experiments.scoring import AnsweredRow, row_score, score_answers
 from experiments.scoring.against import measure_of
-from experiments.scoring.calibration import calibrate_field
-from experiments.scoring.names import OTHERS, SCORED, TUNED, UNTUNED
+from experiments.scoring.confidence import calibrate_fields
+from experiments.scoring.names import OTHERS, TUNED, UNTUNED
 from experiments.scoring.slices import BANDS, OTHER, Slicing, length_bands, slice_by
 from experiments.scoring.texts import TextReport, score_texts
 from experiments.storable import storable_json, storable_text
@@ -141,7 +141,7 @@ def judge(predictions: Path, split: Split, version: DatasetVersion, origins: Seq
     answered = map(AnsweredRow.of_prediction, found)
     ways = _ways(predictions)
     report = score_answers(answered, fields=_known_fields(version), schema=ways.get("schema")).to_dict()
-    calibration = _calibration(found, ways.get("calibration") or {})
+    calibration = [asdict(one) for one in calibrate_fields(found, ways.get("calibration") or {})]
     report["ranking"] = ways.get("ranking") or []
     report["slices"] = [asdict(one) for one in _slices(found, origins)]
     texts = _texts(found)
@@ -199,24 +199,6 @@ def _ways(predictions: Path) -> dict[str, Any]:
     path = predictions.with_name("ways.json")
     ways: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return ways
-
-
-def _calibration(found: list[dict[str, Any]], learned: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return how far the confidence of each closed field can be trusted on the held-out rows."""
-    scored = [
-        (item["confidence"], row_score(item["expected"], item[SCORED]).fields)
-        for item in found
-        if item.get("confidence")
-    ]
-    figures = []
-    for name, one in learned.items():
-        judged = [(sure[name], right[name]) for sure, right in scored if name in sure and name in right]
-        if judged:
-            raw, scaled = ([(sure[place], right) for sure, right in judged] for place in (0, 1))
-            calibration = [(sure, right) for sure, right in one["rows"]]
-            labels = one.get("labels")
-            figures.append(asdict(calibrate_field(name, one["temperature"], calibration, raw, scaled, labels=labels)))
-    return figures
 
 
 def _known_fields(version: DatasetVersion) -> list[Field] | None:

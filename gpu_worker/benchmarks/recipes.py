@@ -28,6 +28,7 @@ from experiments.scoring.answers import AnsweredRow
 from experiments.scoring.names import TUNED, UNTUNED
 from experiments.scoring.report import score_answers
 from gpu_worker.benchmarks.processor_time import Stolen
+from gpu_worker.benchmarks.recipes_confidence import calibration_of
 from gpu_worker.benchmarks.recipes_page import render, summary
 from gpu_worker.benchmarks.serving_workload import answer_schema
 from gpu_worker.benchmarks.tables import Pair, conversation, read_pairs
@@ -39,6 +40,8 @@ SEED = 7
 HELD_ROWS = 400  # of the training rows, never learned from; none where all rows are learned from
 LEARNED_ROWS = 2_000
 UNTUNED_ROWS = 100  # the untuned model writes long answers; these many tell enough
+CALIBRATED_ROWS = 500  # of the test rows, for what is known of confidence
+AS_LONG_AS_IT_TAKES = 1000.0  # times what asking took: in a quality report, scoring 77 values on all rows is too slow
 CHECKPOINT_EVERY = 100
 PROGRESS_EVERY_S = 60
 _SUBJECT = re.compile(r"(?P<recipe>[a-z]+)@(?P<rows>\d+|all)(?P<changes>(?:,[a-z_]+=[^,\s]+)*)")
@@ -144,9 +147,15 @@ class Bench:
             kept = folder / "result.json"
             if kept.exists():
                 self._progress(f"{subject.name}: measured before")
-                continue
-            result = self._measure(subject, folder)
-            kept.write_text(json.dumps(result, indent=1), encoding="utf-8")
+                result = json.loads(kept.read_text(encoding="utf-8"))
+            else:
+                result = self._measure(subject, folder)
+                kept.write_text(json.dumps(result, indent=1), encoding="utf-8")
+            # results of earlier releases lack it, but not their adapters; without validation rows nothing can be fitted
+            parts = (folder / "adapter" / "adapter_config.json", folder / "data" / "validation.jsonl")
+            if not subject.changes and "calibration" not in result and all(part.exists() for part in parts):
+                result["calibration"] = self._calibration(subject, folder, result["hyperparameters"])
+                kept.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
     def _measure(self, subject: Subject, folder: Path) -> dict[str, Any]:
         """Train and evaluate a subject."""
@@ -211,12 +220,30 @@ class Bench:
         self._child("gpu_worker.trainer", folder, name)
         return None if resume else stolen.share()
 
-    def _evaluate(self, folder: Path, name: str, chosen: Hyperparameters, *, rows: int, untuned: bool) -> float:
-        """Let the adapter answer; return the seconds that took, with the start."""
-        self._write_spec(folder, chosen, evaluation={"rows": rows, "untuned": untuned})
+    def _evaluate(
+        self, folder: Path, name: str, chosen: Hyperparameters, *, rows: int, untuned: bool, **more: float
+    ) -> float:
+        """Let the adapter answer; return the seconds that took, with the start. `more`: what else is ordered."""
+        self._write_spec(folder, chosen, evaluation={"rows": rows, "untuned": untuned, **more})
         started = time.monotonic()
         self._child("gpu_worker.evaluator", folder, name)
         return round(time.monotonic() - started, 1)
+
+    def _calibration(self, subject: Subject, folder: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
+        """Let the adapter score the allowed values of some test rows; return what that says of its confidence."""
+        self._progress(f"{subject.name}: how sure it is")
+        chosen = Hyperparameters(**{name: values[name] for name in values if name in Hyperparameters.model_fields})
+        # a job of its own: what the whole evaluation has written stays
+        job = folder / "confidence"
+        for part in ("adapter", "data"):
+            shutil.copytree(folder / part, job / part, dirs_exist_ok=True)
+        self._write_spec(
+            job,
+            chosen,
+            evaluation={"rows": CALIBRATED_ROWS, "untuned": False, "scoring_share": AS_LONG_AS_IT_TAKES},
+        )
+        self._child("gpu_worker.evaluator", job, subject.name)
+        return calibration_of(job / "evaluation")
 
     def _untuned(self, folder: Path, name: str, chosen: Hyperparameters) -> dict[str, Any]:
         """Return how the untuned model does on some of the rows."""

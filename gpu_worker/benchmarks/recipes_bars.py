@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.scoring.names import CONSTRAINED, TFIDF
+from gpu_worker.benchmarks import recipes_confidence
 from gpu_worker.benchmarks.bars import Bar
 
 FEW, ALL = 2_000, 10_003
@@ -38,7 +39,7 @@ def bars(results: Sequence[Result], *, source: str) -> list[Bar]:
     for (recipe, rows), one in recipes.items():
         what = f"{recipe}, {rows:,} rows: validation's share of the training's time"
         found.append(Bar.at_most(what, LONGEST_VALIDATION, _validation_share(one["training"]), "{:.0%}"))
-    return found
+    return [*found, *recipes_confidence.bars(results)]
 
 
 def _exact(result: Result | None, who: str) -> float | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from experiments.recipes import RECIPES
 from experiments.scoring.names import CONSTRAINED, MAJORITY, SCORED, TFIDF, TUNED, UNTUNED
+from gpu_worker.benchmarks import recipes_confidence
 from gpu_worker.benchmarks.bars import table
 from gpu_worker.benchmarks.processor_time import share_of
 from gpu_worker.benchmarks.recipes_bars import bars
@@ -37,7 +38,10 @@ def render(results: Sequence[Result], *, source: str) -> str:
         "nothing was chosen by them.",
     ]
     if recipes:
-        parts += [_costs(recipes), _quality(recipes), BARS_WORDS, table(bars(results, source=source))]
+        parts += [_costs(recipes), _quality(recipes)]
+        if sure := recipes_confidence.calibrated(recipes):
+            parts.append(recipes_confidence.table(sure))
+        parts += [BARS_WORDS, table(bars(results, source=source))]
     if trials:
         rows = ", ".join(sorted({f"{one['asked_rows']}" for one in trials}))
         parts += [

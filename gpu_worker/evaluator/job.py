@@ -92,7 +92,7 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
         asked.put(CONSTRAINED, [*others, *written], tuned, bound.grammar)
         asked.run(events, stop)
     answers = asked.answers
-    limit_s = max(LEAST_SCORING_S, SCORING_SHARE * (time.monotonic() - asking))
+    limit_s = max(LEAST_SCORING_S, float(wanted.get("scoring_share", SCORING_SHARE)) * (time.monotonic() - asking))
     scored = score_closed_fields(bound, rows, unasked, answers, events, stop, limit_s=limit_s) if bound else None
     for row in rows if known else []:
         answers[UNTUNED, row.row] = known[row.row]

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.preflight import Prediction
 from experiments.scoring.names import CONSTRAINED, TFIDF, TUNED
-from gpu_worker.benchmarks import preflight, recipes_bars, serving_bars, training_bars
+from gpu_worker.benchmarks import preflight, recipes_bars, recipes_confidence, serving_bars, training_bars
 from gpu_worker.benchmarks.bars import Bar, table
 from gpu_worker.benchmarks.serving import OWN
 from gpu_worker.benchmarks.serving_adapters import Switching
@@ -203,6 +203,41 @@ def test_results_of_earlier_releases_are_read():
     bars = recipes_bars.bars([older], source="any")
     assert said(bars, "balanced", "exact") is None
     assert said(bars, "balanced", "validation") is None
+
+
+def confident(**changes: Any) -> dict[str, Any]:
+    kept = {
+        "target": 0.95, "threshold": 0.7, "share": 0.8, "share_low": 0.77, "share_high": 0.83,
+        "precision": 0.94, "precision_low": 0.92, "precision_high": 0.96,
+    }  # fmt: skip
+    field = {
+        "name": "queue", "temperature": 1.3, "fitted_rows": 200, "rows": 500, "ece_before": 0.09, "ece_after": 0.04,
+        "fitted_shares": [0.84], "abstention": [kept | changes.pop("kept", {})],
+    }  # fmt: skip
+    result = recipe_result("balanced", 2_000, {CONSTRAINED: 0.785}, seconds=700)
+    return result | {"calibration": [field | changes]}
+
+
+def test_confidence_is_held_to_what_validation_rows_promised():
+    bars = recipes_bars.bars([confident()], source="any")
+    assert [said(bars, word) for word in ("calibration error", "right at", "answered at")] == [True, True, True]
+    assert "| balanced | 2,000 | queue | 200 | 500 | 1.30 | 0.090 | 0.040 | 95% | 0.700 | 80.0% (77.0%–83.0%)" in (
+        recipes_confidence.table([confident()])
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "found"),
+    [
+        ({"ece_after": 0.051}, "calibration error", False),
+        ({"kept": {"precision_high": 0.949}}, "right at", False),
+        ({"fitted_shares": [0.9]}, "answered at", False),
+        ({"kept": {"precision": None, "threshold": None}}, "answered at", None),
+        ({"kept": {"precision": None, "threshold": None}}, "right at", None),
+    ],
+)
+def test_confidence_that_does_not_hold_misses(changes, words, found):
+    assert said(recipes_bars.bars([confident(**changes)], source="any"), words) is found
 
 
 def test_a_trial_is_held_to_its_tolerance():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_worker.benchmarks import preflight, recipes
+from gpu_worker.benchmarks import preflight, recipes, recipes_confidence
 from gpu_worker.benchmarks.recipes import Subject
 from gpu_worker.benchmarks.recipes_page import render
 from tests.forked import forked_subprocess
@@ -59,11 +59,51 @@ def test_a_recipe_answers_test_rows_and_a_trial_validation_rows(tables, tmp_path
     assert found["fast@40"]["untuned"]["rows"] == 4
     assert found["fast@40"]["training"]["step"] > found[subjects[0]]["training"]["step"]
     assert 0 <= found["fast@40"]["stolen_share"] <= 1
+    calibration = found["fast@40"]["calibration"]
+    assert calibration
+    assert {(field["rows"], field["fitted_rows"]) for field in calibration} == {(8, 8)}
+    assert "calibration" not in found[subjects[0]]
+    assert "calibration error after scaling" in page
     older = [{name: value for name, value in one.items() if name != "stolen_share"} for one in found.values()]
     assert "| – |" in render(older, source="results of a release that did not note the share")
     assert "| fast | 32 |" in page
     assert "**fast**, within the schema" in page
     assert "| fast, evaluation_rows 4 | 32 |" in page
+
+
+@pytest.mark.slow
+def test_confidence_is_measured_of_results_that_were_kept_without_it(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "subprocess", forked_subprocess)
+    monkeypatch.setattr(recipes, "UNTUNED_ROWS", 4)
+    train, test = (recipes.read_pairs(path) for path in tables)
+    bench = recipes.Bench(train, test, make_tiny_model(tmp_path / "data" / "models" / "tiny"), str, quick=True)
+    bench.measure_all(["fast@40"])
+    kept = bench.folder / "fast@40" / "result.json"
+    whole = json.loads(kept.read_text())
+    answers = (bench.folder / "fast@40" / "evaluation" / "predictions.jsonl").read_text()
+    kept.write_text(json.dumps({name: value for name, value in whole.items() if name != "calibration"}))
+    bench.measure_all(["fast@40"])
+    assert json.loads(kept.read_text()) == whole
+    assert (bench.folder / "fast@40" / "evaluation" / "predictions.jsonl").read_text() == answers
+
+
+def test_confidence_is_read_from_what_an_evaluator_writes(tmp_path):
+    sure = [(0.9, True)] * 18 + [(0.6, True), (0.5, False)]
+    learned = {"queue": {"temperature": 2.0, "labels": ["IT", "HR"], "rows": sure}}
+    (tmp_path / "ways.json").write_text(json.dumps({"schema": {}, "calibration": learned, "ranking": []}))
+    lines = []
+    for row, (confidence, is_right) in enumerate(sure):
+        expected, scored = (json.dumps({"queue": queue}) for queue in ("IT", "IT" if is_right else "HR"))
+        found = {"row": row, "expected": expected, "scored": scored, "confidence": {"queue": [0.99, confidence]}}
+        lines.append(json.dumps(found) + "\n")
+    (tmp_path / "predictions.jsonl").write_text("".join(lines))
+    [field] = recipes_confidence.calibration_of(tmp_path)
+    assert (field["rows"], field["fitted_rows"], field["temperature"]) == (20, 20, 2.0)
+    assert field["ece_before"] == pytest.approx(0.04)  # told 0.99, 19 of 20 right
+    assert field["ece_after"] == pytest.approx((18 * 0.1 + 0.4 + 0.5) / 20)
+    assert field["fitted_shares"] == [1.0, 1.0, 0.95]  # for 90, 95 and 98 %
+    (tmp_path / "ways.json").write_text(json.dumps({"schema": {}, "calibration": None}))
+    assert recipes_confidence.calibration_of(tmp_path) == []
 
 
 def prompts(path: Path) -> set[str]:

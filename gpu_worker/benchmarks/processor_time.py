@@ -1,8 +1,10 @@
-"""Processor time of processes and their children, as the kernel counts it."""
+"""Processor time of processes and their children, and what they hold, as the kernel counts it."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -22,6 +24,26 @@ def cpu_seconds(parent: int) -> float:
         elif int(fields[1]) == parent:
             total += sum(int(field) for field in fields[11:13])
     return total / _TICKS_PER_S
+
+
+@dataclass(frozen=True)
+class Held:
+    """What processes hold together: memory that is resident now, and open files, connections among them."""
+
+    resident_mb: float
+    files: int
+
+
+def held_by(parent: int) -> Held:
+    """Return what a process and its living children hold."""
+    pages = files = 0
+    for entry in Path("/proc").iterdir():
+        fields = _stat(int(entry.name)) if entry.name.isdigit() else None
+        if fields is not None and parent in (int(entry.name), int(fields[1])):
+            with suppress(OSError):
+                pages += int((entry / "statm").read_text().split()[1])
+                files += len(list((entry / "fd").iterdir()))
+    return Held(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, files)
 
 
 def parent_of(process: int) -> int:

@@ -7,28 +7,27 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gpu_worker.benchmarks import bars, proxy_guests
+from gpu_worker.benchmarks.bars import Bar
 from gpu_worker.benchmarks.own_database import begin_child
 from gpu_worker.benchmarks.processor_time import cpu_seconds, parent_of
+from gpu_worker.benchmarks.proxy_guests import AFTERWARDS_S, STREAMS, Crowded, Flooded, HungUp
 from gpu_worker.benchmarks.proxy_litellm import PACKAGE, WORKERS, running
-from gpu_worker.benchmarks.proxy_load import Place, Times, crowd, measure, open_streams
+from gpu_worker.benchmarks.proxy_load import Place, Times, measure, open_streams
 
 SECONDS = 8.0
-STREAMS = 200
-# So many silent connections, and streams asked for beside them; then a moment in which slots become free again.
-CROWD = 1000
-AFTERWARDS_S = 3.0
 KEY = "engine-key"
 # What the page is asked with: one person who clicks on.
 PAGE = "/account/"
@@ -38,7 +37,6 @@ PAGE = "/account/"
 class Measured:
     """All figures: by requests in flight the engine alone and through proxies; the page without and with streams.
 
-    `crowd`: the answers to streams asked for beside as many silent connections, and what was possible afterwards;
     `cpu_ms`: processor time of a request at 32 in flight, of the portal's server, the database and the load.
     """
 
@@ -49,9 +47,9 @@ class Measured:
     page_before: Times
     page_beside: Times
     streams: int
-    crowd: Counter[int]
-    page_crowded: Times
-    streams_afterwards: int
+    hung_up: HungUp
+    flooded: Flooded
+    crowded: Crowded
 
 
 def main() -> None:
@@ -69,7 +67,7 @@ def main() -> None:
         ports = [up.chosen_port("127.0.0.1", None, first=first) for first in firsts]
         services = [up.web("127.0.0.1", ports[0]), up.api("127.0.0.1", ports[1])]
         servers = [
-            stack.enter_context(_server(service, port)) for service, port in zip(services, ports[:2], strict=True)
+            stack.enter_context(server(service, port)) for service, port in zip(services, ports[:2], strict=True)
         ]
         subject = Subject(
             engine=Place("127.0.0.1", engine_port, KEY),
@@ -119,13 +117,13 @@ async def _measure(subject: Subject, seconds: float) -> Measured:
         beside = await measure(page, page.get(PAGE), in_flight=1, seconds=seconds)
     print(f"page: {before}, beside {streams} streams: {beside}", flush=True)
     await asyncio.sleep(AFTERWARDS_S)
-    async with crowd(api, CROWD) as answers:
-        crowded = await measure(page, page.get(PAGE), in_flight=1, seconds=min(2.0, seconds))
-    await asyncio.sleep(AFTERWARDS_S)
-    async with open_streams(api, STREAMS) as afterwards:
-        pass
-    print(f"crowd: {answers}, page beside it {crowded}, {afterwards} streams afterwards", flush=True)
-    return Measured(direct, found[0], dict(*found[1:]), cpu_ms, before, beside, streams, answers, crowded, afterwards)
+    hung_up = await proxy_guests.hang_up(api, engine, times=2 if seconds < SECONDS else proxy_guests.HANG_UPS)
+    flooded = await proxy_guests.try_keys(api, seconds=seconds)
+    crowded = await proxy_guests.sit_there(
+        api, page, page.get(PAGE), server=subject.processes["portal"], seconds=min(2.0, seconds)
+    )
+    print(f"{hung_up}\nbad keys: {flooded.before}, beside them {flooded.beside}\n{crowded.answers}", flush=True)
+    return Measured(direct, found[0], dict(*found[1:]), cpu_ms, before, beside, streams, hung_up, flooded, crowded)
 
 
 def _cpu_s(parents: dict[str, int]) -> dict[str, float]:
@@ -153,7 +151,8 @@ def _engine() -> Iterator[int]:
 
 
 @contextmanager
-def _server(service: Any, port: int) -> Iterator[int]:
+def server(service: Any, port: int) -> Iterator[int]:
+    """Run one of the services of `manage.py up`; yield its process id. Raises: RuntimeError if it does not answer."""
     from portal.management.commands.up import answers
 
     child = subprocess.Popen(list(service.command), env={**os.environ, **service.environment}, start_new_session=True)
@@ -203,9 +202,6 @@ def _seed(engine_port: int) -> tuple[str, str]:
 
 
 def _section(found: Measured) -> str:
-    one, many = found.proxied[1], found.proxied[32]
-    added = one.p50_ms - found.direct[1].p50_ms
-    slower = 100 * (found.page_beside.p95_ms / found.page_before.p95_ms - 1)
     lines = [
         "## Proxy: from a caller to an engine",
         "",
@@ -226,31 +222,36 @@ def _section(found: Measured) -> str:
     lines += ["", f"Processor time of a request at 32 in flight, ms: {spent}."]
     if found.litellm:
         lines += ["", *_litellm_lines(found)]
-    bars = [
-        (f"{many.requests_per_s:.0f} requests/s at 32 in flight (at least 500)", many.requests_per_s >= 500),
-        (f"{added:.1f} ms added to one request at p50 (at most 4)", added <= 4),
-        (
-            f"{found.streams} of {STREAMS} streams open move the p95 of a page by {slower:+.0f} % (less than 20),"
-            f" from {found.page_before.p95_ms:.0f} to {found.page_beside.p95_ms:.0f} ms",
-            found.streams == STREAMS and slower < 20,
-        ),
-    ]
-    bars.append(_crowd_bar(found))
-    if found.litellm:
-        ratio = many.requests_per_s / found.litellm[32].requests_per_s
-        bars.append((f"{ratio:.1f} times LiteLLM's requests/s at 32 in flight (at least 4)", ratio >= 4))
-    lines += ["", *(f"* {'Reached' if is_reached else 'Missed'}: {text}." for text, is_reached in bars)]
-    return "\n".join(lines) + "\n"
+    lines += ["", proxy_guests.median_words(found.hung_up)]
+    lines += ["", "Rates and times are those of answers with 200; one error is enough to miss a bar."]
+    held = [*_own_bars(found), *proxy_guests.all_bars(found.hung_up, found.flooded, found.crowded)]
+    return "\n".join([*lines, "", bars.table(held)]) + "\n"
 
 
-def _crowd_bar(found: Measured) -> tuple[str, bool]:
-    answered = ", ".join(f"{count} with {status}" for status, count in sorted(found.crowd.items()))
-    text = (
-        f"{CROWD:,} streams asked for beside {CROWD:,} silent connections are answered {answered}, a page beside them"
-        f" with a p95 of {found.page_crowded.p95_ms:.0f} ms; afterwards {found.streams_afterwards} of {STREAMS} open"
+def _own_bars(found: Measured) -> Iterator[Bar]:
+    one, many = found.proxied[1], found.proxied[32]
+    added = one.p50_ms - found.direct[1].p50_ms
+    slower = found.page_beside.p95_ms / found.page_before.p95_ms - 1
+    yield _without_errors(Bar.at_least("requests/s at 32 in flight", 500, many.requests_per_s, "{:.0f}"), many)
+    yield _without_errors(Bar.at_most("added to one request at p50, ms", 4, added, "{:.1f}"), one)
+    told = f", from {found.page_before.p95_ms:.0f} to {found.page_beside.p95_ms:.0f} ms"
+    page = Bar.less_than(f"p95 of a page beside {STREAMS} open streams", 0.2, slower, "{:+.0%}")
+    page = replace(page, measured=f"{page.measured}{told}; {found.streams} streams open")
+    yield _without_errors(
+        replace(page, is_reached=bool(page.is_reached) and found.streams == STREAMS),
+        found.page_before + found.page_beside,
     )
-    is_fine = set(found.crowd) <= {200, 429} and not found.page_crowded.errors
-    return text, is_fine and found.streams_afterwards == STREAMS
+    if found.litellm:
+        theirs = found.litellm[32]
+        ratio = many.requests_per_s / theirs.requests_per_s if theirs.requests_per_s else None
+        yield _without_errors(Bar.at_least("requests/s at 32 in flight, to LiteLLM's", 4, ratio, "{:.1f}"), many)
+
+
+def _without_errors(bar: Bar, times: Times) -> Bar:
+    """Return the bar, missed if a request got anything but 200."""
+    if not times.errors:
+        return bar
+    return replace(bar, measured=f"{bar.measured}; {times.errors} of {times.count} errors", is_reached=False)
 
 
 def _litellm_lines(found: Measured) -> list[str]:
@@ -262,7 +263,7 @@ def _litellm_lines(found: Measured) -> list[str]:
         "|---:|---:|---:|---:|---:|---:|",
     ]
     for in_flight, times in found.litellm.items():
-        ratio = found.proxied[in_flight].requests_per_s / times.requests_per_s
+        ratio = found.proxied[in_flight].requests_per_s / times.requests_per_s if times.requests_per_s else math.inf
         lines.append(
             f"| {in_flight} | {times.requests_per_s:.0f} | {times.p50_ms:.1f} | {times.p95_ms:.1f} | {times.errors} "
             f"| {ratio:.1f} |"

@@ -47,6 +47,11 @@ class Comparison:
         faults = self.missing or self.differing or self.twice
         return not faults and (self.usage_tokens, self.usage_requests) == (self.ledger_tokens, self.ledger_rows)
 
+    @property
+    def unexplained_tokens(self) -> int:
+        """What the teams' windows hold beyond the ledger and what is set aside; negative if they lack some."""
+        return self.window_tokens - self.held_tokens - self.ledger_tokens
+
 
 Row = tuple[str, int, int]
 

@@ -27,10 +27,10 @@ from gpu_worker.benchmarks.soak_installation import NAME, Installation, TeamAcce
 from gpu_worker.benchmarks.soak_load import ANSWER, ERROR, HUNG_UP, Load, Outcome, User
 
 USERS: Final = 12
-KILL_EVERY_S, QUICK_KILL_EVERY_S = 20.0, 6.0
+KILL_EVERY_S, QUICK_KILL_EVERY_S = 30.0, 6.0
 ROLLBACKS, QUICK_ROLLBACKS = 20, 4
-# The rest of the time nobody is killed, so that processes get old enough for their memory to be judged.
-KILLING_SHARE: Final = 2 / 3
+# The rest of the time, of half an hour three minutes, everything settles: what broke last has its time to be mended.
+KILLING_SHARE: Final = 0.9
 ROLLBACK_EVERY_S: Final = 1.0
 # An answer that was made while its version was being replaced may still come from the one before.
 _SWITCH_LIMIT_S: Final = 30.0

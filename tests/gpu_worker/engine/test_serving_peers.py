@@ -53,14 +53,13 @@ def test_a_peer_is_warmed_and_asked_in_rounds() -> None:
 def test_what_does_not_run_is_named(
     model_dir: Path, adapter_dirs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        serving_peers, "PEERS", {"broken": Peer("Broken, fast", "no_such_child.py"), **serving_peers.PEERS}
-    )
+    absent = Peer("Absent, too", "no_such_child.py", (f"{tmp_path}/no_such_wheel.whl",))
+    monkeypatch.setattr(serving_peers, "PEERS", {"broken": Peer("Broken, fast", "no_such_child.py"), "absent": absent})
     conversation = [{"role": "user", "content": "hello"}]
     workload = Workload(model_dir, [conversation], adapter_dirs, {}, 8, 5.0)
     rounds = rounds_of([Request("north", conversation, 8)])
     found, remarks = measure_peers(
-        ["broken", "vllm"],
+        ["broken", "absent"],
         workload,
         rounds,
         tmp_path,
@@ -71,4 +70,15 @@ def test_what_does_not_run_is_named(
     )
     assert found == {}
     assert "Broken is not in the table: it broke off (" in remarks[0]
-    assert "vLLM is not in the table: its published wheel is for CUDA" in remarks[1]
+    assert "Absent is not in the table: " in remarks[1]
+    assert "no_such_wheel" in remarks[1]
+
+
+def test_what_is_made_for_graphics_cards_is_not_installed() -> None:
+    plan = {"install": [{"metadata": {"name": name}} for name in ("torch", "nvidia-cublas-cu12", "triton", "numpy")]}
+    assert serving_peers.for_other_hardware(plan) == ["nvidia-cublas-cu12"]
+    assert serving_peers.for_other_hardware({"install": plan["install"][2:]}) == []
+
+
+def test_every_peer_has_its_program() -> None:
+    assert all((serving_peers.CHILDREN / peer.child).is_file() for peer in serving_peers.PEERS.values())

@@ -1,10 +1,9 @@
 """Saved state of a run: complete, durable, checked before it is trusted, and free of anything that runs as code.
 
 A checkpoint is a folder `step-<n>` with `state.safetensors` (adapter, optimizer, random numbers), `progress.json`
-(counters) and `manifest.json` (a SHA-256 of both, and of what was being trained).
+(counters) and `manifest.json` (a SHA-256 of both, and what was being trained: see `origin`).
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -16,37 +15,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from experiments.hyperparameters import Hyperparameters
 from gpu_worker.trainer.optimizers import Optimizer
+from gpu_worker.trainer.origin import Origin
 from gpu_worker.trainer.parameters import AdapterParameters
-from gpu_worker.trainer.spec import JobFolder, TrainSpec
 from gpu_worker.trainer.storage import publish_folder, require_space, sha256_of
 
 CHECKPOINT_FORMAT = 1
 KEPT = 2  # the newest, and one before it in case the newest turns out damaged
 _GROUPS = ("adapter", "best", "random")  # every other group is the optimizer's
 MANIFEST, STATE, PROGRESS = "manifest.json", "state.safetensors", "progress.json"
-# May be changed between stop and resume, since the same batches and learning rates follow.
-_FREE_TO_CHANGE = {
-    "max_minutes",
-    "micro_batch_size",
-    "checkpoint_every_steps",
-    "evaluation_rows",
-    "max_new_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "stop_texts",
-}
-# Chosen by nobody when older checkpoints were written: at their defaults they change nothing.
-_LATER = {
-    "preference_label_smoothing",
-    "train_on_prompt",
-    "lora_target_names",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-}
 
 
 class CheckpointError(Exception):
@@ -85,22 +62,6 @@ class State:
     optimizer: dict[str, Tensor]
     best: dict[str, Tensor]
     random: dict[str, Tensor]
-
-
-def identity(spec: TrainSpec, job: JobFolder) -> str:
-    """Return a hash of what is being trained: a checkpoint of other rows or settings is not ours to continue."""
-    hyperparameters = spec.hyperparameters.model_dump(mode="json", exclude=_FREE_TO_CHANGE)
-    usual = Hyperparameters().model_dump(mode="json", include=_LATER)
-    hyperparameters = {name: value for name, value in hyperparameters.items() if usual.get(name, ...) != value}
-    files = [path for path in (job.train_rows, job.validation_rows) if path.exists()]
-    content = {
-        "base_model": [spec.base_model.slug, spec.base_model.revision],
-        "hyperparameters": hyperparameters,
-        "data": {path.name: sha256_of(path) for path in files},
-    }
-    if spec.start_adapter is not None:
-        content["start"] = sha256_of(spec.start_adapter / "adapter_model.safetensors")
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def capture(
@@ -154,7 +115,7 @@ def bytes_of(state: State) -> int:
     return sum(tensor.nbytes for tensors in groups for tensor in tensors.values())
 
 
-def save(folder: Path, state: State, *, belongs_to: str) -> Path:
+def save(folder: Path, state: State, *, belongs_to: Origin) -> Path:
     """Write `folder/step-<n>` durably, prune older ones, and return its path. Raises: TrainingError (disk_full)."""
     target = folder / f"step-{state.progress.step}"
     folder.mkdir(exist_ok=True)
@@ -165,7 +126,7 @@ def save(folder: Path, state: State, *, belongs_to: str) -> Path:
         (aside / PROGRESS).write_text(json.dumps(asdict(state.progress), allow_nan=False), encoding="utf-8")
         manifest = {
             "format": CHECKPOINT_FORMAT,
-            "identity": belongs_to,
+            **belongs_to.manifest(),
             "step": state.progress.step,
             "files": {name: sha256_of(aside / name) for name in (STATE, PROGRESS)},
         }
@@ -191,7 +152,7 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def load(path: Path, *, belongs_to: str) -> State:
+def load(path: Path, *, belongs_to: Origin) -> State:
     """Read a checkpoint after verifying every byte of it. Raises: CheckpointError."""
     manifest = _verified_manifest(path, belongs_to)
     try:
@@ -207,13 +168,13 @@ def load(path: Path, *, belongs_to: str) -> State:
     return State(progress=progress, optimizer=optimizer, **groups)
 
 
-def _verified_manifest(path: Path, belongs_to: str) -> dict[str, Any]:
+def _verified_manifest(path: Path, belongs_to: Origin) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         files = manifest["files"]
         if manifest["format"] != CHECKPOINT_FORMAT or set(files) != {STATE, PROGRESS}:
             raise CheckpointError("its format is unknown")
-        if manifest["identity"] != belongs_to:
+        if not belongs_to.made(manifest):
             raise CheckpointError("it belongs to other rows, another base model or other hyperparameters")
         for name, expected in files.items():
             if sha256_of(path / name) != expected:

@@ -25,6 +25,7 @@ from gpu_worker.trainer.first_batch import MOST_ROWS, describe_rows
 from gpu_worker.trainer.learner import Learner, make_learner, unusable_base_model
 from gpu_worker.trainer.limits import peak_memory_bytes
 from gpu_worker.trainer.loop import Rows, TrainingLoop
+from gpu_worker.trainer.origin import Origin
 from gpu_worker.trainer.plan import TrainingPlan
 from gpu_worker.trainer.preflight import PreflightPlan, StepTimes, seconds_per_token
 from gpu_worker.trainer.ranks import ALONE, Ranks
@@ -154,7 +155,7 @@ class _Run:
         self._learner = learner
         self._renderer = renderer
         self._train = train
-        self._identity = checkpoints.identity(spec, job.folder)
+        self._origin = Origin(spec, job.folder)
         self._problem = problems.describe(job.folder.train_rows, spec.hyperparameters)
         self._saved_step: int | None = None
         self.writer = CheckpointWriter(self._tell_checkpoint)
@@ -182,7 +183,7 @@ class _Run:
         """Take up the newest checkpoint that can be trusted; return its step, or None to start from the beginning."""
         for path in checkpoints.newest_first(self._job.folder.checkpoints):
             try:
-                state = checkpoints.load(path, belongs_to=self._identity)
+                state = checkpoints.load(path, belongs_to=self._origin)
                 checkpoints.restore(state, self._learner.parameters, self.loop.optimizer)
             except (checkpoints.CheckpointError, KeyError, ValueError, RuntimeError) as error:
                 self._job.events.log(f"Checkpoint {path.name} is refused: {error}.", level="warning")
@@ -244,7 +245,7 @@ class _Run:
         """Write a copied state, in the writer's thread; nothing that training changes is touched."""
         if kept is not None:  # first: a run that goes on from a checkpoint does not come to that step again
             write_adapter(self._job.folder.kept / f"step-{state.progress.step}", *kept, self._problem)
-        return checkpoints.save(self._job.folder.checkpoints, state, belongs_to=self._identity)
+        return checkpoints.save(self._job.folder.checkpoints, state, belongs_to=self._origin)
 
     def _tell_checkpoint(self, path: Path) -> None:
         self._job.events.emit("checkpoint", step=checkpoints.step_of(path), path=self._relative(path))
@@ -289,7 +290,7 @@ class _Run:
         aside.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
         state = checkpoints.capture(self.loop.progress, self._learner.parameters, self.loop.optimizer, self.loop.best)
-        checkpoints.save(aside, state, belongs_to=self._identity)
+        checkpoints.save(aside, state, belongs_to=self._origin)
         seconds = time.perf_counter() - started
         shutil.rmtree(aside, ignore_errors=True)
         return seconds

@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, os.getcwd())
 
+from datasets_app.learned_rows import EncodedRow
 from gpu_worker.trainer import general
 from gpu_worker.trainer.__main__ import main
-from gpu_worker.trainer.rows import EncodedRow
 
 make_room = general.GeneralLearner.make_room
 

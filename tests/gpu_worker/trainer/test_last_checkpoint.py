@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from gpu_worker.trainer import checkpoints
+from gpu_worker.trainer.origin import Origin
 from gpu_worker.trainer.spec import read_spec
 from tests.gpu_worker.trainer.jobs import only, run_here, ticket_rows, write_job
 
@@ -29,7 +30,7 @@ def test_the_last_checkpoint_is_the_state_after_the_last_step(tmp_path, base_mod
     code, events = run_here(job)
     finished = only(events, "finished")
     newest = checkpoints.newest_first(job.checkpoints)[0]
-    state = checkpoints.load(newest, belongs_to=checkpoints.identity(read_spec(job), job))
+    state = checkpoints.load(newest, belongs_to=Origin(read_spec(job), job))
     kept = load_file(job.adapter / "adapter_model.safetensors")
     assert code == 0
     assert checkpoints.step_of(newest) == state.progress.step == finished["step"]

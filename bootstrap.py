@@ -98,7 +98,7 @@ def test(arguments: list[str]) -> int:
     `--fast` alone leaves out the slow tests and those with a browser or a database.
     """
     set_up(extras=("test",))
-    find_browser()
+    find_programs()
     failed = []
     for name, command in CHECKS:
         if arguments and name != "tests":
@@ -208,22 +208,26 @@ def refuse_cuda(command: list[str]) -> None:
         )
 
 
-def find_browser() -> None:
-    """Install Chromium where that is possible; without it the browser tests are skipped and say so."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    if os.environ.get("CHROMIUM") or any(shutil.which(name) for name in names):
+def find_programs() -> None:
+    """Install what tests run beside Python where that is possible; without it they are skipped and say so."""
+    chromium = ("chromium", "chromium-browser", "google-chrome")
+    if not os.environ.get("CHROMIUM"):
+        find_program("Chromium", chromium, package="chromium", tests="the browser tests")
+    find_program("Node.js", ("node",), package="nodejs", tests="the JavaScript examples")
+
+
+def find_program(title: str, names: tuple[str, ...], *, package: str, tests: str) -> None:
+    """Install a program of which none of the names is found; if that fails, say which tests are skipped."""
+    if any(shutil.which(name) for name in names):
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        print(
-            "Chromium was not found: the browser tests will be skipped. To run them: apt-get install chromium",
-            flush=True,
-        )
+        print(f"{title} was not found: {tests} will be skipped. To run them: apt-get install {package}", flush=True)
         return
     try:
         step("package lists", ["apt-get", "update", "-q"])
-        step("Chromium", ["apt-get", "install", "-q", "-y", "--no-install-recommends", "chromium"])
+        step(title, ["apt-get", "install", "-q", "-y", "--no-install-recommends", package])
     except SetupError as error:
-        print(f"{error}\nThe browser tests will be skipped.", file=sys.stderr, flush=True)
+        print(f"{error}\n{tests.capitalize()} will be skipped.", file=sys.stderr, flush=True)
 
 
 def write_lock() -> int:

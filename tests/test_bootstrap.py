@@ -62,6 +62,23 @@ def test_a_failed_step_shows_the_end_of_its_output(
         bootstrap.step("bad", [sys.executable, "-c", "import sys; sys.exit('no disk left')"])
 
 
+@pytest.mark.parametrize("is_root", [True, False])
+def test_a_program_that_tests_need_is_installed_where_that_is_possible(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_root: bool
+) -> None:
+    present, steps = {"apt-get", "google-chrome"}, []
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: f"/usr/bin/{name}" if name in present else None)
+    monkeypatch.setattr(bootstrap.os, "geteuid", lambda: 0 if is_root else 1000)
+    monkeypatch.setattr(bootstrap, "step", lambda title, command: steps.append(command))
+    bootstrap.find_programs()
+    assert [command[-1] for command in steps] == (["-q", "nodejs"] if is_root else [])
+    assert ("the JavaScript examples will be skipped" in capsys.readouterr().out) != is_root
+    present.add("node")
+    bootstrap.find_programs()
+    assert len(steps) == (2 if is_root else 0)
+
+
 def test_every_declared_package_is_pinned() -> None:
     pinned = {line.partition("==")[0] for line in bootstrap.LOCK.read_text().splitlines() if "==" in line}
     declared = {

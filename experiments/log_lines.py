@@ -28,13 +28,16 @@ def lines_of(events: Iterable[RunEvent]) -> list[LogLine]:
 
 def lines_after(run: Run, before: int) -> list[LogLine]:
     """Return the lines that follow the first `before` ones, as many as a page shows."""
-    return lines_of(run.events.order_by("id")[before : before + SHOWN_LINES])
+    first = run.events.order_by("id").values_list("pk", flat=True)[before : before + 1]
+    return [line for pk in first for line in lines_of(run.events.filter(pk__gte=pk).order_by("id")[:SHOWN_LINES])]
 
 
 def last_lines(run: Run) -> tuple[list[LogLine], int]:
     """Return the last lines, and how many come before them."""
-    before = max(0, run.events.count() - SHOWN_LINES)
-    return lines_after(run, before), before
+    events = list(run.events.order_by("-id")[:SHOWN_LINES])[::-1]
+    # Only where there may be more: most logs are short.
+    before = run.events.filter(pk__lt=events[0].pk).count() if len(events) == SHOWN_LINES else 0
+    return lines_of(events), before
 
 
 def log_text(run: Run) -> Iterator[str]:

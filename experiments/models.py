@@ -296,6 +296,8 @@ class RunEvent(TeamOwned):
 
     class Meta(TeamOwned.Meta):
         ordering = ["id"]
+        # Where a log's lines begin and end is found in it, whatever stands in them.
+        indexes = [models.Index(fields=["run", "id"], include=["team"], name="run_events_in_order")]
 
     def __str__(self) -> str:
         return self.message

@@ -13,6 +13,7 @@ from datasets_app.models import Split
 from experiments import lifecycle, results, scheduling, services
 from experiments.leases import Lease, LeaseLost
 from experiments.models import Adapter, Evaluation, MetricPoint, Run, RunEvent
+from gpu_worker.node import MAINTAIN_EVERY_S, TICK_S
 from portal.models import AuditEvent, Membership, Role
 from portal.rls import all_teams, team_scope
 from tests.experiments.runs import (
@@ -466,3 +467,20 @@ def test_many_sweeps_at_once_take_each_run_once(team, actor, base_model, node):
     assert sum(counts) == 3
     with all_teams("test"):
         assert RunEvent.unscoped.count() == 3
+
+
+def test_a_killed_worker_is_noticed_within_a_minute(run, lease, settings):
+    """The clock is moved, not waited for: by as much as the lease's end comes nearer."""
+    assert lifecycle.renew_lease(lease) is False  # nobody asked it to stop
+    until_noticed_s = settings.LEASE_SECONDS + MAINTAIN_EVERY_S + TICK_S
+    assert until_noticed_s <= 60
+    let_pass(run, settings.LEASE_SECONDS - 2)
+    assert lifecycle.sweep() == 0
+    let_pass(run, 2.5)
+    assert lifecycle.sweep() == 1
+    assert (fresh(run).status, run.attempt) == ("assigned", 2)
+    assert any("was lost" in message for _kind, message in lines(run))
+
+
+def let_pass(run, seconds: float) -> None:
+    change(run, lease_until=fresh(run).lease_until - timedelta(seconds=seconds))

@@ -5,7 +5,7 @@ model, is computed only where an answer token is predicted, and rows of similar 
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -104,10 +104,23 @@ class GeneralLearner:
 
     def loss_sum(self, rows: Sequence[EncodedRow]) -> float:
         """Return the summed loss without dropout and without gradient."""
-        self._model.train()  # DoRA keeps lengths of weights while it does not train: they may be of an older state
-        self._model.eval()
+        self._stop_training()
         with torch.no_grad():
             return float(self._loss(rows))
+
+    @contextlib.contextmanager
+    def lend_model(self) -> Iterator[Any]:
+        """Lend the causal language model as it has learned so far: no dropout, no gradient."""
+        self._stop_training()
+        with torch.no_grad(), self._autocast():
+            yield self._causal_lm
+
+    def _stop_training(self) -> None:
+        self._model.train()  # DoRA keeps lengths of weights while it does not train: they may be of an older state
+        self._model.eval()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.device, torch.bfloat16) if self._bf16 else contextlib.nullcontext()
 
     def _loss(self, rows: Sequence[EncodedRow]) -> Tensor:
         if rows[0].rejected_ids:
@@ -130,8 +143,7 @@ class GeneralLearner:
         packs = self._packing is not None and self._packing.pays(lengths)
         token_ids, predicting, labels = (tensor.to(self.device) for tensor in (packed if packs else padded)(rows))
         positions = positions_of(lengths).to(self.device) if packs else None
-        autocast = torch.autocast(self.device, torch.bfloat16) if self._bf16 else contextlib.nullcontext()
-        with autocast:
+        with self._autocast():
             logits = self._logits(token_ids, predicting, positions)
         each = -functional.cross_entropy(logits.float(), labels, reduction="none")
         counts = torch.tensor([row.answer_tokens for row in rows], device=self.device)

@@ -173,11 +173,14 @@ class _Run:
         )
 
     def _sampler(self) -> Sampler | None:
-        # with several processes, the others would wait for the one that answers
-        if self._job.ranks.count > 1 or reason_against(self._spec, self._learner):
+        if self._spec.preflight or reason_against(self._spec, self._learner):
             return None
+        return self._make_sampler()
+
+    def _make_sampler(self) -> Sampler:
         job = self._job
-        return Sampler(job.folder, self._spec, self._learner, self._renderer, job.events, job.stop)
+        is_alone = job.ranks.count == 1
+        return Sampler(job.folder, self._spec, self._learner, self._renderer, job.events, job.stop, is_alone=is_alone)
 
     def resume(self) -> int | None:
         """Take up the newest checkpoint that can be trusted; return its step, or None to start from the beginning."""
@@ -296,10 +299,10 @@ class _Run:
         return seconds
 
     def _rehearsed_answers(self) -> dict[str, Any]:
-        """Return what answering takes, for the validation checks and the quality report; empty if unknown."""
+        """Return what answering takes, at validation checks and if possible in the quality report; empty if unknown."""
         job, folder = self._job, sampled_adapter(self._job.folder)
         if job.ranks.count > 1 or reason_against_engine(self._spec, self._learner):
-            return {}
+            return self._rehearsed_samples()
         # imported here: training does without the engine and the simple baselines
         from gpu_worker.evaluator.rehearsal import rehearse
 
@@ -315,6 +318,18 @@ class _Run:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return asdict(found) if found else {}
+
+    def _rehearsed_samples(self) -> dict[str, Any]:
+        """Return what answering takes at the validation checks, where that is all that can be tried out."""
+        if self._job.ranks.count > 1 or reason_against(self._spec, self._learner):
+            return {}
+        try:
+            return self._make_sampler().rehearse()
+        except StopRequested:
+            raise
+        except Exception as error:  # noqa: BLE001 -- steps are measured all the same
+            self._job.events.log(f"Answering could not be measured: {type(error).__name__}.", level="warning")
+            return {}
 
     def save_stopped(self) -> int:
         """Keep everything learned so far, to be tried out now and continued later."""

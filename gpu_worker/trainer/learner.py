@@ -1,7 +1,8 @@
 """What a way of learning must offer to the loop, and the choice between the two ways there are."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -57,6 +58,15 @@ class Learner(Protocol):
 
     def loss_sum(self, rows: Sequence[EncodedRow]) -> float:
         """Return the summed loss without dropout and without gradient."""
+        ...
+
+
+@runtime_checkable
+class LendsModel(Protocol):
+    """A learner whose model is one of transformers, which can write answers between two steps."""
+
+    def lend_model(self) -> AbstractContextManager[Any]:
+        """Lend the causal language model as it has learned so far: no dropout, no gradient."""
         ...
 
 

@@ -230,11 +230,14 @@ class TrainingLoop:
         if self._sampler is None or not self._speeds:
             return None
         started = time.perf_counter()
-        exact_match = self._sampler.sample(self._place(), self._seconds_for_a_sample())
+        how_good = None
+        if self._ranks.is_first:  # the others wait for what it says
+            how_good = self._sampler.sample(self._place(), self._seconds_for_a_sample())
+        how_good = self._ranks.of_first(how_good)
         seconds = self._sample_seconds = time.perf_counter() - started
         self.progress.seconds += seconds
         self.progress.validation_seconds += seconds
-        return exact_match
+        return how_good
 
     def _seconds_for_a_sample(self) -> float:
         """Return how long answering may take now, so that there is as much left for each of the checks to come."""

@@ -47,6 +47,10 @@ class Ranks:
         """Return the largest of all processes' values."""
         return value
 
+    def of_first(self, value: float | None) -> float | None:
+        """Return the first process's value, in all of them."""
+        return value
+
     def equalise(self, tensor: Tensor) -> None:
         """Replace a tensor by that of the first process."""
 
@@ -90,6 +94,12 @@ class ManyRanks(Ranks):
         tensor = torch.tensor(value, dtype=torch.float64, device=self._device)
         distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
         return float(tensor)
+
+    def of_first(self, value: float | None) -> float | None:
+        """Return the first process's value, in all of them."""
+        own = (value or 0.0, float(value is not None)) if self.is_first else (0.0, 0.0)
+        first, is_known = self.totals(*own)
+        return first if is_known else None
 
     def equalise(self, tensor: Tensor) -> None:
         """Replace a tensor by that of the first process."""

@@ -1,15 +1,15 @@
 """A few validation rows, answered by the adapter as it stands: what the loss means in words, while training goes on.
 
-The answers come from the serving engine, which is built for them and given up again: it needs the base model's weights
-once more for some seconds, and nothing in between. They are free, and bound to the dataset's schema where it has one.
+On CPUs a plain LoRA adapter is answered with by the serving engine, which is built for it and given up again: fast,
+but it needs the base model's weights once more for some seconds. Elsewhere the model that learns answers itself. The
+answers are free, and bound to the dataset's schema where it has one.
 """
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,46 +17,59 @@ from torch import Tensor
 
 from datasets_app.fields import Field, infer_fields
 from datasets_app.rendering import ChatRenderer, RenderingError
-from experiments.hyperparameters import Hyperparameters
+from experiments.hyperparameters import BASE_MODEL_STARTS, Hyperparameters
 from experiments.scoring import RowScore, row_score
 from experiments.scoring.subjects import score_subject
 from gpu_worker.trainer import checkpoints
 from gpu_worker.trainer.adapter import write_adapter
+from gpu_worker.trainer.answers import Answer, Answering, Terms
 from gpu_worker.trainer.errors import StopRequested
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.heldout import HeldOutRow, answer_limit, heldout_row
-from gpu_worker.trainer.learner import Learner
+from gpu_worker.trainer.learner import Learner, LendsModel
+from gpu_worker.trainer.limits import peak_memory_bytes
 from gpu_worker.trainer.rows import read_rows
 from gpu_worker.trainer.spec import JobFolder, TrainSpec
 from gpu_worker.trainer.stop import StopFlag
 
 if TYPE_CHECKING:  # whoever samples nothing does without the engine
-    from gpu_worker.engine.core import EngineCore
     from gpu_worker.engine.grammar import Grammar, GrammarCompiler
 
 SHOWN_ROWS: Final = 8
 SHOWN_CHARACTERS: Final = 600
 # Nothing is begun that surely cannot end in time.
 LEAST_SECONDS: Final = 0.5
+# As many rows as are answered together, and how long that may take where a run is only predicted.
+REHEARSED_ROWS: Final = 8
+REHEARSAL_S: Final = 20.0
+# Processes that wait for the one that answers give up after ten minutes (NCCL).
+MOST_SECONDS_TOGETHER: Final = 300.0
 
 
 def reason_against(spec: TrainSpec, learner: Learner) -> str:
     """Return why no answers are sampled while training, empty if they are."""
-    if not spec.hyperparameters.sample_rows or spec.preflight:
+    chosen = spec.hyperparameters
+    if not chosen.sample_rows:
         return "it was not asked for"
-    return reason_against_engine(spec, learner)
+    if chosen.problem_type == "pretraining":
+        return "plain text has no answers"
+    if not engine_fits(spec, learner) and learner.is_divided:
+        return "the processes that share the base model would all have to answer"
+    return ""
 
 
 def reason_against_engine(spec: TrainSpec, learner: Learner) -> str:
-    """Return why the adapter cannot answer in words beside the training, empty if it can."""
-    chosen = spec.hyperparameters
-    if chosen.problem_type != "chat":
+    """Return why the quality report's answers cannot be tried out beside the training, empty if they can."""
+    if spec.hyperparameters.problem_type != "chat":
         return "only chats are answered in words"
-    if chosen.training_kind != "lora" or chosen.dora or chosen.lora_init not in ("default", "gaussian"):
-        return "the weights would have to be converted each time"
-    if chosen.quantization != "none" or learner.device != "cpu":
-        return "a second copy of the base model may not fit beside the training"
-    return ""
+    return "" if engine_fits(spec, learner) else "a second copy of the base model may not fit beside the training"
+
+
+def engine_fits(spec: TrainSpec, learner: Learner) -> bool:
+    """Tell whether the serving engine can take up the adapter as it stands, beside the training."""
+    chosen = spec.hyperparameters
+    is_plain = chosen.training_kind == "lora" and not chosen.dora and chosen.lora_init not in BASE_MODEL_STARTS
+    return is_plain and chosen.quantization == "none" and learner.device == "cpu"
 
 
 def sampled_adapter(folder: JobFolder) -> Path:
@@ -71,13 +84,6 @@ def write_sampled(target: Path, learner: Learner) -> Path:
     return target
 
 
-@dataclass(frozen=True)
-class _Answer:
-    text: str
-    token_ids: tuple[int, ...]
-    is_whole: bool  # it ended by itself, not at the limit
-
-
 class Sampler:
     """Answers the same validation rows again and again, with whatever the adapter has learned so far."""
 
@@ -89,13 +95,20 @@ class Sampler:
         renderer: ChatRenderer,
         events: Events,
         stop: StopFlag,
+        *,
+        is_alone: bool = True,
     ) -> None:
-        """Raises: TrainingError (bad_data) if the rows cannot be read."""
+        """`is_alone`: no other process waits for the answers.
+
+        Raises: TrainingError (bad_data) if the rows cannot be read.
+        """
         self._folder = sampled_adapter(folder)
         self._model_dir = spec.base_model.path
+        self._by_engine = engine_fits(spec, learner)
         self._learner = learner
         self._events = events
         self._stop = stop
+        self._is_alone = is_alone
         self._renderer = renderer
         self._schema = spec.schema if spec.schema and "properties" in spec.schema else None
         self._compiler: GrammarCompiler | None = None
@@ -115,14 +128,15 @@ class Sampler:
         """Answer within `limit_s` seconds, report what was answered by then, and return how good that was.
 
         That is the macro-F1 of the closed fields where it was chosen to say what is better, else the share of exact
-        answers. None if nothing was answered in time. Raises: StopRequested.
+        answers. None if nothing was answered in time. Raises: StopRequested, unless others wait.
         """
         if not self._questions or limit_s < LEAST_SECONDS:
             return None
-        deadline = time.perf_counter() + limit_s
+        deadline = time.perf_counter() + (limit_s if self._is_alone else min(limit_s, MOST_SECONDS_TOGETHER))
         before = checkpoints.random_state()
         try:
-            free, bound = self._answers(deadline)
+            with self._answering() as model:
+                free, bound = self._answers(model, Terms(self._limit, self._stops, lambda: self._is_over(deadline)))
         except StopRequested:
             raise
         except Exception as error:  # noqa: BLE001 — a look at the answers must never end hours of training
@@ -130,35 +144,70 @@ class Sampler:
             return None
         finally:
             checkpoints.set_random_state(before)
-            shutil.rmtree(self._folder, ignore_errors=True)
         return self._report(place, free, bound) if free else None
 
-    def _answers(self, deadline: float) -> tuple[dict[int, _Answer], dict[int, _Answer]]:
-        """Return the answers that are complete before the deadline, free and bound to the schema, by place."""
-        from gpu_worker.engine.build import build_core
-        from gpu_worker.engine.config import EngineConfig
-        from gpu_worker.engine.memory import return_freed_memory
+    def rehearse(self) -> dict[str, float]:
+        """Return what answering takes, for a prediction: to get ready, and a row as long as the right answers are."""
+        few = dict(enumerate(question.prompt_ids for question in self._questions[:REHEARSED_ROWS]))
+        if not few:
+            return {}
+        deadline = time.perf_counter() + REHEARSAL_S
+        longest = max(question.answer_tokens for question in self._questions)
+        started = time.perf_counter()
+        with self._answering() as model:
+            ready = time.perf_counter()
+            model.ask(few, Terms(min(longest, self._limit), (), lambda: self._is_over(deadline)), None)
+        row_s = (time.perf_counter() - ready) / len(few)
+        found = {"answering_build_s": ready - started, "answering_row_s": row_s}
+        peak = peak_memory_bytes(self._learner.device)
+        return found | {"sampled_rows": len(self._questions), "peak_memory_bytes": peak}
 
-        write_sampled(self._folder, self._learner)
-        core = build_core(self._model_dir, self._renderer, EngineConfig(max_waiting=len(self._questions)))
-        core.add_adapter("sampled", core.read_adapter(self._folder))
-        free = self._ask(core, range(len(self._questions)), None, deadline)
-        grammar = self._grammar(core)
-        bound = self._bound(core, free, grammar, deadline) if grammar else {}
-        del core
-        return_freed_memory()
-        return free, bound
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[Answering]:
+        """Lend whatever answers with the adapter as it stands."""
+        if self._by_engine:
+            from gpu_worker.trainer.engine_answers import engine_answers
 
-    def _grammar(self, core: EngineCore) -> Grammar | None:
+            write_sampled(self._folder, self._learner)
+            with engine_answers(self._model_dir, self._renderer, self._folder, rows=len(self._questions)) as engine:
+                yield engine
+            return
+        from gpu_worker.trainer.live_answers import LiveAnswers
+
+        assert isinstance(self._learner, LendsModel)
+        with self._learner.lend_model() as model:
+            yield LiveAnswers(model, self._renderer, device=self._learner.device)
+
+    def _is_over(self, deadline: float) -> bool:
+        """Tell whether answering has to end. Raises: StopRequested, unless others wait."""
+        if self._is_alone:
+            self._stop.check()
+        return self._stop.is_requested or time.perf_counter() >= deadline
+
+    def _answers(self, model: Answering, terms: Terms) -> tuple[dict[int, Answer], dict[int, Answer]]:
+        """Return the answers that ended in time, free and bound to the schema, by place."""
+        prompts = {place: question.prompt_ids for place, question in enumerate(self._questions)}
+        free = model.ask(prompts, terms, None)
+        grammar = self._grammar(model.vocabulary)
+        if grammar is None:
+            return free, {}
+        # Greedily, free answers that follow the schema anyway would come again. Not where texts end an answer: it may
+        # lack what its tokens say.
+        same = {
+            place: answer
+            for place, answer in free.items()
+            if not self._stops and answer.is_whole and grammar.is_complete(answer.token_ids)
+        }
+        return free, same | model.ask({place: prompts[place] for place in free if place not in same}, terms, grammar)
+
+    def _grammar(self, vocabulary: int) -> Grammar | None:
         if self._schema is None:
             return None
         from gpu_worker.engine.errors import EngineError
         from gpu_worker.engine.grammar import GrammarCompiler
 
         if self._compiler is None:  # reading the vocabulary takes a moment, and it stays the same
-            self._compiler = GrammarCompiler(
-                self._model_dir, vocabulary=core.vocabulary, eos_ids=self._renderer.eos_ids
-            )
+            self._compiler = GrammarCompiler(self._model_dir, vocabulary=vocabulary, eos_ids=self._renderer.eos_ids)
         try:
             return self._compiler.compile(self._schema)
         except EngineError as error:
@@ -166,57 +215,7 @@ class Sampler:
             self._events.log(f"Sampled answers cannot be bound to the dataset's schema: {error}", level="warning")
             return None
 
-    def _bound(
-        self, core: EngineCore, free: dict[int, _Answer], grammar: Grammar, deadline: float
-    ) -> dict[int, _Answer]:
-        """Return the answers within the schema. Greedily, free ones that follow it anyway would come again.
-
-        Not where texts end an answer: it may lack what its tokens say.
-        """
-        same = {
-            place: answer
-            for place, answer in free.items()
-            if not self._stops and answer.is_whole and grammar.is_complete(answer.token_ids)
-        }
-        return same | self._ask(core, [place for place in free if place not in same], grammar, deadline)
-
-    def _ask(
-        self, core: EngineCore, places: Iterable[int], grammar: Grammar | None, deadline: float
-    ) -> dict[int, _Answer]:
-        from gpu_worker.engine.sampling import SamplingParams
-        from gpu_worker.engine.sequence import FinishReason
-        from gpu_worker.engine.sequence import Sequence as Answering
-
-        # What is bound to a schema ends where the schema does.
-        params = SamplingParams(self._limit, stop=() if grammar else self._stops)
-        adapter = core.find_adapter("sampled")
-        texts: dict[str, str] = {}
-        tokens: dict[str, list[int]] = {}
-        for place in places:
-            key = f"{place}-bound" if grammar else str(place)
-            texts[key], tokens[key] = "", []
-            sequence = Answering.create(
-                key,
-                self._questions[place].prompt_ids,
-                params,
-                adapter=adapter,
-                decode=self._renderer.decode,
-                grammar=grammar.start() if grammar else None,
-            )
-            core.submit([sequence])
-        ended: dict[int, _Answer] = {}
-        while core.busy and time.perf_counter() < deadline:
-            self._stop.check()
-            for output in core.step():
-                key = output.sequence_id
-                texts[key] += output.text
-                tokens[key].extend(output.token_ids)
-                if output.finish_reason is not None:
-                    is_whole = output.finish_reason == FinishReason.STOP
-                    ended[int(key.partition("-")[0])] = _Answer(texts[key], tuple(tokens[key]), is_whole)
-        return dict(sorted(ended.items()))
-
-    def _report(self, place: dict[str, float], free: dict[int, _Answer], bound: dict[int, _Answer]) -> float:
+    def _report(self, place: dict[str, float], free: dict[int, Answer], bound: dict[int, Answer]) -> float:
         scores = self._scores(free)
         exact = _exact_share(scores)
         figures: dict[str, float] = {"validation_exact_match": exact, "validation_sampled_rows": len(scores)}
@@ -239,7 +238,7 @@ class Sampler:
         self._events.emit("sample", step=place["step"], rows=shown)
         return figures["validation_macro_f1"] if self._judged == "macro_f1" and self._closed else exact
 
-    def _scores(self, answers: dict[int, _Answer]) -> dict[int, RowScore]:
+    def _scores(self, answers: dict[int, Answer]) -> dict[int, RowScore]:
         return {place: row_score(self._questions[place].expected, answer.text) for place, answer in answers.items()}
 
 

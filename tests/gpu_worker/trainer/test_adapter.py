@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from gpu_worker.trainer.learner import make_learner
-from gpu_worker.trainer.rows import encode_file
+from gpu_worker.benchmarks.tiny_model import VOCABULARY_SIZE
+from gpu_worker.trainer.learner import LendsModel, make_learner
+from gpu_worker.trainer.rows import EncodedRow, encode_file
 from gpu_worker.trainer.spec import read_spec
 from tests.gpu_worker.trainer.jobs import only, run_here, ticket_rows, write_job
 
@@ -37,6 +38,54 @@ def test_saved_and_reloaded_adapter_gives_the_loss_that_was_reported(tmp_path, b
         total += float(torch.nn.functional.cross_entropy(logits[row.prompt_length - 1 : -1], labels, reduction="sum"))
     reported = only(events, "finished")["validation_loss"]
     assert total / sum(row.label_tokens for row in rows) == pytest.approx(reported, rel=1e-5)
+
+
+KINDS = [
+    {},
+    {"path": "general"},
+    {"rslora": True, "lora_r": 8},
+    {"dora": True},
+    {"lora_init": "pissa"},
+    {"lora_init": "olora"},
+    {"training_kind": "full", "learning_rate": 1e-3},
+]
+
+
+@pytest.mark.parametrize("chosen", KINDS, ids=str)
+def test_plain_peft_gives_the_logits_of_the_model_that_learned(tmp_path, base_model, renderer, monkeypatch, chosen):
+    """All log probabilities of all places: those of the learner, as it stood at the end, and those of the folder."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    learners = []
+
+    def make_and_keep(spec, *, longest_row):
+        learners.append(make_learner(spec, longest_row=longest_row))
+        return learners[0]
+
+    monkeypatch.setattr("gpu_worker.trainer.job.make_learner", make_and_keep)
+    common = {"epochs": 2, "learning_rate": 0.01, "lora_r": 4, "lora_alpha": 10, "sample_rows": 0}
+    job = write_job(tmp_path, base_model, train=ticket_rows(16), **common | chosen)
+    run_here(job)
+    base = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, job.adapter).eval()
+    token_ids = torch.tensor([renderer.row(ticket_rows(1, seed=9)[0]["messages"]).token_ids])
+    with torch.no_grad():
+        plain = model(input_ids=token_ids).logits[0].log_softmax(-1)
+        untuned = AutoModelForCausalLM.from_pretrained(base_model)(input_ids=token_ids).logits[0].log_softmax(-1)
+    learned = _log_probabilities(learners[0], token_ids)
+    torch.testing.assert_close(learned, plain[-len(learned) :], atol=2e-3, rtol=1e-4)
+    assert not torch.allclose(plain, untuned, atol=0.1)
+
+
+def _log_probabilities(learner, token_ids: torch.Tensor) -> torch.Tensor:
+    """What the learner finds likely: at all places, or where it tells no logits at the last one, token by token."""
+    if isinstance(learner, LendsModel):
+        with learner.lend_model() as model:
+            return model(input_ids=token_ids).logits[0].log_softmax(-1)
+    prompt = tuple(token_ids[0].tolist())
+    words = range(VOCABULARY_SIZE)
+    return -torch.tensor([[learner.loss_sum([EncodedRow((*prompt, word), len(prompt))]) for word in words]])
 
 
 def test_both_ways_write_the_same_configuration(tmp_path, base_model):

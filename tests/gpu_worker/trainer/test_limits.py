@@ -140,7 +140,7 @@ def scripted_sampler(answers):
     found = iter(answers)
 
     class Scripted:
-        def __init__(self, *_arguments):
+        def __init__(self, *_arguments, **_options):
             pass
 
         def sample(self, _place, _limit_s):

@@ -46,6 +46,20 @@ def test_a_trial_measures_and_leaves_nothing(job):
     assert not job.checkpoints.exists()
 
 
+def test_where_the_learning_model_answers_itself_that_is_measured(tmp_path, base_model):
+    chosen = {"train": ticket_rows(24), "validation": ticket_rows(6, seed=9), "dora": True, "sample_rows": 5}
+    made = write_job(tmp_path / "job", base_model, **chosen)
+    spec = json.loads((made.root / "spec.json").read_text())
+    (made.root / "spec.json").write_text(json.dumps({**spec, "preflight": True}))
+    code, events = run_here(made)
+    measured = only(events, "preflight")
+    assert code == 0
+    assert measured["sampled_rows"] == 5
+    assert 0 < measured["answering_row_s"] < 10
+    assert "evaluated_rows" not in measured  # the quality report is a matter of the engine
+    assert [event for event in events if event["event"] == "sample"] == []
+
+
 def test_what_cannot_be_asked_costs_the_trial_only_its_figures_of_answers(job, monkeypatch):
     def fail(*_arguments: object, **_options: object) -> None:
         raise RuntimeError("no engine")

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -66,15 +67,18 @@ def test_two_processes_have_the_loss_curve_of_one(job):
     assert only(run_here(again)[1], "started")["resumed_from_step"] == 8
 
 
-def fork_together(job, count: int = 2) -> list[Forked]:
-    """As torch's launcher starts them, without its own process and without importing torch anew."""
+def fork_together(job, count: int = 2, program: str = "") -> list[Forked]:
+    """As torch's launcher starts them, without its own process and without importing torch anew.
+
+    `program`: what is run instead of the trainer's own command.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
     common = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **meeting}
     return [
         Forked(
-            command(job),
+            [sys.executable, "-c", program, str(job.root)] if program else command(job),
             cwd=ROOT,
             env={**common, "RANK": str(number), "LOCAL_RANK": str(number)},
             stdout=subprocess.PIPE,
@@ -95,6 +99,33 @@ def test_a_divided_base_model_has_the_loss_curve_of_a_whole_one(job):
     assert "FSDP2" in only(events, "started")["why"]
     assert losses(events) == pytest.approx(losses(alone), abs=1e-3)
     assert validation_losses(events) == pytest.approx(validation_losses(alone), abs=1e-3)
+
+
+# There is time for answers in this one, however short the run is.
+ANSWERING = """
+import sys
+from gpu_worker.trainer import loop
+from gpu_worker.trainer.__main__ import main
+loop.VALIDATION_SHARE = 100.0
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("kind", [{}, {"dora": True}])
+def test_the_first_process_answers_and_all_hear_how_good_it_was(job, kind):
+    """Answers are too short to be exact, so of checks that asked the lower loss wins, until one is no better."""
+    chosen = {"early_stopping_metric": "exact_match", "early_stopping_patience": 1, "epochs": 9, "keep_weights": "best"}
+    folder = job("job", learning_rate=0.05, max_new_tokens=4, **chosen, **kind)
+    processes = fork_together(folder, program=ANSWERING)
+    said = [process.communicate(timeout=100) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said[0][1][-2000:]
+    assert said[1][0] == ""
+    events = parse(said[0][0])
+    asked = [event["step"] for event in events if event["event"] == "sample"]
+    found = validation_losses(events)
+    worse = [step for before, step in pairwise(asked) if found[step] >= found[before]]
+    assert asked == list(range(4, asked[-1] + 1, 4))
+    assert only(events, "finished")["step"] == asked[-1] == (worse or [36])[0]
 
 
 def test_a_stop_is_taken_by_all_at_the_same_step(job):

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from datasets_app.fields import infer_fields
 from gpu_worker.trainer import loop
+from gpu_worker.trainer.answers import Terms
 from gpu_worker.trainer.samples import SHOWN_ROWS, macro_f1
 from tests.gpu_worker.trainer.jobs import QUEUES, losses, only, run_here, ticket_rows, write_job
 
 pytestmark = pytest.mark.slow
 CHOSEN = {"epochs": 2, "batch_size": 4, "evaluations_per_epoch": 1, "learning_rate": 0.01, "max_new_tokens": 24}
+NAMES = {"queue": {"enum": sorted(QUEUES.values())}, "urgency": {"enum": ["High", "Low"]}}
+SCHEMA = {"type": "object", "properties": NAMES, "required": list(NAMES), "additionalProperties": False}
 
 
 def trained(folder, base_model, **chosen):
@@ -56,8 +60,6 @@ def engine_answers(job, base_model, rows):
 
 def test_answers_are_bound_to_the_schema_where_there_is_one(tmp_path, base_model, monkeypatch):
     monkeypatch.setattr(loop, "VALIDATION_SHARE", 100.0)
-    names = {"queue": {"enum": sorted(QUEUES.values())}, "urgency": {"enum": ["High", "Low"]}}
-    schema = {"type": "object", "properties": names, "required": list(names), "additionalProperties": False}
     job = write_job(
         tmp_path,
         base_model,
@@ -66,15 +68,15 @@ def test_answers_are_bound_to_the_schema_where_there_is_one(tmp_path, base_model
         **CHOSEN | {"max_new_tokens": 64},
     )
     spec = json.loads((job.root / "spec.json").read_text())
-    (job.root / "spec.json").write_text(json.dumps(spec | {"schema": schema}))
+    (job.root / "spec.json").write_text(json.dumps(spec | {"schema": SCHEMA}))
     code, events = run_here(job)
     assert code == 0
     rows = samples(events)[8]
     assert len(rows) == 4
     for row in rows:
         answer = json.loads(row["bound"])  # the free answers of a model that has hardly learned are none
-        assert answer["queue"] in names["queue"]["enum"]
-        assert answer["urgency"] in names["urgency"]["enum"]
+        assert answer["queue"] in NAMES["queue"]["enum"]
+        assert answer["urgency"] in NAMES["urgency"]["enum"]
     (figure,) = [event for event in events if event.get("step") == 8 and "validation_bound_exact_match" in event]
     assert figure["validation_bound_exact_match"] == sum(row["bound_exact"] for row in rows) / 4
 
@@ -117,11 +119,101 @@ def test_answers_stay_within_their_share_of_the_time(tmp_path, base_model, monke
     assert 0 < finished["validation_seconds"] < finished["seconds"]
 
 
-@pytest.mark.parametrize("chosen", [{"dora": True}, {"training_kind": "full"}])
-def test_where_answers_would_cost_too_much_there_are_none(tmp_path, base_model, monkeypatch, chosen):
+LIVE = {
+    "dora": {"dora": True},
+    "pissa": {"lora_init": "pissa", "lora_r": 8},
+    "olora": {"lora_init": "olora", "lora_r": 8},
+    "full": {"training_kind": "full", "learning_rate": 0.001},
+}
+
+
+@pytest.mark.parametrize("kind", LIVE)
+def test_where_the_engine_cannot_the_learning_model_answers_itself(tmp_path, base_model, monkeypatch, kind):
     monkeypatch.setattr(loop, "VALIDATION_SHARE", 100.0)
-    _job, events = trained(tmp_path, base_model, **chosen, epochs=1)
-    assert samples(events) == {}
+    job, events = trained(tmp_path / "with", base_model, **LIVE[kind])
+    found = samples(events)
+    assert list(found) == [4, 8]
+    assert {row["row"]: row["answer"] for row in found[8]} == peft_answers(job, base_model, found[8])
+    assert all("validation_macro_f1" in event for event in events if "validation_exact_match" in event)
+    assert not any(event.get("level") == "warning" for event in events)
+    _other, without = trained(tmp_path / "without", base_model, sample_rows=0, **LIVE[kind])
+    assert losses(without) == losses(events)
+
+
+def peft_answers(job, base_model, rows):
+    """Ask the finished adapter, as plain PEFT loads it, the same rows one by one."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from datasets_app.rendering import ChatRenderer
+
+    renderer = ChatRenderer.load(base_model)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_model), job.adapter).eval()
+    asked = {row["row"]: row["messages"][:-1] for row in ticket_rows(12, seed=1)}
+    answers = {}
+    for number in (row["row"] for row in rows):
+        token_ids, written = renderer.prompt_ids(asked[number]), []
+        while len(written) < 24:
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([[*token_ids, *written]])).logits[0, -1]
+            if int(logits.argmax()) in renderer.eos_ids:
+                break
+            written.append(int(logits.argmax()))
+        answers[number] = renderer.decode(written)
+    return answers
+
+
+@pytest.mark.parametrize("chosen", [{"quantization": "nf4"}, {"precision": "bf16", "dora": True}])
+def test_fewer_bits_answer_too_and_within_the_schema(tmp_path, base_model, monkeypatch, chosen):
+    monkeypatch.setattr(loop, "VALIDATION_SHARE", 100.0)
+    job = write_job(
+        tmp_path,
+        base_model,
+        train=ticket_rows(16),
+        validation=ticket_rows(4, seed=1),
+        **CHOSEN | {"max_new_tokens": 64} | chosen,
+    )
+    spec = json.loads((job.root / "spec.json").read_text())
+    (job.root / "spec.json").write_text(json.dumps(spec | {"schema": SCHEMA}))
+    code, events = run_here(job)
+    assert code == 0
+    rows = samples(events)[8]
+    assert len(rows) == 4
+    assert all(json.loads(row["bound"])["urgency"] in ("High", "Low") for row in rows)
+
+
+def test_labels_are_answered_too(tmp_path, base_model, monkeypatch):
+    monkeypatch.setattr(loop, "VALIDATION_SHARE", 100.0)
+
+    def labelled(rows):
+        for row in rows:
+            row["messages"][-1]["content"] = json.loads(row["messages"][-1]["content"])["queue"]
+        return rows
+
+    chosen = CHOSEN | {"problem_type": "classification", "early_stopping_metric": "exact_match", "epochs": 20}
+    train, validation = labelled(ticket_rows(16)), labelled(ticket_rows(6, seed=1))
+    code, events = run_here(write_job(tmp_path, base_model, train=train, validation=validation, **chosen))
+    assert code == 0
+    last = max(samples(events).items())[1]
+    assert {row["expected"] for row in last} <= set(QUEUES.values())
+    assert any(row["exact"] for row in last)
+
+
+def test_time_that_is_over_leaves_whole_answers_only(base_model, renderer):
+    from transformers import AutoModelForCausalLM
+
+    from gpu_worker.trainer.live_answers import LiveAnswers
+
+    model = AutoModelForCausalLM.from_pretrained(base_model).eval()
+    answering = LiveAnswers(model, renderer, device="cpu")
+    prompts = {place: renderer.prompt_ids(row["messages"][:-1]) for place, row in enumerate(ticket_rows(11))}
+    looks = iter([False] * 6 + [True] * 99)
+    answers = answering.ask(prompts, Terms(40, (), lambda: next(looks)), None)
+    everything = answering.ask(prompts, Terms(40, (), lambda: False), None)
+    assert list(everything) == list(range(11))
+    assert all(len(answer.token_ids) <= 5 for answer in answers.values())
+    assert answers == {place: everything[place] for place in answers}
+    assert len(answers) < 11
 
 
 def test_a_failure_of_the_engine_does_not_end_the_training(tmp_path, base_model, monkeypatch):

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datasets_app import demo_tickets
+from datasets_app.demo_tickets import DEMO_SYSTEM_PROMPT
 from experiments.hyperparameters import Hyperparameters
 from gpu_worker.trainer.plan import TrainingPlan, micro_batches
 
@@ -41,6 +43,34 @@ def test_padding_is_small():
     plan = TrainingPlan(lengths, Hyperparameters(batch_size=8))
     padded = sum(8 * max(lengths[row] for row in plan.batch(step)) for step in range(plan.steps_per_epoch))
     assert padded / sum(lengths) < 1.1
+
+
+@pytest.mark.parametrize("recipe_batch", [8, 16, 32])
+def test_padding_of_support_tickets_is_small(renderer, recipe_batch):
+    """Two languages, tickets of one sentence and of six: every micro-batch padded to its longest row."""
+    asked = [{"role": "system", "content": DEMO_SYSTEM_PROMPT}]
+    lengths = [
+        len(renderer.row([*asked, user(ticket.text), answer(ticket.response)]).token_ids)
+        for ticket in demo_tickets.generate(7, 1000)
+    ]
+    assert max(lengths) > 2 * min(lengths)
+    plan = TrainingPlan(lengths, Hyperparameters(batch_size=recipe_batch))
+    parts = [
+        part
+        for step in range(plan.steps_per_epoch)
+        for part in micro_batches(plan.batch(step), lengths, Hyperparameters().micro_batch_size)
+    ]
+    computed = sum(len(part) * max(lengths[row] for row in part) for part in parts)
+    assert sorted(row for part in parts for row in part) == list(range(1000))
+    assert 1 - sum(lengths) / computed <= 0.10
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def answer(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
 
 
 def test_lengths_may_be_left_out_of_the_order():

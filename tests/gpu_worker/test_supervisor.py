@@ -19,7 +19,7 @@ from gpu_worker.computing import ALLOCATING
 from portal.process_table import process_entry
 from portal.rls import all_teams, team_scope
 from tests.experiments.runs import change_rows, fresh, make_version, put_to_work, submit
-from tests.gpu_worker.workshop import LEASE_SECONDS, REAL, Workshop, child_environment
+from tests.gpu_worker.workshop import CRAMPED, LEASE_SECONDS, REAL, Workshop, child_environment
 
 pytestmark = pytest.mark.slow
 
@@ -396,6 +396,30 @@ def test_the_real_trainer_survives_a_killed_supervisor(team, actor, base_model, 
     assert adapter.size_bytes > 1000
     assert evaluation.rows == 4
     assert evaluation.report["untuned"] is not None
+
+
+@needs_database
+def test_after_a_training_that_ran_out_of_memory_the_next_one_starts(team, actor, base_model, node, settings):
+    settings.LEASE_SECONDS = LEASE_SECONDS
+    chosen = Hyperparameters(
+        max_steps=2, batch_size=4, lora_r=4, dora=True, max_length=128, evaluations_per_epoch=0, evaluation_rows=4
+    )
+    version = make_version(team)
+    first, second = (submit(team, actor, version, base_model, hyperparameters=chosen) for _ in range(2))
+    workshop, other = Workshop(first, CRAMPED), Workshop(second, CRAMPED)
+    workshop.keep_node_alive()
+    try:
+        workshop.behave(room=500_000)
+        lease = workshop.dispatch()
+        assert fresh(second).status == "queued"  # the node has one slot
+        assert workshop.start(lease).wait(120) == 0
+        assert (fresh(first).status, first.error_code) == ("failed", "out_of_memory"), workshop.log.read_text()[-3000:]
+        assert "shorter rows" in first.error_message
+        assert other.start().wait(120) == 0
+        assert fresh(second).status == "succeeded", (second.error_message, workshop.log.read_text()[-3000:])
+    finally:
+        workshop.close()
+        other.close()
 
 
 # --- trials ------------------------------------------------------------------------------------------------------

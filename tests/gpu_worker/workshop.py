@@ -29,6 +29,7 @@ from tests.forked import Forked
 HERE = Path(__file__).resolve().parent
 LEASE_SECONDS = 1
 FAKE = (sys.executable, str(HERE / "fake_supervise.py"))
+CRAMPED = (sys.executable, str(HERE / "cramped_supervise.py"))
 REAL = (sys.executable, str(HERE.parents[1] / "manage.py"), "supervise")
 
 

@@ -1,5 +1,5 @@
 // The measurements of one run, asked for again and again until the run is done.
-const PERIOD_MS = 1500;
+const PERIOD_MS = 1000;
 const SLOWEST_MS = 20_000;
 const BACKLOG = 200; // so many new steps at once are history: the next page is wanted now, not after the period
 const feeds = new Map();

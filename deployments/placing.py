@@ -6,10 +6,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Count, Exists, F, OuterRef, Q, Sum
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from deployments.models import Engine, Placement
+from deployments.models import Engine, InferenceRecord, Placement
 from experiments.models import Adapter
 from portal.errors import Unavailable
 from portal.models import BaseModel, Node
@@ -21,6 +22,11 @@ DRAIN = timedelta(minutes=2)
 OVERHEAD = 1.3
 # Adapters are small beside their base model: so many of them go where it is loaded before it is loaded elsewhere.
 COST_OF_A_BASE_MODEL = 4
+# A request a second keeps a node about as busy as so many adapters that nobody asks.
+ADAPTERS_PER_REQUEST_RATE = 2
+# Requests are counted over this time, and no more of the newest than this: the question stays cheap in any ledger.
+BUSY_TIME = timedelta(minutes=5)
+MOST_RECENT = 5_000
 # Nodes that have not told their memory, and small ones, count as this large.
 USUAL_MEMORY_BYTES = 8 * 2**30
 
@@ -57,8 +63,9 @@ def drain(adapter: Adapter) -> None:
 def choose_node(base_model: BaseModel) -> Node:
     """Return the live node where an adapter of this base model is placed best.
 
-    In this order: its engine for this base model does not fail; the base model is there already or fits into memory;
-    least adapters in proportion to memory, where starting the base model anew counts as some adapters more.
+    In this order: its engine for this base model does not fail; the base model is there already or fits into memory,
+    beside the adapters that are there; least adapters and recent requests in proportion to memory, where starting the
+    base model anew counts as some adapters more.
     Without a live node that takes new work it is the one heard from last: its agent loads the adapter when it is back.
     Raises: Unavailable if there is no node at all.
     """
@@ -70,11 +77,16 @@ def choose_node(base_model: BaseModel) -> Node:
                 fails=Exists(engines.filter(status=Engine.Status.FAILED)),
                 serves=Exists(engines.exclude(status=Engine.Status.FAILED)),
                 load=Count("placements"),
+                adapter_bytes=Coalesce(Sum("placements__adapter__size_bytes"), 0),
             )
             .order_by("name")
         )
-        held = _bytes_of_base_models([node.pk for node in nodes])
-        node = min(nodes, key=lambda node: _rank(node, base_model, held.get(node.pk, 0)), default=None)
+        held, rates = _bytes_of_base_models([node.pk for node in nodes]), _request_rates()
+        node = min(
+            nodes,
+            key=lambda node: _rank(node, base_model, held.get(node.pk, 0), rates.get(node.pk, 0.0)),
+            default=None,
+        )
         if node is None:
             node = Node.objects.order_by(F("heartbeat_at").desc(nulls_last=True), "name").first()
     if node is None:
@@ -84,11 +96,14 @@ def choose_node(base_model: BaseModel) -> Node:
     return node
 
 
-def _rank(node: Any, base_model: BaseModel, held_bytes: int) -> tuple[bool, bool, float, str]:
-    """Return what nodes are compared by, the best first. `held_bytes`: of base models that are there."""
-    room = node.memory_bytes - held_bytes - base_model.size_bytes * OVERHEAD
-    is_tight = not node.serves and node.memory_bytes > 0 and room < 0
-    load = node.load + (0 if node.serves else COST_OF_A_BASE_MODEL)
+def _rank(node: Any, base_model: BaseModel, held_bytes: int, rate: float) -> tuple[bool, bool, float, str]:
+    """Return what nodes are compared by, the best first.
+
+    `held_bytes`: of base models that are there; `rate`: requests a second to its adapters.
+    """
+    needed = 0 if node.serves else base_model.size_bytes * OVERHEAD
+    is_tight = node.memory_bytes > 0 and node.memory_bytes < held_bytes + node.adapter_bytes + needed
+    load = node.load + rate * ADAPTERS_PER_REQUEST_RATE + (0 if node.serves else COST_OF_A_BASE_MODEL)
     return node.fails, is_tight, load / max(node.memory_bytes, USUAL_MEMORY_BYTES), node.name
 
 
@@ -97,6 +112,14 @@ def _bytes_of_base_models(nodes: list[Any]) -> dict[Any, int]:
     rows = Engine.objects.filter(node__in=nodes).exclude(status=Engine.Status.FAILED).order_by()
     sums = rows.values_list("node").annotate(total=Sum("base_model__size_bytes"))
     return {node: int(total * OVERHEAD) for node, total in sums}
+
+
+def _request_rates() -> dict[Any, float]:
+    """Return by node how many requests a second its adapters had of late; one that is on two nodes counts for both."""
+    newest = InferenceRecord.unscoped.order_by("-pk").values("pk")[:MOST_RECENT]
+    recent = InferenceRecord.unscoped.filter(pk__in=newest, at__gte=timezone.now() - BUSY_TIME).order_by()
+    counts = recent.values_list("version__adapter__placements__node").annotate(count=Count("pk"))
+    return {node: count / BUSY_TIME.total_seconds() for node, count in counts if node is not None}
 
 
 def _existing(adapter: Adapter) -> Placement | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from copy import copy
 from datetime import timedelta
 
 import pytest
 from django.utils import timezone
 
 from deployments import lifecycle, placing, services
-from deployments.models import Engine, Placement
+from deployments.models import Engine, InferenceRecord, Placement
 from portal.models import BaseModel, Node
 from portal.rls import all_teams, team_scope
 
@@ -63,6 +64,37 @@ def test_larger_nodes_take_more(team, make_run, base_model):
         Node.objects.filter(name="local").update(heartbeat_at=None)
         names = [services.ensure_placement(adapter=make_run(team, f"R{n}").adapter).node.name for n in range(10)]
     assert names.count("b-large") == 8
+
+
+def test_a_node_that_is_asked_much_gets_fewer_adapters(team, make_run, base_model, deployed, node):
+    """It holds one adapter less, but that one answers two requests a second."""
+    idle = node_of("idle")
+    serve(idle, base_model)
+    with team_scope(team.pk):
+        for number in range(2):
+            make_run(team, f"R{number}").adapter.placements.create(team=team, node=idle)
+        assert placing.choose_node(base_model) == node
+        asked = InferenceRecord(team=team, version=deployed, model="x", status=200, duration_ms=9)
+        asked.at = timezone.now() - placing.BUSY_TIME
+        InferenceRecord.unscoped.bulk_create([copy(asked) for _ in range(600)])
+        assert placing.choose_node(base_model) == node, "that was long ago"
+        InferenceRecord.unscoped.update(at=timezone.now())
+        assert placing.choose_node(base_model) == idle
+
+
+def test_adapters_take_room_as_well(team, make_run, base_model):
+    full, free = node_of("a-full", 8), node_of("b-free", 8)
+    for one in (full, free):
+        serve(one, base_model)
+    with team_scope(team.pk):
+        Node.objects.filter(name="local").update(heartbeat_at=None)
+        large, *small = (make_run(team, f"R{number}").adapter for number in range(3))
+        large.size_bytes = 9 * GB
+        large.save()
+        large.placements.create(team=team, node=full)
+        for adapter in small:
+            adapter.placements.create(team=team, node=free)
+    assert placing.choose_node(base_model) == free
 
 
 def test_a_failing_engine_comes_last(base_model, node):

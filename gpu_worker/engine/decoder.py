@@ -2,28 +2,29 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from gpu_worker.compiled import CACHE_VARIABLE, NativeUnavailable
 from gpu_worker.engine.adapter_folder import AdapterFolder, LoadedAdapter, read_lora_weights
+from gpu_worker.engine.attention import CachedAttention, capped
 from gpu_worker.engine.block_pool import BLOCK_SIZE
 from gpu_worker.engine.config import EngineConfig, Precision
 from gpu_worker.engine.errors import UnsupportedModel
 from gpu_worker.engine.kernels import Kernels, NativeKernels
-from gpu_worker.engine.lora_bank import DOWN, GATE_UP, OUTPUT, QKV, LoraBank, LoraPlan
+from gpu_worker.engine.linear import Linear
+from gpu_worker.engine.lora_bank import DOWN, GATE_UP, OUTPUT, QKV, FusedProjection, LoraBank, LoraPlan
 from gpu_worker.engine.memory import untouched_zeros
 from gpu_worker.engine.model_shape import ModelShape, read_model_shape
 from gpu_worker.engine.runner import StepRow
 from gpu_worker.engine.sequence import AdapterRef
-from gpu_worker.engine.step_layout import DirectRows, LongRow, ShortRows, StepLayout, lay_out
+from gpu_worker.engine.step_layout import StepLayout, lay_out
 from gpu_worker.engine.weights import DecoderWeights, Placing, load_weights
-from gpu_worker.rotary import rotary_frequencies
+from gpu_worker.rotary import Rope, rotary_frequencies
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,13 @@ def block_bytes(shape: ModelShape, dtype: torch.dtype) -> int:
 
 @dataclass(frozen=True)
 class _Step:
-    """What every layer of one step needs besides its own weights. Shape: rotation (N, 1, head_dim / 2), complex."""
+    """What every layer of one step needs besides its own weights.
+
+    Shape: rotations (N, 1, head_dim / 2), complex, for each way in which positions turn.
+    """
 
     layout: StepLayout
-    rotation: Tensor
+    rotations: Mapping[Rope, Tensor]
     lora: LoraPlan
 
 
@@ -82,8 +86,13 @@ class DecoderRunner:
         # a row is one token: its keys, then its values, exactly as the fused projection puts them side by side
         cache_size = (blocks * BLOCK_SIZE, 2 * shape.kv_width)
         self._cache = [untouched_zeros(cache_size, self._device, self._dtype) for _ in range(shape.layers)]
-        self._frequencies = rotary_frequencies(shape.rope, shape.head_dim).to(self._device)
+        self._frequencies = {
+            rope: rotary_frequencies(rope, shape.head_dim).to(self._device) for rope in dict.fromkeys(shape.ropes)
+        }
+        scale = shape.hidden**0.5 if shape.family.scaled_embedding else 1.0
+        self._embedding_scale = torch.tensor(scale, dtype=self._dtype, device=self._device)
         self._kernels = kernels
+        self._attention = CachedAttention(shape, kernels, self._cache)
         self._lora = LoraBank(
             shape,
             rank_budget=lora_rank_budget,
@@ -144,33 +153,58 @@ class DecoderRunner:
         """Compute the rows together; see `Runner.forward`."""
         groups = self.shape.heads // self.shape.kv_heads
         direct = self._kernels.is_native
-        layout = lay_out(rows, query_groups=groups, device=self._device, dtype=self._dtype, direct=direct)
-        angles = layout.positions[:, None].float() * self._frequencies[None, :]
+        layout = lay_out(
+            rows,
+            query_groups=groups,
+            device=self._device,
+            dtype=self._dtype,
+            direct=direct,
+            window=self.shape.window,
+        )
         step = _Step(
             layout=layout,
-            rotation=torch.polar(torch.ones_like(angles), angles)[:, None, :],
+            rotations={rope: _turned(layout.positions, each) for rope, each in self._frequencies.items()},
             lora=self._lora.plan(layout.adapter_uids),
         )
         x = self._weights.embedding[layout.token_ids].to(self._dtype)
+        if self.shape.family.scaled_embedding:
+            x = x * self._embedding_scale
         for layer in range(self.shape.layers):
             x = self._attend(step, layer, x)
             x = self._feed_forward(step, layer, x)
         x = self._kernels.rms_norm(x[layout.logit_index], self._weights.final_norm)
-        return self._weights.head(x).float().cpu()
+        logits = self._weights.head(x).float()
+        return capped(logits, self.shape.logit_cap).cpu()
 
     def _attend(self, step: _Step, layer: int, x: Tensor) -> Tensor:
         """Add the attention block to the residual stream. Shapes: x (N, hidden)."""
         weights = self._weights.layers[layer]
-        h = self._kernels.rms_norm(x, weights.input_norm)
+        h = self._kernels.rms_norm(x, weights.attention_norm)
         qkv = weights.qkv(h)
         self._lora.apply(step.lora, layer, QKV, h, qkv)
         if weights.head_norms is not None:
             self._norm_heads(qkv, weights.head_norms)
-        self._kernels.rotate_and_store(qkv, step.rotation, step.layout.slots, self._cache[layer])
-        attended = self._attention(step.layout, layer, qkv)
-        out = weights.output.add_to(x, attended)
-        self._lora.apply(step.lora, layer, OUTPUT, attended, out)
-        return out
+        if self.shape.query_scale != 1.0:
+            qkv[:, : self.shape.query_width] *= self.shape.query_scale
+        rotation = step.rotations[self.shape.ropes[layer]]
+        self._kernels.rotate_and_store(qkv, rotation, step.layout.slots, self._cache[layer])
+        attended = self._attention.of(step.layout, layer, qkv)
+        return self._added(step, layer, x, attended, weights.output, OUTPUT, weights.attention_out_norm)
+
+    def _added(
+        self,
+        step: _Step,
+        layer: int,
+        x: Tensor,
+        inner: Tensor,
+        linear: Linear,
+        projection: FusedProjection,
+        norm: Tensor | None,
+    ) -> Tensor:
+        """Return the residual stream with a block's result, normed in families that do so. Shapes: x (N, hidden)."""
+        out = linear.add_to(x, inner) if norm is None else linear(inner)
+        self._lora.apply(step.lora, layer, projection, inner, out)
+        return out if norm is None else self._kernels.rms_norm(out, norm).add_(x)
 
     def _norm_heads(self, qkv: Tensor, weight: Tensor) -> None:
         """Norm queries and keys in place, head by head (Qwen3: arXiv:2505.09388).
@@ -185,56 +219,14 @@ class DecoderRunner:
     def _feed_forward(self, step: _Step, layer: int, x: Tensor) -> Tensor:
         """Add the gated feed-forward block to the residual stream. Shapes: x (N, hidden)."""
         weights = self._weights.layers[layer]
-        h = self._kernels.rms_norm(x, weights.post_norm)
+        h = self._kernels.rms_norm(x, weights.mlp_norm)
         gate_up = weights.gate_up(h)
         self._lora.apply(step.lora, layer, GATE_UP, h, gate_up)
         inner = self._kernels.gated(gate_up)
-        out = weights.down.add_to(x, inner)
-        self._lora.apply(step.lora, layer, DOWN, inner, out)
-        return out
+        return self._added(step, layer, x, inner, weights.down, DOWN, weights.mlp_out_norm)
 
-    def _attention(self, layout: StepLayout, layer: int, qkv: Tensor) -> Tensor:
-        """Return every token's attention over its own sequence. Shapes: qkv (N, qkv_width); result (N, query_width)."""
-        queries = qkv[:, : self.shape.query_width].view(len(qkv), self.shape.heads, self.shape.head_dim)
-        parts = []
-        if isinstance(layout.short, DirectRows):
-            assert isinstance(self._kernels, NativeKernels)
-            parts.append(self._kernels.attend(qkv, layout.short, self._cache[layer]))
-        elif layout.short is not None:
-            parts.append(self._attend_short(layout.short, layer, queries[: layout.short.tokens]))
-        parts += [self._attend_long(row, layer, queries[row.start : row.end]) for row in layout.long]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _cached(self, layer: int, blocks: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        """Gather keys and values of `rows` sequences. Shapes: result two of (rows, kv_heads, T, head_dim)."""
-        cache = self._cache[layer]
-        gathered = cache.view(-1, BLOCK_SIZE * cache.shape[1]).index_select(0, blocks)
-        split = gathered.view(rows, -1, 2, self.shape.kv_heads, self.shape.head_dim)
-        return split[:, :, 0].transpose(1, 2), split[:, :, 1].transpose(1, 2)
-
-    def _attend_short(self, short: ShortRows, layer: int, queries: Tensor) -> Tensor:
-        """Attention of all short rows in one call; the query heads of one key/value head are folded into rows."""
-        shape, (rows, width) = self.shape, (short.rows, short.width)
-        groups = shape.heads // shape.kv_heads
-        keys, values = self._cached(layer, short.blocks, rows)
-        if short.query_index is not None:
-            queries = queries[short.query_index]
-        folded = queries.reshape(rows, width, shape.kv_heads, groups, shape.head_dim).permute(0, 2, 3, 1, 4)
-        folded = folded.reshape(rows, shape.kv_heads, groups * width, shape.head_dim)
-        out = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=short.mask)
-        out = out.view(rows, shape.kv_heads, groups, width, shape.head_dim).permute(0, 3, 1, 2, 4)
-        out = out.reshape(rows * width, shape.query_width)
-        return out if short.answer_index is None else out[short.answer_index]
-
-    def _attend_long(self, row: LongRow, layer: int, queries: Tensor) -> Tensor:
-        """Attention of a piece of a prompt over everything before it and, causally, itself."""
-        keys, values = self._cached(layer, row.blocks, 1)
-        out = functional.scaled_dot_product_attention(
-            queries.transpose(0, 1).unsqueeze(0),
-            keys[:, :, : row.length],
-            values[:, :, : row.length],
-            attn_mask=row.mask,
-            is_causal=row.mask is None,
-            enable_gqa=self.shape.heads != self.shape.kv_heads,
-        )
-        return out.squeeze(0).transpose(0, 1).reshape(-1, self.shape.query_width)
+def _turned(positions: Tensor, frequencies: Tensor) -> Tensor:
+    """Return by what each position is rotated. Shapes: positions (N,); result (N, 1, head_dim / 2), complex."""
+    angles = positions[:, None].float() * frequencies[None, :]
+    return torch.polar(torch.ones_like(angles), angles)[:, None, :]

@@ -55,6 +55,12 @@ inline Lanes exponential(Lanes x) {
     return sum * scale;
 }
 
+// gelu(x) with tanh is x / (1 + e^-a), as silu is with a = x. Source: Hendrycks and Gimpel 2016, arXiv:1606.08415.
+template <typename Number>
+inline Number gelu_argument(Number x) {
+    return x * (1.59576912f + 0.0713548163f * x * x);
+}
+
 inline float dot(const float* a, const float* b, int64_t n) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -77,17 +83,17 @@ struct CachedRows {
     }
 };
 
-// Scores of one query against the keys at `column` of all positions seen.
+// Scores of one query against the keys at `column` of `seen` positions from `begin` on.
 template <int parts>
-void score(const float* q, const CachedRows& rows, int64_t column, int64_t head_dim, int64_t seen, float scale,
-           float* scores) {
+void score(const float* q, const CachedRows& rows, int64_t column, int64_t head_dim, int64_t begin, int64_t seen,
+           float scale, float* scores) {
     if constexpr (parts == 0) {
-        for (int64_t p = 0; p < seen; ++p) scores[p] = scale * dot(q, rows(p) + column, head_dim);
+        for (int64_t p = 0; p < seen; ++p) scores[p] = scale * dot(q, rows(begin + p) + column, head_dim);
     } else {
         Lanes query[parts];
         for (int i = 0; i < parts; ++i) query[i] = load(q + i * lanes);
         for (int64_t p = 0; p < seen; ++p) {
-            const float* key = rows(p) + column;
+            const float* key = rows(begin + p) + column;
             Lanes sum = query[0] * load(key);
             for (int i = 1; i < parts; ++i) sum += query[i] * load(key + i * lanes);
             scores[p] = scale * sum_of(sum);
@@ -95,20 +101,29 @@ void score(const float* q, const CachedRows& rows, int64_t column, int64_t head_
     }
 }
 
-// Sum of the values at `column` of all positions seen, each times its score, divided by `total`.
+// Sum of the values at `column` of `seen` positions from `begin` on, each times its score, divided by `total`.
 template <int parts>
-void mix(const float* scores, float total, const CachedRows& rows, int64_t column, int64_t head_dim, int64_t seen,
-         float* out) {
+void mix(const float* scores, float total, const CachedRows& rows, int64_t column, int64_t head_dim, int64_t begin,
+         int64_t seen, float* out) {
     if constexpr (parts == 0) {
         std::fill(out, out + head_dim, 0.0f);
-        for (int64_t p = 0; p < seen; ++p) add_scaled(out, scores[p] / total, rows(p) + column, head_dim);
+        for (int64_t p = 0; p < seen; ++p) add_scaled(out, scores[p] / total, rows(begin + p) + column, head_dim);
     } else {
         Lanes sum[parts] = {};
         for (int64_t p = 0; p < seen; ++p) {
-            const float* value = rows(p) + column;
+            const float* value = rows(begin + p) + column;
             for (int i = 0; i < parts; ++i) sum[i] += scores[p] * load(value + i * lanes);
         }
         for (int i = 0; i < parts; ++i) store(out + i * lanes, sum[i] / total);
+    }
+}
+
+// Let no score grow beyond `cap`: cap * tanh(score / cap). There is room for whole Lanes.
+void limit(float* scores, int64_t seen, float cap) {
+    for (int64_t p = seen; p % lanes; ++p) scores[p] = 0;
+    for (int64_t p = 0; p < seen; p += lanes) {
+        const Lanes twice = exponential(load(scores + p) * (2.0f / cap));
+        store(scores + p, cap * ((twice - 1.0f) / (twice + 1.0f)));
     }
 }
 
@@ -123,27 +138,31 @@ float weigh(float* scores, int64_t seen) {
     return total;
 }
 
+// How many of a sequence's positions its last one sees; no window means all.
+inline int64_t near(int64_t length, int64_t window) { return window ? std::min(length, window) : length; }
+
 template <int parts>
 void attend_all(const float* queries, int64_t tokens, int64_t stride, int64_t heads, int64_t kv_heads,
                 int64_t head_dim, const int64_t* tables, const int64_t* first, const int64_t* lengths,
-                int64_t block_size, const float* cache, float* out) {
+                int64_t block_size, int64_t window, float cap, const float* cache, float* out) {
     const int64_t groups = heads / kv_heads;
     const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
     int64_t work = 0;
-    for (int64_t t = 0; t < tokens; ++t) work += 2 * lengths[t] * heads * head_dim;
+    for (int64_t t = 0; t < tokens; ++t) work += 2 * near(lengths[t], window) * heads * head_dim;
 #pragma omp parallel for collapse(2) schedule(dynamic, 4) if (work > worth_threads)
     for (int64_t t = 0; t < tokens; ++t) {
         for (int64_t kv = 0; kv < kv_heads; ++kv) {
             static thread_local std::vector<float> scores;
-            const int64_t seen = lengths[t];
+            const int64_t seen = near(lengths[t], window), begin = lengths[t] - seen;
             scores.resize((seen + lanes - 1) / lanes * lanes);
             const CachedRows rows{cache, tables + first[t], block_size, 2 * kv_heads * head_dim};
             for (int64_t head = kv * groups; head < (kv + 1) * groups; ++head) {
                 const float* q = queries + t * stride + head * head_dim;
-                score<parts>(q, rows, kv * head_dim, head_dim, seen, scale, scores.data());
+                score<parts>(q, rows, kv * head_dim, head_dim, begin, seen, scale, scores.data());
+                if (cap > 0) limit(scores.data(), seen, cap);
                 const float total = weigh(scores.data(), seen);
-                mix<parts>(scores.data(), total, rows, (kv_heads + kv) * head_dim, head_dim, seen,
-                           out + (t * heads + head) * head_dim);
+                mix<parts>(scores.data(), total, rows, (kv_heads + kv) * head_dim, head_dim, begin,
+                           seen, out + (t * heads + head) * head_dim);
             }
         }
     }
@@ -226,13 +245,14 @@ void rotate_and_store(float* qkv, int64_t tokens, int64_t stride, int64_t heads,
 }
 
 // Attention of tokens over their own sequence, read where it lies in the blocked cache.
-// Shapes: queries (tokens, stride); tables: block numbers, those of token t from first[t]; lengths[t] positions are seen;
-// out (tokens, heads * head_dim).
+// Shapes: queries (tokens, stride); tables: block numbers, those of token t from first[t]; lengths[t] positions are seen,
+// or the last `window` of them, unless it is 0; scores stay below `cap`, unless that is 0; out (tokens, heads * head_dim).
 void attend(const float* queries, int64_t tokens, int64_t stride, int64_t heads, int64_t kv_heads, int64_t head_dim,
-            const int64_t* tables, const int64_t* first, const int64_t* lengths, int64_t block_size,
-            const float* cache, float* out) {
-    const auto chosen = head_dim == 4 * lanes ? attend_all<4> : head_dim == 8 * lanes ? attend_all<8> : attend_all<0>;
-    chosen(queries, tokens, stride, heads, kv_heads, head_dim, tables, first, lengths, block_size, cache, out);
+            const int64_t* tables, const int64_t* first, const int64_t* lengths, int64_t block_size, int64_t window,
+            float cap, const float* cache, float* out) {
+    const auto chosen = head_dim == 4 * lanes ? attend_all<4> : head_dim == 8 * lanes ? attend_all<8>
+        : head_dim == 16 * lanes ? attend_all<16> : attend_all<0>;
+    chosen(queries, tokens, stride, heads, kv_heads, head_dim, tables, first, lengths, block_size, window, cap, cache, out);
 }
 
 // Add to each token's output the low-rank update of its own adapter.
@@ -297,8 +317,8 @@ void quantise(const float* x, int64_t rows, int64_t n, float least_peak, float* 
     }
 }
 
-// silu(gate) * up. Shapes: gate_up (rows, 2 n), out (rows, n).
-void gated(const float* gate_up, int64_t rows, int64_t n, float* out) {
+// opened(gate) * up, where silu or, with `gelu`, gelu (tanh) opens. Shapes: gate_up (rows, 2 n), out (rows, n).
+void gated(const float* gate_up, int64_t rows, int64_t n, bool gelu, float* out) {
 #pragma omp parallel for schedule(static) if (rows * n * 4 > worth_threads)
     for (int64_t row = 0; row < rows; ++row) {
         const float *gate = gate_up + row * 2 * n, *up = gate + n;
@@ -306,9 +326,9 @@ void gated(const float* gate_up, int64_t rows, int64_t n, float* out) {
         int64_t i = 0;
         for (; i + lanes <= n; i += lanes) {
             const Lanes own = load(gate + i);
-            store(to + i, own / (1.0f + exponential(-own)) * load(up + i));
+            store(to + i, own / (1.0f + exponential(-(gelu ? gelu_argument(own) : own))) * load(up + i));
         }
-        for (; i < n; ++i) to[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+        for (; i < n; ++i) to[i] = gate[i] / (1.0f + std::exp(-(gelu ? gelu_argument(gate[i]) : gate[i]))) * up[i];
     }
 }
 

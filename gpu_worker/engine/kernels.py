@@ -24,11 +24,13 @@ FLAGS = ("-fno-associative-math",)
 _POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, tuple[type, ...]] = {
     "rotate_and_store": (_POINTER, *[_COUNT] * 5, _POINTER, _POINTER, _POINTER),
-    "attend": (_POINTER, *[_COUNT] * 5, _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _POINTER),
+    "attend": (
+        _POINTER, *[_COUNT] * 5, _POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _FLOAT, _POINTER, _POINTER,
+    ),
     "low_rank": (_POINTER, _COUNT, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _POINTER, _COUNT),
     "rms_norm": (_POINTER, _POINTER, _FLOAT, _COUNT, _COUNT, _POINTER),
     "quantise": (_POINTER, _COUNT, _COUNT, _FLOAT, _POINTER, _POINTER),
-    "gated": (_POINTER, _COUNT, _COUNT, _POINTER),
+    "gated": (_POINTER, _COUNT, _COUNT, ctypes.c_bool, _POINTER),
 }  # fmt: skip
 
 
@@ -45,9 +47,10 @@ class Kernels:
         return functional.rms_norm(x, (x.shape[-1],), weight, self._shape.rms_eps)
 
     def gated(self, gate_up: Tensor) -> Tensor:
-        """Return silu(gate) * up. Shapes: gate_up (N, 2 n), result (N, n)."""
+        """Return silu(gate) * up, or gelu(gate) * up (tanh). Shapes: gate_up (N, 2 n), result (N, n)."""
         gate, up = gate_up.chunk(2, -1)
-        return functional.silu(gate).mul_(up)
+        opened = functional.gelu(gate, approximate="tanh") if self._shape.family.gelu else functional.silu(gate)
+        return opened.mul_(up)
 
     def quantise(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows in 8 bits and their scales; see `linear.quantised`."""
@@ -86,10 +89,10 @@ class NativeKernels(Kernels):
         return out
 
     def gated(self, gate_up: Tensor) -> Tensor:
-        """Return silu(gate) * up."""
+        """Return silu(gate) * up, or gelu(gate) * up."""
         rows, width = gate_up.shape
         out = torch.empty(rows, width // 2)
-        self._library.gated(gate_up.data_ptr(), rows, width // 2, out.data_ptr())
+        self._library.gated(gate_up.data_ptr(), rows, width // 2, self._shape.family.gelu, out.data_ptr())
         return out
 
     def quantise(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,8 +110,8 @@ class NativeKernels(Kernels):
             rotation.data_ptr(), slots.data_ptr(), cache.data_ptr(),
         )  # fmt: skip
 
-    def attend(self, qkv: Tensor, rows: DirectRows, cache: Tensor) -> Tensor:
-        """Return the attention of the first tokens, each over its own sequence.
+    def attend(self, qkv: Tensor, rows: DirectRows, cache: Tensor, window: int | None = None) -> Tensor:
+        """Return the attention of the first tokens, each over its own sequence, or the `window` last of it.
 
         Shapes: result (tokens, query_width).
         """
@@ -118,7 +121,7 @@ class NativeKernels(Kernels):
         self._library.attend(
             qkv.data_ptr(), tokens, qkv.stride(0), shape.heads, shape.kv_heads, shape.head_dim,
             rows.tables.data_ptr(), rows.first.data_ptr(), rows.lengths.data_ptr(), BLOCK_SIZE,
-            cache.data_ptr(), out.data_ptr(),
+            window or 0, shape.score_cap or 0.0, cache.data_ptr(), out.data_ptr(),
         )  # fmt: skip
         return out
 

@@ -6,15 +6,39 @@ from pathlib import Path
 from typing import Any
 
 from gpu_worker.engine.errors import UnsupportedModel
-from gpu_worker.rotary import Rope, UnknownScaling, read_rope
+from gpu_worker.families import (
+    FAMILIES,
+    Family,
+    caps,
+    has_tied_head,
+    head_size,
+    layer_ropes,
+    layer_windows,
+    query_scale,
+    unknown_activation,
+)
+from gpu_worker.rotary import Rope, UnknownScaling
 
-ARCHITECTURES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
-WITH_HEAD_NORMS = frozenset({"Qwen3ForCausalLM"})  # queries and keys are normed, head by head, before they are rotated
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "GemmaForCausalLM": "gemma",
+    "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForCausalLM": "gemma3_text",
+}
+_WITHOUT_OUTPUT_BIAS = ("qwen2", "mistral")  # whatever their configs say of biases
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Dimensions of a decoder; widths in numbers of features."""
+    """Dimensions of a decoder; widths in numbers of features.
+
+    `ropes`: how far positions turn in each layer. `windows`: how many tokens back each layer looks, its own included,
+    None for all. `query_scale`: what queries are multiplied by besides 1 / √head_dim. `score_cap`, `logit_cap`: the
+    size beyond which attention's scores and the logits do not grow.
+    """
 
     vocabulary: int
     hidden: int
@@ -24,11 +48,15 @@ class ModelShape:
     kv_heads: int
     head_dim: int
     rms_eps: float
-    rope: Rope
+    ropes: tuple[Rope, ...]
+    windows: tuple[int | None, ...]
     max_positions: int
     tied_head: bool
     qkv_bias: bool
-    head_norms: bool = False
+    family: Family = FAMILIES["llama"]
+    query_scale: float = 1.0
+    score_cap: float | None = None
+    logit_cap: float | None = None
 
     @property
     def query_width(self) -> int:
@@ -39,6 +67,11 @@ class ModelShape:
     def kv_width(self) -> int:
         """Features of all key heads together; the values have as many."""
         return self.kv_heads * self.head_dim
+
+    @property
+    def window(self) -> int | None:
+        """How many tokens back the layers look that do not look at everything; a model has one such number."""
+        return next((window for window in self.windows if window), None)
 
     @property
     def qkv_width(self) -> int:
@@ -52,9 +85,13 @@ def read_model_shape(model_dir: Path) -> ModelShape:
         config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UnsupportedModel(f"config.json cannot be read: {error}") from error
-    _require_llama_shaped(config)
+    architecture = (config.get("architectures") or [None])[0]
+    if architecture not in ARCHITECTURES:
+        raise UnsupportedModel(f"the architecture {architecture} has no fast path")
+    config["model_type"] = ARCHITECTURES[architecture]
+    _require_known_parts(config)
     heads = int(config["num_attention_heads"])
-    qwen = config["architectures"][0] == "Qwen2ForCausalLM"
+    score_cap, logit_cap = caps(config)
     return ModelShape(
         vocabulary=int(config["vocab_size"]),
         hidden=int(config["hidden_size"]),
@@ -62,35 +99,43 @@ def read_model_shape(model_dir: Path) -> ModelShape:
         layers=int(config["num_hidden_layers"]),
         heads=heads,
         kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
+        head_dim=head_size(config),
         rms_eps=float(config["rms_norm_eps"]),
-        rope=_rope(config),
+        ropes=_ropes(config),
+        windows=_windows(config),
         max_positions=int(config["max_position_embeddings"]),
-        tied_head=bool(config.get("tie_word_embeddings", False)),
-        qkv_bias=qwen or bool(config.get("attention_bias", False)),
-        head_norms=config["architectures"][0] in WITH_HEAD_NORMS,
+        tied_head=has_tied_head(config),
+        qkv_bias=config["model_type"] == "qwen2" or bool(config.get("attention_bias", False)),
+        family=FAMILIES[config["model_type"]],
+        query_scale=query_scale(config),
+        score_cap=score_cap,
+        logit_cap=logit_cap,
     )
 
 
-def _require_llama_shaped(config: dict[str, Any]) -> None:
-    architectures = config.get("architectures") or [None]
-    if architectures[0] not in ARCHITECTURES:
-        raise UnsupportedModel(f"the architecture {architectures[0]} has no fast path")
-    if config.get("hidden_act") != "silu":
-        raise UnsupportedModel(f"the activation {config.get('hidden_act')} has no fast path")
-    if config.get("attention_bias") and architectures[0] in ("LlamaForCausalLM", *WITH_HEAD_NORMS):
+def _require_known_parts(config: dict[str, Any]) -> None:
+    if activation := unknown_activation(config):
+        raise UnsupportedModel(f"the activation {activation} has no fast path")
+    if config.get("attention_bias") and config["model_type"] not in _WITHOUT_OUTPUT_BIAS:
         raise UnsupportedModel("a biased output projection has no fast path")
     if config.get("mlp_bias"):
         raise UnsupportedModel("a biased feed-forward layer has no fast path")
     if config.get("quantization_config"):
         raise UnsupportedModel("quantized weights have no fast path")
-    window = config.get("sliding_window")
-    if window and config.get("use_sliding_window", True) and window < config["max_position_embeddings"]:
-        raise UnsupportedModel("sliding window attention has no fast path")
+    if any(caps(config)) and FAMILIES[config["model_type"]].caps is None:
+        raise UnsupportedModel("capping of logits has no fast path outside of Gemma 2")
+    if config.get("use_bidirectional_attention"):
+        raise UnsupportedModel("attention in both directions has no fast path")
 
 
-def _rope(config: dict[str, Any]) -> Rope:
+def _windows(config: dict[str, Any]) -> tuple[int | None, ...]:
+    """Return the layers' windows; one that no sequence outgrows is none."""
+    most = int(config["max_position_embeddings"])
+    return tuple(window if window and window < most else None for window in layer_windows(config))
+
+
+def _ropes(config: dict[str, Any]) -> tuple[Rope, ...]:
     try:
-        return read_rope(config)
+        return layer_ropes(config)
     except UnknownScaling as kind:
         raise UnsupportedModel(f"the position scaling {kind} has no fast path") from kind

@@ -25,9 +25,10 @@ DIRECT_WORK = 2**16
 class ShortRows:
     """Rows that attend in one call: B rows of up to M tokens over up to T cached positions.
 
-    Shapes: blocks (B * T / BLOCK_SIZE,); mask (B, 1, groups * M, T), 0 or -inf; query_index (B * M,) flat tokens, with
-    repetition where a row is shorter; answer_index (tokens,) positions in (B * M) of the true ones. Both indices are
-    None when every row has one token: then flat tokens and padded positions are the same.
+    Shapes: blocks (B * T / BLOCK_SIZE,); mask, near_mask (B, 1, groups * M, T), 0 or -inf; query_index (B * M,) flat
+    tokens, with repetition where a row is shorter; answer_index (tokens,) positions in (B * M) of the true ones. Both
+    indices are None when every row has one token: then flat tokens and padded positions are the same.
+    `near_mask` is for layers that look at what is near; it is the mask itself where all of every row is.
     """
 
     tokens: int
@@ -35,6 +36,7 @@ class ShortRows:
     width: int
     blocks: Tensor
     mask: Tensor
+    near_mask: Tensor
     query_index: Tensor | None
     answer_index: Tensor | None
 
@@ -56,7 +58,8 @@ class DirectRows:
 class LongRow:
     """A row that attends alone, over its own past and itself.
 
-    Shapes: blocks (n,); mask (end - start, length) additive, or None where plain causality says the same.
+    Shapes: blocks (n,); mask, near_mask (end - start, length) additive, or None where plain causality says the same.
+    `near_mask` is for layers that look at what is near; it is the mask itself where all of the row is.
     """
 
     start: int
@@ -64,6 +67,7 @@ class LongRow:
     length: int
     blocks: Tensor
     mask: Tensor | None
+    near_mask: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,19 @@ class StepLayout:
 
 
 def lay_out(
-    rows: Sequence[StepRow], *, query_groups: int, device: torch.device, dtype: torch.dtype, direct: bool = False
+    rows: Sequence[StepRow],
+    *,
+    query_groups: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    direct: bool = False,
+    window: int | None = None,
 ) -> StepLayout:
-    """Return the layout of a step. `query_groups`: query heads per key/value head; `direct`: short rows as such."""
+    """Return the layout of a step.
+
+    `query_groups`: query heads per key/value head; `direct`: short rows as such; `window`: how many tokens back the
+    layers look that do not look at everything, where there are such.
+    """
     # short rows first; within both parts the rows of one adapter side by side, so that their tokens are one stretch
     alone = [_attends_alone(row, direct) for row in rows]
     order = sorted(range(len(rows)), key=lambda index: (alone[index], _uid(rows[index])))
@@ -101,7 +115,7 @@ def lay_out(
     if short_count and direct:
         short = _direct_rows(ordered[:short_count], places)
     elif short_count:
-        short = _to_device(_short_rows(ordered[:short_count], places, query_groups, dtype), device)
+        short = _to_device(_short_rows(ordered[:short_count], places, query_groups, dtype, window), device)
     return StepLayout(
         token_ids=torch.tensor([token for row in ordered for token in row.token_ids]).to(device),
         positions=_positions(ordered, places).to(device),
@@ -109,7 +123,7 @@ def lay_out(
         adapter_uids=[row.adapter_uid for row in ordered for _ in row.token_ids],
         short=short,
         long=tuple(
-            _long_row(row, start, device, dtype)
+            _long_row(row, start, device, dtype, window)
             for row, start in zip(ordered[short_count:], starts[short_count:], strict=True)
         ),
         logit_index=_logit_index(rows, order, starts).to(device),
@@ -157,7 +171,9 @@ def _logit_index(rows: Sequence[StepRow], order: Sequence[int], starts: Sequence
     return torch.tensor(index, dtype=torch.long)
 
 
-def _short_rows(rows: Sequence[StepRow], positions: Tensor, groups: int, dtype: torch.dtype) -> ShortRows:
+def _short_rows(
+    rows: Sequence[StepRow], positions: Tensor, groups: int, dtype: torch.dtype, window: int | None
+) -> ShortRows:
     counts = [len(row.token_ids) for row in rows]
     width, tokens = max(counts), sum(counts)
     block_count = max((row.start + len(row.token_ids) - 1) // BLOCK_SIZE + 1 for row in rows)
@@ -172,15 +188,17 @@ def _short_rows(rows: Sequence[StepRow], positions: Tensor, groups: int, dtype: 
         query_index = (firsts[:, None] + torch.minimum(offsets[None, :], lengths[:, None] - 1)).flatten()
         answer_index = (offsets[None, :] < lengths[:, None]).flatten().nonzero().flatten()
         padded_positions = positions[query_index].view(len(rows), width)
-    future = torch.arange(block_count * BLOCK_SIZE)[None, None, :] > padded_positions[:, :, None]
-    mask = torch.zeros(future.shape, dtype=dtype).masked_fill_(future, float("-inf"))
+    own, seen = padded_positions[:, :, None], torch.arange(block_count * BLOCK_SIZE)[None, None, :]
+    mask, near = _masks(seen > own, own, seen, dtype=dtype, window=window)
+    # one mask row per (group, token), in the order in which the queries of a key/value head are folded
+    folded = mask.repeat(1, groups, 1).unsqueeze(1)
     return ShortRows(
         tokens=tokens,
         rows=len(rows),
         width=width,
         blocks=blocks,
-        # one mask row per (group, token), in the order in which the queries of a key/value head are folded
-        mask=mask.repeat(1, groups, 1).unsqueeze(1),
+        mask=folded,
+        near_mask=folded if near is mask else near.repeat(1, groups, 1).unsqueeze(1),
         query_index=query_index,
         answer_index=answer_index,
     )
@@ -211,31 +229,47 @@ def _to_device(short: ShortRows, device: torch.device) -> ShortRows:
         width=short.width,
         blocks=short.blocks.to(device),
         mask=short.mask.to(device),
+        near_mask=short.near_mask.to(device),
         query_index=None if short.query_index is None else short.query_index.to(device),
         answer_index=None if short.answer_index is None else short.answer_index.to(device),
     )
 
 
-def _long_row(row: StepRow, flat_start: int, device: torch.device, dtype: torch.dtype) -> LongRow:
+def _masks(
+    hidden: Tensor, own: Tensor, seen: Tensor, *, dtype: torch.dtype, window: int | None
+) -> tuple[Tensor, Tensor]:
+    """Return what hides `hidden` from queries at the positions `own`, and what hides all that is not near as well."""
+    mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
+    if window is None or int(own.max()) < window:
+        return mask, mask
+    return mask, mask.masked_fill(seen <= own - window, float("-inf"))
+
+
+def _long_row(row: StepRow, flat_start: int, device: torch.device, dtype: torch.dtype, window: int | None) -> LongRow:
     count = len(row.token_ids)
     length = row.start + count
-    mask = None
+    mask = near_mask = None
+    own, seen = torch.arange(row.start, length), torch.arange(length)
+    hidden = seen[None, :] > own[:, None]
     if row.parents:
-        mask = _tree_mask(row, dtype).to(device)
-    elif row.start:
-        future = torch.arange(length)[None, :] > torch.arange(row.start, length)[:, None]
-        mask = torch.zeros(future.shape, dtype=dtype).masked_fill_(future, float("-inf")).to(device)
+        own = row.start + torch.tensor(depths(row.parents))
+        seen = torch.cat([seen[: row.start], own])
+        hidden = _hidden_in_tree(row)
+    if row.parents or row.start or (window is not None and length > window):
+        mask, near_mask = _masks(hidden, own[:, None], seen[None, :], dtype=dtype, window=window)
+        mask, near_mask = mask.to(device), near_mask.to(device)
     block_count = (length - 1) // BLOCK_SIZE + 1
     return LongRow(
         start=flat_start,
         end=flat_start + count,
         length=length,
         blocks=torch.tensor(row.block_table[:block_count]).to(device),
-        mask=mask,
+        mask=mask if row.parents or row.start else None,
+        near_mask=near_mask,
     )
 
 
-def _tree_mask(row: StepRow, dtype: torch.dtype) -> Tensor:
+def _hidden_in_tree(row: StepRow) -> Tensor:
     """Let each token of a tree see the cache, its ancestors and itself. Shapes: result (tokens, start + tokens)."""
     count = len(row.token_ids)
     seen = torch.zeros((count, count), dtype=torch.bool)
@@ -243,6 +277,4 @@ def _tree_mask(row: StepRow, dtype: torch.dtype) -> Tensor:
         if parent >= 0:
             seen[place] = seen[parent]
         seen[place, place] = True
-    mask = torch.zeros((count, row.start + count), dtype=dtype)
-    mask[:, row.start :].masked_fill_(~seen, float("-inf"))
-    return mask
+    return torch.cat([torch.zeros((count, row.start), dtype=torch.bool), ~seen], dim=1)

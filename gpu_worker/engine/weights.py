@@ -13,22 +13,26 @@ from torch import Tensor
 from gpu_worker.engine.errors import UnsupportedModel
 from gpu_worker.engine.linear import Linear, Quantise, make_linear, quantised
 from gpu_worker.engine.model_shape import ModelShape
+from gpu_worker.families import norms_of
 
 
 @dataclass(frozen=True)
 class LayerWeights:
     """One decoder layer. Outputs of `qkv` are queries, keys, values side by side; of `gate_up` gates, then ups.
 
-    `head_norms` (heads + kv_heads, head_dim): weights of norms of queries and keys, where the family has them.
+    Where the family has them: `head_norms` (heads + kv_heads, head_dim), weights of norms of queries and keys, and
+    those of what attention and feed-forward give.
     """
 
-    input_norm: Tensor
+    attention_norm: Tensor
     qkv: Linear
     output: Linear
-    post_norm: Tensor
+    mlp_norm: Tensor
     gate_up: Linear
     down: Linear
     head_norms: Tensor | None = None
+    attention_out_norm: Tensor | None = None
+    mlp_out_norm: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,12 @@ class Placing:
     """With `eight_bit`: what brings activations to 8 bits."""
 
     def vector(self, tensor: Tensor) -> Tensor:
-        """Return a copy of a norm or bias."""
+        """Return a copy of a bias."""
         return tensor.to(self.device, self.dtype, copy=True)
+
+    def norm(self, tensor: Tensor, offset: float) -> Tensor:
+        """Return the weights of a norm, to which the family adds `offset`."""
+        return self.vector(tensor.float() + offset)
 
     def linear(self, matrix: Tensor, bias: Tensor | None = None) -> Linear:
         """Return a matrix ready for multiplication; the given one may be memory-mapped."""
@@ -120,7 +128,7 @@ def load_weights(model_dir: Path, shape: ModelShape, placing: Placing) -> Decode
     head_name = "model.embed_tokens.weight" if shape.tied_head else "lm_head.weight"
     with folder.tensors("model.norm.weight", head_name) as (norm, matrix):
         _check("the head", matrix, (shape.vocabulary, shape.hidden))
-        final_norm, head = placing.vector(norm), placing.linear(matrix)
+        final_norm, head = placing.norm(norm, shape.family.norm_offset), placing.linear(matrix)
     embedding = folder.mapped("model.embed_tokens.weight")
     _check("the embedding", embedding, (shape.vocabulary, shape.hidden))
     if placing.device.type != "cpu":
@@ -132,8 +140,6 @@ def load_weights(model_dir: Path, shape: ModelShape, placing: Placing) -> Decode
 def _load_layer(folder: TensorFolder, index: int, shape: ModelShape, placing: Placing) -> LayerWeights:
     prefix = f"model.layers.{index}."
     names = [
-        "input_layernorm",
-        "post_attention_layernorm",
         *(f"self_attn.{part}_proj" for part in "qkvo"),
         *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
     ]
@@ -143,25 +149,28 @@ def _load_layer(folder: TensorFolder, index: int, shape: ModelShape, placing: Pl
         return placing.linear(matrix, bias)
 
     bias = _load_qkv_bias(folder, prefix, shape, placing) if shape.qkv_bias else None
-    with folder.tensors(*(f"{prefix}{name}.weight" for name in names)) as (norm, post, q, k, v, o, gate, up, down):
+    with folder.tensors(*(f"{prefix}{name}.weight" for name in names)) as (q, k, v, o, gate, up, down):
         qkv = torch.cat([interleave_pairs(q, shape.head_dim), interleave_pairs(k, shape.head_dim), v])
         return LayerWeights(
-            input_norm=placing.vector(norm),
+            **_load_norms(folder, prefix, shape, placing),
             qkv=keep("qkv", qkv, shape.qkv_width, shape.hidden, bias),
             output=keep("output", o, shape.hidden, shape.query_width),
-            post_norm=placing.vector(post),
             gate_up=keep("gate_up", torch.cat([gate, up]), 2 * shape.intermediate, shape.hidden),
             down=keep("down", down, shape.hidden, shape.intermediate),
-            head_norms=_load_head_norms(folder, prefix, shape, placing) if shape.head_norms else None,
         )
 
 
-def _load_head_norms(folder: TensorFolder, prefix: str, shape: ModelShape, placing: Placing) -> Tensor:
-    with folder.tensors(*(f"{prefix}self_attn.{part}_norm.weight" for part in "qk")) as norms:
-        for name, norm in zip("qk", norms, strict=True):
-            _check(f"{prefix}{name}_norm", norm, (shape.head_dim,))
-        query, key = (interleave_pairs(norm, shape.head_dim) for norm in norms)
-        return placing.vector(torch.cat([query.expand(shape.heads, -1), key.expand(shape.kv_heads, -1)]))
+def _load_norms(folder: TensorFolder, prefix: str, shape: ModelShape, placing: Placing) -> dict[str, Tensor]:
+    """Return a layer's norms under the names of `LayerWeights`."""
+    names = norms_of(shape.family)
+    with folder.tensors(*(f"{prefix}{name}.weight" for name in names.values())) as tensors:
+        found = dict(zip(names, tensors, strict=True))
+        for name, norm in found.items():
+            _check(f"{prefix}{name}", norm, (shape.head_dim if name in ("query_norm", "key_norm") else shape.hidden,))
+        if shape.family.head_norms:
+            query, key = (interleave_pairs(found.pop(name), shape.head_dim) for name in ("query_norm", "key_norm"))
+            found["head_norms"] = torch.cat([query.expand(shape.heads, -1), key.expand(shape.kv_heads, -1)])
+        return {name: placing.norm(norm, shape.family.norm_offset) for name, norm in found.items()}
 
 
 def _load_qkv_bias(folder: TensorFolder, prefix: str, shape: ModelShape, placing: Placing) -> Tensor:

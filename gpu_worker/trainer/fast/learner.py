@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from datasets_app.learned_rows import EncodedRow
 from experiments.hyperparameters import OWN_TARGETS, Hyperparameters
 from gpu_worker.compiled import NativeUnavailable
+from gpu_worker.families import norms_of
 from gpu_worker.rotary import Rope
 from gpu_worker.trainer.adapter import PREFIX, lora_config, lora_scale
 from gpu_worker.trainer.fast.attention import MOST_KEPT_KEYS
@@ -19,7 +20,7 @@ from gpu_worker.trainer.fast.native_check import require_agreement
 from gpu_worker.trainer.fast.packing import HeadLayout, PackedBatch, pack
 from gpu_worker.trainer.fast.products import EightBitProduct, ExactProduct, FrozenProduct
 from gpu_worker.trainer.fast.projection import AdaptedProjection, StackedAdapter
-from gpu_worker.trainer.fast.support import DecoderShape, computes_in_eight_bit, decoder_shape, norms_of, read_config
+from gpu_worker.trainer.fast.support import DecoderShape, computes_in_eight_bit, decoder_shape, read_config
 from gpu_worker.trainer.fast.weights import GROUPS, DecoderWeights, FrozenProjection, LayerWeights, load_weights
 from gpu_worker.trainer.learner import Outcome, require_layers, unusable_base_model
 from gpu_worker.trainer.parameters import AdapterParameters, Slot

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from gpu_worker.engine.kernels import Kernels, NativeKernels
 from gpu_worker.engine.lora_bank import PROJECTIONS, LoraBank
 from gpu_worker.engine.model_shape import ModelShape, read_model_shape
 from gpu_worker.engine.step_layout import DirectRows
+from gpu_worker.families import FAMILIES
 from gpu_worker.rotary import Rope
 from tests.gpu_worker.engine.driver import Driver, make_driver
 
@@ -39,6 +41,10 @@ def test_one_by_one(compiled_kernels, model_dir) -> None:
     assert torch.allclose(native.rms_norm(x, weight), plain.rms_norm(x, weight), atol=1e-6)
     gate_up = torch.randn(5, 2 * shape.intermediate)
     assert torch.allclose(native.gated(gate_up), plain.gated(gate_up), atol=1e-6)
+    gemma = replace(shape, family=FAMILIES["gemma"])
+    for scale in (1e-3, 1.0, 20.0):
+        pair = [kernels(gemma).gated(scale * gate_up) for kernels in (NativeKernels, Kernels)]
+        assert torch.allclose(*pair, rtol=1e-5, atol=1e-6)
     (rounded, scales), (right, right_scales) = native.quantise(x * 9), plain.quantise(x * 9)
     assert torch.allclose(scales, right_scales)
     assert int((rounded.int() - right.int()).abs().max()) <= 1  # ties go to different sides
@@ -76,23 +82,32 @@ def wide_shape(head_dim: int) -> ModelShape:
     """Return a shape whose widths are no whole number of vector registers, except where heads are."""
     return ModelShape(
         vocabulary=40, hidden=6 * head_dim + 5, intermediate=37, layers=1, heads=6, kv_heads=2, head_dim=head_dim,
-        rms_eps=1e-5, rope=Rope(), max_positions=256, tied_head=True, qkv_bias=False,
+        rms_eps=1e-5, ropes=(Rope(),), windows=(None,), max_positions=256, tied_head=True, qkv_bias=False,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("head_dim", [24, 64, 128])
-def test_attention_of_any_width(compiled_kernels, head_dim) -> None:
-    shape = wide_shape(head_dim)
+@pytest.mark.parametrize("window", [None, 5, 16])
+@pytest.mark.parametrize("cap", [None, 2.0])
+@pytest.mark.parametrize("head_dim", [24, 64, 128, 256])
+def test_attention_of_any_width(compiled_kernels, head_dim, window, cap) -> None:
+    shape = replace(wide_shape(head_dim), score_cap=cap)
     torch.manual_seed(1)
     qkv, cache = torch.randn(3, shape.qkv_width), torch.randn(8 * 16, 2 * shape.kv_width)
     tables, lengths = [[3, 1, 6], [5]], [40, 7, 8]
     rows = DirectRows(torch.tensor([3, 1, 6, 5]), torch.tensor([0, 3, 3]), torch.tensor(lengths))
-    found = NativeKernels(shape).attend(qkv, rows, cache)
+    found = NativeKernels(shape).attend(qkv, rows, cache, window)
     for token, (table, length) in enumerate(zip([tables[0], tables[1], tables[1]], lengths, strict=True)):
         seen = cache.view(8, 16, -1)[table].flatten(0, 1)[:length].view(length, 2, shape.kv_heads, head_dim)
         keys, values = seen[:, 0].transpose(0, 1), seen[:, 1].transpose(0, 1)
         query = qkv[token, : shape.query_width].view(shape.heads, 1, head_dim)
-        right = functional.scaled_dot_product_attention(query, keys, values, enable_gqa=True)
+        mask = torch.zeros(1, length)
+        mask[:, : max(0, length - (window or length))] = float("-inf")
+        if cap is None:
+            right = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, enable_gqa=True)
+        else:
+            keys, values = (one.repeat_interleave(3, dim=0) for one in (keys, values))
+            scores = cap * torch.tanh(query @ keys.transpose(1, 2) / head_dim**0.5 / cap) + mask
+            right = scores.softmax(-1) @ values
         assert torch.allclose(found[token], right.flatten(), atol=2e-6)
 
 

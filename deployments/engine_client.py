@@ -7,9 +7,10 @@ is Unavailable with a hint when to try again.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from deployments.engine_connection import (
     Silence,
     exchange,
 )
+from deployments.engine_places import Places
 from portal import stopping
 from portal.errors import PortalError, Unavailable
 
@@ -38,6 +40,13 @@ _METRICS_TIMEOUT_S = 2.0
 _MAX_ANSWER_BYTES = 32 * 1024 * 1024
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 SCORE = "/v1/score_values"
+# What vLLM says of a schema depends on the library that reads it, and on the release.
+_SCHEMA_REFUSAL = re.compile(r"json schema|\bgrammar\b|structured output", re.IGNORECASE)
+
+# An engine of ours runs and lets wait about half as many, so its own bounds and fair order decide there.
+_places = Places(most=320, share=0.5)
+# Our own engine gives up what could not begin within a minute; here that is done for those that do not.
+BEGIN_WITHIN_S = 75.0
 
 _pool = Pool()
 
@@ -100,7 +109,10 @@ def chat(
     Raises: PortalError for what the engine refuses, Unavailable, EngineTimeout, CallerGone.
     """
     deadline = time.monotonic() + settings.ENGINE_TIMEOUT_SECONDS
-    with _open(target, target.request("POST", path, body), settings.ENGINE_TIMEOUT_SECONDS, caller) as answer:
+    with (
+        _places.at(target.address, _owner(body)),
+        _open(target, target.request("POST", path, body), settings.ENGINE_TIMEOUT_SECONDS, caller) as answer,
+    ):
         content = _read_all(answer, deadline, caller)
     _raise_for(answer, content)
     return _decoded(content)
@@ -124,12 +136,18 @@ def stream_chat(
     Raises: as `chat`, as long as the engine refuses before its first byte.
     """
     request = target.request("POST", path, {**body, "stream": True})
-    answer = _open(target, request, settings.ENGINE_TIMEOUT_SECONDS, caller)
-    if answer.status != 200:
-        with answer:
-            content = _read_all(answer, time.monotonic() + _CONTROL_TIMEOUT_S, caller)
-        _raise_for(answer, content)
-    return ChatStream(answer, caller)
+    with ExitStack() as stack:
+        stack.enter_context(_places.at(target.address, _owner(body)))
+        answer = stack.enter_context(_open(target, request, settings.ENGINE_TIMEOUT_SECONDS, caller))
+        if answer.status != 200:
+            _raise_for(answer, _read_all(answer, time.monotonic() + _CONTROL_TIMEOUT_S, caller))
+        return ChatStream(answer, caller, stack.pop_all())
+    raise AssertionError("unreachable")
+
+
+def _owner(body: Mapping[str, Any]) -> str:
+    """Return whose request it is: no two teams have one salt for their caches."""
+    return str(body.get("cache_salt") or "")
 
 
 def load_adapter(target: EngineTarget, *, name: str, folder: Path) -> None:
@@ -166,7 +184,10 @@ def metrics_of(target: EngineTarget) -> str | None:
 class ChatStream:
     """The events of a streamed answer, as they arrive."""
 
-    def __init__(self, answer: Exchange, caller: int | None) -> None:
+    def __init__(self, answer: Exchange, caller: int | None, ending: ExitStack) -> None:
+        """`ending` closes the answer and gives its place back."""
+        self._ending = ending
+        self._has_begun = False
         self._answer = answer
         self._caller = caller
         self._buffer = b""
@@ -177,8 +198,8 @@ class ChatStream:
         """Return the next event, None after the last one.
 
         Raises: Silence about every PING_EVERY_S without a byte, sooner once the process is stopping; CallerGone,
-        Unavailable if the connection breaks or the stream ends without its mark, EngineTimeout after
-        ENGINE_TIMEOUT_SECONDS of silence.
+        Unavailable if the connection breaks, the stream ends without its mark or does not begin in time, EngineTimeout
+        after ENGINE_TIMEOUT_SECONDS of silence.
         """
         while True:
             block, found, rest = self._buffer.partition(b"\n\n")
@@ -198,7 +219,7 @@ class ChatStream:
         if self._is_done:  # the end of the body follows on the heels of the last event: then the connection is kept
             with suppress(Silence, Disconnected):
                 self._answer.connection.receive_part(wait_s=0.05)
-        self._answer.close()
+        self._ending.close()
 
     def _read_more(self) -> None:
         left_s = stopping.left_s()
@@ -207,6 +228,9 @@ class ChatStream:
             part = self._answer.connection.receive_part(wait_s=wait_s, caller=self._caller)
         except Silence:
             self._silent_s += wait_s
+            if not self._has_begun and self._silent_s >= BEGIN_WITHIN_S:
+                busy = _("The model is too busy to begin this answer. Try again in a moment.")
+                raise Unavailable(busy, retry_after_s=5) from None
             if self._silent_s >= settings.ENGINE_TIMEOUT_SECONDS:
                 raise _timed_out() from None
             raise
@@ -215,6 +239,7 @@ class ChatStream:
         if part is None or len(self._buffer) > _MAX_ANSWER_BYTES:
             raise _broken()
         self._silent_s = 0.0
+        self._has_begun = True
         self._buffer += part.replace(b"\r\n", b"\n")
 
 
@@ -266,7 +291,9 @@ def _raise_for(answer: Exchange, content: bytes) -> None:
     error = _error_of(content)
     if answer.status in (400, 413, 422):
         message = error.get("message") or _("The engine cannot answer this request.")
-        raise PortalError(str(message), param=error.get("param"), code=_code_of(error))
+        code = _code_of(error)
+        param = error.get("param") or ("response_format" if code == "unsupported_schema" else None)
+        raise PortalError(str(message), param=param, code=code)
     if answer.status == 404 and "message" not in error:  # no model is missing, the route is
         raise PortalError(cannot_score(), code="unsupported_model")
     if answer.status in (401, 404):
@@ -288,7 +315,10 @@ def _code_of(error: Mapping[str, Any]) -> str | None:
     code = error.get("code")
     if isinstance(code, str) and code:
         return code
-    return "context_length_exceeded" if "maximum context length" in str(error.get("message")) else None
+    message = str(error.get("message"))
+    if "maximum context length" in message:
+        return "context_length_exceeded"
+    return "unsupported_schema" if _SCHEMA_REFUSAL.search(message) else None
 
 
 def _is_loaded_already(error: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ Behind both is the same HTTP contract; the portal does not notice. vLLM's flags:
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import sys
@@ -20,6 +21,8 @@ TUNEPORT_COMMAND = (sys.executable, "-m", "gpu_worker.engine")
 # Adapters of one step, and those kept in the machine's memory besides: vLLM throws out the least recently used.
 _VLLM_LORAS, _VLLM_KEPT_LORAS, _VLLM_LORA_RANK = 16, 64, 64
 _VLLM_SEQUENCES = 64
+# The library of our own engine, so that the same schemas are served; free white space is what a model can get lost in.
+_VLLM_STRUCTURE = {"backend": "guidance", "disable_any_whitespace": True}
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def vllm_options(folder: Path, slug: str, host: str, port: int) -> list[str]:
         "--max-lora-rank", str(_VLLM_LORA_RANK), "--max-num-seqs", str(_VLLM_SEQUENCES),
         "--enable-prefix-caching", "--enable-prompt-tokens-details",
         "--generation-config", "vllm",  # else the model's own file changes what a caller did not ask to be changed
+        "--structured-outputs-config", json.dumps(_VLLM_STRUCTURE),
         "--disable-uvicorn-access-log",
     ]
     # fmt: on

@@ -126,6 +126,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
+        if "#waits" in asked:
+            self.wait_or_hang_up(10)
         try:
             for index, event in enumerate(self.events(body, asked, words)):
                 self.write_chunk(b"data: " + json.dumps(event).encode() + b"\n\n")

@@ -172,6 +172,21 @@ def test_an_answer_that_is_no_json_is_unavailable_and_a_500_is_final():
         engine_client.chat(answers(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n"), ask("x"))
 
 
+def test_a_stream_that_does_not_begin_in_time_says_when_to_try_again(target, fake_engine, monkeypatch):
+    monkeypatch.setattr(engine_client, "PING_EVERY_S", 0.05)
+    monkeypatch.setattr(engine_client, "BEGIN_WITHIN_S", 0.2)
+    stream = engine_client.stream_chat(target, ask("#waits"))
+    for _ping in range(3):
+        with pytest.raises(Silence):
+            stream.next_event()
+    with pytest.raises(Unavailable, match="too busy to begin") as refusal:
+        stream.next_event()
+    assert refusal.value.headers["Retry-After"] == "5"
+    stream.close()
+    assert wait_for(lambda: fake_engine.hang_ups >= 1), "the engine is told that nobody waits"
+    assert not engine_client._places._open
+
+
 def test_adapters_are_loaded_and_unloaded(target, fake_engine, tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     engine_client.load_adapter(target, name="a", folder=tmp_path)

@@ -17,6 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from llguidance import LLMatcher
+
+SEPARATORS = (",", ":")  # no white space at all, as it is told to
 BLOCK = 16
 CONTEXT = 512
 
@@ -45,15 +48,31 @@ class Served:
 
 def text_of(model: str, path: str, body: dict[str, Any], choice: int) -> str:
     """Return an invented answer that depends on the adapter's content and the prompt, or fits the schema."""
-    wanted = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
+    wanted = schema_of(body)
     if wanted is not None:
-        return json.dumps({name: first_value(field) for name, field in wanted["properties"].items()})
+        return json.dumps(
+            {name: first_value(field) for name, field in wanted["properties"].items()}, separators=SEPARATORS
+        )
     content = model
     if path:
         content = hashlib.sha256((Path(path) / "adapter_model.safetensors").read_bytes()).hexdigest()
     said = json.dumps(body.get("messages") or body.get("prompt"))
     word = hashlib.sha256(f"{content}{said}{choice if body.get('temperature') else 0}".encode()).hexdigest()
     return word[: min(body.get("max_tokens") or 12, 12)]
+
+
+def schema_of(body: dict[str, Any]) -> dict[str, Any] | None:
+    schema: dict[str, Any] | None = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
+    return schema
+
+
+def grammar_error(schema: dict[str, Any]) -> str:
+    """Return what vLLM's "guidance" says of a schema, by the library that it asks; empty if it takes it."""
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults={"whitespace_flexible": False})
+    except ValueError as error:
+        return str(error)
+    return str(LLMatcher.validate_grammar(grammar) or "")
 
 
 def prompt_logprobs(model: str, path: str, body: dict[str, Any]) -> list[dict[str, Any] | None]:
@@ -147,6 +166,9 @@ class Handler(BaseHTTPRequestHandler):
             message = f"This model's maximum context length is {CONTEXT} tokens. However, you requested {limit} more."
             self.refuse(400, message, "BadRequestError")
             return
+        if (schema := schema_of(body)) is not None and (error := grammar_error(schema)):
+            self.refuse(400, f"Grammar error: {error}", "BadRequestError")
+            return
         path = self.served.adapters.get(model, "")
         texts = [text_of(model, path, body, choice) for choice in range(body.get("n") or 1)]
         usage = {
@@ -208,13 +230,21 @@ def main() -> int:
     parser.add_argument("--served-model-name", required=True)
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
-    for name in ("--max-loras", "--max-cpu-loras", "--max-lora-rank", "--max-num-seqs", "--generation-config"):
+    for name in (
+        "--max-loras",
+        "--max-cpu-loras",
+        "--max-lora-rank",
+        "--max-num-seqs",
+        "--generation-config",
+        "--structured-outputs-config",
+    ):
         parser.add_argument(name, required=True)
     for name in ("--enable-lora", "--enable-prefix-caching", "--enable-prompt-tokens-details"):
         parser.add_argument(name, action="store_true", required=True)
     parser.add_argument("--disable-uvicorn-access-log", action="store_true")
     options = parser.parse_args()
     assert os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
+    assert json.loads(options.structured_outputs_config)["disable_any_whitespace"]
     server = make_server(options.host, options.port, base=options.served_model_name, key=os.environ["VLLM_API_KEY"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server.serve_forever()

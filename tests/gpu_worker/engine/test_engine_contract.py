@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 
 from deployments import engine_client, engine_scoring
 from deployments.engine_client import AdapterRefused, EngineFailed, EngineTarget
+from deployments.engine_places import Places
 from gpu_worker.engine_kinds import EngineProgram, choose_program
 from gpu_worker.engine_process import EngineProcess, EngineSpec
 from portal.errors import PortalError, Unavailable
@@ -82,6 +84,12 @@ def ask(target: EngineTarget, model: str, text: str = "The printer does not prin
     return engine_client.chat(target, body | options)
 
 
+def stream(target: EngineTarget, model: str, **options: Any) -> engine_client.ChatStream:
+    messages = [{"role": "user", "content": "The printer does not print."}]
+    body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 8}
+    return engine_client.stream_chat(target, body | options)
+
+
 def said(answer: dict[str, Any]) -> str:
     return str(answer["choices"][0]["message"]["content"])
 
@@ -137,6 +145,52 @@ def test_an_answer_keeps_to_its_schema(target: EngineTarget) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "triage", "schema": SCHEMA, "strict": True}}
     answer = json.loads(said(ask(target, "team-north-v1", max_tokens=60, response_format=wanted)))
     assert set(answer) == {"queue", "urgent"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "not": {"required": ["queue"]}},
+        {"type": "object", "properties": {"a": {"$ref": "#/$defs/missing"}}},
+        {"type": "string", "pattern": "("},
+    ],
+)
+def test_a_schema_that_cannot_be_kept_to_is_refused_before_anything_is_generated(
+    target: EngineTarget, schema: dict[str, Any]
+) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "triage", "schema": schema, "strict": True}}
+    for asked in (ask, stream):
+        with pytest.raises(PortalError) as refusal:
+            asked(target, "team-north-v1", response_format=wanted)
+        assert (refusal.value.status, refusal.value.code) == (400, "unsupported_schema")
+        assert refusal.value.param == "response_format"
+
+
+def test_answers_to_a_schema_have_no_free_white_space(target: EngineTarget) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "triage", "schema": SCHEMA, "strict": True}}
+    text = said(ask(target, "team-north-v1", max_tokens=60, response_format=wanted))
+    assert text in (json.dumps(json.loads(text)), json.dumps(json.loads(text), separators=(",", ":")))
+
+
+def test_more_than_a_process_may_have_open_are_told_to_come_back(
+    target: EngineTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_client, "_places", Places(most=4, share=0.5))
+    with ExitStack() as stack:
+        for team in ("one", "one", "two"):
+            stack.callback(stream(target, "tiny", cache_salt=team).close)
+        for refused in (ask, stream):
+            with pytest.raises(Unavailable, match="of your requests") as refusal:
+                refused(target, "tiny", cache_salt="one")
+            assert (refusal.value.status, refusal.value.headers["Retry-After"]) == (503, "2")
+        stack.callback(stream(target, "tiny", cache_salt="two").close)
+        with pytest.raises(Unavailable, match="Too many requests"):
+            ask(target, "tiny", cache_salt="three")
+    for team in ("one", "two", "three"):
+        assert said(ask(target, "tiny", cache_salt=team))
+    with pytest.raises(PortalError):
+        ask(target, "tiny", temperature=3)
+    assert not engine_client._places._open, "refusals give their places back, too"
 
 
 def test_several_choices(target: EngineTarget) -> None:

@@ -34,7 +34,7 @@ _MEMORY_SHARE = 0.9  # of the machine's; a child that wants more gets an error i
 class Surroundings:
     """Where a child runs: in which folder it works, what it inherits, which share of the machine it gets.
 
-    `cache`: where it keeps what it compiled for this machine; no rows, no weights. None: it keeps nothing.
+    `cache`: where what was compiled for this machine is kept for all runs; it may only read there. None: nothing is.
     `base_model`: the folder of the model that it may read. `walled`: whether the kernel keeps it from everything else,
     above all from `data`, where everybody's rows, adapters and secrets lie.
     """
@@ -74,11 +74,9 @@ class Surroundings:
             yield None
             return
         named = [Path(word) for word in command if word.startswith("/") and Path(word).is_file()]
-        base_model = [self.base_model] if self.base_model else []
-        writable = [self.job, *([self.cache] if self.cache else [])]
+        kept = [place for place in (self.base_model, self.cache) if place]
         outside = [self.project, *([self.data] if self.data else [])]
-        readable = [*self._packages(), *base_model, *named]
-        with build_wall(readable=readable, writable=writable, outside=outside) as wall:
+        with build_wall(readable=[*self._packages(), *kept, *named], writable=[self.job], outside=outside) as wall:
             yield wall
 
     def _packages(self) -> list[Path]:
@@ -195,7 +193,8 @@ def _allowed(kind: int, most: int) -> int:
 
 @dataclass(frozen=True)
 class Programs:
-    """Which programs train and evaluate."""
+    """Which programs train and evaluate, and which compiles what both of them may only read (None: nothing does)."""
 
     trainer: tuple[str, ...] = (sys.executable, "-m", "gpu_worker.trainer")
     evaluator: tuple[str, ...] = (sys.executable, "-m", "gpu_worker.evaluator")
+    compiler: tuple[str, ...] | None = (sys.executable, "-m", "gpu_worker.compiled")

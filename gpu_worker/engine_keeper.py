@@ -12,6 +12,7 @@ from django.utils.translation import gettext as _
 
 from deployments import engine_client, lifecycle
 from deployments.engine_client import EngineTarget
+from gpu_worker.compiled import cache_in
 from gpu_worker.engine_kinds import EngineProgram
 from gpu_worker.engine_process import EngineProcess, EngineSpec
 from portal.models import BaseModel, Node
@@ -63,7 +64,7 @@ class EngineKeeper:
             project=Path(settings.BASE_DIR),
             command=program.command,
             kind=program.kind,
-            cache=data / "cache",
+            cache=cache_in(data),
         )
         self.kind = program.kind
         self._start_at = 0.0

@@ -114,7 +114,7 @@ class Supervisor:
         return "finished" in self._reported_facts() and is_whole_adapter(self.folder.adapter)
 
     def prepare(self, *, keep_adapter: bool) -> None:
-        """Fill the job folder. Raises: JobError, Stopped."""
+        """Fill the job folder, and have compiled what the children need. Raises: JobError, LeaseLost, Stopped."""
         self.watch.keep_alive()
         try:
             prepare(self.folder, self.run, keep_adapter=keep_adapter)
@@ -123,6 +123,8 @@ class Supervisor:
                 raise
             message = _("The node's disk is full. Free space on it and start the run again.")
             raise JobError("disk_full", message) from error
+        if self.programs.compiler:
+            self.watch.compile_kernels(self.programs.compiler)
         self.watch.keep_alive()
 
     def train(self, lock: int) -> Ending:

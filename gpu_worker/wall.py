@@ -1,8 +1,8 @@
 """The wall of the kernel around trainer and evaluator: which files they reach, and that they reach nobody.
 
 What Python refuses, native code may still do; what the kernel refuses, nobody does. Inside are the interpreter and the
-system's libraries and compiler, one base model, the job folder and the cache of compiled kernels. Outside is the rest:
-rows and adapters of other runs, the database and its password, other processes' memory, every socket.
+system's libraries and compiler, one base model and the compiled kernels to read, and the job folder. Outside is the
+rest: rows and adapters of other runs, the database and its password, other processes' memory, every socket.
 """
 
 import contextlib

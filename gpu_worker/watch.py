@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from experiments import lifecycle
 from experiments.leases import Lease
 from experiments.models import Run
 from experiments.run_events import OUTCOMES, Event
+from gpu_worker import compiled
 from gpu_worker.child_process import ChildProcess, Surroundings
 from gpu_worker.database_patience import Patience
 from gpu_worker.event_file import EventFile
 from gpu_worker.job_folder import JobFolder
+from portal.process_table import die_with_parent
 
 T = TypeVar("T")
 
@@ -116,7 +119,7 @@ class Watch:
             slot=self.slot,
             slots=self.slots,
             lock=lock,
-            cache=Path(settings.DATA_DIR) / "cache",
+            cache=compiled.cache_in(Path(settings.DATA_DIR)),
             base_model=self._base_model,
             data=Path(settings.DATA_DIR),
             walled=settings.TRAINER_WALL,
@@ -133,6 +136,26 @@ class Watch:
             code = child.kill()  # also what it may have started and left behind
         self.relay_rest()
         return Ending(code, self._outcome)
+
+    def compile_kernels(self, compiler: tuple[str, ...]) -> None:
+        """Have the kernels compiled that this machine does not have yet; without them children go on, too.
+
+        In a process of its own, since the lease goes on meanwhile. Raises: LeaseLost, Stopped.
+        """
+        cache = compiled.cache_in(Path(settings.DATA_DIR))
+        if not compiled.missing(cache):
+            return
+        command = [*compiler, str(cache)]
+        process = subprocess.Popen(
+            command, cwd=settings.BASE_DIR, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent(signal.SIGTERM)
+        )
+        try:
+            while process.poll() is None:
+                self.keep_alive()
+                time.sleep(TICK_S)
+        finally:
+            process.kill()
+            process.wait()
 
     def keep_alive(self) -> None:
         """Renew the lease while there is no child. Raises: LeaseLost, Stopped."""

@@ -6,21 +6,17 @@ adapter's product, so that a mixed step costs little more than one of a single a
 
 import ctypes
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gpu_worker.compiled import load_library
+from gpu_worker.compiled import ENGINE, load_library
 from gpu_worker.engine.block_pool import BLOCK_SIZE
 from gpu_worker.engine.linear import LEAST_PEAK, quantised
 from gpu_worker.engine.model_shape import ModelShape
 from gpu_worker.engine.step_layout import DirectRows
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
-FLAGS = ("-fno-associative-math",)
-"""The exponential is exact only in the order in which it is written; what may be summed in any order says so."""
 _POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, tuple[type, ...]] = {
     "rotate_and_store": (_POINTER, *[_COUNT] * 5, _POINTER, _POINTER, _POINTER),
@@ -79,7 +75,7 @@ class NativeKernels(Kernels):
     def __init__(self, shape: ModelShape) -> None:
         """Compile or load. Raises: NativeUnavailable."""
         super().__init__(shape)
-        self._library = load_library(SOURCE, _SIGNATURES, flags=FLAGS)
+        self._library = load_library(ENGINE, _SIGNATURES)
 
     def rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return the normed rows."""

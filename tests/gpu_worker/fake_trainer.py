@@ -60,6 +60,8 @@ def main():
     step = max(saved, default=0)
     with (job / "starts.log").open("a") as log:
         log.write(f"{step}{' OVERLAP' if other_trainer_alive() else ''}\n")
+    kernels = Path(os.environ["TUNEPORT_CACHE"]) / "kernels"
+    (job / "kernels.txt").write_text(str(len(list(kernels.glob("*.so")))))
     emit("phase", phase="loading")
     emit("started", total_steps=behaviour["steps"], rows=12, device="cpu", resumed_from_step=step or None)
     emit("phase", phase="training")

@@ -223,7 +223,7 @@ def test_the_engines_environment_holds_no_secret(agent, work, settings):
     work(engine)
     environment = json.loads((settings.DATA_DIR / "run" / "engine-local-tiny.environ").read_text())
     assert environment.pop("ENGINE_API_KEY") == engine().access_key
-    assert environment.pop("TUNEPORT_CACHE") == str(settings.DATA_DIR / "cache")
+    assert environment.pop("TUNEPORT_CACHE") == str(settings.DATA_DIR / "compiled")
     assert not {name for name in environment if "SECRET" in name or "DATABASE" in name or "TUNEPORT" in name}
     assert environment["HOME"].startswith(str(settings.DATA_DIR))
     assert environment["HF_HUB_OFFLINE"] == "1"

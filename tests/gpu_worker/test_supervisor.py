@@ -13,7 +13,7 @@ import pytest
 from experiments import measuring, services
 from experiments.hyperparameters import Hyperparameters
 from experiments.models import Adapter, EvaluatedRow, Evaluation, Run
-from gpu_worker import tasks
+from gpu_worker import compiled, tasks
 from gpu_worker.child_process import ChildProcess, Surroundings, visible_gpu
 from gpu_worker.computing import ALLOCATING
 from portal.process_table import process_entry
@@ -97,6 +97,20 @@ def test_a_trainer_that_does_not_listen_is_killed(workshop, actor):
     assert supervisor.wait(50) == 0
     assert process_entry(child) is None
     assert fresh(workshop.run).status == "cancelled"
+
+
+@needs_database
+def test_kernels_are_compiled_before_a_trainer_starts_that_may_only_read_them(workshop, monkeypatch, settings):
+    monkeypatch.setenv("REAL_COMPILER", "1")
+    workshop.behave(steps=2)
+    supervisor = workshop.start()
+    assert supervisor.wait(120) == 0
+    assert fresh(workshop.run).status == "succeeded"
+    kept = sorted((settings.DATA_DIR / "compiled" / "kernels").iterdir())
+    assert [path.suffix for path in kept] == [".so", ".so"]
+    assert (workshop.run.folder / "kernels.txt").read_text() == "2"
+    assert compiled.main(settings.DATA_DIR / "compiled") == 0
+    assert sorted((settings.DATA_DIR / "compiled" / "kernels").iterdir()) == kept
 
 
 # --- failures ----------------------------------------------------------------------------------------------------

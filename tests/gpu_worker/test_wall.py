@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from gpu_worker import landlock, socket_filter, wall
+from gpu_worker import compiled, landlock, socket_filter, wall
 from gpu_worker.child_process import ChildProcess, Surroundings
 from tests.gpu_worker.trainer.jobs import ROOT
 
@@ -67,7 +67,12 @@ tried = {
     "read in the job folder": attempt("open", job / "given", os.O_RDONLY),
     "write in the job folder": attempt("open", job / "made", NEW, 0o600),
     "rename to another folder": attempt("rename", job / "made", job / "tmp" / "made"),
-    "write into the cache": attempt("open", job.parent / "cache" / "made", NEW, 0o600),
+    "read what was compiled": attempt("open", job.parent / "cache" / "kernels" / "kept.so", os.O_RDONLY),
+    "write over what was compiled": attempt("open", job.parent / "cache" / "kernels" / "kept.so", os.O_WRONLY),
+    "delete what was compiled": attempt("unlink", job.parent / "cache" / "kernels" / "kept.so"),
+    "put another in its place": attempt("rename", job / "given", job.parent / "cache" / "kernels" / "kept.so"),
+    "leave a library for others": attempt("open", job.parent / "cache" / "kernels" / "made.so", NEW, 0o600),
+    "hide the folder of libraries": attempt("rename", job.parent / "cache" / "kernels", job / "tmp" / "kernels"),
     "read the base model": attempt("open", base_model / "config.json", os.O_RDONLY),
     "write into the base model": attempt("open", base_model / "config.json", os.O_WRONLY),
     "read elsewhere": attempt("open", outside / "secret", os.O_RDONLY),
@@ -92,7 +97,7 @@ tried = {
 (job / "tried.json").write_text(json.dumps(tried))
 """
 ALLOWED = {
-    "read in the job folder", "write in the job folder", "rename to another folder", "write into the cache",
+    "read in the job folder", "write in the job folder", "rename to another folder", "read what was compiled",
     "read the base model", "a pair of sockets", "start as CUDA does", "another program",
 }  # fmt: skip
 SOCKETS = {
@@ -119,6 +124,8 @@ def places(tmp_path):
     (tmp_path / "job" / "given").write_text("rows")
     (tmp_path / "outside" / "secret").write_text("somebody else's")
     (tmp_path / "base" / "config.json").write_text("{}")
+    (tmp_path / "cache" / "kernels").mkdir()
+    (tmp_path / "cache" / "kernels" / "kept.so").write_text("compiled")
     return tmp_path
 
 
@@ -212,22 +219,43 @@ def test_the_wall_can_be_switched_off(places, listening):
     assert log == ""
 
 
-COMPILE = """
-import ctypes, sys
+LOAD = """
+import ctypes, os, sys
 from pathlib import Path
-from gpu_worker.compiled import load_library
+from gpu_worker.compiled import Library, NativeUnavailable, load_library
 job = Path(sys.argv[-1])
 (job / "one.cpp").write_text('extern "C" void one(int* out) { *out = 1; }')
 answer = ctypes.c_int(0)
-load_library(job / "one.cpp", {"one": (ctypes.c_void_p,)}).one(ctypes.addressof(answer))
-sys.exit(0 if answer.value == 1 and "torch" not in sys.modules else 1)
+if sys.argv[1] == "without": del os.environ["TUNEPORT_CACHE"]
+try:
+    load_library(Library(job / "one.cpp"), {"one": (ctypes.c_void_p,)}).one(ctypes.addressof(answer))
+except NativeUnavailable as reason:
+    print(reason)
+print(answer.value, "torch" in sys.modules)
 """
 
 
-def test_the_compiler_works_behind_the_wall(places):
-    code, log = run_child(places, sys.executable, "-c", COMPILE)
+def load_behind_the_wall(places, how):
+    code, log = run_child(places, sys.executable, "-c", LOAD, how)
     assert code == 0, log
-    assert list((places / "cache" / "kernels").glob("*.so"))
+    return (places / "job" / "events.jsonl").read_text()
+
+
+def test_the_compiler_works_behind_the_wall(places):
+    assert load_behind_the_wall(places, "without") == "1 False\n"
+
+
+@needs_landlock
+def test_a_child_compiles_nothing_for_others(places):
+    assert load_behind_the_wall(places, "with") == "they have not been compiled on this machine\n0 False\n"
+    assert [path.name for path in (places / "cache" / "kernels").iterdir()] == ["kept.so"]
+
+
+def test_a_child_loads_what_was_compiled_for_it(places):
+    library = compiled.Library(places / "job" / "one.cpp")
+    library.source.write_text('extern "C" void one(int* out) { *out = 1; }')
+    compiled._compile_into(library.kept_in(places / "cache"), library)
+    assert load_behind_the_wall(places, "with") == "1 False\n"
 
 
 def test_a_child_finds_our_packages_without_the_folder_they_lie_in(places):

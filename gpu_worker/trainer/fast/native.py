@@ -2,19 +2,15 @@
 
 import ctypes
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gpu_worker.compiled import load_library
+from gpu_worker import compiled
 from gpu_worker.trainer.fast.kernels import Finish, Kernels, LowRank, LowRankBackward, TrainedLowRank
 from gpu_worker.trainer.fast.packing import RowSpan
 from gpu_worker.trainer.fast.products import Activations, Product, Quantised
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
-# Nothing here is allowed to be infinite; a NaN still spreads to the loss, where it is noticed.
-FLAGS = ("-ffinite-math-only",)
 WEIGHTS_FILLED_TO = 1 << 16  # numbers; for the same reason as `learner.FILLED_TO`
 LANES = 16  # numbers in a vector, kLanes of kernels.cpp; its loops over a head's numbers know no rest
 # Up to so many keys, attention keeps its weights. Beyond, torch's flash kernel makes them again, and its memory grows
@@ -28,7 +24,7 @@ class NativeKernels(Kernels):
     def __init__(self, *, eight_bit: bool, gelu: bool = False) -> None:
         """Compile or load. Raises: NativeUnavailable."""
         super().__init__(gelu=gelu)
-        self._library = load_library(SOURCE, _SIGNATURES, flags=FLAGS)
+        self._library = compiled.load_library(compiled.TRAINER, _SIGNATURES)
         self._eight_bit = eight_bit
 
     def activations(self, x: Tensor) -> Activations:

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ class Command(BaseCommand):
         call_command("ensure_schedules")
         call_command("convertrows")
         self.collect_static_files()
+        # Kernels of before: trainers could write there.
+        shutil.rmtree(Path(settings.DATA_DIR) / "cache", ignore_errors=True)
         call_command("basemodels", "embedded")
         if options["demo"]:
             call_command("seed_demo")

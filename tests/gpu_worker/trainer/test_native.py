@@ -220,7 +220,7 @@ def test_without_a_compiler_it_goes_on_without(tmp_path, base_model, monkeypatch
     else:
         bad = tmp_path / "bad.cpp"
         bad.write_text("this is not C++")
-        monkeypatch.setattr(native, "SOURCE", bad)
+        monkeypatch.setattr(loader, "TRAINER", loader.Library(bad))
     job = write_job(tmp_path / "job", base_model, train=ticket_rows(2), compile_kernels=True)
     one = FastLearner(read_spec(job))
     assert "without compiled kernels" in one.why

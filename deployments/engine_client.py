@@ -53,10 +53,11 @@ _pool = Pool()
 
 @dataclass(frozen=True)
 class EngineTarget:
-    """An engine and how to speak to it."""
+    """An engine and how to speak to it; `scores_values`: whether it has a route for `score_values`."""
 
     url: str
     access_key: str
+    scores_values: bool = True
 
     @property
     def address(self) -> Address:

@@ -1,7 +1,8 @@
 """How likely values are, asked of whichever engine there is: ours has a route for it, vLLM tells of a prompt's tokens.
 
-There each value is put into the answer and the whole conversation is read as a prompt (`prompt_logprobs`), one request
-for each value, a few at a time. vLLM uses no cached prefix for such requests, so each reads all of it.
+Which of them an engine is, its agent says when it starts one. For vLLM each value is put into the answer and the whole
+conversation is read as a prompt (`prompt_logprobs`), one request for each value, a few at a time. vLLM uses no cached
+prefix for such requests, so each reads all of it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,8 @@ from typing import Any, Final
 
 from deployments import engine_client
 from deployments.engine_client import EngineFailed, EngineTarget, ScoredValues
-from portal.errors import PortalError
 
 _AT_ONCE: Final = 8
-_MOST_KNOWN: Final = 1_000
-_without_route: set[str] = set()
 
 Token = tuple[str, float]
 """A token's id and its log probability."""
@@ -29,15 +27,8 @@ def score_values(target: EngineTarget, body: Mapping[str, Any], *, caller: int |
 
     Raises: as `engine_client.chat`; EngineFailed from an engine that tells nothing of a prompt's tokens.
     """
-    if target.url not in _without_route:
-        try:
-            return engine_client.score_values(target, body, caller=caller)
-        except PortalError as error:
-            if error.code != "unsupported_model":
-                raise
-        if len(_without_route) >= _MOST_KNOWN:
-            _without_route.clear()
-        _without_route.add(target.url)
+    if target.scores_values:
+        return engine_client.score_values(target, body, caller=caller)
     with ThreadPoolExecutor(min(_AT_ONCE, len(body["values"]))) as pool:
         read = list(pool.map(partial(_read, target, body, caller), body["values"]))
     tokens = [_tokens(answer) for answer in read]

@@ -74,9 +74,15 @@ def leave(node: Node) -> None:
         Node.objects.filter(pk=node.pk).update(heartbeat_at=None)
 
 
-def engine_starts(*, node: Node, base_model: BaseModel, access_key: str) -> None:
+def engine_starts(*, node: Node, base_model: BaseModel, access_key: str, scores_values: bool = True) -> None:
     """Note that an engine process was started; what an earlier one had loaded is gone with it."""
-    started = {"status": Engine.Status.STARTING, "url": "", "access_key": access_key, "started_at": timezone.now()}
+    started = {
+        "status": Engine.Status.STARTING,
+        "url": "",
+        "access_key": access_key,
+        "scores_values": scores_values,
+        "started_at": timezone.now(),
+    }
     with all_teams("an engine serves adapters of many teams"):
         Engine.objects.update_or_create(node=node, base_model=base_model, defaults=started)
         _reset_placements(node, base_model)

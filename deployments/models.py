@@ -52,6 +52,10 @@ class Engine(models.Model):
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.STARTING)
     url = models.CharField(max_length=200, blank=True, help_text="http://address:port, set when it is ready")
     access_key = models.CharField(max_length=64, help_text="bearer that the engine demands; made anew at each start")
+    # An agent of before does not name it.
+    scores_values = models.BooleanField(
+        db_default=True, help_text="whether it has a route that says how likely values are"
+    )
     error = models.TextField(blank=True)
     started_at = models.DateTimeField(default=timezone.now)
     heartbeat_at = models.DateTimeField(null=True)

@@ -34,7 +34,7 @@ from portal.errors import NotFound, PortalError, Unavailable
 from portal.models import Team
 from portal.rls import fetch_in_team, team_scope
 
-_LOADED = ("node__engines__url", "node__engines__access_key")
+_LOADED = ("node__engines__url", "node__engines__access_key", "node__engines__scores_values")
 # name@v2 asks for one version, whichever answers under the name; no name of a deployment or base model holds an @.
 _PINNED = re.compile(r"(?P<name>[A-Za-z0-9_-]{1,60})@v(?P<number>[1-9][0-9]{0,8})\Z")
 # Who wakes a model waits about as long as loading an adapter takes. Not all threads may wait: then there is an error
@@ -165,10 +165,10 @@ def resolve_base_model(name: str, *, team: Team | None = None) -> Target:
         row = cursor.fetchone()
     if row is None:
         raise model_not_found()
-    slug, revision, url, access_key, stamp = row
+    slug, revision, url, access_key, scores_values, stamp = row
     if url is None:
         raise _loading()
-    target = Target(EngineTarget(url, access_key), slug, slug, _fingerprint(revision))
+    target = Target(EngineTarget(url, access_key, scores_values), slug, slug, _fingerprint(revision))
     if team is not None:
         remember(team, name, target, stamp)
     return target
@@ -176,7 +176,8 @@ def resolve_base_model(name: str, *, team: Team | None = None) -> Target:
 
 # Base models and engines are nobody's in particular, so no scope is needed.
 _BASE_MODEL = """
-    SELECT model.slug, model.revision, engine.url, engine.access_key, format('b%%s%%s', model.ctid, model.xmin)
+    SELECT model.slug, model.revision, engine.url, engine.access_key, engine.scores_values,
+        format('b%%s%%s', model.ctid, model.xmin)
     FROM portal_basemodel model
     LEFT JOIN deployments_engine engine ON engine.base_model_id = model.id AND engine.status = 'ready'
     LEFT JOIN portal_node node ON node.id = engine.node_id
@@ -210,7 +211,7 @@ def _ready(team: Team) -> QuerySet[Placement]:
 
 
 def _engine(row: Mapping[str, Any]) -> EngineTarget:
-    return EngineTarget(row["node__engines__url"], row["node__engines__access_key"])
+    return EngineTarget(*(row[name] for name in _LOADED))
 
 
 @dataclass(frozen=True)

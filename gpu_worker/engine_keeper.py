@@ -116,7 +116,12 @@ class EngineKeeper:
         self._announce(self.process)
 
     def _announce(self, process: EngineProcess) -> None:
-        lifecycle.engine_starts(node=self._node, base_model=self.base_model, access_key=process.access_key)
+        lifecycle.engine_starts(
+            node=self._node,
+            base_model=self.base_model,
+            access_key=process.access_key,
+            scores_values=self.kind == "tuneport",
+        )
         self._is_announced = True
 
     def _look_for_readiness(self, process: EngineProcess) -> None:

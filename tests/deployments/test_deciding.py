@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from deployments import known_targets, metering, services
+from deployments import known_targets, lifecycle, metering, services
 from deployments.models import DeploymentVersion, InferenceRecord
 from experiments.problem_file import PROBLEM_FILE, Problem
 from portal.rls import all_teams, team_scope
@@ -134,6 +134,20 @@ def test_a_deployment_that_is_not_bound_knows_the_fields_of_its_dataset(deploy, 
     (queue,) = decide(api, ASK_QUEUE)["answers"]
     assert queue["calibrated"] is True
     assert scored(engine)[0]["beginning"] == '{"queue": '
+
+
+def test_an_engine_is_asked_in_the_way_that_it_knows_and_the_next_one_in_its_place_in_its_own(
+    deploy, api, engine, node, base_model, load_placements
+):
+    deploy(COLD, response_schema=CLOSED)
+    for scores_values, status in ((False, 502), (True, 200), (False, 502)):
+        lifecycle.engine_starts(node=node, base_model=base_model, access_key=engine.key, scores_values=scores_values)
+        lifecycle.engine_ready(node=node, base_model=base_model, url=engine.url)
+        load_placements(node)
+        known_targets._versions.clear()
+        before = len(scored(engine))
+        assert post(api, "decisions", {"input": "VPN drops", "questions": [ASK_QUEUE]}).status_code == status
+        assert (len(scored(engine)) > before) is scores_values
 
 
 # --- what a version takes from its run -----------------------------------------------------------------------------

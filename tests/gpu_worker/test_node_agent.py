@@ -29,6 +29,7 @@ from portal.process_table import process_entry
 from portal.rls import all_teams, team_scope
 from tests.deployments import fake_engine
 from tests.deployments.conftest import make_run, run  # noqa: F401 - fixtures
+from tests.gpu_worker.engine import simulated_vllm
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +93,17 @@ def test_the_shipped_base_model_is_always_served(agent, work, base_model):
     assert models_in(engine()) == ["tiny"]
     BaseModel.objects.update(is_allowed=False)
     work(lambda: not Engine.objects.exists())
+
+
+def test_it_says_whether_an_engine_has_a_route_for_values(agent, work, monkeypatch):
+    BaseModel.objects.update(source=BaseModel.Source.EMBEDDED)
+    work(engine)
+    assert engine().scores_values
+    agent._end()
+    monkeypatch.setattr(agent, "_program", EngineProgram("vllm", (sys.executable, simulated_vllm.__file__)))
+    agent._keepers.clear()
+    agent.tick()
+    assert not Engine.objects.get().scores_values
 
 
 def test_a_deployed_adapter_is_loaded_goes_live_and_answers(agent, work, team, actor, run, settings):

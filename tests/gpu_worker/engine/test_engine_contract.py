@@ -68,7 +68,7 @@ def target(
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline, "the engine does not get ready"
             time.sleep(0.05)
-        target = KnownTarget(url, process.access_key, kind=program.kind)
+        target = KnownTarget(url, process.access_key, program.kind == "tuneport", kind=program.kind)
         for name in ("north", "south"):
             engine_client.load_adapter(target, name=f"team-{name}-v1", folder=adapter_dirs[name])
         yield target
@@ -271,11 +271,10 @@ def test_either_engine_tells_how_likely_values_are(target: KnownTarget, adapter_
 
 
 def test_an_engine_that_tells_nothing_of_its_prompts_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_scoring, "_without_route", {"http://silent"})
     monkeypatch.setattr(engine_client, "chat", lambda *args, **more: {"choices": [], "prompt_logprobs": None})
     body = {"model": "x", "messages": [], "values": ["a", "b"], "beginning": "", "ending": "", "cache_salt": "team"}
     with pytest.raises(EngineFailed, match="cannot score values"):
-        engine_scoring.score_values(EngineTarget("http://silent", ""), body)
+        engine_scoring.score_values(EngineTarget("http://silent", "", scores_values=False), body)
 
 
 def test_a_wrong_key_is_no_answer(target: EngineTarget) -> None:

@@ -24,7 +24,7 @@ class ChecksGroup(Group):
     )  # fmt: skip
     sample_rows: Integer = field(
         16, limits=(0, 64), group=CHECKS, label=_("Answers per validation check"), unit=_("rows"),
-        shown_if=("problem_type", ("chat",)),
+        shown_if=("problem_type", ("chat", "classification", "regression", "preference")),
         help=_("How many validation rows are answered at each check, if that fits into 15% of the time. 0: none."),
     )  # fmt: skip
     evaluation_rows: Integer = field(

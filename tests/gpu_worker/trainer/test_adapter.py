@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
+from datasets_app.learned_rows import EncodedRow
 from gpu_worker.benchmarks.tiny_model import VOCABULARY_SIZE
 from gpu_worker.trainer.learner import LendsModel, make_learner
-from gpu_worker.trainer.rows import EncodedRow, encode_file
+from gpu_worker.trainer.rows import encode_file
 from gpu_worker.trainer.spec import read_spec
 from tests.gpu_worker.trainer.jobs import only, run_here, ticket_rows, write_job
 

@@ -212,7 +212,7 @@ ANSWERS: Final[dict[str, Shape]] = {
         ),
         usage=closed(
             input_tokens=COUNT,
-            input_tokens_details=closed(cached_tokens=COUNT),
+            input_tokens_details=closed(cached_tokens=COUNT, cache_write_tokens=COUNT),
             output_tokens=COUNT,
             output_tokens_details=closed(reasoning_tokens=COUNT),
             total_tokens=COUNT,

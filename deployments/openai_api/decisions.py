@@ -146,7 +146,8 @@ def decide(target: Target, body: Body, caller: Caller) -> Body:
         "answers": answers,
         "usage": {
             "input_tokens": took.read,
-            "input_tokens_details": {"cached_tokens": took.cached},
+            # What was read is counted as read, once: nothing more is counted for keeping it.
+            "input_tokens_details": {"cached_tokens": took.cached, "cache_write_tokens": 0},
             "output_tokens": took.written,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": took.read + took.written,

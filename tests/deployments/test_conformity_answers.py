@@ -16,6 +16,7 @@ from typing import Literal
 import openai
 import pytest
 from openai import OpenAI
+from openai.types import Decision
 from pydantic import BaseModel
 
 from deployments import metering, tasks
@@ -169,31 +170,30 @@ QUESTIONS = [
 ]  # fmt: skip
 
 
-def decide(client: OpenAI, **changes) -> dict:
-    body = {"model": "tiny", "input": "Nothing prints.", "questions": QUESTIONS, **changes}
-    return client.post("/decisions", body=body, cast_to=object)
+def decide(client: OpenAI, **changes) -> Decision:
+    return client.decisions.create(**{"model": "tiny", "input": "Nothing prints.", "questions": QUESTIONS, **changes})
 
 
 def test_decisions_are_probabilities(client, team):
     answer = decide(client)
-    queue, known, angry, urgency = answer["answers"]
+    queue, known, angry, urgency = answer.answers
     for one in (queue, known, urgency):
-        shares = [entry["probability"] for entry in one["probabilities"]]
+        shares = [entry.probability for entry in one.probabilities]
         assert math.fsum(shares) == pytest.approx(1, abs=1e-6)
-        assert one["confidence"] == max(shares)
-    assert queue["choice"] == max(queue["probabilities"], key=lambda entry: entry["probability"])["value"]
-    assert known["choice"] in (True, False)
-    assert 0 < angry["probability"] < 1
-    levels = urgency["probabilities"]
-    assert urgency["score"] == pytest.approx(sum(level["value"] * level["probability"] for level in levels))
-    usage = answer["usage"]
-    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"] > 0
+        assert one.confidence == max(shares)
+    assert queue.choice == max(queue.probabilities, key=lambda entry: entry.probability).value
+    assert known.choice in (True, False)
+    assert 0 < angry.probability < 1
+    levels = urgency.probabilities
+    assert urgency.score == pytest.approx(sum(level.value * level.probability for level in levels))
+    usage = answer.usage
+    assert usage.total_tokens == usage.input_tokens + usage.output_tokens > 0
     metering.ledger.flush()
     with team_scope(team.pk):
         record = InferenceRecord.unscoped.exclude(request_id="").get()
-        assert (record.status, record.prompt_tokens) == (200, usage["input_tokens"])
-    again = decide(client)["answers"]
-    assert again[0]["confidence"] == pytest.approx(queue["confidence"], abs=1e-4)
+        assert (record.status, record.prompt_tokens) == (200, usage.input_tokens)
+    again = decide(client).answers
+    assert again[0].confidence == pytest.approx(queue.confidence, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from deployments.models import DeploymentVersion, InferenceRecord
 from experiments.problem_file import PROBLEM_FILE, Problem
 from portal.rls import all_teams, team_scope
 from tests.deployments.figures import calibrate, evaluate
+from tests.deployments.sdk import sdk
 
 pytestmark = pytest.mark.django_db
 
@@ -99,6 +100,16 @@ def test_without_a_report_they_are_the_models_own_and_say_so(deploy, api):
     (queue,) = decide(api, ASK_QUEUE)["answers"]
     assert shares(queue) == pytest.approx({"vpn": 1 / 6, "mail": 2 / 6, "printers": 3 / 6})
     assert queue["calibrated"] is False
+
+
+def test_the_sdk_reads_answers_and_refusals(deploy, token):
+    deploy(COLD, response_schema=CLOSED, thresholds={"urgent": 0.6})
+    urgent = {"type": "predicate", "name": "urgent", "instructions": "Is it urgent?"}
+    answer = sdk(token).decisions.create(model="demo", input="VPN drops", questions=[ASK_QUEUE, urgent])
+    queue, refusal = answer.answers
+    assert (queue.type, queue.choice, queue.confidence) == ("choice", "printers", pytest.approx(9 / 14))
+    assert (refusal.type, refusal.name) == ("refusal", "urgent")
+    assert answer.usage.input_tokens_details.cache_write_tokens == 0
 
 
 def test_a_part_of_the_values_is_offered_and_every_kind_of_question_is_asked_of_the_field(deploy, api, engine):

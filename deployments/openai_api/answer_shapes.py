@@ -193,20 +193,20 @@ ANSWERS: Final[dict[str, Shape]] = {
                 "oneOf": [
                     closed(
                         type=const("choice"),
-                        name=TEXT,
+                        name=maybe(TEXT),
                         choice=_CHOSEN,
                         probabilities=items(closed(value=_CHOSEN, probability=PROBABILITY)),
                         **_SHARE,
                     ),
-                    closed(type=const("predicate"), name=TEXT, probability=PROBABILITY, calibrated=_CALIBRATED),
+                    closed(type=const("predicate"), name=maybe(TEXT), probability=PROBABILITY, calibrated=_CALIBRATED),
                     closed(
                         type=const("score"),
-                        name=TEXT,
+                        name=maybe(TEXT),
                         score=NUMBER,
                         probabilities=items(closed(label=TEXT, value=COUNT, probability=PROBABILITY)),
                         **_SHARE,
                     ),
-                    closed(type=const("refusal"), name=TEXT),
+                    closed(type=const("refusal"), name=maybe(TEXT)),
                 ]
             }
         ),

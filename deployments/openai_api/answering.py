@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 
 from deployments import drawing, inference
 from deployments.inference import Caller, Target
-from deployments.openai_api import confidence, decisions, parameters
+from deployments.openai_api import confidence, decisions, parameters, questions
 from portal.errors import InvalidInput
 from portal.models import ApiToken, Team
 
@@ -19,7 +19,7 @@ CHAT, COMPLETIONS, DECISIONS = "/v1/chat/completions", "/v1/completions", "/v1/d
 ENDPOINTS: Final[Mapping[str, Callable[[Any], Body]]] = {
     CHAT: parameters.chat_request,
     COMPLETIONS: parameters.completion_request,
-    DECISIONS: decisions.decision_request,
+    DECISIONS: questions.decision_request,
 }
 
 

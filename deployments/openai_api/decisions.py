@@ -7,118 +7,19 @@ of the run's report. Every other question is put into words behind the text.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
-
-from django.utils.translation import gettext as _
+from dataclasses import dataclass
+from typing import Any
 
 from datasets_app.fields import label_of
 from deployments import admission, deciding, inference
 from deployments.deciding import Decider
 from deployments.inference import Caller, Target
-from deployments.openai_api import parameters
+from deployments.openai_api.questions import Question
 from experiments.scoring.choosing import LABEL, ClosedFields
-from portal.errors import InvalidInput
 
 Body = dict[str, Any]
-MOST_QUESTIONS: Final = 400
-MOST_CHOICES: Final = 255
-YES, NO = "yes", "no"
-_KNOWN: Final = frozenset(("model", "input", "questions", "user", "metadata", "store", "safety_identifier"))
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked: a name, words for the model, and the values that it may answer with, as labels."""
-
-    kind: str
-    name: str
-    instructions: str
-    labels: tuple[str, ...]
-    values: tuple[Any, ...]
-    descriptions: tuple[str, ...]
-
-    @property
-    def words(self) -> str:
-        """The question as it is put behind the text."""
-        lines = [self.instructions or _("What is “%(name)s”?") % {"name": self.name}]
-        for label, description in zip(self.labels, self.descriptions, strict=True):
-            lines.append(f"- {label}: {description}" if description else f"- {label}")
-        return "\n".join(["", *lines, _("Answer with one of these and nothing else.")])
-
-
-def decision_request(body: Any) -> Body:
-    """Return a checked request: `model`, `messages` and `questions`. Raises: InvalidInput naming the parameter."""
-    body = parameters.require_object(body)
-    for name in body:
-        if name not in _KNOWN:
-            raise parameters.unsupported(name)
-    model = parameters.required_text(body, "model", limit=200)
-    given = body.get("input")
-    if given is None:
-        raise parameters.MissingParameter(_("Say what to decide on in 'input'."), param="input")
-    messages = (
-        [{"role": "user", "content": parameters.required_text(body, "input", limit=parameters.MAX_TEXT)}]
-        if isinstance(given, str)
-        else parameters.messages_of("input", given)
-    )
-    questions = body.get("questions")
-    if not isinstance(questions, list) or not 1 <= len(questions) <= MOST_QUESTIONS:
-        raise InvalidInput(_("'questions' has to be a list of 1 to 400 questions."), param="questions")
-    read = [_question(f"questions[{place}]", one) for place, one in enumerate(questions)]
-    names = [question.name for question in read]
-    if len(set(names)) < len(names):
-        raise InvalidInput(_("Two questions have the same name."), param="questions")
-    return {"model": model, "messages": messages, "questions": read}
-
-
-def _question(path: str, given: Any) -> Question:
-    if not isinstance(given, dict):
-        raise InvalidInput(_("A question has to be an object."), param=path)
-    kind = given.get("type")
-    options = {"choice": "choices", "score": "levels", "predicate": None}
-    if not isinstance(kind, str) or kind not in options:
-        raise InvalidInput(_("The type of a question is choice, predicate or score."), param=f"{path}.type")
-    for name in given:
-        if name not in ("type", "name", "instructions", options[kind]):
-            raise parameters.unsupported(f"{path}.{name}")
-    name = given.get("name")
-    if not isinstance(name, str) or not 0 < len(name) <= 200:
-        raise InvalidInput(_("A question has a name of 1 to 200 characters."), param=f"{path}.name")
-    instructions = given.get("instructions") or ""
-    if not isinstance(instructions, str) or len(instructions) > 20_000:
-        raise InvalidInput(_("Instructions are a text of up to 20,000 characters."), param=f"{path}.instructions")
-    if kind == "predicate":
-        return Question(kind, name, instructions, (YES, NO), (True, False), ("", ""))
-    field = "choices" if kind == "choice" else "levels"
-    key = "value" if kind == "choice" else "label"
-    return _with_options(Question(kind, name, instructions, (), (), ()), f"{path}.{field}", given.get(field), key)
-
-
-def _with_options(question: Question, path: str, given: Any, key: str) -> Question:
-    if not isinstance(given, list) or not 2 <= len(given) <= MOST_CHOICES:
-        raise InvalidInput(_("There have to be 2 to 255 to choose from."), param=path)
-    labels, values, descriptions = [], [], []
-    for place, one in enumerate(given):
-        value = one.get(key) if isinstance(one, dict) else None
-        is_fine = isinstance(value, str) or (isinstance(value, bool) and key == "value")
-        if not is_fine or value == "" or set(one) - {key, "description"}:
-            raise InvalidInput(
-                _("Each entry has '%(key)s' and may have 'description'.") % {"key": key}, param=f"{path}[{place}]"
-            )
-        label = json.dumps(value) if isinstance(value, bool) else parameters.text(f"{path}[{place}]", value)
-        labels.append(label)
-        values.append(value)
-        descriptions.append(parameters.text(f"{path}[{place}].description", one.get("description") or ""))
-    if len(set(labels)) < len(labels):
-        raise InvalidInput(_("The same is offered twice."), param=path)
-    return replace(question, labels=tuple(labels), values=tuple(values), descriptions=tuple(descriptions))
-
-
-# --- asking ------------------------------------------------------------------------------------------------------
 
 
 def admit(target: Target, body: Body, caller: Caller) -> Caller:
@@ -200,8 +101,8 @@ def _answer(target: Target, question: Question, decider: Decider) -> Body:
     best = max(range(len(shares)), key=shares.__getitem__)
     least = target.thresholds.get(question.name, target.thresholds.get(decided.name))
     if least is not None and shares[best] < least:
-        return {"type": "refusal", "name": question.name}
-    answer: Body = {"type": question.kind, "name": question.name}
+        return {"type": "refusal", "name": question.name or None}
+    answer: Body = {"type": question.kind, "name": question.name or None}
     calibrated = {"calibrated": decided.is_calibrated}
     if question.kind == "predicate":
         return {**answer, "probability": shares[0], **calibrated}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from deployments.openai_api import answering, decisions, files, job_settings, parameters
+from deployments.openai_api import answering, files, job_settings, parameters, questions
 from deployments.openai_api.answer_shapes import ANYTHING, FLAG, TEXT, Shape, closed, const, items, maybe, ref
 from deployments.openai_api.parameters import Parameter
 from deployments.webhooks.models import EVENT_TYPES
@@ -59,14 +59,35 @@ def _method(kind: str) -> Shape:
     return closed(type=const(kind), optional=frozenset({kind}), **{kind: maybe(inner)})
 
 
-_OFFERED: Final = {"minItems": 2, "maxItems": decisions.MOST_CHOICES}
+_OFFERED: Final = {"minItems": 2, "maxItems": questions.MOST_CHOICES}
 _LABEL: Final[Shape] = {"type": "string", "minLength": 1}
-_INSTRUCTIONS: Final[Shape] = {"type": ["string", "null"], "maxLength": 20_000}
+_DECISION_PARTS: Final = items(
+    {
+        "oneOf": [
+            *(
+                {"type": "object", "required": ["type", field], "properties": {"type": const(kind), field: TEXT}}
+                for kind, field in questions.TEXT_PARTS.items()
+            ),
+            {
+                "type": "object",
+                "required": ["type", "data"],
+                "properties": {
+                    "type": const(questions.JSON_PART),
+                    "data": {"oneOf": [{"type": "object"}, items({"type": "object"})]},
+                },
+            },
+        ]
+    }
+)
+_INSTRUCTIONS: Final[Shape] = {
+    "oneOf": [{"type": ["string", "null"], "maxLength": questions.MOST_INSTRUCTIONS}, _DECISION_PARTS],
+    "description": "What is asked, in words; a question without a name needs them.",
+}
 
 
 def _question(kind: str, **more: Shape) -> Shape:
-    name: Shape = {"type": "string", "minLength": 1, "maxLength": 200}
-    may_miss = frozenset({"instructions"})
+    name: Shape = {"type": ["string", "null"], "minLength": 1, "maxLength": 200}
+    may_miss = frozenset({"name", "instructions"})
     return closed(type=const(kind), name=name, instructions=_INSTRUCTIONS, optional=may_miss, **more)
 
 
@@ -91,6 +112,17 @@ REQUESTS: Final[dict[str, Shape]] = {
         },
         "description": "Text only. Other fields may come along as long as they are empty.",
     },
+    "DecisionMessage": {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {
+            "role": {"type": "string", "enum": list(parameters.ROLES)},
+            "content": {"oneOf": [TEXT, _DECISION_PARTS | {"minItems": 1}]},
+            "type": maybe(const("message")),
+            "phase": {"enum": [*questions.PHASES, None]},
+        },
+        "description": "Text and JSON only. Other fields may come along as long as they are empty.",
+    },
     "ChatRequest": _parameters(parameters.CHAT_PARAMETERS, model=_MODEL, messages=_MESSAGES),
     "CompletionRequest": _parameters(
         parameters.COMPLETION_PARAMETERS,
@@ -99,7 +131,12 @@ REQUESTS: Final[dict[str, Shape]] = {
     ),
     "DecisionRequest": closed(
         model=_MODEL | {"minLength": 1},
-        input={"oneOf": [{"type": "string", "minLength": 1}, _MESSAGES]},
+        input={
+            "oneOf": [
+                {"type": "string", "minLength": 1},
+                items(ref("DecisionMessage")) | {"minItems": 1, "maxItems": parameters.MAX_MESSAGES},
+            ]
+        },
         questions=items(
             {
                 "oneOf": [
@@ -109,12 +146,22 @@ REQUESTS: Final[dict[str, Shape]] = {
                 ]
             }
         )
-        | {"minItems": 1, "maxItems": decisions.MOST_QUESTIONS},
+        | {"minItems": 1, "maxItems": questions.MOST_QUESTIONS},
         user=ANYTHING,
         metadata=ANYTHING,
         store=ANYTHING,
         safety_identifier=ANYTHING,
-        optional=frozenset({"user", "metadata", "store", "safety_identifier"}),
+        prompt_cache_key={"type": ["string", "null"], "maxLength": 512},
+        prompt_cache_options=maybe(
+            closed(
+                mode={"enum": [*questions.CACHE_MODES, None]},
+                ttl=const(questions.CACHE_LIFE),
+                optional=frozenset({"mode", "ttl"}),
+            )
+        ),
+        optional=frozenset(
+            {"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_options"}
+        ),
     ),
     "FileUpload": {
         "type": "object",

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from deployments import drawing, inference, known_targets
 from deployments.admission import Memory, NotAsRemembered
 from deployments.inference import Caller, Target
-from deployments.openai_api import answering, decisions, parameters
+from deployments.openai_api import answering, decisions, parameters, questions
 from deployments.openai_api.base import OpenAIView, event_stream, json_answer
 from deployments.openai_api.document import operation
 from portal import tokens
@@ -91,7 +91,7 @@ class Decisions(OpenAIView):
     @operation("createDecision", "Decision", takes="DecisionRequest", tag="answers")
     def post(self, request: Request) -> Response:
         """Answer typed questions about a text with probabilities."""
-        body = decisions.decision_request(request.data)
+        body = questions.decision_request(request.data)
 
         def ask(target: Target) -> Response:
             caller = decisions.admit(target, body, Caller.of(request, self.team))

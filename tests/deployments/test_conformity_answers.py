@@ -169,6 +169,8 @@ QUESTIONS = [
     {"type": "score", "name": "urgency", "levels": [{"label": "low"}, {"label": "middle"}, {"label": "high"}]},
 ]  # fmt: skip
 
+PICTURE = {"type": "input_image", "image_url": "https://example.org/a.png"}
+
 
 def decide(client: OpenAI, **changes) -> Decision:
     return client.decisions.create(**{"model": "tiny", "input": "Nothing prints.", "questions": QUESTIONS, **changes})
@@ -196,6 +198,27 @@ def test_decisions_are_probabilities(client, team):
     assert again[0].confidence == pytest.approx(queue.confidence, abs=1e-4)
 
 
+def test_everything_that_the_sdk_types_of_text_is_understood(client):
+    """The same in other words gets the same probabilities: parts are one text, and notes change nothing."""
+    asked = {"type": "predicate", "instructions": "Is the person angry?"}
+    plain = decide(client, input=[{"role": "user", "content": 'Nothing prints. {"user":"anna"}'}], questions=[asked])
+    parts = [{"type": "input_text", "text": "Nothing prints. "}, {"type": "input_json", "data": {"user": "anna"}}]
+    in_words = [{"type": "input_text", "text": "Is the person "}, {"type": "input_text", "text": "angry?"}]
+    answer = decide(
+        client,
+        input=[{"type": "message", "role": "user", "content": parts}],
+        questions=[{**asked, "instructions": in_words}, {**asked, "name": "angry"}],
+        prompt_cache_key="tickets",
+        prompt_cache_options={"mode": "explicit", "ttl": "30m"},
+        safety_identifier="someone",
+    )
+    assert [one.name for one in answer.answers] == [None, "angry"]
+    for one in answer.answers:
+        assert one.probability == pytest.approx(plain.answers[0].probability, abs=1e-4)
+    said = [{"role": "assistant", "phase": "final_answer", "content": [{"type": "output_text", "text": "Why?"}]}]
+    assert decide(client, input=[{"role": "developer", "content": "Be brief."}, *said], questions=[asked]).answers
+
+
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
@@ -205,9 +228,18 @@ def test_decisions_are_probabilities(client, team):
         ({"questions": [{"type": "choice", "name": "x", "choices": [{"value": "a"}]}]}, "questions[0].choices"),
         ({"questions": [{"type": "predicate", "name": "x", "choices": []}]}, "questions[0].choices"),
         ({"questions": QUESTIONS[:1] * 2}, "questions"),
-        ({"temperature": 1}, "temperature"),
+        ({"extra_body": {"temperature": 1}}, "temperature"),
+        ({"questions": [{"type": "predicate", "instructions": ""}]}, "questions[0].instructions"),
+        ({"questions": [{"type": "predicate", "instructions": [PICTURE]}]}, "questions[0].instructions[0]"),
+        ({"questions": [{"type": "predicate", "instructions": [{"type": "input_text"}]}]},
+         "questions[0].instructions[0].text"),
+        ({"input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}, PICTURE]}]},
+         "input[0].content[1]"),
+        ({"input": [{"role": "user", "content": [{"type": "input_json", "data": [1]}]}]}, "input[0].content[0].data"),
+        ({"input": [{"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}]}, "input[0].type"),
+        ({"prompt_cache_options": {"mode": "always"}}, "prompt_cache_options.mode"),
     ],
-)
+)  # fmt: skip
 def test_questions_that_cannot_be_asked_are_refused_by_name(client, changes, param):
     with pytest.raises(openai.BadRequestError) as caught:
         decide(client, **changes)

@@ -19,6 +19,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from datasets_app.token_bytes import TokenBytes
+
 # `role` and `content`, both texts; an assistant's message may have a `weight` of 0: it is not learned.
 Message = Mapping[str, Any]
 
@@ -70,6 +72,7 @@ class ChatRenderer:
         self._special_tokens = dict(special_tokens)
         self.eos_id = eos_ids[0]
         self.eos_ids = frozenset(eos_ids)
+        self._bytes: TokenBytes | None = None
         self._eos_texts = tuple(tokenizer.decode([i], skip_special_tokens=False) for i in eos_ids)
 
     @classmethod
@@ -154,6 +157,12 @@ class ChatRenderer:
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Return the text of token ids, without special tokens unless asked for."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes of one token, which may be a part of a character; joined they are the text."""
+        if self._bytes is None:
+            self._bytes = TokenBytes(self._tokenizer)  # its first use takes as long as loading: few need it
+        return self._bytes.of(token_id)
 
     def _answer_text(self, prompt_text: str, messages: Sequence[Message]) -> str:
         """Return what the template writes after the prompt, up to and including the end-of-turn token.

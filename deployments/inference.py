@@ -79,6 +79,7 @@ def complete(target: Target, body: Body, caller: Caller, *, then: Callable[[Body
         if then is not None:
             answer = then(answer)
             count.note_usage(answer)
+    answer = _with_cuts_told(asked, answer)
     if count.heard is not None:
         count.heard.note_answer(answer)
     count.write(200)
@@ -102,7 +103,7 @@ def stream(target: Target, body: Body, caller: Caller) -> AnswerStream:
         except BaseException:
             slot.release()
             raise
-    return AnswerStream(target, events, count, slot, wants_usage=wants_usage)
+    return AnswerStream(target, asked, events, count, slot, wants_usage=wants_usage)
 
 
 class AnswerStream:
@@ -112,9 +113,17 @@ class AnswerStream:
     """
 
     def __init__(
-        self, target: Target, events: engine_client.ChatStream, count: RequestCount, slot: Slot, *, wants_usage: bool
+        self,
+        target: Target,
+        asked: Body,
+        events: engine_client.ChatStream,
+        count: RequestCount,
+        slot: Slot,
+        *,
+        wants_usage: bool,
     ) -> None:
         self._target = target
+        self._asked = asked
         self._events = events
         self._count = count
         self._slot = slot
@@ -206,7 +215,7 @@ class AnswerStream:
             event.setdefault("usage", None)
         else:
             event.pop("usage", None)
-        yield _frame(_public(self._target, event))
+        yield _frame(_public(self._target, _with_cuts_told(self._asked, event)))
 
 
 @contextmanager
@@ -295,6 +304,17 @@ def _path(body: Body) -> str:
 def _public(target: Target, answer: Body) -> Body:
     """Return an answer with the name that the caller used; adapters' names stay inside."""
     return {**answer, "model": target.public_name, "system_fingerprint": target.fingerprint}
+
+
+def _with_cuts_told(asked: Body, answer: Body) -> Body:
+    """Return an answer in which what a stop text cut inside a schema is `length`: our engine says so, vLLM `stop`."""
+    if not asked.get("stop") or (asked.get("response_format") or {}).get("type", "text") == "text":
+        return answer
+    choices = [
+        {**one, "finish_reason": "length"} if isinstance(one.get("stop_reason"), str) else one
+        for one in answer.get("choices", ())
+    ]
+    return {**answer, "choices": choices}
 
 
 def _engine_error(error: Any) -> PortalError:

@@ -366,7 +366,7 @@ class EngineCore:
                 sequence.output_ids.append(self._eos_id)
                 added.token_ids.append(self._eos_id)
                 added.text += sequence.text.finish()
-                added.reason = FinishReason.STOP
+                added.reason = FinishReason.LENGTH if sequence.text.stopped else FinishReason.STOP
         return token
 
     def _text_of(self, sequence: Sequence, token: int) -> tuple[str, FinishReason | None]:
@@ -374,11 +374,13 @@ class EngineCore:
         if token in self._eos_ids and not sequence.params.ignore_eos:
             return sequence.text.finish(), FinishReason.STOP
         text = sequence.text.push(token)
+        # Held to a schema, what a stop text cuts off is no whole answer, and must not look like one.
+        when_stopped = FinishReason.STOP if sequence.grammar is None else FinishReason.LENGTH
         if sequence.text.stopped:
-            return text, FinishReason.STOP
+            return text, when_stopped
         if len(sequence.output_ids) >= sequence.params.max_tokens:
             text += sequence.text.finish()
-            return text, FinishReason.STOP if sequence.text.stopped else FinishReason.LENGTH
+            return text, when_stopped if sequence.text.stopped else FinishReason.LENGTH
         return text, None
 
     def _fail(self, sequence: Sequence, message: str) -> SequenceOutput:

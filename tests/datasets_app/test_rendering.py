@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from datasets_app.rendering import ChatRenderer, RenderingError
+from datasets_app.token_bytes import TokenBytes
 from tests.tiny_model import make_tiny_model
 
 CONVERSATIONS = [
@@ -134,3 +136,22 @@ def test_folder_without_template_or_tokenizer_is_refused(model_dir, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes((model_dir / "tokenizer.json").read_bytes())
     with pytest.raises(RenderingError, match="no chat template"):
         ChatRenderer.load(tmp_path)
+
+
+@given(text=texts)
+def test_the_bytes_of_tokens_are_those_of_the_text(renderer, text):
+    assert b"".join(map(renderer.token_bytes, renderer.encode(text))) == text.encode()
+
+
+def test_bytes_of_special_tokens_and_of_ids_that_nothing_has(renderer):
+    assert renderer.token_bytes(renderer.eos_id) == b"<|im_end|>"
+    assert renderer.token_bytes(1_000_000) == b""
+
+
+def test_bytes_of_a_vocabulary_that_falls_back_to_them():
+    letters = {"<unk>": 0, "\u2581": 1, "a": 2, "\u2581a": 3} | {f"<0x{byte:02X}>": 4 + byte for byte in range(256)}
+    tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[("\u2581", "a")], unk_token="<unk>", byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="never")])
+    ids = tokenizer.encode("a aж🙂", add_special_tokens=False).ids
+    assert b"".join(map(TokenBytes(tokenizer).of, ids)) == "a aж🙂".encode()

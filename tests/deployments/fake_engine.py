@@ -3,7 +3,8 @@
 It answers `<model> heard: <last user text>`, word by word, without any model. Words in the user's text steer it:
 #slow (0.2 s between words), #silent (3 s before the first), #die (the connection breaks after two words),
 #error (an error frame after two words), #busy (503), #toolong (400), #forever (until the client hangs up), #unscored
-(values are refused, 400), #json (the answer is what stands behind it). Values are as likely as `shares` says, else the
+(values are refused, 400), #json (the answer is what stands behind it). What a stop text cuts says so as vLLM does, in
+`stop_reason`. Values are as likely as `shares` says, else the
 later the likelier.
 It runs inside a test (`FakeEngine().start()`), or as the child process of a node agent with the real one's arguments.
 """
@@ -107,8 +108,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.stream(body, asked, words)
         if "#slow" in asked:
             self.wait_or_hang_up(10)
-        choice = {"index": 0, "finish_reason": "stop", "logprobs": None}
-        message = {"role": "assistant", "content": " ".join(words), "refusal": None}
+        said, stop = " ".join(words), next((one for one in body.get("stop") or () if one in " ".join(words)), None)
+        choice = {"index": 0, "finish_reason": "stop", "logprobs": None, **({"stop_reason": stop} if stop else {})}
+        message = {"role": "assistant", "content": said.partition(stop)[0] if stop else said, "refusal": None}
         choices = [{**choice, "index": index, "message": message} for index in range(body.get("n", 1))]
         return self.reply(200, {**head(body, "chat.completion"), "choices": choices, "usage": usage(words)})
 

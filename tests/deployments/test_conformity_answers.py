@@ -89,6 +89,29 @@ def test_logprobs_are_of_the_tokens_that_were_said(client):
         assert entry.logprob == pytest.approx(top[0]), "the likeliest token is said"
 
 
+@pytest.mark.parametrize("text", ["Не работает", "Fixed 🙂"])
+def test_bytes_of_tokens_are_those_of_the_text_in_every_script(client, text):
+    schema = {"type": "object", "properties": {"said": {"enum": [text]}}, "required": ["said"],
+              "additionalProperties": False}  # fmt: skip
+    wanted = {"type": "json_schema", "json_schema": {"name": "said", "schema": schema}}
+    options = {"response_format": wanted, "max_tokens": 100, "logprobs": True}
+    whole = asked(client, **options).choices[0]
+    assert json.loads(whole.message.content) == {"said": text}
+    chunks = [chunk.choices[0] for chunk in asked(client, stream=True, **options)]
+    streamed = [entry for chunk in chunks if chunk.logprobs for entry in chunk.logprobs.content]
+    for entries in (whole.logprobs.content, streamed):
+        assert b"".join(bytes(entry.bytes) for entry in entries) == whole.message.content.encode()
+
+
+def test_what_a_stop_cuts_inside_a_schema_is_told_as_cut(client):
+    """Clients that send `stop` with everything are served; a text that is no JSON is never called whole."""
+    options = {**ASK, "max_tokens": 100, "response_format": Ticket}
+    whole = client.chat.completions.parse(**options, stop=["\n\n"]).choices[0]
+    assert (whole.finish_reason, isinstance(whole.message.parsed, Ticket)) == ("stop", True)
+    with pytest.raises(openai.LengthFinishReasonError):
+        client.chat.completions.parse(**options, stop=['", "'])
+
+
 def test_penalties_change_what_is_said(client):
     plain = asked(client, max_tokens=40).choices[0].message.content
     assert asked(client, max_tokens=40, frequency_penalty=2.0).choices[0].message.content != plain

@@ -98,6 +98,13 @@ def test_options_reach_the_engine(client, deployed, engine: FakeEngine):
     assert named == sampling | {"cache_salt": salt}, "what is cached of one team serves no other"
 
 
+def test_what_an_engine_cuts_at_a_stop_text_is_whole_without_a_schema_only(raw, deployed):
+    ask = {"model": "demo-triage", "messages": user('#json {"a": 1}'), "stop": ["}"]}
+    for wanted, reason in (({"type": "text"}, "stop"), ({"type": "json_object"}, "length")):
+        (choice,) = raw.post("/v1/chat/completions", json={**ask, "response_format": wanted}).json()["choices"]
+        assert (choice["message"]["content"], choice["finish_reason"]) == ('{"a": 1', reason)
+
+
 def test_a_stream_arrives_in_pieces_and_ends_with_usage_if_asked(client, deployed):
     options = {"include_usage": True}
     chunks = list(

@@ -1,7 +1,9 @@
 """OpenAI's JSON shapes of chat and plain completions, whole and streamed."""
 
+import codecs
 import secrets
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -119,7 +121,8 @@ class ChatShape:
 
     def _token(self, token_id: int, logprob: float) -> Json:
         text = self._renderer.decode([token_id], skip_special=False)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        # Not the text's: a token may be a part of a character, which alone is no text.
+        return {"token": text, "logprob": logprob, "bytes": list(self._renderer.token_bytes(token_id))}
 
 
 class CompletionShape:
@@ -128,7 +131,8 @@ class CompletionShape:
     def __init__(self, model: str, fingerprint: str, renderer: ChatRenderer) -> None:
         self._names = _names("cmpl", model, fingerprint)
         self._renderer = renderer
-        self._offsets: dict[int, int] = {}
+        self._read: dict[int, codecs.IncrementalDecoder] = {}
+        self._offsets: Counter[int] = Counter()
 
     def head(self) -> Json:
         """Return the fields of a text_completion, without choices."""
@@ -158,17 +162,19 @@ class CompletionShape:
     def _logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> Json | None:
         if not logprobs:
             return None
-        tokens = [self._text(entry.token_id) for entry in logprobs]
-        offsets = []
-        for token in tokens:
-            offsets.append(self._offsets.get(index, 0))
-            self._offsets[index] = offsets[-1] + len(token)
         return {
-            "tokens": tokens,
+            "tokens": [self._text(entry.token_id) for entry in logprobs],
             "token_logprobs": [entry.logprob for entry in logprobs],
             "top_logprobs": [{self._text(token): value for token, value in entry.top} for entry in logprobs],
-            "text_offset": offsets,
+            "text_offset": [self._offset(index, entry.token_id) for entry in logprobs],
         }
+
+    def _offset(self, index: int, token_id: int) -> int:
+        """Return where a choice's next token begins; the parts of a character all begin where it does."""
+        begins = self._offsets[index]
+        decoder = self._read.setdefault(index, codecs.getincrementaldecoder("utf-8")("replace"))
+        self._offsets[index] += len(decoder.decode(self._renderer.token_bytes(token_id)))
+        return begins
 
     def _text(self, token_id: int) -> str:
         return self._renderer.decode([token_id], skip_special=False)

@@ -100,11 +100,22 @@ def test_only_whole_answers_are_complete(driver: Driver, compiler: GrammarCompil
     assert not grammar.is_complete(())
 
 
-def test_stop_strings_work_inside_a_schema(driver: Driver, compiler: GrammarCompiler) -> None:
+def test_what_a_stop_text_cuts_inside_a_schema_is_not_called_whole(driver: Driver, compiler: GrammarCompiler) -> None:
     answer = driver.answer(PROMPT, max_tokens=80, grammar=compiler.compile(TRIAGE).start(), stop=('", "category',))
-    assert answer.finish_reason is FinishReason.STOP
+    assert answer.finish_reason is FinishReason.LENGTH
     assert answer.text.startswith('{"queue": "')
     assert "category" not in answer.text
+
+
+def test_a_stop_text_at_the_very_end_of_a_schema_is_no_whole_answer_either(
+    driver: Driver, compiler: GrammarCompiler
+) -> None:
+    answer = driver.answer(PROMPT, max_tokens=80, grammar=compiler.compile(TRIAGE).start(), stop=("}",))
+    assert answer.finish_reason is FinishReason.LENGTH
+    assert json.loads(answer.text + "}")
+    never = driver.answer(PROMPT, max_tokens=80, grammar=compiler.compile(TRIAGE).start(), stop=("\n",))
+    assert never.finish_reason is FinishReason.STOP
+    assert json.loads(never.text)
 
 
 def test_any_json_object(driver: Driver, compiler: GrammarCompiler) -> None:

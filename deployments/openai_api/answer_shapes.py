@@ -279,6 +279,21 @@ ANSWERS: Final[dict[str, Shape]] = {
         is_callable=FLAG,
     ),
     "FineTuningCheckpointList": listed("FineTuningCheckpoint"),
+    "GraderValidation": closed(grader={"type": "object"}),
+    "GraderResult": closed(
+        reward=NUMBER,
+        sub_rewards={"type": "object", "additionalProperties": NUMBER},
+        metadata=closed(
+            name=TEXT,
+            type=TEXT,
+            errors={"type": "object", "additionalProperties": FLAG},
+            execution_time=NUMBER,
+            scores={"type": "object", "additionalProperties": NUMBER},
+            sampled_model_name=NOTHING,
+            token_usage=NOTHING,
+        ),
+        model_grader_token_usage_per_model={"type": "object", "maxProperties": 0},
+    ),
     "Batch": closed(
         id=TEXT,
         object=const("batch"),

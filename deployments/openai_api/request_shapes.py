@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from deployments.openai_api import answering, files, job_settings, parameters, questions
+from deployments.openai_api import answering, files, formulas, graders, job_settings, parameters, questions
 from deployments.openai_api.answer_shapes import ANYTHING, FLAG, TEXT, Shape, closed, const, items, maybe, ref
 from deployments.openai_api.parameters import Parameter
 from deployments.webhooks.models import EVENT_TYPES
@@ -95,6 +95,17 @@ def _option(key: str, value: Shape) -> Shape:
     return closed(optional=frozenset({"description"}), **{key: value, "description": maybe(TEXT)})
 
 
+_GRADED: Final[Shape] = {"type": "string", "maxLength": graders.MOST_TEXT}
+
+
+def _grader(kind: str, **options: Shape) -> Shape:
+    return closed(type=const(kind), name=_GRADED, **options)
+
+
+_COMPARED: Final = {
+    "input": _GRADED | {"description": "May hold {{item.…}}, {{sample.output_text}}, {{sample.output_json.…}}."},
+    "reference": _GRADED | {"description": "As input."},
+}
 _EVENT: Final[Shape] = {"type": "string", "enum": list(EVENT_TYPES)}
 _ENDPOINT: Final = {
     "name": {"type": "string", "minLength": 1, "maxLength": 100},
@@ -192,6 +203,34 @@ REQUESTS: Final[dict[str, Shape]] = {
         recipe={"type": ["string", "null"], "enum": [*RECIPES, None]},
         optional=job_settings.KNOWN - {"model", "training_file"},
     ),
+    "SingleGrader": {
+        "oneOf": [
+            _grader("string_check", **_COMPARED, operation={"type": "string", "enum": list(graders.OPERATIONS)}),
+            _grader("text_similarity", **_COMPARED, evaluation_metric={"type": "string", "enum": list(graders.ROUGE)}),
+        ]
+    },
+    "Grader": {
+        "anyOf": [
+            ref("SingleGrader"),
+            _grader(
+                "multi",
+                graders={
+                    "anyOf": [
+                        ref("SingleGrader"),
+                        {
+                            "type": "object",
+                            "minProperties": 1,
+                            "maxProperties": graders.MOST_GRADERS,
+                            "additionalProperties": ref("SingleGrader"),
+                        },
+                    ]
+                },
+                calculate_output={"type": "string", "maxLength": formulas.LONGEST},
+            ),
+        ]
+    },
+    "GraderValidateRequest": closed(grader=ref("Grader")),
+    "GraderRunRequest": closed(grader=ref("Grader"), model_sample=_GRADED, item=ANYTHING, optional=frozenset({"item"})),
     "WebhookEndpointRequest": closed(**_ENDPOINT),
     "WebhookEndpointChange": closed(
         **{name: maybe(shape) for name, shape in _ENDPOINT.items()},

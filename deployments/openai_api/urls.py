@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from deployments.openai_api import batch_views, file_views, job_views, model_views, views, webhook_views
+from deployments.openai_api import batch_views, file_views, grader_views, job_views, model_views, views, webhook_views
 
 app_name = "openai"
 urlpatterns: list[URLPattern] = [
@@ -26,6 +26,8 @@ urlpatterns: list[URLPattern] = [
     ),
     path("webhook_endpoints/<str:endpoint_id>/test", webhook_views.WebhookTest.as_view(), name="webhook_test"),
     path("webhook_event_types", webhook_views.WebhookEventTypes.as_view(), name="webhook_event_types"),
+    path("fine_tuning/alpha/graders/validate", grader_views.GraderValidate.as_view(), name="grader_validate"),
+    path("fine_tuning/alpha/graders/run", grader_views.GraderRun.as_view(), name="grader_run"),
     path("fine_tuning/jobs", job_views.Jobs.as_view(), name="jobs"),
     path("fine_tuning/jobs/<str:job_id>", job_views.Job.as_view(), name="job"),
     path("fine_tuning/jobs/<str:job_id>/events", job_views.JobEvents.as_view(), name="job_events"),

@@ -36,6 +36,10 @@ def component_of(answer: dict[str, Any]) -> str:
         return "Error"
     if "answers" in answer:
         return "Decision"
+    if "grader" in answer:
+        return "GraderValidation"
+    if "reward" in answer:
+        return "GraderResult"
     if answer.get("deleted"):
         return "Deleted"
     if answer["object"] == "list":

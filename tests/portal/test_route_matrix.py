@@ -319,6 +319,8 @@ ROUTES: dict[str, Key] = {
     "openai:files": NOTHING,
     "openai:file": FILE,
     "openai:file_content": FILE,
+    "openai:grader_validate": NOTHING,
+    "openai:grader_run": NOTHING,
     "openai:jobs": NOTHING,
     "openai:job": JOB,
     "openai:job_events": JOB,

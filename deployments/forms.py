@@ -143,6 +143,17 @@ class SleepForm(forms.Form):
     )
 
 
+class RetirementForm(forms.Form):
+    """On which day a deployment answers for the last time."""
+
+    retires_on = forms.DateField(
+        label=_("Last day"),
+        required=False,
+        widget=forms.DateInput({"type": "date"}),
+        help_text=_("In UTC. Programs that list models are told this date. Empty: no end is set."),
+    )
+
+
 class LogForm(forms.Form):
     """Whether texts of requests are kept, and for how long."""
 

@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from deployments import canaries, history, placing
-from deployments.models import Deployment, DeploymentVersion, Engine, Placement
+from deployments.models import Deployment, DeploymentVersion, Engine, Placement, today
 from experiments.models import Adapter
 from portal.actors import Actor
 from portal.models import BaseModel, Node
@@ -238,7 +238,8 @@ def _is_needed(adapter_id: str) -> Exists:
     adapter = OuterRef(adapter_id)
     behind = Q(live_version__adapter=adapter) | Q(next_version__adapter=adapter) | Q(canary_version__adapter=adapter)
     awake = Q(sleep_after_minutes=None) | Q(awake_until__gt=Now())
-    return Exists(Deployment.unscoped.filter(behind, awake, is_running=True))
+    lasts = Q(retires_on=None) | Q(retires_on__gte=today())
+    return Exists(Deployment.unscoped.filter(behind, awake, lasts, is_running=True))
 
 
 def _reset_placements(node: Node, base_model: BaseModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,13 @@ __all__ = [
     "PromotionPolicy",
     "WebhookDelivery",
     "WebhookEndpoint",
+    "today",
 ]
+
+
+def today() -> date:
+    """Return the day by which deployments retire, that of UTC."""
+    return timezone.now().date()
 
 
 class Engine(models.Model):
@@ -122,6 +129,9 @@ class Deployment(TeamOwned):
     canary_since = models.DateTimeField(null=True, help_text="since when it answers")
     sleep_after_minutes = models.PositiveIntegerField(null=True, help_text="without a request; empty: never")
     awake_until = models.DateTimeField(null=True, help_text="renewed by requests; counts where it may sleep at all")
+    retires_on = models.DateField(
+        null=True, help_text="the last day, in UTC, on which it answers; empty: no end is set"
+    )
 
     logs_text = models.BooleanField(default=False, help_text="whether what is asked and answered is kept")
     log_days = models.PositiveSmallIntegerField(default=30, help_text="for how long")
@@ -145,6 +155,11 @@ class Deployment(TeamOwned):
         """Whether nobody has asked it for so long that its adapter need not be loaded."""
         rests = self.sleep_after_minutes is not None
         return rests and (self.awake_until is None or self.awake_until <= timezone.now())
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether its last day is over."""
+        return self.retires_on is not None and self.retires_on < today()
 
 
 class DeploymentVersion(TeamOwned):

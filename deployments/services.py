@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from django.db import transaction
@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 
 from deployments import canaries, gate, history, lifecycle, overriding, placing
 from deployments.decidable import Decidable, decidable
-from deployments.models import Deployment, DeploymentVersion, Placement
+from deployments.models import Deployment, DeploymentVersion, Placement, today
 from deployments.prompts import common_system_prompt
 from experiments import kept
 from experiments.models import Adapter, Run
@@ -183,6 +183,23 @@ def set_sleep(*, deployment: Deployment, actor: Actor, minutes: int | None) -> D
         deployment.save(update_fields=["sleep_after_minutes"])
         history.note(deployment, actor, "deployment.sleep_changed", minutes=minutes)
     _keep_awake(deployment)
+    return deployment
+
+
+@transaction.atomic
+def set_retirement(*, deployment: Deployment, actor: Actor, last_day: date | None) -> Deployment:
+    """Say on which day a deployment answers for the last time, which /v1/models tells its callers; None: no end.
+
+    Raises: InvalidInput for a day that is over.
+    """
+    if last_day is not None and last_day < today():
+        raise InvalidInput(_("This day is over. Stop the deployment to end it at once."), param="retires_on")
+    deployment = _locked(deployment)
+    if deployment.retires_on != last_day:
+        deployment.retires_on = last_day
+        deployment.save(update_fields=["retires_on"])
+        told = last_day.isoformat() if last_day is not None else None
+        history.note(deployment, actor, "deployment.retirement_changed", last_day=told)
     return deployment
 
 

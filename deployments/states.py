@@ -65,7 +65,7 @@ def standings_among(placements: QuerySet[Placement], deployments: Iterable[Deplo
 
 
 def _standing(deployment: Deployment, placed: dict[object, list[Placement]]) -> Standing:
-    if not deployment.is_running:
+    if not deployment.is_running or deployment.is_retired:
         return Standing(State.STOPPED)
     live, following = deployment.live_version, deployment.next_version
     of_live = _state_of(live, placed) if live is not None else Standing(State.PENDING)

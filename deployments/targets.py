@@ -81,7 +81,7 @@ def resolve(team: Team, name: str) -> Target:
 
 # Most requests ask a running deployment whose version is known: one round trip says whether it is still that one.
 _LOOK_UP = """
-    SELECT id, live_version_id, is_running AND sleep_after_minutes IS NULL, logs_text, log_days,
+    SELECT id, live_version_id, is_running AND sleep_after_minutes IS NULL AND retires_on IS NULL, logs_text, log_days,
         format('d%%s%%s', ctid, xmin), canary_version_id, canary_share
     FROM deployments_deployment WHERE team_id = %s AND name = %s
 """
@@ -198,6 +198,16 @@ def model_not_found() -> NotFound:
     )
 
 
+def refuse_retired(deployment: Deployment) -> None:
+    """Raises: NotFound if a deployment's last day is over."""
+    if deployment.is_retired:
+        raise NotFound(
+            _("This model was retired: %(day)s was its last day.") % {"day": deployment.retires_on},
+            code="model_retired",
+            param="model",
+        )
+
+
 def _ready(team: Team) -> QuerySet[Placement]:
     """Return loaded placements whose engine answers, the node heard from last first.
 
@@ -237,7 +247,7 @@ class _Named:
 
 _ASKED = (
     "team_id", "name", "is_running", "live_version_id", "sleep_after_minutes", "awake_until", "logs_text", "log_days",
-    "canary_version_id", "canary_share",
+    "canary_version_id", "canary_share", "retires_on",
 )  # fmt: skip
 
 
@@ -256,6 +266,7 @@ def _named(team: Team, name: str) -> _Named | None:
 
 def _deployed_target(team: Team, found: _Named) -> Target | Unavailable:
     """Return where to ask, or why it has to be loaded first; the wish that it be loaded must not be rolled back."""
+    refuse_retired(found.deployment)
     if not found.deployment.is_running:
         raise PortalError(
             _("This deployment is stopped. Start it to use it again."), code="deployment_stopped", param="model"

@@ -39,6 +39,8 @@ def resolve(team: Team, name: str) -> Target:
         made = team.deploymentversions.filter(deployment__name=job.deployment_name, adapter=adapter)
         version = made.select_related("deployment").order_by("-number").first()
         if version is None:
+            for deployment in team.deployments.filter(name=job.deployment_name):
+                targets.refuse_retired(deployment)
             _wish_for(adapter)
         prompt = common_system_prompt(job.run.dataset_version) if job.run else ""
     if version is not None:  # this very version: what is promoted under the deployment's name is another matter

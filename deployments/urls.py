@@ -32,6 +32,7 @@ urlpatterns: list[URLPattern] = [
     path("t/<slug:team>/exports/<uuid:pk>/delete/", exports.delete, name="export_delete"),
     path("t/<slug:team>/deployments/rules/", versions.policy, name="policy"),
     path("t/<slug:team>/deployments/<uuid:pk>/sleep/", versions.sleep, name="sleep"),
+    path("t/<slug:team>/deployments/<uuid:pk>/retirement/", versions.retirement, name="retirement"),
     path("t/<slug:team>/webhooks/", webhooks.index, name="webhooks"),
     path("t/<slug:team>/webhooks/<uuid:pk>/", webhooks.detail, name="webhooks_detail"),
     path("t/<slug:team>/webhooks/<uuid:pk>/test/", webhooks.test, name="webhooks_test"),

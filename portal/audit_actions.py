@@ -146,6 +146,7 @@ ACTIONS: Mapping[str, str | Promise] = {
     "deployment.gate_overridden": _("Gate of a deployment overridden"),
     "deployment.woken": _("Deployment woken"),
     "deployment.sleep_changed": _("Deployment's sleep changed"),
+    "deployment.retirement_changed": _("Deployment's last day changed"),
     "deployment.log_changed": _("Keeping of requests' texts changed"),
     "deployment.texts_deleted": _("Kept texts of requests deleted"),
     "request.texts_read": _("Kept texts of requests read"),

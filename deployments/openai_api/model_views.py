@@ -34,9 +34,14 @@ class ModelList(OpenAIView):
         with team_scope(self.team.pk):
             jobs = list(tuned_models.callable_jobs(self.team))
             tuned = {job.deployment_name for job in jobs}
-            deployments = list(self.team.deployments.filter(is_running=True).exclude(name__in=tuned))
-        models = [deployment_entry(deployment, self.team) for deployment in deployments]
-        models += [tuned_entry(job) for job in jobs]
+            known = {one.name: one for one in self.team.deployments.all()}
+        running = [one for one in known.values() if one.is_running and not one.is_retired and one.name not in tuned]
+        models = [deployment_entry(deployment, self.team) for deployment in running]
+        models += [
+            tuned_entry(job, deployment=deployment)
+            for job in jobs
+            if (deployment := known.get(job.deployment_name)) is None or not deployment.is_retired
+        ]
         models += [base_model_entry(model) for model in BaseModel.objects.filter(is_allowed=True)]
         return Response({"object": "list", "data": [model for model in models if self.token.may_call(model["id"])]})
 
@@ -55,7 +60,9 @@ class ModelDetail(OpenAIView):
             raise inference.model_not_found()
         with team_scope(self.team.pk):
             if model_id.startswith(tuned_models.PREFIX):
-                return Response(tuned_entry(tuned_models.find(self.team, model_id), model_id))
+                job = tuned_models.find(self.team, model_id)
+                made = self.team.deployments.filter(name=job.deployment_name).first()
+                return Response(tuned_entry(job, model_id, deployment=made))
             deployment = self.team.deployments.filter(name=model_id, is_running=True).first()
         if deployment is not None:
             return Response(deployment_entry(deployment, self.team))
@@ -100,13 +107,13 @@ def delete_tuned(job: FineTuningJob, actor: Actor) -> None:
 
 def deployment_entry(deployment: Deployment, team: Team) -> Body:
     """Return a deployment as a model."""
-    return _entry(deployment.name, deployment.created_at, team.slug)
+    return _entry(deployment.name, deployment.created_at, team.slug, deployment)
 
 
-def tuned_entry(job: FineTuningJob, name: str = "") -> Body:
-    """Return what a fine-tuning job left as a model."""
+def tuned_entry(job: FineTuningJob, name: str = "", *, deployment: Deployment | None = None) -> Body:
+    """Return what a fine-tuning job left as a model; `deployment`: the one that was made of it, if there is one."""
     made_at = job.run.ended_at if job.run is not None else None
-    return _entry(name or job.model_name, made_at or job.created_at, job.team.slug)
+    return _entry(name or job.model_name, made_at or job.created_at, job.team.slug, deployment)
 
 
 def base_model_entry(model: BaseModel) -> Body:
@@ -114,11 +121,12 @@ def base_model_entry(model: BaseModel) -> Body:
     return _entry(model.slug, model.created_at, "tuneport")
 
 
-def _entry(name: str, created_at: datetime, owner: str) -> Body:
+def _entry(name: str, created_at: datetime, owner: str, deployment: Deployment | None = None) -> Body:
+    last_day = deployment.retires_on if deployment is not None else None
     return {
         "id": name,
         "object": "model",
         "created": int(created_at.timestamp()),
         "owned_by": owner,
-        "shutdown_date": None,
+        "shutdown_date": last_day.isoformat() if last_day is not None else None,
     }

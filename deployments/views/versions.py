@@ -13,12 +13,12 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods
 
 from deployments import canaries, gate, policies, services
-from deployments.forms import CanaryForm, PolicyForm, PromoteForm, SleepForm
+from deployments.forms import CanaryForm, PolicyForm, PromoteForm, RetirementForm, SleepForm
 from deployments.models import DeploymentVersion
 from deployments.version_differences import differences
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
-from portal.errors import PortalError
+from portal.errors import InvalidInput, PortalError
 from portal.models import Role
 
 _SHOWN = (
@@ -158,3 +158,23 @@ def sleep(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
         return redirect("deployments:detail", request.team.slug, deployment.pk)
     context = {"form": form, "deployment": deployment}
     return render(request, "deployments/sleep.html", context, status=400 if form.errors else 200)
+
+
+@team_view(role=Role.ADMIN)
+@require_http_methods(["GET", "HEAD", "POST"])
+def retirement(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
+    """Show and change on which day a deployment answers for the last time."""
+    deployment = get_object_or_404(request.team.deployments.select_related("team"), pk=pk)
+    posted = request.POST if request.method == "POST" else None
+    form = RetirementForm(posted, initial={"retires_on": deployment.retires_on})
+    if request.method == "POST" and form.is_valid():
+        last_day = form.cleaned_data["retires_on"]
+        try:
+            services.set_retirement(deployment=deployment, actor=Actor.of(request), last_day=last_day)
+        except InvalidInput as error:
+            form.add_error("retires_on", error.message)
+        else:
+            messages.success(request, _("Saved."))
+            return redirect("deployments:detail", request.team.slug, deployment.pk)
+    context = {"form": form, "deployment": deployment}
+    return render(request, "deployments/retirement.html", context, status=400 if form.errors else 200)

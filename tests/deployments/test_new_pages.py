@@ -83,6 +83,7 @@ def test_the_pages_fit_and_nothing_is_complained_about(busy, hook, team, run, op
         "promote": f"/t/{team.slug}/deployment-versions/{second.pk}/promote/",
         "rules": f"/t/{team.slug}/deployments/rules/",
         "sleep": f"{base}/sleep/",
+        "retirement": f"{base}/retirement/",
         "log": f"{base}/log/",
         "log-record": f"{base}/log/{record}/",
         "log-settings": f"{base}/log/settings/",

@@ -279,6 +279,7 @@ ROUTES: dict[str, Key] = {
     "deployments:export_download": EXPORT,
     "deployments:export_delete": EXPORT,
     "deployments:sleep": DEPLOYMENT,
+    "deployments:retirement": DEPLOYMENT,
     "deployments:traffic": DEPLOYMENT,
     "deployments:log": DEPLOYMENT,
     "deployments:log_settings": DEPLOYMENT,

@@ -52,7 +52,13 @@ def read_order(body: Any) -> JobOrder:
         if name not in KNOWN:
             raise parameters.unsupported(name)
         if name == "integrations" and value:
-            raise parameters.UnsupportedParameter(_("Integrations are not supported here."), param="integrations")
+            raise parameters.UnsupportedParameter(
+                _(
+                    "Integrations of single jobs are not supported: Weights & Biases has no published interface. "
+                    "A tracker that an admin has set up for the team gets every run."
+                ),
+                param="integrations",
+            )
     method, asked, path = _method(body)
     recipe = _recipe(body.get("recipe"))
     order = JobOrder(
@@ -137,6 +143,11 @@ def _method(body: Mapping[str, Any]) -> tuple[str, dict[str, Any], str]:
     if not isinstance(given, dict):
         raise InvalidInput(_("'method' has to be an object."), param="method")
     kind = given.get("type")
+    if kind == "reinforcement":
+        raise parameters.UnsupportedParameter(
+            _("Reinforcement fine-tuning is not supported: use supervised, or dpo with preferred answers."),
+            param="method.type",
+        )
     if kind not in METHODS:
         raise parameters.UnsupportedParameter(
             _("'method.type' has to be one of: %(known)s.") % {"known": ", ".join(METHODS)}, param="method.type"

@@ -335,6 +335,7 @@ def test_a_bad_validation_file_is_named_too(client, prepared):
         ({"hyperparameters": {"wings": 2}}, "hyperparameters.wings"),
         ({"method": {"type": "reinforcement"}}, "method.type"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "x"}}]}, "integrations"),
+        ({"integrations": [{"type": "wandb"}]}, "integrations"),
         ({"metadata": {"a": 1}}, "metadata"),
         ({"extra_body": {"recipe": "secret"}}, "recipe"),
         ({"extra_body": {"gpu": 7}}, "gpu"),
@@ -344,6 +345,17 @@ def test_what_a_job_cannot_do_is_refused_by_name(client, options, param, world):
     with pytest.raises(openai.BadRequestError) as caught:
         order(client, training_file=world.file.public_id, **options)
     assert caught.value.param == param
+
+
+def test_what_is_refused_says_what_there_is_instead(client, world):
+    for options, words in (
+        ({"method": {"type": "reinforcement"}}, "use supervised, or dpo"),
+        ({"integrations": [{"type": "wandb", "wandb": {"project": "x"}}]}, "A tracker that an admin has set up"),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            order(client, training_file=world.file.public_id, **options)
+        assert (caught.value.code, words in caught.value.message) == ("unsupported_parameter", True)
+    assert order(client, training_file=world.file.public_id, integrations=[]).integrations == []
 
 
 def test_what_is_not_there_and_what_is_another_teams_is_the_same(client, stage, world):

@@ -11,19 +11,22 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import openai
 import pytest
 from openai import OpenAI
 from openai.types import Decision
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from datasets_app import demo_phrases as phrases
+from datasets_app.demo_tickets import CATEGORY_WEIGHTS, generate
 from deployments import metering, tasks
 from deployments.models import BatchJob, Engine, InferenceRecord
 from deployments.openai_api import batches
 from portal.models import Quota
 from portal.rls import all_teams, team_scope
+from tests import ready
 from tests.deployments.sdk import sdk
 from tests.gpu_worker.engine.engine_process import KEY, EngineProcess, running_engine
 from tests.stage import *  # noqa: F403
@@ -37,6 +40,43 @@ SPAN = re.compile(r"(\d+h)?(\d+m)?(\d+s)?(\d+ms)?\Z")
 class Ticket(BaseModel):
     queue: Literal["vpn", "mail"]
     urgency: Literal["low", "high"] | None
+
+
+class DemoTicket(BaseModel):
+    """What the demo's tickets are answered with."""
+
+    service: Literal[tuple(phrases.ENGLISH)]  # type: ignore[valid-type]
+    category: Literal[tuple(CATEGORY_WEIGHTS)]  # type: ignore[valid-type]
+    urgency: Literal[tuple(sorted(set(phrases.USUAL_URGENCY.values())))]  # type: ignore[valid-type]
+    user_id: Annotated[str, Field(max_length=60)] | None
+
+
+class ImportedTicket(BaseModel):
+    """What the rows of `tests.ready` are answered with."""
+
+    service: str = Field(max_length=20)
+    urgency: Literal["Low", "High"]
+
+
+class Step(BaseModel):
+    tool: Literal["reset", "replace", "ask"]
+    minutes: int = Field(ge=0, le=90)
+
+
+class Plan(BaseModel):
+    """Objects in lists, numbers, truth values, and names in another script."""
+
+    отдел: Literal["Сеть", "Доступ"]
+    urgent: bool
+    steps: list[Step] = Field(min_length=1, max_length=2)
+    owner: Step | None
+
+
+def examples_of(model: type[BaseModel]) -> list[str]:
+    """Return answers of the data set that a model is of."""
+    if model is DemoTicket:
+        return [ticket.response for ticket in generate(7, 40)]
+    return [answer for _text, answer in ready.TICKETS] if model is ImportedTicket else []
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +202,16 @@ def test_answers_follow_a_schema_or_say_that_they_were_cut(client):
         client.chat.completions.parse(**{**ASK, "max_tokens": 1}, response_format=Ticket)
     something = asked(client, max_tokens=200, response_format={"type": "json_object"}).choices[0]
     assert something.finish_reason == "length" or isinstance(json.loads(something.message.content), dict)
+
+
+@pytest.mark.parametrize("model", [Ticket, DemoTicket, ImportedTicket, Plan])
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "seed": 3}], ids=["greedy", "drawn"])
+def test_answers_are_parsed_into_the_model_of_each_data_set(client, model, options):
+    for answer in examples_of(model):
+        assert model.model_validate_json(answer), "the model is that of the data"
+    answer = client.chat.completions.parse(**{**ASK, "max_tokens": 350}, response_format=model, **options).choices[0]
+    assert isinstance(answer.message.parsed, model)
+    assert list(json.loads(answer.message.content)) == list(model.model_fields)
 
 
 def test_a_schema_outside_of_the_subset_is_refused_before_anything_is_said(client):

@@ -15,7 +15,7 @@ from openai import OpenAI
 
 from deployments import tasks, tuned_models
 from deployments.models import ApiFile, FineTuningJob
-from deployments.openai_api import job_settings
+from deployments.openai_api import job_settings, jobs
 from experiments import kept, lifecycle
 from experiments.models import Run
 from experiments.scheduling import dispatch
@@ -378,14 +378,19 @@ def test_what_is_not_there_and_what_is_another_teams_is_the_same(client, stage, 
     assert bodies[0] == bodies[1]
 
 
-def test_a_job_is_made_once_for_each_idempotency_key_and_for_retries_of_the_sdk(client, world, team):
+def test_a_job_is_made_once_for_each_idempotency_key_and_for_retries_of_the_sdk(
+    client, world, team, django_capture_on_commit_callbacks
+):
     def make(key: str = "", tries: str = "", **options):
         headers = {"Idempotency-Key": key} if key else {}
         headers |= {"x-stainless-retry-count": tries} if tries else {}
         return order(client, training_file=world.file.public_id, extra_headers=headers, **options)
 
-    first, again = make("one"), make("one")
+    with django_capture_on_commit_callbacks(execute=True):
+        first, again = make("one"), make("one")
     assert first.id == again.id
+    messages = [message for message in queued_tasks() if message[1] == jobs.PREPARE]
+    assert [arguments for _cluster, _task, arguments in messages] == [(str(job_of(first.id).pk),)], "one message"
     with pytest.raises(openai.ConflictError) as caught:
         make("one", suffix="other")
     assert caught.value.response.headers["x-should-retry"] == "false"
@@ -393,7 +398,6 @@ def test_a_job_is_made_once_for_each_idempotency_key_and_for_retries_of_the_sdk(
     plain = make()
     assert make(tries="1").id == plain.id, "a retry after a timeout"
     assert make().id != plain.id, "asked for twice on purpose"
-    assert [task for _cluster, task, _ids in queued_tasks()].count("deployments.tasks.prepare_fine_tuning") == 0
     with team_scope(team.pk):
         assert team.finetuningjobs.count() == 5
 
@@ -485,6 +489,37 @@ def test_cancelling_from_every_state(client, prepared, status):
     assert cancelled.status == ("running" if status == "running" else "cancelled")
     prepared()
     assert client.fine_tuning.jobs.retrieve(job.id).status == cancelled.status
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before there is a run", "with a run"])
+def test_cancelling_a_paused_job(client, token, prepared, early):
+    """Whoever pauses is answered `paused`, which the SDK's strict model does not know; what comes behind it, does."""
+    job = order(client)
+    if not early:
+        prepared()
+    assert sdk(token, strict=False).fine_tuning.jobs.pause(job.id).status == "paused"
+    assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+    prepared()
+    assert client.fine_tuning.jobs.retrieve(job.id).status == "cancelled"
+    if not early:
+        dispatch()
+        assert job_of(job.id).run.status == "cancelled", "it is not started"
+    with pytest.raises(openai.ConflictError):
+        client.fine_tuning.jobs.resume(job.id)
+
+
+def test_a_conflict_is_asked_for_once_though_the_sdk_would_try_again(client, token, prepared):
+    job = order(client)
+    client.fine_tuning.jobs.cancel(job.id)
+    patient = sdk(token, retries=3)
+    sent = []
+    patient._client.event_hooks["request"] = [sent.append]
+    for number, attempt in enumerate(
+        (lambda: patient.fine_tuning.jobs.cancel(job.id), lambda: patient.fine_tuning.jobs.resume(job.id)), start=1
+    ):
+        with pytest.raises(openai.ConflictError):
+            attempt()
+        assert len(sent) == number
 
 
 @pytest.mark.parametrize("early", [True, False])

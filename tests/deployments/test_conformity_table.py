@@ -9,6 +9,7 @@ import pytest
 
 HERE = Path(__file__).parent
 ANSWERS, JOBS, SDK = "test_conformity_answers.py", "test_conformity_jobs.py", "test_openai_sdk.py"
+DECIDING = "test_deciding.py"
 CONTRACT, LIMITS, HOOKS = "test_openai_contract.py", "test_limits.py", "test_webhooks.py"
 
 SHOWN: dict[str, list[tuple[str, str]]] = {
@@ -42,7 +43,10 @@ SHOWN: dict[str, list[tuple[str, str]]] = {
     ],
     "C15 list_events while others are appended": [(JOBS, "test_events_are_paged_newest_first_while_others_arrive")],
     "C16 checkpoints.list": [(JOBS, "test_checkpoints_carry_their_figures")],
-    "C17 cancel from every state": [(JOBS, "test_cancelling_from_every_state")],
+    "C17 cancel from every state": [
+        (JOBS, "test_cancelling_from_every_state"),
+        (JOBS, "test_cancelling_a_paused_job"),
+    ],
     "C18 pause, resume": [(JOBS, "test_a_paused_job_waits_until_it_is_resumed")],
     "C19 chat.completions, plain": [
         (ANSWERS, "test_a_plain_answer_and_its_usage"),
@@ -51,7 +55,10 @@ SHOWN: dict[str, list[tuple[str, str]]] = {
     "C20 n": [(ANSWERS, "test_several_choices_and_stops")],
     "C21 stop": [(ANSWERS, "test_several_choices_and_stops")],
     "C22 seed at temperature 0": [(ANSWERS, "test_a_plain_answer_and_its_usage")],
-    "C23 logprobs": [(ANSWERS, "test_logprobs_are_of_the_tokens_that_were_said")],
+    "C23 logprobs": [
+        (ANSWERS, "test_logprobs_are_of_the_tokens_that_were_said"),
+        (ANSWERS, "test_bytes_of_tokens_are_those_of_the_text_in_every_script"),
+    ],
     "C24 tools and every unsupported parameter": [
         (ANSWERS, "test_what_is_not_supported_is_refused_by_name"),
         (CONTRACT, "test_what_is_wrong_or_unsupported_is_refused_by_its_name"),
@@ -65,7 +72,7 @@ SHOWN: dict[str, list[tuple[str, str]]] = {
         (SDK, "test_an_engine_that_fails_mid_stream_raises_in_the_sdk"),
         (LIMITS, "test_a_broken_stream_costs_what_came_through"),
     ],
-    "C28 .parse()": [(ANSWERS, "test_answers_follow_a_schema_or_say_that_they_were_cut")],
+    "C28 .parse()": [(ANSWERS, "test_answers_are_parsed_into_the_model_of_each_data_set")],
     "C29 max_tokens=1": [(ANSWERS, "test_answers_follow_a_schema_or_say_that_they_were_cut")],
     "C30 schema outside the subset": [
         (ANSWERS, "test_a_schema_outside_of_the_subset_is_refused_before_anything_is_said")
@@ -84,14 +91,17 @@ SHOWN: dict[str, list[tuple[str, str]]] = {
         (ANSWERS, "test_limits_are_told_as_spans_and_a_hard_one_is_not_retried"),
         (LIMITS, "test_the_month_is_refused_for_good_and_clients_do_not_try_again"),
     ],
-    "C35 409 not retried": [(JOBS, "test_cancelling_from_every_state")],
+    "C35 409 not retried": [(JOBS, "test_a_conflict_is_asked_for_once_though_the_sdk_would_try_again")],
     "C36 resets are durations, remaining decreases": [
         (ANSWERS, "test_limits_are_told_as_spans_and_a_hard_one_is_not_retried"),
         (LIMITS, "test_every_answer_says_how_the_team_stands"),
         (LIMITS, "test_spans_are_written_as_clients_expect"),
     ],
     "C37 legacy completions with logprobs": [(ANSWERS, "test_legacy_completions_with_logprobs")],
-    "C38 decisions": [(ANSWERS, "test_decisions_are_probabilities")],
+    "C38 decisions": [
+        (ANSWERS, "test_decisions_are_probabilities"),
+        (DECIDING, "test_the_sdk_reads_answers_and_refusals"),
+    ],
     "C39 webhooks.unwrap during rotation": [(HOOKS, "test_every_kind_of_event_is_believed_also_while_secrets_change")],
     "C40 fifty at once with AsyncOpenAI": [(SDK, "test_fifty_requests_at_once_do_not_mix")],
 }

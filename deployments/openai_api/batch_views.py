@@ -62,4 +62,8 @@ class BatchCancel(BatchView):
     @operation("cancelBatch", "Batch", tag="batches")
     def post(self, request: Request, batch_id: str) -> Response:
         """Stop a batch; a body is not looked at."""
-        return Response(batches.as_object(batches.cancel_batch(batch=self.batch(batch_id), actor=self.actor)))
+
+        def stop() -> dict[str, object]:
+            return batches.as_object(batches.cancel_batch(batch=self.batch(batch_id), actor=self.actor))
+
+        return repeats.once(request, team=self.team, token=self.token, body=None, make=stop)

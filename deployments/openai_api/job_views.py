@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import OpenApiParameter, extend_schema_view
@@ -126,9 +126,13 @@ class JobAction(JobView):
     act: ClassVar[Callable[..., FineTuningJob]]
 
     def post(self, request: Request, job_id: str) -> Response:
-        """Do it, and describe the job as it is now."""
-        type(self).act(job=self.job(job_id), actor=self.actor)
-        return Response(job_words.as_object(self.job(job_id)))
+        """Do it, and describe the job as it is now; a request that comes again gets the answer of the first."""
+
+        def do() -> dict[str, Any]:
+            type(self).act(job=self.job(job_id), actor=self.actor)
+            return job_words.as_object(self.job(job_id))
+
+        return repeats.once(request, team=self.team, token=self.token, body=None, make=do)
 
 
 _acts = partial(operation, answer="FineTuningJob", tag=TAG)

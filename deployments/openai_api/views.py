@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from django.http import HttpResponseBase
+from django.utils.translation import gettext as _
 from rest_framework.request import Request
-from rest_framework.response import Response
 
 from deployments import drawing, inference, known_targets
 from deployments.admission import Memory, NotAsRemembered
 from deployments.inference import Caller, Target
-from deployments.openai_api import answering, decisions, parameters, questions
+from deployments.openai_api import answering, decisions, parameters, questions, repeats
 from deployments.openai_api.base import OpenAIView, event_stream, json_answer
 from deployments.openai_api.document import operation
 from portal import tokens
+from portal.errors import InvalidInput
+from portal.models import Team
 
 Body = dict[str, Any]
 Answer = TypeVar("Answer", bound=HttpResponseBase)
@@ -38,7 +42,11 @@ class ModelView(OpenAIView):
         return response
 
     def answer(self, request: Request, body: Body) -> HttpResponseBase:
-        """Resolve the model and answer a checked request."""
+        """Answer a checked request, once if it has a key."""
+        return _once(self, request, body, lambda: self._asked(request, body))
+
+    def _asked(self, request: Request, body: Body) -> HttpResponseBase:
+        """Resolve the model and ask it."""
         target, memory = self._target(body["model"])
 
         def ask(target: Target) -> HttpResponseBase:
@@ -46,7 +54,7 @@ class ModelView(OpenAIView):
             asked = answering.asked_of(target, body)
             # Confirmed once: what changes while a canary fails must not refuse a request that was let in.
             known, memory = memory, None
-            caller = inference.admit(target, asked, Caller.of(request, self.team), memory=known)
+            caller = inference.admit(target, asked, _caller(request, self.team), memory=known)
             self.note_standings(caller.reservation)
             if asked.get("stream"):
                 frames = inference.stream(target, asked, caller)
@@ -89,16 +97,42 @@ class Decisions(OpenAIView):
     """POST /v1/decisions."""
 
     @operation("createDecision", "Decision", takes="DecisionRequest", tag="answers")
-    def post(self, request: Request) -> Response:
+    def post(self, request: Request) -> HttpResponseBase:
         """Answer typed questions about a text with probabilities."""
         body = questions.decision_request(request.data)
 
-        def ask(target: Target) -> Response:
-            caller = decisions.admit(target, body, Caller.of(request, self.team))
+        def ask(target: Target) -> HttpResponseBase:
+            caller = decisions.admit(target, body, _caller(request, self.team))
             self.note_standings(caller.reservation)
-            return _named(Response(decisions.decide(target, body, caller)), target)
+            return _named(json_answer(decisions.decide(target, body, caller)), target)
 
-        return drawing.answered(answering.target_of(self.team, self.token, body["model"]), request.data, ask)
+        def drawn() -> HttpResponseBase:
+            return drawing.answered(answering.target_of(self.team, self.token, body["model"]), request.data, ask)
+
+        return _once(self, request, body, drawn)
+
+
+def _once(view: OpenAIView, request: Request, body: Body, answer: Callable[[], HttpResponseBase]) -> HttpResponseBase:
+    """Return the answer; to a request with a key what it got before, if it came before.
+
+    Raises: InvalidInput for a key with a stream; as `repeats.answered_once`.
+    """
+    if not repeats.has_key(request):
+        return answer()
+    if body.get("stream"):
+        raise InvalidInput(
+            _("An Idempotency-Key goes with whole answers only, not with 'stream': true."), param=repeats.HEADER
+        )
+    recalled = cast(tokens.Recalled | None, getattr(request._request, "recalled", None))
+    if recalled is not None and not tokens.confirm(recalled):  # what was kept is told to nobody who is only remembered
+        raise NotAsRemembered()
+    return repeats.answered_once(request, team=view.team, token=view.token, answer=answer)
+
+
+def _caller(request: Request, team: Team) -> Caller:
+    """Return who asks. With a key the answer is written to its end, though they hang up: they will ask for it again."""
+    caller = Caller.of(request, team)
+    return replace(caller, descriptor=None) if repeats.has_key(request) else caller
 
 
 def _named(response: Answer, target: Target) -> Answer:

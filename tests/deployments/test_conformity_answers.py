@@ -473,6 +473,8 @@ def test_a_cancelled_batch_keeps_what_was_answered(client, monkeypatch):
     assert len(client.files.content(ended.output_file_id).text.splitlines()) == batches.PARALLEL
     with pytest.raises(openai.ConflictError):
         client.batches.cancel(batch.id)
+    retried = client.batches.cancel(batch.id, extra_headers={"x-stainless-retry-count": "1"})
+    assert retried.status == "cancelling", "as the first was answered"
 
 
 def test_a_batch_ends_with_its_time_or_its_token(client, team):

@@ -402,6 +402,31 @@ def test_a_job_is_made_once_for_each_idempotency_key_and_for_retries_of_the_sdk(
         assert team.finetuningjobs.count() == 5
 
 
+def test_a_job_is_cancelled_and_paused_once_for_each_idempotency_key(client, token, prepared, team):
+    lax = sdk(token, strict=False)
+    job = order(client)
+    prepared()
+    for act in (lax.fine_tuning.jobs.pause, lax.fine_tuning.jobs.resume, lax.fine_tuning.jobs.cancel):
+        headers = {"Idempotency-Key": act.__name__}
+        raw = getattr(lax.fine_tuning.jobs.with_raw_response, act.__name__)
+        first, again = raw(job.id, extra_headers=headers), raw(job.id, extra_headers=headers)
+        assert (first.headers.get("Idempotent-Replayed"), again.headers["Idempotent-Replayed"]) == (None, "true")
+        assert json.loads(first.content) == json.loads(again.content)
+    other = order(client)
+    with pytest.raises(openai.ConflictError) as caught:
+        client.fine_tuning.jobs.cancel(other.id, extra_headers={"Idempotency-Key": "cancel"})
+    assert caught.value.code == "idempotency_key_reused"
+    with pytest.raises(openai.ConflictError):
+        client.fine_tuning.jobs.cancel(job.id)  # asked for on purpose
+
+
+def test_a_cancel_that_the_sdk_sends_again_after_a_timeout_is_no_conflict(client, prepared):
+    job = order(client)
+    assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+    again = client.fine_tuning.jobs.cancel(job.id, extra_headers={"x-stainless-retry-count": "1"})
+    assert again.status == "cancelled"
+
+
 def test_a_file_is_kept_once_for_each_idempotency_key(client):
     def upload(content: bytes):
         headers = {"Idempotency-Key": "a file"}

@@ -37,6 +37,7 @@ PING_EVERY_S = 10.0
 _CONTROL_TIMEOUT_S = 15.0
 _HEALTH_TIMEOUT_S = 5.0
 _METRICS_TIMEOUT_S = 2.0
+_REST_S = 5  # for an engine that was too slow, before it is asked again
 _MAX_ANSWER_BYTES = 32 * 1024 * 1024
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 SCORE = "/v1/score_values"
@@ -350,4 +351,5 @@ def _broken() -> Unavailable:
 
 
 def _timed_out() -> EngineTimeout:
-    return EngineTimeout(_("The model took too long to answer. Ask for fewer tokens, or try again later."))
+    message = _("The model took too long to answer. Ask for fewer tokens, or try again later.")
+    return EngineTimeout(message, headers={"Retry-After": str(_REST_S)})

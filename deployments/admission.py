@@ -10,6 +10,7 @@ from uuid import UUID
 
 from django.db import connection
 
+from deployments import plain_prompts
 from deployments.gathering import Gathering
 from deployments.known_targets import Recalled
 from deployments.metering import Caller
@@ -136,15 +137,16 @@ def admit(caller: Caller, body: Mapping[str, Any], *, memory: Memory | None = No
 
 def most_tokens(body: Mapping[str, Any]) -> int:
     """Return how many tokens a checked request may take: an estimate for its prompt, and all that it may generate."""
-    return likely_prompt_tokens(body) + int(body.get("max_tokens") or USUAL_MAX_TOKENS) * int(body.get("n") or 1)
+    answers = int(body.get("n") or 1) * len(plain_prompts.each(body.get("prompt", "")))
+    return likely_prompt_tokens(body) + int(body.get("max_tokens") or USUAL_MAX_TOKENS) * answers
 
 
 def likely_prompt_tokens(body: Mapping[str, Any]) -> int:
-    """Return an estimate of a prompt's tokens."""
+    """Return an estimate of a prompt's tokens; token ids are counted."""
     messages = body.get("messages", ())
-    texts = [message["content"] for message in messages] or [body.get("prompt", "")]
-    sizes = (len(text.encode()) for text in texts)
-    return sum(size // _BYTES_PER_TOKEN + 1 for size in sizes) + _TOKENS_PER_MESSAGE * len(messages)
+    parts = [message["content"] for message in messages] or plain_prompts.each(body.get("prompt", ""))
+    sizes = (len(one.encode()) // _BYTES_PER_TOKEN + 1 if isinstance(one, str) else len(one) for one in parts)
+    return sum(sizes) + _TOKENS_PER_MESSAGE * len(messages)
 
 
 def headers(standings: Mapping[Quota, Standing]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from django.utils.translation import gettext as _
 from datasets_app.derive import derive_version
 from datasets_app.models import Dataset, DatasetVersion
 from datasets_app.operations.texts import LIMITS, is_json_answer
-from deployments import history
+from deployments import history, plain_prompts
 from deployments.ledger_rows import LedgerRow
 from deployments.models import Deployment, LoggedText
 from experiments.storable import storable_json, storable_text
@@ -49,7 +49,7 @@ class Heard:
         """Return an ear for a request, None if nobody wants its texts. `log`: known_targets.TextLog or None."""
         if log is None:
             return None
-        messages = asked.get("messages") or [{"role": "user", "content": asked.get("prompt", "")}]
+        messages = asked.get("messages") or [{"role": "user", "content": plain_prompts.shown(asked.get("prompt", ""))}]
         return cls(log.deployment_id, log.days, list(messages))
 
     def note_answer(self, answer: Mapping[str, Any]) -> None:

@@ -10,16 +10,20 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from django.utils.translation import gettext as _
 
+from deployments import plain_prompts
+from deployments.plain_prompts import Prompt
 from portal.errors import InvalidInput
 
 Reader = Callable[[str, Any], Any]
 Schema = dict[str, Any]
 
 MAX_TEXT = 1_000_000
+MOST_PROMPTS = 8
+MOST_ANSWERS = 32
 MAX_MESSAGES = 1_000
 _SCHEMA_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -63,13 +67,16 @@ def chat_request(body: Any) -> dict[str, Any]:
 
 
 def completion_request(body: Any) -> dict[str, Any]:
-    """Return a legacy completion request: `prompt` is continued as it stands, without a conversation around it.
+    """Return a legacy completion request: what `prompt` has is continued as it stands, without a conversation around.
 
     Raises: InvalidInput naming the parameter.
     """
     body = require_object(body)
     options = _options(body, COMPLETION_PARAMETERS, besides="prompt")
-    return {"model": _model(body), "prompt": _prompt(body), **options}
+    prompt = _prompt(body)
+    if options.get("n", 1) * len(plain_prompts.each(prompt)) > MOST_ANSWERS:
+        raise InvalidInput(_("More than 32 answers in one request: ask for fewer, or in several."), param="n")
+    return {"model": _model(body), "prompt": prompt, **options}
 
 
 def require_object(body: Any) -> dict[str, Any]:
@@ -187,15 +194,32 @@ def _part(path: str, part: Any) -> str:
     return text(f"{path}.text", part.get("text"))
 
 
-def _prompt(body: Mapping[str, Any]) -> str:
+def _prompt(body: Mapping[str, Any]) -> Prompt:
     prompt = body.get("prompt")
     if prompt is None:
         raise MissingParameter(_("Say what to complete in 'prompt'."), param="prompt")
-    if isinstance(prompt, list) and len(prompt) == 1:
-        prompt = prompt[0]
-    if not isinstance(prompt, str):
-        raise UnsupportedParameter(_("'prompt' has to be one text: no lists of texts or tokens."), param="prompt")
-    return text("prompt", prompt)
+    if isinstance(prompt, str) or _are_token_ids(prompt):
+        return _one_prompt("prompt", prompt)
+    if not isinstance(prompt, list) or not 1 <= len(prompt) <= MOST_PROMPTS:
+        raise InvalidInput(_("'prompt' is a text, a list of token ids, or a list of 1 to 8 of either."), param="prompt")
+    if len({isinstance(one, str) for one in prompt}) > 1:
+        raise InvalidInput(_("'prompt' is a list of texts or of lists of token ids, not of both."), param="prompt")
+    several = [_one_prompt(f"prompt[{place}]", one) for place, one in enumerate(prompt)]
+    return cast(Prompt, several) if len(several) > 1 else several[0]
+
+
+def _one_prompt(path: str, prompt: Any) -> plain_prompts.One:
+    if _are_token_ids(prompt):
+        return list(prompt)
+    return text(path, prompt)
+
+
+def _are_token_ids(prompt: Any) -> bool:
+    return (
+        isinstance(prompt, list)
+        and bool(prompt)
+        and all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 2**31 for one in prompt)
+    )
 
 
 # --- Readers of one parameter: (name, value that is not null) -> value for the engine, None to leave it out ---------

@@ -26,6 +26,8 @@ _NAME: Final[Shape] = {"type": "string", "minLength": 1, "maxLength": 100}
 _TEXT_PARTS: Final = items(
     {"type": "object", "required": ["type", "text"], "properties": {"type": const("text"), "text": TEXT}}
 ) | {"minItems": 1}
+_TOKEN_IDS: Final = items({"type": "integer", "minimum": 0, "maximum": 2**31 - 1}) | {"minItems": 1}
+_SEVERAL: Final = {"minItems": 1, "maxItems": parameters.MOST_PROMPTS}
 _MESSAGES: Final = items(ref("Message")) | {"minItems": 1, "maxItems": parameters.MAX_MESSAGES}
 
 
@@ -138,7 +140,7 @@ REQUESTS: Final[dict[str, Shape]] = {
     "CompletionRequest": _parameters(
         parameters.COMPLETION_PARAMETERS,
         model=_MODEL,
-        prompt={"oneOf": [TEXT, items(TEXT) | {"minItems": 1, "maxItems": 1}]},
+        prompt={"oneOf": [TEXT, _TOKEN_IDS, *(items(one) | _SEVERAL for one in (TEXT, _TOKEN_IDS))]},
     ),
     "DecisionRequest": closed(
         model=_MODEL | {"minLength": 1},

@@ -89,7 +89,7 @@ class Completions(ModelView):
 
     @operation("createCompletion", "Completion", takes="CompletionRequest", chunk="Completion", tag="answers")
     def post(self, request: Request) -> HttpResponseBase:
-        """Continue one prompt, whole or streamed."""
+        """Continue up to eight prompts, whole or streamed."""
         return self.answer(request, parameters.completion_request(request.data))
 
 

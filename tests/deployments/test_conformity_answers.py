@@ -232,6 +232,46 @@ def test_legacy_completions_with_logprobs(client):
     assert "".join(choice.logprobs.tokens).startswith(choice.text)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_legacy_completions_of_several_prompts(client, stream):
+    """Texts or token ids, each of them as if it had been asked alone; the first three tokens are of no text."""
+
+    def texts(prompt, **options) -> dict[int, str]:
+        answer = client.completions.create(
+            model="tiny", prompt=prompt, max_tokens=5, temperature=0, stream=stream, **options
+        )
+        found: dict[int, str] = {}
+        for one in answer if stream else [answer]:
+            for choice in one.choices:
+                found[choice.index] = found.get(choice.index, "") + choice.text
+        return found
+
+    alone = [texts("Once upon")[0], texts("The printer")[0]]
+    assert texts(["Once upon", "The printer"]) == dict(enumerate(alone))
+    assert texts(["Once upon"]) == {0: alone[0]}
+    several = texts([[40, 41], [50]], n=2)
+    assert several == {0: texts([40, 41])[0], 1: texts([40, 41])[0], 2: texts([[50]])[0], 3: texts([50])[0]}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [
+        ([], "prompt"), (["a"] * 9, "prompt"), (["a", [1]], "prompt"), ([[]], "prompt[0]"), ([-1], "prompt[0]"),
+        ([True], "prompt[0]"), ([1, "a"], "prompt"), ({"a": 1}, "prompt"), ([[384]], "prompt"), (["a", ""], "prompt"),
+    ],
+)  # fmt: skip
+def test_prompts_that_are_none_are_refused_by_name(client, prompt, param):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="tiny", prompt=prompt, max_tokens=5)
+    assert caught.value.param == param
+
+
+def test_too_many_answers_to_too_many_prompts_are_refused(client):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="tiny", prompt=["a"] * 8, n=5, max_tokens=5)
+    assert caught.value.param == "n"
+
+
 # --- decisions ---------------------------------------------------------------------------------------------------
 
 QUESTIONS = [

@@ -238,6 +238,9 @@ def test_the_system_prompt_of_a_deployment_and_other_scripts_are_reserved_as_wel
     assert raw.post(CHAT, json=ask("a" * 1500)).status_code == 200
     assert raw.post(CHAT, json=ask("語" * 1500)).status_code == 429
     assert admission.likely_prompt_tokens({"prompt": "語" * 1500}) == 1501
+    assert admission.likely_prompt_tokens({"prompt": ["語" * 1500, ""]}) == 1502
+    assert admission.most_tokens({"prompt": [[1, 2], [3]], "max_tokens": 10, "n": 2}) == 3 + 4 * 10
+    assert admission.most_tokens({"prompt": [1, 2, 3], "max_tokens": 10}) == 3 + 10
 
 
 def test_a_model_that_is_being_loaded_costs_no_request(raw, team, deployed, clock, engine: FakeEngine):

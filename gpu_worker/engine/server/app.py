@@ -110,15 +110,13 @@ class EngineServer:
         except RenderingError as error:
             raise BadRequest(str(error), param="messages") from error
 
-    def _plain_prompts(self, prompt: str | list[int] | list[str]) -> list[list[int]]:
-        if isinstance(prompt, str):
-            prompts = [self.renderer.encode(prompt)]
-        elif all(isinstance(part, int) for part in prompt):
-            prompts = [[int(part) for part in prompt]]
-        else:
-            prompts = [self.renderer.encode(str(part)) for part in prompt]
+    def _plain_prompts(self, prompt: str | list[int] | list[str] | list[list[int]]) -> list[list[int]]:
+        several = [prompt] if isinstance(prompt, str) or all(isinstance(part, int) for part in prompt) else prompt
+        prompts = [self.renderer.encode(one) if isinstance(one, str) else one for one in several]
         if len(prompts) > MAX_PROMPTS or not all(prompts):
-            raise BadRequest(f"prompt takes 1 to {MAX_PROMPTS} texts that are not empty.", param="prompt")
+            raise BadRequest(
+                f"prompt takes 1 to {MAX_PROMPTS} texts or lists of token ids that are not empty.", param="prompt"
+            )
         return prompts
 
     async def _answer(

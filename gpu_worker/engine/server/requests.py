@@ -102,7 +102,7 @@ class ChatRequest(_Generation):
 class CompletionRequest(_Generation):
     """Body of POST /v1/completions."""
 
-    prompt: StrictStr | list[StrictInt] | list[StrictStr]
+    prompt: StrictStr | list[StrictInt] | list[StrictStr] | list[list[StrictInt]]
     logprobs: Annotated[StrictInt, Field(ge=0, le=5)] | None = None
 
 

@@ -150,6 +150,13 @@ def test_plain_completions(engine: EngineProcess, renderer: ChatRenderer, refere
     both = engine.post("/v1/completions", model="north", prompt=ids, temperature=0, max_tokens=8, logprobs=2).json()
     assert both["choices"][0]["text"] == expected
     assert len(both["choices"][0]["logprobs"]["tokens"]) == both["usage"]["completion_tokens"]
+    several = engine.post("/v1/completions", model="north", prompt=[ids, ids[:2]], temperature=0, max_tokens=8).json()
+    assert [choice["text"] for choice in several["choices"]] == [
+        expected, renderer.decode(reference.generate(ids[:2], "north", 8)),
+    ]  # fmt: skip
+    for wrong in ([ids, []], [[1]] * 9, [[384]], [["a"]], [ids, "a"]):
+        refused = engine.post("/v1/completions", model="north", prompt=wrong, max_tokens=1)
+        assert (refused.status_code, error_of(refused)["param"]) == (400, "prompt")
     events = engine.events("/v1/completions", model="north", prompt="The printer", temperature=0, max_tokens=8)
     assert "".join(event["choices"][0]["text"] for event in events[:-1]) == expected
 

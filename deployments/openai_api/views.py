@@ -123,9 +123,12 @@ def _once(view: OpenAIView, request: Request, body: Body, answer: Callable[[], H
         raise InvalidInput(
             _("An Idempotency-Key goes with whole answers only, not with 'stream': true."), param=repeats.HEADER
         )
-    recalled = cast(tokens.Recalled | None, getattr(request._request, "recalled", None))
-    if recalled is not None and not tokens.confirm(recalled):  # what was kept is told to nobody who is only remembered
-        raise NotAsRemembered()
+    asked = cast(Any, request._request)
+    recalled = cast(tokens.Recalled | None, getattr(asked, "recalled", None))
+    if recalled is not None:
+        if not tokens.confirm(recalled):  # what was kept is told to nobody who is only remembered
+            raise NotAsRemembered()
+        asked.recalled = None
     return repeats.answered_once(request, team=view.team, token=view.token, answer=answer)
 
 

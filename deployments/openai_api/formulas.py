@@ -98,7 +98,7 @@ def _no_arithmetic() -> str:
 
 def _value(node: ast.AST, numbers: Mapping[str, float]) -> Any:
     match node:
-        case ast.Constant(value=number):
+        case ast.Constant(value=(int() | float()) as number):
             return float(number)  # whole numbers would grow without end
         case ast.Name(id=name):
             return numbers[name]

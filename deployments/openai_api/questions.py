@@ -180,7 +180,7 @@ def _name(path: str, given: Any) -> str:
 
 
 def _instructions(path: str, given: Any) -> str:
-    read = _joined(path, given) if isinstance(given, list) else given or ""
+    read = _joined(path, given) if isinstance(given, list) else "" if given is None else given
     if not isinstance(read, str) or len(read) > MOST_INSTRUCTIONS:
         raise InvalidInput(_("Instructions are a text of up to 20,000 characters, or parts of it."), param=path)
     return parameters.text(path, read)
@@ -200,7 +200,8 @@ def _with_options(question: Question, path: str, given: Any, key: str) -> Questi
         label = json.dumps(value) if isinstance(value, bool) else parameters.text(f"{path}[{place}]", value)
         labels.append(label)
         values.append(value)
-        descriptions.append(parameters.text(f"{path}[{place}].description", one.get("description") or ""))
+        described = one.get("description")
+        descriptions.append(parameters.text(f"{path}[{place}].description", "" if described is None else described))
     if len(set(labels)) < len(labels):
         raise InvalidInput(_("The same is offered twice."), param=path)
     return replace(question, labels=tuple(labels), values=tuple(values), descriptions=tuple(descriptions))

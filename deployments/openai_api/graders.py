@@ -225,10 +225,12 @@ def _read_single(path: str, given: Any) -> StringCheck | TextSimilarity:
             _("'%(name)s' has to be one of: %(known)s.") % {"name": option, "known": ", ".join(known)},
             param=f"{path}.{option}",
         )
-    texts = [_text(f"{path}.{name}", given.get(name)) for name in ("name", "input", "reference")]
-    for name, template in zip(("input", "reference"), texts[1:], strict=True):
-        _check_placeholders(f"{path}.{name}", template)
-    return StringCheck(*texts, chosen) if kind == StringCheck.kind else TextSimilarity(*texts, chosen)
+    name, given_text, reference = (_text(f"{path}.{one}", given.get(one)) for one in ("name", "input", "reference"))
+    _check_placeholders(f"{path}.input", given_text)
+    _check_placeholders(f"{path}.reference", reference)
+    if kind == StringCheck.kind:
+        return StringCheck(name, given_text, reference, chosen)
+    return TextSimilarity(name, given_text, reference, chosen)
 
 
 def _refuse_unknown(path: str, given: Mapping[str, Any], *known: str) -> None:

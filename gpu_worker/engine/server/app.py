@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -111,7 +112,8 @@ class EngineServer:
             raise BadRequest(str(error), param="messages") from error
 
     def _plain_prompts(self, prompt: str | list[int] | list[str] | list[list[int]]) -> list[list[int]]:
-        several = [prompt] if isinstance(prompt, str) or all(isinstance(part, int) for part in prompt) else prompt
+        is_one = isinstance(prompt, str) or all(isinstance(part, int) for part in prompt)
+        several = cast(list[str | list[int]], [prompt] if is_one else prompt)
         prompts = [self.renderer.encode(one) if isinstance(one, str) else one for one in several]
         if len(prompts) > MAX_PROMPTS or not all(prompts):
             raise BadRequest(

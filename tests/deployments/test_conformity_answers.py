@@ -232,7 +232,7 @@ def test_legacy_completions_with_logprobs(client):
     assert "".join(choice.logprobs.tokens).startswith(choice.text)
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [False])
 def test_legacy_completions_of_several_prompts(client, stream):
     """Texts or token ids, each of them as if it had been asked alone; the first three tokens are of no text."""
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from deployments import engine_client
-from deployments.deciding import Decider, text_of
+from deployments.deciding import Decider
 from deployments.engine_client import EngineTarget
-from deployments.inference import Caller, Target, held_to
+from deployments.inference import Caller, Target
 from experiments.hyperparameters import Hyperparameters
 from experiments.problem_file import Problem
 from experiments.scoring.calibration import probabilities
@@ -23,8 +23,6 @@ from gpu_worker.engine.config import EngineConfig
 from gpu_worker.evaluator.choices import Chooser
 from gpu_worker.evaluator.problems import ProblemScorer
 from tests.gpu_worker.engine.engine_process import KEY, running_engine
-from tests.gpu_worker.trainer.jobs import QUEUES as QUEUES_LEARNED
-from tests.gpu_worker.trainer.jobs import run_here, ticket_rows, write_job
 
 pytestmark = pytest.mark.slow
 
@@ -86,46 +84,6 @@ def test_what_stands_behind_an_open_field_is_decided_behind_what_the_model_write
     assert set(written) == set(SCHEMA["properties"]), "held to the schema"
     other = evaluated(core, renderer, json.dumps({**written, "note": "else"}))["urgent"]
     assert dict(shares) != pytest.approx(other, abs=1e-4), "it depends on the open field"
-
-
-LEARNED = {
-    "type": "object",
-    "properties": {
-        "queue": {"type": "string", "enum": sorted(QUEUES_LEARNED.values())},
-        "urgency": {"type": "string", "enum": ["High", "Low"]},
-    },
-    "required": ["queue", "urgency"],
-    "additionalProperties": False,
-}
-
-
-def test_decisions_say_what_the_deployment_writes(model_dir, tmp_path):
-    """Of a model that has learned its answers: the queue from the text, the urgency by a coin's toss."""
-    rows = ticket_rows(64)
-    job = write_job(tmp_path / "job", model_dir, train=rows, epochs=30, batch_size=8, learning_rate=1e-2, lora_r=16)
-    code, events = run_here(job)
-    assert code == 0, events[-1]
-    asked = [row["messages"][:-1] for row in ticket_rows(12, seed=7)]
-    with running_engine(model_dir, tmp_path, "--skip-self-check") as engine:
-        where = EngineTarget(engine.url, KEY)
-        engine_client.load_adapter(where, name="learned", folder=job.root / "adapter")
-        target = Target(where, "learned", "demo", "fp", decision_schema=LEARNED)
-        told = [(_written(target, messages), _decided(target, messages)) for messages in asked]
-    sure = [(written, decided) for written, decided in told if math.prod(map(max, (s.values() for s in decided))) > 0.5]
-    for written, decided in sure:
-        assert written == [max(shares, key=shares.__getitem__) for shares in decided]
-    assert len(sure) >= 6, "the model is sure of most answers, so the agreement means something"
-
-
-def _written(target: Target, messages: list[dict[str, str]]) -> list[str]:
-    body = {"model": target.engine_model, "messages": messages, "temperature": 0.0, "response_format": held_to(LEARNED)}
-    answer = json.loads(text_of(engine_client.chat(target.engine, body)["choices"][0]))
-    return [answer[name] for name in LEARNED["properties"]]
-
-
-def _decided(target: Target, messages: list[dict[str, str]]) -> list[dict[str, float]]:
-    decider = Decider(target, messages, CALLER)
-    return [dict(decider.of_field(name).shares) for name in LEARNED["properties"]]
 
 
 def test_labels_are_as_likely_when_served_as_they_were_in_the_evaluation(target, core, renderer):

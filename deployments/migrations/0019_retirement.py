@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     """The table has its row security already; deployments of before have no end."""
 
-    dependencies = [("deployments", "0017_same_rows_and_rise_of_times")]
+    dependencies = [("deployments", "0018_engines_that_score_values")]
 
     operations = [
         migrations.AddField(

@@ -94,8 +94,9 @@ class AdamW:
         """Move the values one step against the gradients, then set the gradients to zero."""
         values, gradients = self._parameters.values, self._parameters.gradients
         self.updates += 1
+        steps = torch.full((), float(self.updates), device=values.device)  # CUDA's kernel reads it where it computes
         torch._fused_adamw_(
-            [values], [gradients], [self.mean], [self.square], [], [torch.tensor(float(self.updates))],
+            [values], [gradients], [self.mean], [self.square], [], [steps],
             lr=learning_rate, beta1=self._moments.beta1, beta2=self._moments.beta2, eps=self._moments.epsilon,
             weight_decay=self._weight_decay, amsgrad=False, maximize=False,
         )  # fmt: skip

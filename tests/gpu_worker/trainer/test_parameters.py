@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments.hyperparameters import Hyperparameters
 from gpu_worker.trainer.optimizers import make_optimizer
@@ -74,3 +75,22 @@ def test_the_8_bit_optimizer_gets_the_same_moments():
     one = make_optimizer(AdapterParameters(SLOTS), chosen, device="cpu")
     (group,) = one._optimizer.param_groups
     assert (tuple(group["betas"]), group["eps"]) == ((0.8, 0.95), 1e-6)
+
+
+class FusedSteps(TorchDispatchMode):
+    """Looks on while torch's fused kernel is called, and notes where its tensors lie."""
+
+    devices: set[str]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "_fused_adamw_" in str(func):
+            self.devices = {tensor.device.type for tensors in args[:6] for tensor in tensors}
+        return func(*args, **(kwargs or {}))
+
+
+def test_everything_that_the_fused_kernel_reads_lies_on_one_device():
+    parameters = AdapterParameters(SLOTS, device="meta")  # stands for a GPU: no test has one
+    optimizer = make_optimizer(parameters, Hyperparameters(), device="meta")
+    with FusedSteps() as seen:
+        optimizer.update(0.001)
+    assert seen.devices == {"meta"}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from experiments.hyperparameters import Hyperparameters
 from gpu_worker.trainer import general, room
@@ -50,6 +51,25 @@ def test_packed_rows_are_learned_as_if_each_were_alone(learner, rows, monkeypatc
     assert packed == pytest.approx(padded, rel=1e-5)
     assert packed_sum == pytest.approx(padded_sum, rel=1e-5)
     assert torch.allclose(packed_gradient, padded_gradient, atol=1e-6)
+
+
+class Mixing:
+    """A decoder whose rows see all that stands before them: what models without our kind of mask do."""
+
+    def __init__(self, decoder):
+        self.layers, self._decoder = decoder.layers, decoder
+
+    def __call__(self, *, input_ids, **given):
+        return self._decoder(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rounding_is_no_reason_against_packing_and_rows_that_see_each_other_are(base_model, monkeypatch, dtype):
+    model = AutoModelForCausalLM.from_pretrained(base_model, dtype=dtype)
+    assert Packing.of(model, "cpu") is not None
+    mixing = Mixing(model.get_decoder())
+    monkeypatch.setattr(model, "get_decoder", lambda: mixing)
+    assert Packing.of(model, "cpu") is None
 
 
 def test_packing_pays_where_lengths_differ_much_and_always_where_kernels_skip_other_rows():

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from django.conf import settings
+from django.utils.translation import gettext as _
 
 from experiments.estimates import cost_of
 from experiments.models import Run
 from experiments.storable import storable_number
 from experiments.trials import (
+    CHILD_MEMORY_SHARE,
     LEAST_CALIBRATION_ROWS,
     LEAST_SCORING_S,
     MOST_LIKELIHOOD_ROWS,
     SCORING_SHARE,
     VALIDATION_SHARE,
 )
+from portal.models import Node
 
 # The bar that the prediction is held to; also how far apart the two ends of the shown range are.
 TOLERANCE = 0.25
@@ -36,7 +39,8 @@ class Prediction:
     """Seconds of a node for start-up, steps, validation checks with their answers, checkpoints and the quality report.
 
     `evaluation_s`: what of it the quality report takes; None if the trial could not tell, then it comes on top.
-    Bytes at the peak; cost in `currency` or None.
+    Bytes at the peak; cost in `currency` or None. `fits_on`, `too_large_for`: names of the nodes that are there, by
+    whether the peak is within what a run may take of their memory.
     """
 
     seconds: float
@@ -48,6 +52,8 @@ class Prediction:
     evaluation_s: float | None
     cost: float | None
     currency: str
+    fits_on: tuple[str, ...] = ()
+    too_large_for: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -58,12 +64,42 @@ def prediction_of(run: Run) -> Prediction | None:
     """Return what the trial tells about the whole run; None for other runs and before it has ended."""
     if not run.is_preflight:
         return None
-    return predict(
+    found = predict(
         run.facts.get("preflight", {}),
         max_minutes=storable_number(run.hyperparameters.get("max_minutes")),
         price_per_hour=settings.NODE_HOUR_PRICE,
         currency=settings.NODE_HOUR_CURRENCY,
     )
+    if found is None:
+        return None
+    on_gpu = run.facts.get("started", {}).get("device") == "cuda"
+    room = _room_of_nodes(on_gpu=on_gpu)
+    peak = found.peak_memory_bytes
+    return replace(
+        found,
+        fits_on=tuple(name for name, most in room.items() if peak <= most),
+        too_large_for=tuple(name for name, most in room.items() if peak > most),
+    )
+
+
+def _room_of_nodes(*, on_gpu: bool) -> dict[str, float]:
+    """Return how many bytes a run may take on each open node of the kind that the trial was on."""
+    nodes = Node.objects.open().filter(memory_bytes__gt=0).order_by("name")
+    known = nodes.values_list("name", "device", "memory_bytes")
+    share = 1.0 if on_gpu else CHILD_MEMORY_SHARE
+    return {name: share * memory for name, device, memory in known if device.startswith("CPU") != on_gpu}
+
+
+def memory_sentence(prediction: Prediction) -> str:
+    """Return on which nodes the whole run has room; empty where no node of its kind is there."""
+    fits, too_small = ", ".join(prediction.fits_on), ", ".join(prediction.too_large_for)
+    if not too_small:
+        return _("It fits into the memory of %(nodes)s.") % {"nodes": fits} if fits else ""
+    advice = _("Smaller micro-batches, shorter rows or gradient checkpointing need less.")
+    if not fits:
+        return _("It does not fit into the memory of %(nodes)s.") % {"nodes": too_small} + f" {advice}"
+    said = _("It fits into the memory of %(nodes)s, but not into that of %(others)s.")
+    return said % {"nodes": fits, "others": too_small} + f" {advice}"
 
 
 def predict(

@@ -15,6 +15,7 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
+from experiments.plan_words import told_by
 from experiments.storable import storable_number, storable_text
 
 LONGEST_MESSAGE = 2_000
@@ -115,6 +116,7 @@ def _started(result: Digest, event: Event) -> None:
     result.total_steps = _count(event.get("total_steps")) or result.total_steps
     resumed_from = _count(event.get("resumed_from_step"))
     result.step = resumed_from or 0
+    _say(result, event, "plan", told_by(_plain_fields(event)))
     if resumed_from:
         _say(result, event, "resumed", _("The run goes on from step %(step)d.") % {"step": resumed_from})
 

@@ -14,6 +14,7 @@ from experiments.hyperparameters import PROBLEM_TYPES, Hyperparameters
 from experiments.models import Adapter, Evaluation, Experiment, MetricPoint, Priority, Run, RunEvent, RunSample
 from experiments.preflight import prediction_of
 from experiments.recipes import RECIPES, advise
+from experiments.services import require_allowed
 from experiments.situations import situation_of
 from portal.models import BaseModel, Team
 from portal.scoping import narrow_to_team
@@ -113,7 +114,7 @@ class RunChoice(TeamSerializer):
     """What a new run learns from, on which model, and how."""
 
     dataset_version = serializers.PrimaryKeyRelatedField(queryset=DatasetVersion.unscoped.all())
-    base_model = NamedField(slug_field="slug", queryset=BaseModel.objects.filter(is_allowed=True))
+    base_model = NamedField(slug_field="slug", queryset=BaseModel.objects.all())
     recipe = serializers.ChoiceField(choices=list(RECIPES), default="balanced")
     hyperparameters = serializers.DictField(
         required=False, help_text="Values that differ from the recipe's, by name. Unknown names are refused."
@@ -138,6 +139,11 @@ class RunChoice(TeamSerializer):
         max_value=2**31 - 1,
         help_text="From the weights that this run kept at the step, instead of from its result.",
     )
+
+    def validate_base_model(self, value: BaseModel) -> BaseModel:
+        """Refuse a model that is not allowed, which is no mistake in the request. Raises: Forbidden."""
+        require_allowed(value)
+        return value
 
     def validate_kind(self, value: str) -> Run.Kind:
         return Run.Kind(value)

@@ -17,14 +17,15 @@ from experiments import endings
 from experiments.continuing import require_continuable, required_settings, start_adapter
 from experiments.hyperparameters import Hyperparameters, config_hash
 from experiments.models import Experiment, Priority, Run, Sweep
+from experiments.possible import require_possible
 from experiments.problem_fit import require_fit
 from experiments.recipes import RECIPES, advise
 from experiments.situations import situation_of
 from experiments.target_layers import require_named_layers
 from portal import audit, quotas
 from portal.actors import Actor
-from portal.errors import IllegalTransition, InvalidInput, NotFound
-from portal.models import BaseModel, Node, Quota, Team
+from portal.errors import Forbidden, IllegalTransition, InvalidInput, NotFound
+from portal.models import BaseModel, Quota, Team
 from portal.queue import enqueue_on_commit
 
 DEFAULT_RECIPE = "balanced"
@@ -105,8 +106,8 @@ def submit_run(
     balanced one.
     `continue_from`: start from the adapter of that run instead of a fresh one; it stays as long as this run does.
     `continue_step`: from the weights that it kept at this step, not from its result.
-    Raises: InvalidInput naming what does not fit, NotFound for a dataset version of another team, QuotaExceeded if
-    too many runs of the team wait already.
+    Raises: InvalidInput naming what does not fit, Forbidden for a base model that is not on the allow list, NotFound
+    for a dataset version of another team, QuotaExceeded if too many runs of the team wait already.
     """
     if hyperparameters is None:
         recipe = _known_recipe(recipe or DEFAULT_RECIPE)
@@ -153,7 +154,7 @@ def submit_runs(
     for one in chosen:
         if continue_from is not None:
             require_continuable(continue_from, team_id=team.pk, base_model=base_model, chosen=one, step=continue_step)
-        _require_possible(one, deploy_as)
+        require_possible(one, base_model, dataset_version, deploy_as=deploy_as)
         require_named_layers(base_model, one)
     # What a version's rows have to be like follows from the problem type alone, and reading them takes time.
     for one in {one.problem_type: one for one in chosen}.values():
@@ -208,29 +209,17 @@ def _require_usable(experiment: Experiment, version: DatasetVersion, base_model:
             param="dataset_version",
             code="dataset_not_ready",
         )
+    require_allowed(base_model)
+
+
+def require_allowed(base_model: BaseModel, *, param: str = "base_model") -> None:
+    """Refuse a base model that is not on the platform's allow list. Raises: Forbidden."""
     if not base_model.is_allowed:
-        raise InvalidInput(
+        raise Forbidden(
             _("The base model '%(model)s' is not allowed. Choose one from the list of base models.")
             % {"model": base_model.slug},
-            param="base_model",
+            param=param,
             code="model_not_allowed",
-        )
-
-
-def _require_possible(chosen: Hyperparameters, deploy_as: str) -> None:
-    """Refuse what is known to fail later: on the nodes that there are, or when it is to be deployed."""
-    if chosen.optimizer.startswith("paged"):
-        devices = Node.objects.live().values_list("device", flat=True)
-        if devices and all(device.startswith("CPU") for device in devices):
-            raise InvalidInput(
-                _("The paged optimizer needs a GPU, and no node has one. Choose AdamW, or AdamW with 8-bit memory."),
-                param="optimizer",
-                code="bad_settings",
-            )
-    if deploy_as and chosen.dora and chosen.training_kind == "lora":
-        raise InvalidInput(
-            _("Adapters with DoRA cannot be deployed here. Switch DoRA off, or leave the deployment's name empty."),
-            param="deploy_as",
         )
 
 

@@ -39,17 +39,28 @@ def situation_of(
 
 def _counted(version: DatasetVersion) -> dict[str, Any]:
     """Return the lengths that the newest examination has counted, empty if there is none."""
-    tokens = Func(F("report"), template="(%(expressions)s::json ->> 'tokens')", output_field=TextField())
-    reports = DoctorReport.unscoped.filter(version=version, status=DoctorReport.Status.READY)
-    text = reports.order_by("-created_at").annotate(tokens=tokens).values_list("tokens", flat=True).first()
-    found = json.loads(text) if text else None
-    if not isinstance(found, Mapping):
+    found = counted_tokens(version)
+    if not found:
         return {}
     row, answer = found["row"], found["answer"]
     # Reports from before every answer of a conversation was learned say nothing of it.
     computed = found["prompt"]["mean"] + found["learned"]["mean"] if "learned" in found else row["mean"]
     lengths = {"row_tokens": round(computed, 1) or None, "longest_row": row["max"] or None}
     return {**lengths, "answer_tokens": answer["mean"], "longest_answer": answer["max"] or None, "counted": True}
+
+
+def counted_tokens(version: DatasetVersion, base_model: BaseModel | None = None) -> Mapping[str, Any]:
+    """Return what the newest examination has counted, empty if there is none.
+
+    `base_model`: only what was counted by its tokenizer. Call it in the team's row scope.
+    """
+    tokens = Func(F("report"), template="(%(expressions)s::json ->> 'tokens')", output_field=TextField())
+    reports = DoctorReport.unscoped.filter(version=version, status=DoctorReport.Status.READY)
+    if base_model is not None:
+        reports = reports.filter(base_model=base_model)
+    text = reports.order_by("-created_at").annotate(tokens=tokens).values_list("tokens", flat=True).first()
+    found = json.loads(text) if text else None
+    return found if isinstance(found, Mapping) else {}
 
 
 @lru_cache(maxsize=256)

@@ -16,3 +16,5 @@ MOST_WRITTEN_ROWS: Final = 100
 """Of them, where closed fields stand behind open ones: the model first writes their answers, as it does when served."""
 MOST_LIKELIHOOD_ROWS: Final = 200
 """Rows whose expected texts are weighed under both models, where answers are free text."""
+CHILD_MEMORY_SHARE: Final = 0.9
+"""Of a machine's memory, what a trainer on its CPUs may take; one that wants more gets an error it can act on."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.trials import CHILD_MEMORY_SHARE
 from gpu_worker.computing import ALLOCATING
 from gpu_worker.wall import Wall, build_wall
 from portal.process_table import die_with_parent, signal_group
@@ -27,7 +28,6 @@ _NICENESS = 5  # the portal's pages go first where they share a machine with a t
 _GPUS = Path("/proc/driver/nvidia/gpus")
 _OPEN_FILES = 4096
 _LARGEST_FILE_BYTES = 256 * 2**30
-_MEMORY_SHARE = 0.9  # of the machine's; a child that wants more gets an error it can act on, not a kill
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _arrange(wall: Wall | None) -> Callable[[], None]:
         resource.RLIMIT_FSIZE: _LARGEST_FILE_BYTES,
     }
     if not _GPUS.is_dir():  # drivers of GPUs reserve far more than they use; there the card's memory is the limit
-        limits[resource.RLIMIT_DATA] = int(_MEMORY_SHARE * machine_bytes)
+        limits[resource.RLIMIT_DATA] = int(CHILD_MEMORY_SHARE * machine_bytes)
     allowed = {kind: _allowed(kind, most) for kind, most in limits.items()}
 
     def arrange() -> None:

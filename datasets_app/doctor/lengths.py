@@ -51,6 +51,7 @@ class Lengths:
         self._learned = array("l")
         self._longest = array("l")
         self._answers = array("l")
+        self._last = array("l")
         # The tokenizer works without the interpreter's lock: it counts while the next analyses look at the batch.
         self._pool = ThreadPoolExecutor(max_workers=1)
         self._counting: Future[None] | None = None
@@ -85,6 +86,7 @@ class Lengths:
         self._learned.append(sum(counted.answers))
         self._longest.append(counted.longest)
         self._answers.extend(counted.answers)
+        self._last.append(counted.answers[-1] if counted.answers else 0)
 
     def _wait(self) -> None:
         if self._counting is not None:
@@ -94,7 +96,8 @@ class Lengths:
     def report(self, table: RowTable, findings: Findings, *, max_length: int) -> dict[str, Any]:
         """Return the figures for the report; add a finding about rows that are longer than `max_length`.
 
-        `prompt` and `learned` are tokens of a row, together what a step computes; `answer` those of each answer.
+        `prompt` and `learned` are tokens of a row, together what a step computes; `answer` those of each answer, and
+        `longest_answers` the most tokens of a row's last one, which is always learned, in each split.
         """
         self._wait()
         self._pool.shutdown()
@@ -111,6 +114,10 @@ class Lengths:
             "prompt": _figures(_counts(self._prompts)),
             "learned": _figures(learned),
             "answer": _figures(_counts(self._answers)),
+            "longest_answers": {
+                split: int(_counts(self._last)[table.splits == SPLITS.index(split)].max(initial=0))
+                for split in table.counts
+            },
             "histogram": {"edges": list(EDGES), "counts": _histogram(totals)},
             "truncated": [
                 {

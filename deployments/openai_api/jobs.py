@@ -96,9 +96,10 @@ def _start_of(team: Team, name: str) -> tuple[BaseModel, Run | None]:
     found = earlier.select_related("run__base_model").first()
     if found is not None and found.run is not None:
         return found.run.base_model, found.run
-    model = BaseModel.objects.filter(slug=name, is_allowed=True).first() if targets.is_writable(name) else None
+    model = BaseModel.objects.filter(slug=name).first() if targets.is_writable(name) else None
     if model is None:
         raise targets.model_not_found()
+    experiments.require_allowed(model, param="model")
     return model, None
 
 

@@ -18,7 +18,8 @@ from experiments.hyperparameter_words import fields_in_words, value_words
 from experiments.hyperparameters import Hyperparameters, to_yaml
 from experiments.log_lines import last_lines
 from experiments.models import Priority, Run
-from experiments.preflight import prediction_of
+from experiments.plan_words import plan_sentence
+from experiments.preflight import memory_sentence, prediction_of
 from portal import audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
@@ -98,13 +99,16 @@ def _shown_rows(request: TeamRequest, found: Run) -> dict[str, Any]:
 
 def _live(found: Run, points: insights.Points, latest: dict[str, Any]) -> dict[str, Any]:
     waiting = scheduling.waiting_place(found) if found.status == Run.Status.QUEUED else None
+    prediction = prediction_of(found)
     return {
         "run": found,
         "latest": latest,
         "waiting": waiting,
         "adapter": getattr(found, "adapter", None),
         "reading": insights.hint_for(found, points) if found.is_training else None,
-        "prediction": prediction_of(found),
+        "prediction": prediction,
+        "memory": memory_sentence(prediction) if prediction else "",
+        "plan": plan_sentence(found),
     }
 
 

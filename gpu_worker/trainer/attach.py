@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.hyperparameters import BASE_MODEL_STARTS, MOST_SERVED_RANK, OWN_TARGETS, Hyperparameters
+from experiments.paths import too_many_frozen
 from gpu_worker.trainer.adapter import PREFIX, lora_config, lora_scale, peft_alpha
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.learner import require_layers, unusable_base_model
@@ -66,12 +67,8 @@ def use_checkpointing(model: Any) -> None:
 def trained_layers(model: Any, chosen: Hyperparameters) -> list[int]:
     """Return the numbers of the layers that are trained. Raises: TrainingError (bad_settings) if none is left."""
     count = int(model.config.get_text_config().num_hidden_layers)
-    if chosen.frozen_layers >= count:
-        raise TrainingError(
-            "bad_settings",
-            f"The base model has {count} layers, so at most {count - 1} of them can be left alone. "
-            "Lower that number and start the run again.",
-        )
+    if against := too_many_frozen(chosen, count):
+        raise TrainingError("bad_settings", against.sentence)
     return list(range(chosen.frozen_layers, count))
 
 

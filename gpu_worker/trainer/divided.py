@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from experiments.paths import contradiction, reason_against_dividing
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.spec import TrainSpec
 
@@ -31,15 +32,11 @@ def divides(spec: TrainSpec, device: str) -> bool:
     chosen = spec.hyperparameters
     if processes() == 1 or chosen.divide_base_model == "no":
         return False
-    whole_only = _reason_against(spec)
     if chosen.divide_base_model == "yes":
-        if whole_only:
-            raise TrainingError(
-                "bad_settings",
-                f"The base model cannot be divided among processes: {whole_only}. Change that, or divide nothing.",
-            )
+        if against := contradiction(chosen):
+            raise TrainingError("bad_settings", against.sentence)
         return True
-    if whole_only or device != "cuda":
+    if reason_against_dividing(chosen) or device != "cuda":
         return False
     return _file_bytes(spec.base_model.path) > SHARE_FOR_A_WHOLE_MODEL * torch.cuda.mem_get_info()[1]
 
@@ -67,17 +64,6 @@ def _outside_of_layers(causal_lm: Any) -> list[torch.Tensor]:
 
 def _tensors(module: Any) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()]
-
-
-def _reason_against(spec: TrainSpec) -> str | None:
-    chosen = spec.hyperparameters
-    if chosen.training_kind != "lora":
-        return "all layers are trained"
-    if chosen.quantization != "none":
-        return "it is compressed"
-    if chosen.dora:
-        return "DoRA measures whole weights"
-    return None
 
 
 def _file_bytes(folder: Path) -> int:

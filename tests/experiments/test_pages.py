@@ -131,6 +131,17 @@ def test_a_model_that_is_not_allowed_cannot_be_chosen(browser, team, ready_versi
     assert browser.post("/t/service-desk/experiments/new/", form(ready_version)).status_code == 400
 
 
+def test_the_api_tells_a_model_off_the_allow_list_from_one_that_is_not_there(api, team, ready_version, base_model):
+    BaseModel.objects.update(is_allowed=False)
+    wanted = {"name": "By API", "dataset_version": str(ready_version.pk), "base_model": "tiny"}
+    refused = api.post("/api/experiments/", wanted, content_type="application/json")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
+    unknown = api.post("/api/experiments/", {**wanted, "base_model": "elsewhere"}, content_type="application/json")
+    assert unknown.status_code == 404
+    with team_scope(team.pk):
+        assert not team.experiments.exists()
+
+
 def test_another_teams_dataset_cannot_be_chosen(client_for, charlie, other_team, ready_version, base_model):
     answer = client_for(charlie).post("/t/finance/experiments/new/", form(ready_version))
     assert answer.status_code == 400 or "no dataset to learn from" in answer.content.decode()

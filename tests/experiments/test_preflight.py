@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from django.utils import timezone
 
 from experiments import lifecycle
 from experiments.models import Run
 from experiments.preflight import predict
+from portal.models import Node
 from portal.rls import all_teams
 from tests.experiments.runs import change, fresh, make_version, put_to_work, submit
 
@@ -128,6 +130,26 @@ def test_its_page_tells_time_memory_and_cost(finished, client_for, alice, settin
     ):
         assert words in page, words
     assert "data-chart" not in page
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "told"),
+    [
+        ({"local": 8}, "It fits into the memory of local."),
+        ({"local": 2}, "It does not fit into the memory of local. Smaller micro-batches"),
+        ({"local": 8, "small": 2.9}, "It fits into the memory of local, but not into that of small. Smaller"),
+    ],
+)
+def test_it_says_on_which_nodes_the_whole_run_has_room(finished, node, client_for, alice, api, gigabytes, told):
+    for name, size in gigabytes.items():
+        known = {"device": "CPU · 2 × Xeon", "memory_bytes": int(size * 1e9), "heartbeat_at": timezone.now()}
+        Node.objects.update_or_create(name=name, defaults=known)
+    assert node.name == "local"
+    assert told in client_for(alice).get(f"/t/service-desk/runs/{finished.pk}/").content.decode()
+    prediction = api.get(f"/api/runs/{finished.pk}/").json()["prediction"]
+    # of 2.9 GB a trainer gets nine tenths
+    assert prediction["too_large_for"] == [name for name, size in gigabytes.items() if size < 3]
+    assert prediction["fits_on"] == [name for name, size in gigabytes.items() if size > 3]
 
 
 def test_the_api_tells_the_prediction(finished, api, settings):

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from experiments import lifecycle
+from experiments import lifecycle, services
+from experiments.hyperparameters import Hyperparameters
 from experiments.models import FirstBatch, Run, RunEvent
 from portal.models import AuditEvent
 from portal.rls import all_teams, team_scope
@@ -179,3 +180,37 @@ def test_a_log_of_a_running_training_goes_on_after_its_last_line(run, lease, bro
     assert browser.get(page_of(run, f"log/?after={known}")).status_code == 204
     lifecycle.record_events(lease, [{"event": "log", "message": "one more"}])
     assert "one more" in browser.get(page_of(run, f"log/?after={known}")).content.decode()
+
+
+GENERAL = "Computed the general way, by transformers and PEFT: LoRA dropout is above 0."
+
+
+def started(**fields: object) -> dict[str, object]:
+    return {"event": "started", "total_steps": 10, "path": "general", "why": "LoRA dropout is above 0", **fields}
+
+
+def test_the_page_and_the_log_say_which_way_is_computed_and_why(run, lease, browser):
+    assert "Computed the" not in browser.get(page_of(run)).content.decode()
+    lifecycle.record_events(lease, [started()])
+    assert GENERAL in browser.get(page_of(run, "status/")).content.decode()
+    with all_teams("test"):
+        assert RunEvent.unscoped.get(run=run, kind="plan").message == GENERAL
+    lifecycle.record_events(lease, [started(path="fast", why="a llama-shaped base model in 32 bit on a CPU")])
+    told = "Computed the fast way, written by hand for such models: a llama-shaped base model in 32 bit on a CPU."
+    assert told in browser.get(page_of(run)).content.decode()
+
+
+def test_before_the_start_the_settings_tell_the_way_or_a_trial_of_them(team, actor, base_model, node, browser):
+    version = make_version(team)
+    chosen = {"hyperparameters": Hyperparameters(lora_dropout=0.1)}
+    dropout = submit(team, actor, version, base_model, **chosen)
+    told = "It will be computed the general way, by transformers and PEFT: LoRA dropout is above 0."
+    assert told in browser.get(page_of(dropout)).content.decode()
+    trial = submit(team, actor, version, base_model, kind=Run.Kind.PREFLIGHT)
+    lease = put_to_work(trial, node)
+    lifecycle.record_events(lease, [started(path="fast", why="a llama-shaped base model")])
+    lifecycle.finish_preflight(lease)
+    with team_scope(team.pk):
+        whole = services.rerun(run=trial, actor=actor)
+    told = "As in its trial: Computed the fast way, written by hand for such models: a llama-shaped base model."
+    assert told in browser.get(page_of(whole)).content.decode()

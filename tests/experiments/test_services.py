@@ -10,7 +10,7 @@ from experiments.hyperparameters import Hyperparameters
 from experiments.models import Experiment, Run
 from experiments.recipes import advise
 from experiments.situations import situation_of
-from portal.errors import IllegalTransition, InvalidInput, NotFound
+from portal.errors import Forbidden, IllegalTransition, InvalidInput, NotFound
 from portal.models import AuditEvent
 from portal.rls import all_teams, team_scope
 from tests.experiments.runs import change, fresh, make_version, put_to_work, queued_tasks, submit
@@ -128,9 +128,9 @@ def test_a_version_that_is_not_ready_is_refused(team, actor, version, base_model
 
 def test_a_model_that_is_not_allowed_is_refused(team, actor, version, base_model):
     base_model.is_allowed = False
-    with pytest.raises(InvalidInput, match="not allowed") as refused:
+    with pytest.raises(Forbidden, match="not allowed") as refused:
         start(team, actor, version, base_model)
-    assert refused.value.param == "base_model"
+    assert (refused.value.status, refused.value.param) == (403, "base_model")
 
 
 def test_another_teams_dataset_does_not_exist(team, other_team, actor, base_model):

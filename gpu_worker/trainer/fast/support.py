@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from experiments.hyperparameters import BASE_MODEL_STARTS
+from experiments.paths import against_eight_bit, reason_for_general_path
 from gpu_worker.families import (
     FAMILIES,
     Family,
@@ -69,7 +69,7 @@ def require_eight_bit(spec: TrainSpec, *, device: str, against: str | None) -> N
         # Without VNNI the same kernels add pairs of products in 16 bits, which overflow: wrong, not just slow.
         reason = "this machine's processor has no VNNI instructions. Choose 32 bit"
     elif against is not None:
-        reason = f"{against}. Choose 32 bit, or change that"
+        raise TrainingError("bad_settings", against_eight_bit(against).sentence)
     else:
         return
     raise TrainingError("bad_settings", f"8-bit arithmetic cannot be used: {reason}.")
@@ -113,26 +113,8 @@ def _reason_in_order(spec: TrainSpec, device: str) -> str | None:
         return "it was asked for"
     if device != "cpu":
         return "a GPU is used, for which torch brings fused kernels"
-    if chosen.quantization != "none":
-        return "the base model is compressed"
-    if chosen.precision == "bf16":
-        return "16-bit numbers are chosen"
-    if chosen.problem_type == "preference":
-        return "preferences compare two answers at once"
-    if chosen.lora_dropout > 0:
-        return "LoRA dropout is above 0"
-    if chosen.gradient_checkpointing:
-        return "gradient checkpointing is chosen"
-    if chosen.training_kind == "full":
-        return "all layers are trained"
-    if chosen.dora:
-        return "DoRA is chosen"
-    if chosen.lora_init in BASE_MODEL_STARTS:
-        return "the adapter starts from the base model"
-    if chosen.frozen_layers:
-        return "lower layers are left alone"
-    if chosen.neftune_alpha > 0:
-        return "noise on the input is chosen"
+    if reason := reason_for_general_path(chosen):
+        return reason
     if chosen.divide_base_model == "yes" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return "the base model is divided among processes"
     return None

@@ -96,3 +96,4 @@ def test_preferences_compare_the_last_answer_alone(tmp_path):
     rendered = ChatRenderer.load(model).row(SEVERAL[0])
     assert tokens["prompt"]["sum"] == rendered.prompt_length
     assert tokens["answer"]["sum"] == len(rendered.token_ids) - rendered.prompt_length
+    assert tokens["longest_answers"] == {"train": tokens["answer"]["sum"]}

@@ -154,7 +154,7 @@ class _Run:
         self._spec = spec
         self._learner = learner
         self._renderer = renderer
-        self._train = train
+        self._train, self._validation = train, validation
         self._origin = Origin(spec, job.folder)
         self._problem = problems.describe(job.folder.train_rows, spec.hyperparameters)
         self._saved_step: int | None = None
@@ -201,6 +201,12 @@ class _Run:
         if self._train.skipped:
             self._job.events.log(
                 f"{self._train.skipped} rows are left out because their answers do not fit.", "warning"
+            )
+        asked, measured = len(self._validation.rows), len(self.loop.plan.validation_rows)
+        if measured < asked:
+            self._job.events.log(
+                f"Validation checks measure {measured} of {asked} rows, {len(self.loop.plan.validation_steps())} times "
+                "in all, so that they take little of the run's time."
             )
         if self._learner.device == "cpu" and os.environ.get("CUDA_VISIBLE_DEVICES", _NO_GPU) not in ("", _NO_GPU):
             self._job.events.log(

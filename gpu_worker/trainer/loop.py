@@ -50,7 +50,7 @@ class TrainingLoop:
         stop: StopFlag,
         save: Callable[[], None],
         look: Callable[[], None] = lambda: None,
-        make_plan: Callable[[Sequence[int], Hyperparameters], TrainingPlan] = TrainingPlan,
+        make_plan: Callable[[Sequence[int], Hyperparameters, Sequence[int]], TrainingPlan] = TrainingPlan,
         ranks: Ranks = ALONE,
         sampler: Sampler | None = None,
     ) -> None:
@@ -76,7 +76,8 @@ class TrainingLoop:
             why = "No answers are sampled in this run" if sampler is None else "The answers have no closed fields"
             events.log(f"{why}, so its validation loss says what is better.", "warning")
         self._lengths = [row.tokens for row in rows.train]
-        self.plan = make_plan(self._lengths, hyperparameters)
+        self.plan = make_plan(self._lengths, hyperparameters, [row.tokens for row in rows.validation])
+        self._validation_rows = [rows.validation[number] for number in self.plan.validation_rows]
         self._validation_steps = self.plan.validation_steps()
         self._shortest = min(range(len(self._lengths)), key=self._lengths.__getitem__)
         self._micro_batch_size = hyperparameters.micro_batch_size
@@ -202,7 +203,7 @@ class TrainingLoop:
 
     def _validate(self) -> None:
         """Measure the validation loss, report it, and remember the best adapter if that was asked for."""
-        rows = self._rows.validation
+        rows = self._validation_rows
         if not rows:
             return
         started = time.perf_counter()

@@ -9,15 +9,24 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from experiments.hyperparameters import Hyperparameters
+from experiments.trials import VALIDATION_SHARE
 
+# A validation token costs so much of a trained one: it goes forward only.
+FORWARD_COST = 0.45
+# Of the time that validation may take, what its losses may; the rest is for answers.
+LOSSES_SHARE = VALIDATION_SHARE * 2 / 3
+LEAST_VALIDATION_ROWS = 16  # of fewer, the loss jumps from check to check; before that there are fewer checks
+FREE_VALIDATION_TOKENS = 4_096  # of all checks together: nobody waits for so few
 BATCHES_PER_WINDOW = 16  # rows are sorted by length inside a window of so many batches: short padding, lively order
 
 
 class TrainingPlan:
     """The steps of a run over rows of the given lengths (in tokens)."""
 
-    def __init__(self, lengths: Sequence[int], hyperparameters: Hyperparameters) -> None:
-        """Raises: ValueError if there are no rows."""
+    def __init__(
+        self, lengths: Sequence[int], hyperparameters: Hyperparameters, validation_lengths: Sequence[int] = ()
+    ) -> None:
+        """Raises: ValueError if there are no rows to learn from."""
         if not lengths:
             raise ValueError("A plan needs at least one row.")
         self._lengths = tuple(lengths)
@@ -26,6 +35,13 @@ class TrainingPlan:
         self.total_steps = hyperparameters.total_steps(len(lengths))
         self.tokens_per_step = sum(lengths) / self.steps_per_epoch
         self._epoch_in_memory: tuple[int, list[list[int]]] | None = None
+        self._most_checks: int | None = None
+        self.validation_rows: Sequence[int] = range(len(validation_lengths))
+        if validation_lengths:
+            count, self._most_checks = affordable_validation(
+                validation_lengths, len(self._all_marks()), self.total_steps * self.tokens_per_step
+            )
+            self.validation_rows = _evenly(range(len(validation_lengths)), count)
 
     def batch(self, step: int) -> list[int]:
         """Return the row numbers (0-based) learned in `step`, counted from 0."""
@@ -35,14 +51,21 @@ class TrainingPlan:
         return self._epoch_in_memory[1][position]
 
     def validation_steps(self) -> frozenset[int]:
-        """Return after which steps the validation loss is measured: 0, the end, and evenly between."""
+        """Return after which steps the validation loss is measured: 0, the end, and evenly between.
+
+        Where validation would take too much of the run's time, some of those between are left out.
+        """
+        marks = sorted(self._all_marks())
+        return frozenset(marks if self._most_checks is None else _evenly(marks, self._most_checks))
+
+    def _all_marks(self) -> set[int]:
         per_epoch = self._hyperparameters.evaluations_per_epoch
         marks = {0, self.total_steps}
         if per_epoch:
             distance = max(1.0, self.steps_per_epoch / per_epoch)
             count = int(self.total_steps / distance + 1e-9)
             marks |= {min(self.total_steps, round(i * distance)) for i in range(1, count + 1)}
-        return frozenset(marks)
+        return marks
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of `step` (from 0): a linear warm-up, then the chosen way down."""
@@ -74,6 +97,26 @@ class TrainingPlan:
             batches += [window[low - start : high - start] for low, high in pairwise(window_edges)]
         order.shuffle(batches)
         return batches
+
+
+def affordable_validation(lengths: Sequence[int], checks: int, training_tokens: float) -> tuple[int, int]:
+    """Return on how many rows, and how often, the validation loss can be measured within its share of the time.
+
+    `lengths`: tokens of the validation rows. First there are fewer rows, then fewer checks, then still fewer rows.
+    """
+    allowed = max(FREE_VALIDATION_TOKENS, LOSSES_SHARE / (1 - LOSSES_SHARE) * training_tokens / FORWARD_COST)
+    rows_of_all_checks = allowed / (sum(lengths) / len(lengths))
+    rows = min(len(lengths), max(LEAST_VALIDATION_ROWS, int(rows_of_all_checks / checks)))
+    fewer = min(checks, max(2, int(rows_of_all_checks / rows)))
+    return min(rows, max(1, int(rows_of_all_checks / fewer))), fewer
+
+
+def _evenly(things: Sequence[int], count: int) -> Sequence[int]:
+    """Return so many of the things, the first and the last among them where there are two or more."""
+    if count >= len(things):
+        return things
+    last = len(things) - 1
+    return [things[round(place * last / max(1, count - 1))] for place in range(count)]
 
 
 def micro_batches(rows: Sequence[int], lengths: Sequence[int], size: int, tokens: int | None = None) -> list[list[int]]:

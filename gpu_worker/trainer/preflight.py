@@ -15,9 +15,11 @@ WARM_UP_STEPS, LONGEST_STEPS = 3, 5
 class PreflightPlan(TrainingPlan):
     """Steps spread evenly over an epoch, then the longest rows that there are; it knows the whole run's plan."""
 
-    def __init__(self, lengths: Sequence[int], hyperparameters: Hyperparameters) -> None:
-        """Raises: ValueError if there are no rows."""
-        super().__init__(lengths, hyperparameters)
+    def __init__(
+        self, lengths: Sequence[int], hyperparameters: Hyperparameters, validation_lengths: Sequence[int] = ()
+    ) -> None:
+        """Raises: ValueError if there are no rows to learn from."""
+        super().__init__(lengths, hyperparameters, validation_lengths)
         self.whole_steps = self.total_steps
         self.whole_checks = len(super().validation_steps())
         self.whole_checkpoints = -(-self.whole_steps // hyperparameters.checkpoint_every_steps)

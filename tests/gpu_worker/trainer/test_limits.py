@@ -151,6 +151,7 @@ def scripted_sampler(answers):
 
 def test_exact_answers_may_say_what_is_better(job, monkeypatch):
     """The loss falls all the time, but fewer answers are exact: the state with most of them is kept."""
+    monkeypatch.setattr("gpu_worker.trainer.plan.FREE_VALIDATION_TOKENS", 10**9)  # a check after every step
     chosen = {"epochs": 30, "early_stopping_patience": 2, "keep_weights": "best", "evaluations_per_epoch": 3}
     chosen |= {"early_stopping_metric": "exact_match", "learning_rate": 1e-4, "schedule": "constant"}
     monkeypatch.setattr("gpu_worker.trainer.job.Sampler", scripted_sampler([0.2, 0.5, None, 0.4, 0.3, 0.1]))
@@ -164,6 +165,7 @@ def test_exact_answers_may_say_what_is_better(job, monkeypatch):
 
 
 def test_the_macro_f1_may_say_what_is_better_where_there_are_classes(job, monkeypatch):
+    monkeypatch.setattr("gpu_worker.trainer.plan.FREE_VALIDATION_TOKENS", 10**9)  # a check after every step
     chosen = {"epochs": 30, "early_stopping_patience": 2, "keep_weights": "best", "evaluations_per_epoch": 3}
     chosen |= {"early_stopping_metric": "macro_f1", "learning_rate": 1e-4, "schedule": "constant"}
     sampler = scripted_sampler([0.2, 0.5, 0.4, 0.3])

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from datasets_app import demo_tickets
 from datasets_app.demo_tickets import DEMO_SYSTEM_PROMPT
 from experiments.hyperparameters import Hyperparameters
-from gpu_worker.trainer.plan import TrainingPlan, micro_batches
+from experiments.trials import VALIDATION_SHARE
+from gpu_worker.trainer.plan import FORWARD_COST, FREE_VALIDATION_TOKENS, LOSSES_SHARE, TrainingPlan, micro_batches
 
 lengths = st.lists(st.integers(2, 500), min_size=1, max_size=300)
 sizes = st.integers(1, 20)
@@ -123,3 +124,35 @@ def test_learning_rate_rises_then_falls(schedule, end):
 def test_learning_rate_may_end_above_zero():
     chosen = Hyperparameters(learning_rate=0.01, batch_size=1, epochs=1, final_learning_rate_share=0.25)
     assert TrainingPlan([10] * 1000, chosen).learning_rate(999) == pytest.approx(0.0025, rel=0.01)
+
+
+def losses_share(train, validation, chosen):
+    plan = TrainingPlan(train, chosen, validation)
+    measured = sum(validation[row] for row in plan.validation_rows) * len(plan.validation_steps())
+    return measured * FORWARD_COST / (plan.total_steps * plan.tokens_per_step + measured * FORWARD_COST)
+
+
+@given(
+    st.lists(st.integers(20, 400), min_size=1, max_size=120),
+    st.builds(lambda rows, length: [length] * rows, st.integers(1, 300), st.integers(20, 400)),
+    st.integers(0, 10),
+)
+def test_validation_losses_stay_within_their_share_however_few_rows_are_learned(train, validation, per_epoch):
+    chosen = Hyperparameters(evaluations_per_epoch=per_epoch)
+    plan = TrainingPlan(train, chosen, validation)
+    steps = plan.validation_steps()
+    assert {0, plan.total_steps} <= steps <= TrainingPlan(train, chosen).validation_steps()
+    assert len(set(plan.validation_rows)) == len(plan.validation_rows) > 0
+    tokens = sum(validation[row] for row in plan.validation_rows) * len(steps)
+    assert losses_share(train, validation, chosen) <= LOSSES_SHARE + 1e-9 or tokens <= FREE_VALIDATION_TOKENS
+
+
+def test_with_few_training_and_many_validation_rows_fewer_are_measured_less_often():
+    train, validation, chosen = [85] * 60, [85] * 500, Hyperparameters()
+    plan = TrainingPlan(train, chosen, validation)
+    assert (len(plan.validation_rows), sorted(plan.validation_steps())) == (16, [0, 12, 24])
+    assert losses_share(train, validation, chosen) <= VALIDATION_SHARE
+    many = TrainingPlan([85] * 10_000, chosen, [85] * 100)
+    assert (len(many.validation_rows), len(many.validation_steps())) == (100, 7), "there is time for all"
+    few = TrainingPlan([40] * 12, chosen, [40] * 4)
+    assert (len(few.validation_rows), few.validation_steps()) == (4, TrainingPlan([40] * 12, chosen).validation_steps())

@@ -177,8 +177,11 @@ def prepare(folder: JobFolder, run: Run, *, keep_adapter: bool = False) -> None:
     write_spec(folder, run)
 
 
-def write_spec(folder: JobFolder, run: Run) -> None:
-    """Write spec.json; it says `resume` as soon as there is a checkpoint to go on from."""
+def write_spec(folder: JobFolder, run: Run, *, keep_only: bool = False) -> None:
+    """Write spec.json; it says `resume` as soon as there is a checkpoint to go on from.
+
+    `keep_only`: the checkpoint is to become the result, and nothing more is learned.
+    """
     content = {
         "format": 1,
         "run": str(run.pk),
@@ -192,6 +195,7 @@ def write_spec(folder: JobFolder, run: Run) -> None:
         "start_adapter": folder.start.name if run.continue_from_id else None,
         "evaluation": _evaluation_spec(run),
         "preflight": run.is_preflight,
+        "keep_only": keep_only,
         "schema": _schema_of(run.dataset_version),
     }
     _write_whole(folder.spec, json.dumps(content, indent=2))

@@ -34,7 +34,7 @@ from gpu_worker.job_folder import (
     write_spec,
 )
 from gpu_worker.process_note import forget_process, note_process
-from gpu_worker.watch import Ending, ShutdownSwitch, Stop, Stopped, Watch
+from gpu_worker.watch import KEEP_LIMIT_S, Ending, ShutdownSwitch, Stop, Stopped, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Supervisor:
         except JobError as error:
             self.watch.insist(partial(lifecycle.fail_run, self.lease, code=error.code, message=error.message))
         except Stopped:
-            self.end_stopped(None)
+            self.end_stopped(None, None)
         except FolderBusy:
             message = _("Another machine is still working on this run.")
             self.watch.insist(partial(lifecycle.release_run, self.lease, message, burn_attempt=True))
@@ -95,11 +95,15 @@ class Supervisor:
     def _see_through(self, lock: int) -> None:
         self.watch.relay_rest()  # what was said between the death of an earlier supervisor and that of its child
         is_trained = self.is_trained()
-        self.prepare(keep_adapter=is_trained)
+        try:
+            self.prepare(keep_adapter=is_trained)
+        except Stopped:
+            self.end_stopped(None, lock)
+            return
         ending = None if is_trained else self.train(lock)
         predictions = None if self.watch.stop or self.run.is_preflight else self.evaluate(lock)
         if self.watch.stop:
-            self.end_stopped(ending)
+            self.end_stopped(ending, lock)
         elif self.run.is_preflight:
             self.watch.insist(partial(lifecycle.finish_preflight, self.lease))
         elif self.run.is_evaluation:
@@ -197,12 +201,32 @@ class Supervisor:
         end = partial(lifecycle.finish_evaluation, self.lease, predictions=predictions, split=Split.VALIDATION)
         self.watch.insist(end)
 
-    def end_stopped(self, ending: Ending | None) -> None:
-        """Report a run that was stopped: cancelled with what it learned, or back in the queue for another time."""
+    def keep_checkpoint(self, lock: int) -> Ending | None:
+        """Make the result of a run whose trainer was killed before it could save: that of its newest checkpoint.
+
+        Returns how that ended, None if there is no checkpoint.
+        """
+        if self.run.is_preflight or not any(self.folder.checkpoints.glob("step-*")):
+            return None
+        write_spec(self.folder, self.run, keep_only=True)
+        ending = self.watch.stay_with(self.programs.trainer, lock, log="trainer.log", most_s=KEEP_LIMIT_S)
+        if not (ending.reported("stopped") and is_whole_adapter(self.folder.adapter)):
+            message = _("No adapter could be made of the run's last checkpoint (%(cause)s).")
+            self.watch.insist(partial(lifecycle.note, self.lease, message % {"cause": ending.cause}, level="warning"))
+        return ending
+
+    def end_stopped(self, ending: Ending | None, lock: int | None) -> None:
+        """Report a run that was stopped: cancelled with what it learned, or back in the queue for another time.
+
+        `lock`: of the job folder, None if we never had it.
+        """
         if self.watch.stop == Stop.CANCEL:
             self.is_paused = self.watch.insist(partial(lifecycle.pause_run, self.lease))
             if self.is_paused:
                 return
+            is_saved = self.run.is_evaluation or is_whole_adapter(self.folder.adapter)
+            if lock is not None and not is_saved:
+                ending = self.keep_checkpoint(lock) or ending
             step = step_of(ending.outcome if ending else self._reported_facts().get("finished", {}))
             learned = None if self.run.is_evaluation else self.folder.adapter
             self.watch.insist(partial(lifecycle.stop_run, self.lease, adapter=learned, step=step))

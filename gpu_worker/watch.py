@@ -30,6 +30,8 @@ TICK_S = 0.25
 CANCEL_LIMIT_S = 30.0
 # Shorter, since whoever shuts the node down kills us too after 30 s.
 SHUTDOWN_LIMIT_S = 25.0
+# Loading a base model once more, to make an adapter of a checkpoint.
+KEEP_LIMIT_S = 120.0
 EXIT_STOPPED = 75
 
 
@@ -110,8 +112,12 @@ class Watch:
         """Do something with the database, again and again while it is away. Raises: DatabaseGone."""
         return self._patience.insist(action)
 
-    def stay_with(self, command: tuple[str, ...], lock: int, *, log: str) -> Ending:
-        """Start a child and stay with it to its end, or to ours. Raises: LeaseLost, DatabaseGone, the child gone."""
+    def stay_with(self, command: tuple[str, ...], lock: int, *, log: str, most_s: float | None = None) -> Ending:
+        """Start a child and stay with it to its end, or to ours. Raises: LeaseLost, DatabaseGone, the child gone.
+
+        `most_s`: of a child that saves what a stopped run has learned; it is left alone for so long.
+        """
+        began = time.monotonic()
         self._outcome = {}
         surroundings = Surroundings(
             job=self.folder.root,
@@ -129,7 +135,10 @@ class Watch:
             self.folder.note_child(child.pid)
             while child.poll() is None:
                 self.tick()
-                if self.stop:
+                if most_s is not None:
+                    if time.monotonic() - began > most_s:
+                        break  # and is killed
+                elif self.stop:
                     child.stop(CANCEL_LIMIT_S if self.stop == Stop.CANCEL else SHUTDOWN_LIMIT_S)
                 time.sleep(TICK_S)
         finally:

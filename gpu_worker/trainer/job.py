@@ -67,6 +67,11 @@ class Job:
             if spec.preflight:
                 self.events = StepTimes(self.events)
             run = self._prepare(spec)
+            if spec.keep_only:
+                if run.resume() is None:
+                    raise StopRequested
+                return run.save_stopped()
+            self._begin(run, spec)
         except StopRequested:  # before anything was learned there is nothing to save
             self.events.emit("stopped", step=0, checkpoint=None)
             return EXIT_STOPPED
@@ -93,15 +98,18 @@ class Job:
             take_up(spec.start_adapter, learner.parameters, spec.hyperparameters)
         self.ranks.equalise(learner.parameters.values)
         require_space(self.folder.root, checkpoints.bytes_needed(learner.parameters.count))
-        self._make_room(learner, max((*train.rows, *validation.rows), key=lambda row: row.tokens))
+        if not spec.keep_only:
+            self._make_room(learner, max((*train.rows, *validation.rows), key=lambda row: row.tokens))
         self.stop.check()
         checkpoints.seed_random(spec.hyperparameters.seed)
-        run = _Run(self, spec, learner, renderer, train, validation)
+        return _Run(self, spec, learner, renderer, train, validation)
+
+    def _begin(self, run: "_Run", spec: TrainSpec) -> None:
+        """Take up a checkpoint if there is one, and tell what is about to happen."""
         resumed_from = run.resume() if spec.resume else None
         run.announce(resumed_from)
         if resumed_from is None:
             run.show_first_batch()
-        return run
 
     def _make_room(self, learner: Learner, longest: EncodedRow) -> None:
         """Let the learner choose how many tokens it computes at once."""

@@ -33,6 +33,7 @@ class TrainSpec:
     resume: bool
     start_adapter: Path | None = None  # a PEFT folder to go on from, instead of a fresh adapter
     path: Literal["auto", "general"] = "auto"  # "general": not by hand even if it could be; for comparisons
+    keep_only: bool = False  # the newest checkpoint becomes the result, and nothing more is learned
     preflight: bool = False  # a few steps to tell time and memory; nothing is kept
     schema: Mapping[str, Any] | None = None  # what the dataset's answers follow
 
@@ -103,6 +104,7 @@ def _parse(content: dict[str, Any], job: JobFolder) -> TrainSpec:
         # A name inside the job folder, never a path: the order must not reach other teams' files.
         start_adapter=job.root / Path(content["start_adapter"]).name if content.get("start_adapter") else None,
         path="general" if content.get("path") == "general" else "auto",
+        keep_only=bool(content.get("keep_only", False)),
         preflight=bool(content.get("preflight", False)),
         schema=content["schema"] if isinstance(content.get("schema"), dict) else None,
     )

@@ -58,6 +58,10 @@ def main():
     assert (job / "data" / "train.jsonl").read_text()
     saved = [int(path.name[5:]) for path in (job / "checkpoints").glob("step-*")] if spec["resume"] else []
     step = max(saved, default=0)
+    if spec.get("keep_only"):
+        write_adapter()
+        emit("stopped", step=step, checkpoint=f"checkpoints/step-{step}")
+        return 75
     with (job / "starts.log").open("a") as log:
         log.write(f"{step}{' OVERLAP' if other_trainer_alive() else ''}\n")
     kernels = Path(os.environ["TUNEPORT_CACHE"]) / "kernels"

@@ -113,6 +113,22 @@ def test_kernels_are_compiled_before_a_trainer_starts_that_may_only_read_them(wo
     assert sorted((settings.DATA_DIR / "compiled" / "kernels").iterdir()) == kept
 
 
+@needs_database
+def test_what_a_killed_trainer_had_saved_is_kept_when_it_is_stopped(workshop, actor):
+    workshop.behave(steps=100_000, step_s=0.05, deaf=True)
+    supervisor = workshop.start()
+    workshop.wait_for_step(7)
+    cancel(workshop.run, actor)
+    assert supervisor.wait(50) == 0
+    assert fresh(workshop.run).status == "cancelled"
+    with all_teams("test"):
+        adapter = Adapter.unscoped.select_related("team").get(run=workshop.run)
+    assert adapter.step >= 5
+    assert adapter.step % 5 == 0, "of a checkpoint, since the trainer saved nothing when it was stopped"
+    assert any(f"Stopped at step {adapter.step}" in message for message in workshop.messages())
+    assert not (workshop.run.folder / "checkpoints").exists()
+
+
 # --- failures ----------------------------------------------------------------------------------------------------
 
 

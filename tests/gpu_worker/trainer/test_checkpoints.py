@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from gpu_worker.trainer import checkpoints
+from gpu_worker.trainer.errors import EXIT_STOPPED
 from tests.gpu_worker.trainer.jobs import ROOT, losses, only, run_here, ticket_rows, validation_losses, write_job
 
 pytestmark = pytest.mark.slow
@@ -53,6 +55,24 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_exactly(job):
     assert finished["train_loss"] == uninterrupted["train_loss"]
     adapters = [(job(folder).adapter / "adapter_model.safetensors").read_bytes() for folder in ("whole", "half")]
     assert adapters[0] == adapters[1]
+
+
+def test_of_a_checkpoint_alone_a_result_is_made(job):
+    run_here(job("whole"))
+    whole = job("whole")
+    result = (whole.adapter / "adapter_model.safetensors").read_bytes()
+    shutil.rmtree(whole.adapter)
+    newest = whole.checkpoints / "step-8"
+    (newest / "state.safetensors").write_bytes(b"cut short")
+    spec = whole.root / "spec.json"
+    spec.write_text(json.dumps({**json.loads(spec.read_text()), "resume": True, "keep_only": True}))
+    code, events = run_here(whole)
+    assert (code, only(events, "stopped")["step"]) == (EXIT_STOPPED, 6)
+    assert losses(events) == {}
+    assert (whole.adapter / "adapter_model.safetensors").read_bytes() != result
+    shutil.rmtree(whole.checkpoints)
+    _, events = run_here(whole)
+    assert only(events, "stopped")["step"] == 0
 
 
 def test_dropout_is_repeated_too(job):

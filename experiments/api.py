@@ -221,7 +221,7 @@ class RunEvaluation(PagedAPIView):
     @extend_schema(operation_id="runs_evaluation", responses=shapes.EvaluationSerializer)
     def get(self, request: Request, pk: uuid.UUID) -> Response:
         """Show how the tuned and the untuned model answered the held-out rows; 404 until it is there."""
-        rows = Evaluation.unscoped.filter(team=self.team)
+        rows = Evaluation.unscoped.filter(team=self.team).select_related("run__dataset_version")
         return Response(shapes.EvaluationSerializer(get_object_or_404(rows, run=self.run_of(pk))).data)
 
     @extend_schema(operation_id="runs_evaluate", request=shapes.KeptStep, responses={201: shapes.RunSerializer})

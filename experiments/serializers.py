@@ -8,7 +8,7 @@ from django.utils.translation import gettext as _
 from pydantic import ValidationError
 from rest_framework import serializers
 
-from datasets_app.models import DatasetVersion
+from datasets_app.models import DatasetVersion, Split
 from experiments.continuing import required_settings
 from experiments.hyperparameters import PROBLEM_TYPES, Hyperparameters
 from experiments.models import Adapter, Evaluation, Experiment, MetricPoint, Priority, Run, RunEvent, RunSample
@@ -225,11 +225,17 @@ class RunSampleSerializer(serializers.ModelSerializer[RunSample]):
 
 
 class EvaluationSerializer(serializers.ModelSerializer[Evaluation]):
-    """The quality report on held-out rows."""
+    """The quality report on held-out rows: `rows` of `rows_of_split` were asked."""
+
+    rows_of_split = serializers.SerializerMethodField()
 
     class Meta:
         model = Evaluation
-        fields = ["split", "rows", "report", "created_at"]
+        fields = ["split", "rows", "rows_of_split", "report", "created_at"]
+
+    def get_rows_of_split(self, evaluation: Evaluation) -> int:
+        """How many rows the split has from which those that were asked are drawn."""
+        return evaluation.run.dataset_version.row_count(Split(evaluation.split))
 
 
 class AdapterSerializer(serializers.ModelSerializer[Adapter]):

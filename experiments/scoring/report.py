@@ -107,7 +107,7 @@ def score_answers(
         raise ValueError("a quality report needs rows, and the tuned model's answer to each of them")
     expected = [row.expected for row in answered]
     known = infer_fields(expected) if fields is None else fields
-    tuned = score_subject(expected, tuned_answers, known, seed=seed, schema=schema)
+    tuned = score_subject(expected, tuned_answers, known, seed=seed, schema=schema, with_f1_intervals=True)
     untuned = difference = None
     if len(untuned_answers) == len(answered):
         untuned = score_subject(expected, untuned_answers, known, seed=seed, schema=schema)

@@ -6,16 +6,19 @@ from typing import Any
 
 from datasets_app.doctor.schema import deviations
 from datasets_app.fields import Field, label_of
-from experiments.scoring.answers import MISSING, parsed_json, row_score
+from experiments.scoring.answers import MISSING, RowScore, parsed_json, row_score
 from experiments.scoring.classes import ABSENT, ClassScores, Confusion, class_scores, confusion
-from experiments.scoring.intervals import bootstrap_interval
+from experiments.scoring.intervals import bootstrap_interval, bootstrap_of_pairs, share_interval
+
+MOST_F1_INTERVALS = 20  # of hundreds of fields, resampling each would take minutes
 
 
 @dataclass(frozen=True)
 class FieldScores:
     """How well one field is answered, over the `rows` whose expected answer has it; an absent field is wrong.
 
-    The last six are None for an open field. Precision, recall and F1 are means over the expected classes, as
+    Accuracy has a 95 % interval (Wilson's), F1 one by bootstrap where it was asked for. All from `precision` to
+    `confusion` are None for an open field. Precision, recall and F1 are means over the expected classes, as
     scikit-learn's macro average with `labels` set to them. `majority_accuracy` is what always answering the most
     frequent value would reach.
     """
@@ -31,6 +34,10 @@ class FieldScores:
     majority_accuracy: float | None = None
     classes: tuple[ClassScores, ...] | None = None
     confusion: Confusion | None = None
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
+    f1_low: float | None = None
+    f1_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,13 +75,19 @@ def score_subject(
     *,
     seed: int,
     schema: Mapping[str, Any] | None = None,
+    with_f1_intervals: bool = False,
 ) -> SubjectScores:
-    """Return the figures of one model's answers to the same rows. Raises: ValueError without rows."""
+    """Return the figures of one model's answers to the same rows. Raises: ValueError without rows.
+
+    `with_f1_intervals`: also how far the first closed fields' macro-F1 can be trusted, which takes some time.
+    """
     scores = [row_score(wanted, given) for wanted, given in zip(expected, answers, strict=True)]
     exact = [score.exact for score in scores]
     interval = bootstrap_interval([float(hit) for hit in exact], least=0.0, most=1.0, seed=seed)
     valid = [score.valid_json for score in scores if score.valid_json is not None]
     texts = [score.score for score in scores if score.valid_json is None]
+    right = [score.fields for score in scores]
+    found = [_score_field(field, expected, answers, right) for field in fields]
     return SubjectScores(
         rows=len(scores),
         exact_rows=sum(exact),
@@ -84,7 +97,7 @@ def score_subject(
         json_valid=sum(valid) / len(valid) if valid else None,
         token_f1=sum(texts) / len(texts) if texts else None,
         score=sum(score.score for score in scores) / len(scores),
-        fields=tuple(_score_field(field, expected, answers, [score.fields for score in scores]) for field in fields),
+        fields=tuple(_with_f1_intervals(found, expected, answers, scores, seed) if with_f1_intervals else found),
         schema_valid=sum(follows(answer, schema) for answer in answers) / len(answers) if schema else None,
     )
 
@@ -100,25 +113,55 @@ def _score_field(
 ) -> FieldScores:
     having = [place for place, fields in enumerate(right) if field.name in fields]
     hits = sum(right[place][field.name] for place in having)
-    accuracy = hits / len(having) if having else 0.0
-    if not field.closed or not having:
-        return FieldScores(field.name, field.closed, len(having), hits, accuracy)
+    if not having:
+        return FieldScores(field.name, field.closed, 0, 0, 0.0)
+    sure = share_interval(hits, len(having))
+    scores = FieldScores(
+        field.name, field.closed, len(having), hits, sure.mean, accuracy_low=sure.low, accuracy_high=sure.high
+    )
+    if not field.closed:
+        return scores
     wanted = [class_of(expected[place], field.name) for place in having]
     given = [class_of(answers[place], field.name) for place in having]
     classes = class_scores(wanted, given)
-    return FieldScores(
-        name=field.name,
-        closed=True,
-        rows=len(having),
-        right=hits,
-        accuracy=accuracy,
-        precision=sum(scores.precision for scores in classes) / len(classes),
-        recall=sum(scores.recall for scores in classes) / len(classes),
-        f1=sum(scores.f1 for scores in classes) / len(classes),
+    return replace(
+        scores,
+        precision=sum(one.precision for one in classes) / len(classes),
+        recall=sum(one.recall for one in classes) / len(classes),
+        f1=_mean_f1(classes),
         majority_accuracy=classes[0].support / len(having),
         classes=classes,
         confusion=confusion(wanted, given),
     )
+
+
+def _with_f1_intervals(
+    found: Sequence[FieldScores], expected: Sequence[str], answers: Sequence[str], scores: Sequence[RowScore], seed: int
+) -> list[FieldScores]:
+    closed = [field.name for field in found if field.f1 is not None][:MOST_F1_INTERVALS]
+    return [
+        _with_f1_interval(field, expected, answers, scores, seed) if field.name in closed else field for field in found
+    ]
+
+
+def _with_f1_interval(
+    field: FieldScores, expected: Sequence[str], answers: Sequence[str], scores: Sequence[RowScore], seed: int
+) -> FieldScores:
+    pairs = [
+        (class_of(wanted, field.name), class_of(given, field.name))
+        for wanted, given, score in zip(expected, answers, scores, strict=True)
+        if field.name in score.fields
+    ]
+    sure = bootstrap_of_pairs(pairs, _macro_f1, seed=seed)
+    return replace(field, f1_low=sure.low, f1_high=sure.high)
+
+
+def _macro_f1(pairs: Sequence[tuple[str, str]]) -> float:
+    return _mean_f1(class_scores([wanted for wanted, _ in pairs], [given for _, given in pairs]))
+
+
+def _mean_f1(classes: Sequence[ClassScores]) -> float:
+    return sum(scores.f1 for scores in classes) / len(classes)
 
 
 def class_of(answer: str, name: str) -> str:

@@ -9,6 +9,7 @@ from django.http import Http404, HttpResponse, QueryDict, StreamingHttpResponse
 from django.shortcuts import render
 from django.utils.translation import gettext as _
 
+from datasets_app.models import Split
 from experiments.models import Evaluation
 from experiments.problem_words import problem_words
 from experiments.scoring.names import OTHERS, SUBJECTS
@@ -36,6 +37,7 @@ def report(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     if evaluation is not None:
         context |= {
             "report": evaluation.report,
+            "rows_of_split": run.dataset_version.row_count(Split(evaluation.split)),
             "verdict": verdict_of(evaluation.report["verdict"]),
             "field_bars": _field_bars(evaluation.report),
             "subjects": _subjects(evaluation.report),
@@ -72,12 +74,17 @@ def _subjects(figures: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _field_table(figures: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return for each field how often each of `_subjects` is right."""
+    """Return for each field how often each of `_subjects` is right, with intervals where the report has them."""
+    everybody = _subjects(figures)
+    bounds = {one["name"]: {field["name"]: field for field in one["figures"]["fields"]} for one in everybody}
     rows = []
     for field in figures["fields"]:
         known = {"tuned": field["tuned_accuracy"], "untuned": field["untuned_accuracy"], **field.get("others", {})}
-        cells = [{"label": one["short"], "accuracy": known[one["name"]]} for one in _subjects(figures)]
-        rows.append({"field": field, "cells": cells})
+        cells = [
+            {"label": one["short"], "accuracy": known[one["name"]], "sure": bounds[one["name"]].get(field["name"], {})}
+            for one in everybody
+        ]
+        rows.append({"field": field, "cells": cells, "sure": bounds["tuned"].get(field["name"], {})})
     return rows
 
 

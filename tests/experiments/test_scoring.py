@@ -1,11 +1,13 @@
 """Judging answers: equality of JSON, of text, and the figures of a whole evaluation."""
 
 import json
+import random
 
 import pytest
 
 from datasets_app.fields import Field
 from experiments.scoring import AnsweredRow, rank_rows, row_score, score_answers
+from experiments.scoring.subjects import score_subject
 
 EXPECTED = '{"service": "Cloud IAM", "urgency": "High", "user_id": null}'
 
@@ -152,3 +154,24 @@ def test_rows_are_ranked():
     drawn = rank_rows(rows, order="random", count=4, seed=1)
     assert drawn == rank_rows(rows, order="random", count=4, seed=1)
     assert {item.answered.row for item in drawn} == {1, 2, 3, 4}
+
+
+def test_accuracy_and_macro_f1_of_each_field_say_how_far_they_can_be_trusted():
+    chance = random.Random(4)
+    wanted = [json.dumps({"queue": chance.choice("abc"), "note": str(number)}) for number in range(120)]
+    given = [text if chance.random() < 0.8 else '{"queue": "a", "note": ""}' for text in wanted]
+    fields = [Field("queue", True, ("a", "b", "c"), (40, 40, 40), 1.0), Field("note", False, (), (), 1.0)]
+    scores = score_subject(wanted, given, fields, seed=1, with_f1_intervals=True)
+    queue, note = scores.fields
+    for field in scores.fields:
+        assert field.accuracy_low < field.accuracy < field.accuracy_high
+        assert 0.05 < field.accuracy_high - field.accuracy_low < 0.25
+    assert queue.f1_low < queue.f1 < queue.f1_high
+    assert 0.05 < queue.f1_high - queue.f1_low < 0.25
+    assert (note.f1_low, note.f1_high) == (None, None)
+    again = score_subject(wanted, given, fields, seed=1, with_f1_intervals=True)
+    assert again == scores, "the same rows and seed give the same bounds"
+    assert score_subject(wanted, given, fields, seed=1).fields[0].f1_low is None
+    perfect = score_subject(wanted[:10], wanted[:10], fields, seed=1, with_f1_intervals=True).fields[0]
+    assert perfect.f1 == perfect.f1_high == 1.0
+    assert perfect.f1_low < 0.8, "ten rows exclude little"

@@ -68,7 +68,9 @@ def judged(
     grammar: Grammar | None = None,
 ) -> list[Asked]:
     """Return what transformers says to each question, in float32; it is shown an answer that may be right."""
-    base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True)
+    base = AutoModelForCausalLM.from_pretrained(
+        model_dir, dtype=torch.float32, local_files_only=True, use_safetensors=True
+    )
     (first, path), *others = adapters.items()
     model: Any = PeftModel.from_pretrained(base, path, adapter_name=first)
     for name, other in others:

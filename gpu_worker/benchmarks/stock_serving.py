@@ -26,7 +26,9 @@ class StockServer:
     """generate with named adapters; prompts of a batch are padded on the left."""
 
     def __init__(self, model_dir: Path, adapters: dict[str, str]) -> None:
-        base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True)
+        base = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
         (first, path), *others = adapters.items()
         self._model: Any = PeftModel.from_pretrained(base, path, adapter_name=first)
         for name, other in others:

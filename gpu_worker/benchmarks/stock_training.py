@@ -86,7 +86,9 @@ class _Reporter(TrainerCallback):
 def _model(spec: TrainSpec) -> Any:
     """Return the PEFT model with the same initial adapter as our own loops."""
     chosen = spec.hyperparameters
-    base = AutoModelForCausalLM.from_pretrained(spec.base_model.path, dtype=torch.float32, local_files_only=True)
+    base = AutoModelForCausalLM.from_pretrained(
+        spec.base_model.path, dtype=torch.float32, local_files_only=True, use_safetensors=True
+    )
     config = LoraConfig(
         r=chosen.lora_r, lora_alpha=int(chosen.lora_alpha), target_modules="all-linear", task_type="CAUSAL_LM"
     )

@@ -21,7 +21,11 @@ class Server:
 
     def __init__(self, order: dict[str, Any]) -> None:
         base = AutoModelForCausalLM.from_pretrained(
-            order["model_dir"], dtype=torch.float32, local_files_only=True, attn_implementation="paged|sdpa"
+            order["model_dir"],
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation="paged|sdpa",
         )
         model: Any = PeftModel.from_pretrained(base, order["adapter_dirs"][0])
         self._model = model.merge_and_unload().eval()

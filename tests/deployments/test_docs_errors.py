@@ -19,6 +19,7 @@ SOURCES = (
         "targets", "tuned_models", "inference", "admission", "engine_client", "engine_scoring", "slots", "placing",
     )),
     "experiments/holding.py",
+    "experiments/services.py",
     *(f"portal/{name}.py" for name in ("errors", "quotas", "authentication", "maintenance", "api/errors")),
     "portal/views/errors.py",
     "gpu_worker/engine/errors.py",
@@ -30,6 +31,7 @@ NOT_TOLD = {
     "csrf_failed": "of pages",
     "invalid_file": "of pages; a job's error says more",
     "invalid_adapter": "told to the node's agent",
+    "dataset_not_ready": "of pages and /api; a job under /v1 waits for its data",
     "adapter_exists": "told to the node's agent",
     "adapter_room_full": "told to the node's agent",
 }

@@ -36,7 +36,8 @@ class Surroundings:
 
     `cache`: where what was compiled for this machine is kept for all runs; it may only read there. None: nothing is.
     `base_model`: the folder of the model that it may read. `walled`: whether the kernel keeps it from everything else,
-    above all from `data`, where everybody's rows, adapters and secrets lie.
+    above all from `data`, where everybody's rows, adapters and secrets lie. `more_slots`: of a run on several GPUs.
+    `processes`: so many train together, and share what one alone would get.
     """
 
     job: Path
@@ -48,6 +49,8 @@ class Surroundings:
     base_model: Path | None = None
     data: Path | None = None
     walled: bool = True
+    more_slots: tuple[int, ...] = ()
+    processes: int = 1
 
     def lay_out(self) -> None:
         """Make the folders that the child works in, and a folder that names our packages and nothing else.
@@ -76,7 +79,9 @@ class Surroundings:
         named = [Path(word) for word in command if word.startswith("/") and Path(word).is_file()]
         kept = [place for place in (self.base_model, self.cache) if place]
         outside = [self.project, *([self.data] if self.data else [])]
-        with build_wall(readable=[*self._packages(), *kept, *named], writable=[self.job], outside=outside) as wall:
+        readable = [*self._packages(), *kept, *named]
+        together = self.processes > 1
+        with build_wall(readable=readable, writable=[self.job], outside=outside, has_network=together) as wall:
             yield wall
 
     def _packages(self) -> list[Path]:
@@ -84,12 +89,14 @@ class Surroundings:
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         """Return the child's whole environment."""
-        threads = str(max(1, len(os.sched_getaffinity(0)) // max(1, self.slots)))
+        held = (self.slot, *self.more_slots)
+        cores = len(os.sched_getaffinity(0)) * len(held) // max(1, self.slots)
+        threads = str(max(1, cores // self.processes))
         private = str(self.job / "tmp")
         chosen = {name: inherited[name] for name in _INHERITED if name in inherited}
         return {
             **chosen,
-            **visible_gpu(self.slot, chosen.get("CUDA_VISIBLE_DEVICES")),
+            **visible_gpus(held[: self.processes], chosen.get("CUDA_VISIBLE_DEVICES")),
             **({"TUNEPORT_CACHE": str(self.cache)} if self.cache else {}),
             "HOME": private,  # so that no library finds a person's credentials
             "TMPDIR": private,
@@ -106,11 +113,11 @@ class Surroundings:
         }
 
 
-def visible_gpu(slot: int, allowed: str | None) -> dict[str, str]:
-    """Return the variable that shows a slot its one GPU; nothing on a machine without GPUs."""
+def visible_gpus(slots: Sequence[int], allowed: str | None) -> dict[str, str]:
+    """Return the variable that shows each slot its one GPU; nothing on a machine without GPUs."""
     installed = [str(number) for number in range(len(list(_GPUS.iterdir())))] if _GPUS.is_dir() else []
     gpus = [name for name in (allowed or "").split(",") if name] or installed
-    return {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot % len(gpus)] for slot in slots)} if gpus else {}
 
 
 class ChildProcess:
@@ -136,7 +143,7 @@ class ChildProcess:
                 stderr=stderr,
                 start_new_session=True,
                 pass_fds=[surroundings.lock],  # the folder stays locked until the last of its writers is gone
-                preexec_fn=_arrange(wall),
+                preexec_fn=_arrange(wall, surroundings.processes),
             )
 
     @property
@@ -162,7 +169,7 @@ class ChildProcess:
         return self._process.wait()
 
 
-def _arrange(wall: Wall | None) -> Callable[[], None]:
+def _arrange(wall: Wall | None, processes: int) -> Callable[[], None]:
     tie = die_with_parent(signal.SIGTERM)
     machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = {
@@ -171,7 +178,7 @@ def _arrange(wall: Wall | None) -> Callable[[], None]:
         resource.RLIMIT_FSIZE: _LARGEST_FILE_BYTES,
     }
     if not _GPUS.is_dir():  # drivers of GPUs reserve far more than they use; there the card's memory is the limit
-        limits[resource.RLIMIT_DATA] = int(CHILD_MEMORY_SHARE * machine_bytes)
+        limits[resource.RLIMIT_DATA] = int(CHILD_MEMORY_SHARE * machine_bytes / processes)
     allowed = {kind: _allowed(kind, most) for kind, most in limits.items()}
 
     def arrange() -> None:

@@ -72,15 +72,16 @@ def offered_version() -> int:
     return max(0, int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION)))
 
 
-def make_fence(allowed: Mapping[Path, Access]) -> int:
+def make_fence(allowed: Mapping[Path, Access], *, leaves_tcp: bool = False) -> int:
     """Return the descriptor of a fence that leaves these paths only, and no TCP; what does not exist is passed over.
 
+    `leaves_tcp`: for those who have a network of their own.
     Kernels before 6.7 leave TCP in any case, those before 6.12 signals to processes outside. Raises: OSError.
     """
     version = offered_version()
     wanted = _Ruleset(
         files=_known(version),
-        network=_ALL_TCP if version >= _TCP_SINCE else 0,
+        network=_ALL_TCP if version >= _TCP_SINCE and not leaves_tcp else 0,
         scopes=_ALL_SCOPES if version >= _SCOPES_SINCE else 0,
     )
     # A kernel takes a longer description than it knows, as long as what it does not know is 0.
@@ -100,6 +101,11 @@ def allow_own_threads(fence: int) -> None:
     Raises: OSError.
     """
     _add(fence, Path("/proc/self/task"), (READ | Access.WRITE_FILE | Access.TRUNCATE) & _known(offered_version()))
+
+
+def allow_to_write(fence: int, folder: Path) -> None:
+    """Let a folder be inside, too, that was not there when the fence was made. Raises: OSError."""
+    _add(fence, folder, WRITE & _known(offered_version()))
 
 
 def enter_fence(fence: int) -> None:

@@ -2,8 +2,9 @@
 
 Without connections nobody is reached: neither another machine nor the database or a container's daemon on this one.
 What stays are connected pairs inside of a process (`socketpair`), and the one kind of socket that CUDA makes at its
-start, to hand out its memory to those who ask it: without it CUDA does not start. Source: linux/seccomp.h,
-linux/filter.h; seccomp(2), unix(7).
+start, to hand out its memory to those who ask it: without it CUDA does not start. Processes that train together get TCP
+besides, and may ask the kernel for the names of their network's devices; that is for a network of their own only, since
+a filter cannot tell whom TCP reaches. Source: linux/seccomp.h, linux/filter.h; seccomp(2), unix(7), netlink(7).
 """
 
 import ctypes
@@ -18,7 +19,8 @@ _SET_FILTER, _ASK_ACTION = 1, 2
 _KEEP_SPECULATION = 1 << 2
 _LOAD_WORD, _AND, _JUMP_IF_EQUAL, _JUMP_IF_AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
 # Where the kernel describes a call; the words of arguments are the lower halves.
-_AT_NUMBER, _AT_MACHINE, _AT_FAMILY, _AT_KIND = 0, 4, 16, 24
+_AT_NUMBER, _AT_MACHINE, _AT_FAMILY, _AT_KIND, _AT_PROTOCOL = 0, 4, 16, 24, 32
+_ROUTES = 0  # netlink's protocol for devices and routes
 _KIND = 0xF  # the rest of the argument are flags
 _ALLOW = 0x7FFF0000
 _REFUSE = 0x00050000 | errno.EACCES
@@ -62,13 +64,15 @@ def is_offered() -> bool:
     return machine is not None and _libc.syscall(machine.seccomp, _ASK_ACTION, 0, ctypes.byref(refuse)) == 0
 
 
-def give_up_sockets() -> None:
+def give_up_sockets(*, but_tcp: bool = False, but_packets: bool = True) -> None:
     """Connect to nobody from now on, nor let anything that this process starts do so.
 
+    `but_tcp`: except over TCP, in a network of its own. `but_packets`: the one kind of local socket that CUDA needs
+    can be made; whoever has TCP could also connect it.
     Privileges have to be given up before. Raises: OSError.
     """
     machine = _MACHINES[platform.machine()]
-    instructions = _instructions(machine)
+    instructions = _instructions(_lines(machine, but_tcp=but_tcp, but_packets=but_packets))
     program = _Program(length=len(instructions), instructions=instructions)
     if _libc.syscall(machine.seccomp, _SET_FILTER, _KEEP_SPECULATION, ctypes.byref(program)):
         raise OSError(ctypes.get_errno(), f"seccomp: {os.strerror(ctypes.get_errno())}")
@@ -78,22 +82,36 @@ def give_up_sockets() -> None:
 _Line = tuple[str, int, int, str, str]
 
 
-def _lines(machine: _Machine) -> tuple[_Line, ...]:
+def _lines(machine: _Machine, *, but_tcp: bool, but_packets: bool) -> tuple[_Line, ...]:
     """Return the filter; an empty target is the next line.
 
     Pairs of datagrams are refused, too: whoever has one may send to any address.
     """
+    tcp: tuple[_Line, ...] = (
+        ("", _JUMP_IF_EQUAL, socket.AF_INET, "stream", ""),
+        ("", _JUMP_IF_EQUAL, socket.AF_INET6, "stream", ""),
+        ("", _JUMP_IF_EQUAL, socket.AF_NETLINK, "routes", ""),
+    )
+    kinds_of_tcp: tuple[_Line, ...] = (
+        ("stream", _LOAD_WORD, _AT_KIND, "", ""),
+        ("", _AND, _KIND, "", ""),
+        ("", _JUMP_IF_EQUAL, socket.SOCK_STREAM, "allow", "refuse"),
+        ("routes", _LOAD_WORD, _AT_PROTOCOL, "", ""),
+        ("", _JUMP_IF_EQUAL, _ROUTES, "allow", "refuse"),
+    )
     return (
         ("", _LOAD_WORD, _AT_MACHINE, "", ""),
         ("", _JUMP_IF_EQUAL, machine.name, "", "refuse"),  # calls in the manner of another processor are refused
         ("", _LOAD_WORD, _AT_NUMBER, "", ""),
         ("", _JUMP_IF_AT_LEAST, _X32_CALLS, "refuse", ""),
         ("", _JUMP_IF_EQUAL, _IO_URING_SETUP, "refuse", ""),
-        ("", _JUMP_IF_EQUAL, machine.connect, "refuse", ""),
+        ("", _JUMP_IF_EQUAL, machine.connect, "allow" if but_tcp else "refuse", ""),
         ("", _JUMP_IF_EQUAL, machine.pair, "pair", ""),
         ("", _JUMP_IF_EQUAL, machine.socket, "", "allow"),
         ("", _LOAD_WORD, _AT_FAMILY, "", ""),
-        ("", _JUMP_IF_EQUAL, socket.AF_UNIX, "packets", "refuse"),
+        *(tcp if but_tcp else ()),
+        ("", _JUMP_IF_EQUAL, socket.AF_UNIX, "packets" if but_packets else "refuse", "refuse"),
+        *(kinds_of_tcp if but_tcp else ()),
         ("pair", _LOAD_WORD, _AT_KIND, "", ""),
         ("", _AND, _KIND, "", ""),
         ("", _JUMP_IF_EQUAL, socket.SOCK_STREAM, "allow", ""),
@@ -105,9 +123,8 @@ def _lines(machine: _Machine) -> tuple[_Line, ...]:
     )
 
 
-def _instructions(machine: _Machine) -> "ctypes.Array[_Instruction]":
+def _instructions(lines: "tuple[_Line, ...]") -> "ctypes.Array[_Instruction]":
     """Return the filter as the kernel reads it; its jumps say how many instructions to pass over."""
-    lines = _lines(machine)
     places = {name: place for place, (name, *_rest) in enumerate(lines) if name}
 
     def passed_over(target: str, place: int) -> int:

@@ -1,5 +1,7 @@
 """The wall of the kernel around trainer and evaluator: which files they reach, and that they reach nobody.
 
+Processes that train together reach each other: they are inside of one wall, on a network of their own.
+
 What Python refuses, native code may still do; what the kernel refuses, nobody does. Inside are the interpreter and the
 system's libraries and compiler, one base model and the compiled kernels to read, and the job folder. Outside is the
 rest: rows and adapters of other runs, the database and its password, other processes' memory, every socket.
@@ -12,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_worker import landlock, socket_filter
+from gpu_worker import landlock, private_network, socket_filter
 from gpu_worker.landlock import DEVICE, READ, RUN, WRITE, Access
 from gpu_worker.privileges import give_up_privileges
 
@@ -40,38 +42,49 @@ SOCKETS_ARE_OPEN = (
 class Wall:
     """A wall that is ready to be entered.
 
-    `fence`: a descriptor of Landlock's. `missing`: what this kernel does not offer, a sentence each.
+    `fence`: a descriptor of Landlock's. `missing`: what this kernel does not offer, a sentence each. `has_network`:
+    inside is a network that leads nowhere else.
     """
 
     fence: int | None
     stops_sockets: bool
     missing: tuple[str, ...] = ()
+    has_network: bool = False
 
     def enter(self) -> None:
         """Stay inside from now on, with everything that this process starts. Raises: OSError."""
+        if self.has_network:
+            private_network.enter_private_network()
         give_up_privileges()
         if self.fence is not None:
             landlock.allow_own_threads(self.fence)
+            if self.has_network:
+                landlock.allow_to_write(self.fence, private_network.SHARED_MEMORY)
             landlock.enter_fence(self.fence)
         if self.stops_sockets:
-            socket_filter.give_up_sockets()
+            # Who may connect could reach services of this machine with CUDA's packets: only where there are GPUs.
+            but_packets = not self.has_network or any(Path("/dev").glob("nvidia*"))
+            socket_filter.give_up_sockets(but_tcp=self.has_network, but_packets=but_packets)
 
 
 @contextlib.contextmanager
-def build_wall(*, readable: Iterable[Path], writable: Iterable[Path], outside: Iterable[Path] = ()) -> Iterator[Wall]:
+def build_wall(
+    *, readable: Iterable[Path], writable: Iterable[Path], outside: Iterable[Path] = (), has_network: bool = False
+) -> Iterator[Wall]:
     """Prepare a wall with these places inside, besides those of the system; start the child in this block.
 
-    `outside`: what else lies there stays outside, even where it is kept in a folder of the system. Raises: OSError.
+    `outside`: what else lies there stays outside, even where it is kept in a folder of the system. `has_network`: a
+    network of its own, and memory to share there, for processes that train together; where the kernel does not give
+    them one they are not started. Raises: OSError.
     """
     has_fence = landlock.offered_version() >= landlock.OLDEST_VERSION
     stops_sockets = socket_filter.is_offered()
     missing = [] if has_fence else [FILES_ARE_OPEN]
     missing += [] if stops_sockets else [SOCKETS_ARE_OPEN]
-    fence = (
-        landlock.make_fence(_allowed(readable, writable, {path.resolve() for path in outside})) if has_fence else None
-    )
+    allowed = _allowed(readable, writable, {path.resolve() for path in outside})
+    fence = landlock.make_fence(allowed, leaves_tcp=has_network) if has_fence else None
     try:
-        yield Wall(fence, stops_sockets, tuple(missing))
+        yield Wall(fence, stops_sockets, tuple(missing), has_network)
     finally:
         if fence is not None:
             os.close(fence)

@@ -1,6 +1,6 @@
 """`python -m gpu_worker.trainer JOB_DIR`: train one job folder, report on standard output, answer with an exit code.
 
-0 finished, 1 failed, 75 stopped on request with everything saved.
+0 finished, 1 failed, 75 stopped on request with everything saved, 76 left alone by those who train with it.
 """
 
 import os
@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from gpu_worker.computing import WAITING
-from gpu_worker.trainer.errors import EXIT_FAILED, TrainingError
+from gpu_worker.trainer.errors import EXIT_FAILED, EXIT_LOST, TrainingError
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.limits import die_with_parent, keep_freed_memory, refuse_network
 
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     keep_freed_memory()
     refuse_network()
     # Of several processes that train together, the first one speaks.
-    events = Events.on_stdout() if os.environ.get("RANK", "0") == "0" else Events.nowhere()
+    events = Events.on_stdout() if os.environ.get("RANK", "0") == "0" else Events.of_failure()
     try:
         return _train(Path(arguments[0]), events, started)
     except TrainingError as error:
@@ -44,6 +44,10 @@ def main(arguments: list[str]) -> int:
         events.emit("failed", code=error.code, message=error.message)
     except Exception as error:  # noqa: BLE001 -- the border of the process: the supervisor must hear of anything
         traceback.print_exc()
+        from gpu_worker.trainer.ranks import has_lost_others
+
+        if has_lost_others(error):
+            return EXIT_LOST
         events.emit("failed", **_unexpected(error))
     return EXIT_FAILED
 

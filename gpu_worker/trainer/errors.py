@@ -9,6 +9,7 @@ FailureCode = Literal[
 EXIT_FINISHED = 0
 EXIT_FAILED = 1
 EXIT_STOPPED = 75  # EX_TEMPFAIL: asked to stop, the work can be taken up again
+EXIT_LOST = 76  # EX_PROTOCOL: others, with whom this process trains, are gone; they know why
 
 
 class TrainingError(Exception):

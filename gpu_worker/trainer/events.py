@@ -14,6 +14,7 @@ class Events:
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
+        self._only: str | None = None
 
     @classmethod
     def on_stdout(cls) -> "Events":
@@ -23,13 +24,16 @@ class Events:
         return cls(stream)
 
     @classmethod
-    def nowhere(cls) -> "Events":
-        """Say nothing, and keep what libraries print away from standard output, which is another process's."""
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        return cls(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123 -- lives as long as we do
+    def of_failure(cls) -> "Events":
+        """Say why the run failed, and nothing else: the rest is said by the first of the processes."""
+        events = cls.on_stdout()
+        events._only = "failed"
+        return events
 
     def emit(self, event: str, **fields: object) -> None:
         """Write one event. A reader that has gone away is no reason to lose a checkpoint, so it is ignored."""
+        if self._only not in (None, event):
+            return
         line = json.dumps({"event": event, "at": round(time.time(), 3), **fields}, allow_nan=False)
         try:
             self._stream.write(line + "\n")

@@ -302,7 +302,9 @@ class _Run:
         return EXIT_FINISHED
 
     def _time_of_a_checkpoint(self) -> float:
-        """Return how long saving takes, in seconds; what was saved is thrown away."""
+        """Return how long saving takes, in seconds; what was saved is thrown away. Only the first process saves."""
+        if not self._job.ranks.is_first:
+            return 0.0
         aside = self._job.folder.root / "tmp" / "checkpoints"
         aside.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()

@@ -10,6 +10,7 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+MEETING = "TUNEPORT_MEETING"  # the file over which processes find each other that one supervisor started
 LARGEST_KEPT_BLOCK = 32 * 1024 * 1024  # the most glibc accepts
 
 
@@ -72,10 +73,10 @@ def die_with_parent() -> None:
 def refuse_network() -> None:
     """Let every attempt of Python code to reach another machine fail, also those of libraries.
 
-    What comes from this machine itself stays: processes that train together meet there. The launcher of several
-    machines sets WORLD_SIZE; then the network is what they work with, and nothing is refused.
+    What comes from this machine itself stays: processes that train together meet there. Torch's launcher, which may
+    span several machines, sets WORLD_SIZE; then the network is what they work with, and nothing is refused.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or MEETING in os.environ:
         sys.addaudithook(_refuse_outside)
 
 

@@ -1,8 +1,9 @@
 """Several processes that train one adapter together: each computes a share of every batch, all take the same step.
 
-`python -m torch.distributed.run --nproc-per-node N -m gpu_worker.trainer JOB_DIR` starts them, on one machine or on
-many. Gradients are summed, not averaged: the scale is one over the label tokens of the whole batch, so the result is
-the same as that of one process. Only the first process speaks and writes.
+The supervisor starts them through `together.py`; by hand, `python -m torch.distributed.run --nproc-per-node N -m
+gpu_worker.trainer JOB_DIR` does, on one machine or on many. Gradients are summed, not averaged: the scale is one over
+the label tokens of the whole batch, so the result is the same as that of one process. Only the first process speaks and
+writes.
 """
 
 import os
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, distributed
+
+from gpu_worker.trainer.limits import MEETING
 
 STEPS_PER_SEED = 1_000_003  # a prime, so that steps and seeds do not meet
 
@@ -72,8 +75,11 @@ class ManyRanks(Ranks):
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
             self._device = "cuda"
-        distributed.init_process_group("nccl" if self._device == "cuda" else "gloo")
-        self.number, self.count = distributed.get_rank(), distributed.get_world_size()
+        self.number, self.count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        # Over a file no port is open, not even where no wall stands around us.
+        meeting = f"file://{os.environ[MEETING]}" if MEETING in os.environ else "env://"
+        backend = "nccl" if self._device == "cuda" else "gloo"
+        distributed.init_process_group(backend, init_method=meeting, rank=self.number, world_size=self.count)
 
     def add_up(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over all processes."""
@@ -125,3 +131,10 @@ ALONE = Ranks()
 def find_ranks() -> Ranks:
     """Return the processes that were started together with this one, as torch's launcher tells by the environment."""
     return ManyRanks() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ALONE
+
+
+def has_lost_others(error: BaseException) -> bool:
+    """Tell whether an error says only that another process is gone, which knows better why."""
+    if not distributed.is_initialized():
+        return isinstance(error, distributed.DistError)
+    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()

@@ -14,7 +14,7 @@ from experiments import measuring, services
 from experiments.hyperparameters import Hyperparameters
 from experiments.models import Adapter, EvaluatedRow, Evaluation, Run
 from gpu_worker import compiled, tasks
-from gpu_worker.child_process import ChildProcess, Surroundings, visible_gpu
+from gpu_worker.child_process import ChildProcess, Surroundings, visible_gpus
 from gpu_worker.computing import ALLOCATING
 from portal.process_table import process_entry
 from portal.rls import all_teams, team_scope
@@ -383,12 +383,12 @@ def test_grandchildren_do_not_outlive_a_child(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("allowed", "slot", "expected"),
-    [(None, 1, {}), ("3", 0, {"CUDA_VISIBLE_DEVICES": "3"}), ("2,5", 1, {"CUDA_VISIBLE_DEVICES": "5"})],
+    ("allowed", "slots", "expected"),
+    [(None, [1], {}), ("3", [0], {"CUDA_VISIBLE_DEVICES": "3"}), ("2,5,7", [2, 0], {"CUDA_VISIBLE_DEVICES": "7,2"})],
 )
-def test_each_slot_sees_its_own_gpu(allowed, slot, expected, monkeypatch, tmp_path):
+def test_each_slot_sees_its_own_gpu(allowed, slots, expected, monkeypatch, tmp_path):
     monkeypatch.setattr("gpu_worker.child_process._GPUS", tmp_path / "none")
-    assert visible_gpu(slot, allowed) == expected
+    assert visible_gpus(slots, allowed) == expected
 
 
 # --- the real trainer --------------------------------------------------------------------------------------------

@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from gpu_worker import compiled, landlock, socket_filter, wall
+from gpu_worker import compiled, landlock, private_network, socket_filter, wall
 from gpu_worker.child_process import ChildProcess, Surroundings
 from tests.gpu_worker.trainer.jobs import ROOT
 
@@ -17,6 +19,9 @@ pytestmark = pytest.mark.slow
 
 needs_landlock = pytest.mark.skipif(
     landlock.offered_version() < landlock.OLDEST_VERSION, reason="this kernel offers no Landlock (Linux 5.19)"
+)
+needs_network = pytest.mark.skipif(
+    not private_network.is_offered(), reason="this kernel gives processes no network of their own"
 )
 needs_seccomp = pytest.mark.skipif(not socket_filter.is_offered(), reason="this kernel offers no seccomp filters")
 
@@ -173,6 +178,82 @@ def test_a_child_reaches_its_own_files_and_nobody(places, listening):
     assert landlock.offered_version() < 6 or tried["signal the supervisor"] == "EPERM"
     assert (places / "outside" / "secret").exists()
     assert log == ""  # nothing is missing, so nothing is said
+
+
+MEET = """
+import json, os, socket, sys
+def attempt(function, *arguments):
+    try:
+        made = function(*arguments)
+        return "done"
+    except OSError as error:
+        return type(error).__name__
+with socket.create_server(("127.0.0.1", 0)) as other, open("/dev/shm/shared", "w"):
+    tried = {
+        "meet another": attempt(socket.create_connection, other.getsockname()),
+        "devices": [name for _number, name in socket.if_nameindex()],
+        "another machine": attempt(socket.create_connection, ("192.0.2.1", 80), 1),
+        "datagrams": attempt(socket.socket, socket.AF_INET, socket.SOCK_DGRAM),
+        "other questions to the kernel": attempt(socket.socket, socket.AF_NETLINK, socket.SOCK_RAW, 9),
+        "shared memory": os.listdir("/dev/shm"),
+    }
+    sys.stdout.write(json.dumps(tried))
+"""
+
+
+@needs_landlock
+@needs_seccomp
+@needs_network
+def test_those_who_train_together_reach_each_other_and_nobody_else(places, listening):
+    tried, log = try_everything(places, listening, processes=2, more_slots=(1,))
+    on_gpus = {"start as CUDA does"} if any(Path("/dev").glob("nvidia*")) else set()
+    assert {what for what, result in tried.items() if result == "done"} - {"signal the supervisor"} == (
+        ALLOWED - {"start as CUDA does"} | on_gpus
+    )
+    assert tried["connect to this machine"] == "ECONNREFUSED"  # on their own network nobody listens there
+    assert tried["connect to a database's socket"] == tried["send to a service"] == "EACCES"
+    assert log == ""
+    (places / "job" / "events.jsonl").unlink()
+    code, log = run_child(places, sys.executable, "-c", MEET, processes=2, more_slots=(1,))
+    assert code == 0, log
+    assert json.loads((places / "job" / "events.jsonl").read_text()) == {
+        "meet another": "done",
+        "devices": ["lo"],
+        "another machine": "OSError",
+        "datagrams": "PermissionError",
+        "other questions to the kernel": "PermissionError",
+        "shared memory": ["shared"],
+    }
+    assert not Path("/dev/shm/shared").exists()
+
+
+@needs_network
+def test_processes_of_an_account_without_privileges_get_a_network_too(places):
+    """As another user, whom the kernel lets into a namespace of users first."""
+    program = f"""
+import ctypes, os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from gpu_worker import private_network
+if os.getuid() == 0:
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # dumpable, as every process that was started like that
+before = os.getuid()
+if not private_network.is_offered():
+    sys.exit(3)
+private_network.enter_private_network()
+sys.exit(0 if os.getuid() == before and os.listdir("/dev/shm") == [] else 1)
+"""
+    code = subprocess.run([sys.executable, "-c", program], check=False).returncode
+    if code == 3:
+        pytest.skip("this kernel lets no unprivileged account make a network of its own")
+    assert code == 0
+
+
+def test_processes_are_not_started_together_where_they_cannot_be_apart(places, monkeypatch):
+    monkeypatch.setattr(private_network, "_OWN", -1)  # a kernel that knows no such namespaces
+    assert not private_network.is_offered()
+    with pytest.raises(subprocess.SubprocessError):
+        run_child(places, sys.executable, "-c", "pass", processes=2, more_slots=(1,))
 
 
 @needs_landlock

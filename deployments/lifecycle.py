@@ -46,9 +46,24 @@ def is_wanted() -> Q:
     return Q(wanted_until__gt=Now()) | Q(_is_needed("adapter_id"))
 
 
-def register_node(*, name: str, address: str, slots: int, device: str, memory_bytes: int) -> Node:
-    """Announce a node whose agent has just started: nothing is loaded on it yet."""
-    facts = {"address": address, "slots": slots, "device": device, "memory_bytes": memory_bytes}
+def register_node(
+    *,
+    name: str,
+    address: str,
+    slots: int,
+    device: str,
+    memory_bytes: int,
+    gpus: int = 0,
+    joins_slots: bool = False,
+) -> Node:
+    """Announce a node whose agent has just started: nothing is loaded on it yet.
+
+    `joins_slots`: one run may hold several of its slots.
+    """
+    facts = {
+        "address": address, "slots": slots, "device": device, "memory_bytes": memory_bytes, "gpus": gpus,
+        "joins_slots": joins_slots,
+    }  # fmt: skip
     with all_teams("a node starts empty, whoever had adapters on it"):
         if Node.objects.filter(name=name, slots_are_set=True).exists():
             del facts["slots"]  # a platform admin chose another number

@@ -18,7 +18,7 @@ from experiments.hyperparameters import Hyperparameters
 from experiments.models import Run
 from experiments.trials import STEPS
 
-# Seconds of a node for one reading of one row, evaluation and start-up included: the middle of the month's runs.
+# Seconds of a GPU for one reading of one row, evaluation and start-up included: the middle of the month's runs.
 # All teams' runs are taken together: how fast the machines are is nobody's secret.
 _PACE = """
     SELECT base_model_id, percentile_cont(0.5) WITHIN GROUP (
@@ -39,48 +39,51 @@ _EVALUATION_S = 300.0
 
 @dataclass(frozen=True)
 class WaitingRun:
-    """What the simulation knows of a queued run. `seconds`: how long it will hold a slot, None if nobody knows."""
+    """What the simulation knows of a queued run. `seconds`: how long it will hold its slots, None if nobody knows."""
 
     id: UUID
     team_id: UUID
     team_limit: int
     seconds: float | None
+    gpus: int = 1
 
 
 @dataclass(frozen=True)
 class HeldSlot:
-    """A slot in use. `seconds`: until it is free, None if nobody knows."""
+    """Slots in use by one run. `seconds`: until they are free, None if nobody knows."""
 
     team_id: UUID
     seconds: float | None
+    gpus: int = 1
 
 
 def expected_starts(queue: Sequence[WaitingRun], held: Sequence[HeldSlot], free_slots: int) -> dict[UUID, float]:
     """Return in how many seconds each waiting run will start; a run for which nobody can say is left out.
 
-    `queue` is in the order in which runs get slots. A run whose team is at its limit lets others pass.
+    `queue` is in the order in which runs get slots. A run whose team is at its limit lets others pass, one that waits
+    for several GPUs does not. All slots count as if they were one node's.
     """
     order = count()  # equal times: first come, first served, and teams are never compared
-    events: list[tuple[float, int, UUID | None]] = [(0.0, next(order), None) for _ in range(free_slots)]
-    events += [(slot.seconds, next(order), slot.team_id) for slot in held if slot.seconds is not None]
+    events: list[tuple[float, int, UUID | None, int]] = [(0.0, next(order), None, free_slots)]
+    events += [(slot.seconds, next(order), slot.team_id, slot.gpus) for slot in held if slot.seconds is not None]
     heapq.heapify(events)
     active = Counter(slot.team_id for slot in held)
     waiting, starts, idle = list(queue), dict[UUID, float](), 0
     while events and waiting:
-        now, _order, team = heapq.heappop(events)
-        idle += 1
+        now, _order, team, freed = heapq.heappop(events)
+        idle += freed
         if team is not None:
             active[team] -= 1
         while idle:
             following = next((run for run in waiting if active[run.team_id] < run.team_limit), None)
-            if following is None:
+            if following is None or following.gpus > idle:
                 break
             waiting.remove(following)
-            idle -= 1
+            idle -= following.gpus
             active[following.team_id] += 1
             starts[following.id] = now
             if following.seconds is not None:
-                heapq.heappush(events, (now + following.seconds, next(order), following.team_id))
+                heapq.heappush(events, (now + following.seconds, next(order), following.team_id, following.gpus))
     return starts
 
 
@@ -102,7 +105,7 @@ def expected_seconds(run: Run, pace: Mapping[int, float]) -> float | None:
     if run.is_evaluation:
         return _EVALUATION_S
     if run.is_preflight:
-        return min(_PREFLIGHT_S, STEPS * float(run.hyperparameters["batch_size"]) * seconds_per_visit)
+        return min(_PREFLIGHT_S, STEPS * float(run.hyperparameters["batch_size"]) * seconds_per_visit / run.gpus)
     try:
         chosen = Hyperparameters.model_validate(run.hyperparameters)
     except ValueError:  # what may be chosen has changed since
@@ -111,9 +114,9 @@ def expected_seconds(run: Run, pace: Mapping[int, float]) -> float | None:
 
 
 def seconds_for(chosen: Hyperparameters, rows: int, seconds_per_visit: float, *, done_steps: int = 0) -> float:
-    """Return how long a training over `rows` rows holds a slot, at the usual pace of its base model."""
+    """Return how long a training over `rows` rows holds its slots, at the usual pace of its base model."""
     steps_left = max(0, chosen.total_steps(rows) - done_steps)
-    seconds = steps_left * chosen.batch_size * seconds_per_visit
+    seconds = steps_left * chosen.batch_size * seconds_per_visit / chosen.gpus
     return min(seconds, chosen.max_minutes * 60) if chosen.max_minutes else seconds
 
 

@@ -6,6 +6,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
+from experiments.leases import PLACELESS
 from experiments.models import Run
 from portal import audit
 from portal.actors import Actor
@@ -31,9 +32,8 @@ def pause_run(*, run: Run, actor: Actor) -> Run:
             this_run.update(is_held=True, cancel_requested_at=Now())
         else:
             # A supervisor that is just starting finds its lease gone and leaves.
-            this_run.update(
-                is_held=True, status=Run.Status.QUEUED, node=None, slot=None, lease_token=None, lease_until=None
-            )
+            lost = {"turn_came_at": None, "lease_token": None, "lease_until": None, **PLACELESS}
+            this_run.update(is_held=True, status=Run.Status.QUEUED, **lost)
         action = "run.pause_requested" if locked.status == Run.Status.RUNNING else "run.paused"
         audit.record(locked.team, actor, action, locked)
         enqueue_on_commit("experiments.tasks.dispatch")

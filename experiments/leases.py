@@ -15,6 +15,8 @@ from experiments.models import Run
 
 # What a run looks like to which nobody holds a lease any more.
 RELEASED: dict[str, Any] = {"lease_token": None, "lease_until": None, "phase": "", "eta_s": None}
+# And one that is nowhere.
+PLACELESS: dict[str, Any] = {"node": None, "slot": None, "more_slots": []}
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,11 @@ def renewed() -> Any:
 def charged() -> Any:
     """Return the expression for GPU seconds with the time since the last renewal, which the lease's end tells.
 
-    Charged at every renewal, so that a lost node costs a team only what was renewed, and nothing is charged twice.
+    Each GPU of a run counts, from its claim to its end. Charged at every renewal, so that a lost node costs a team only
+    what was renewed, and nothing is charged twice.
     """
     renewed_at = ExpressionWrapper(
         F("lease_until") - timedelta(seconds=settings.LEASE_SECONDS), output_field=DateTimeField()
     )
     since = Cast(Extract(Now() - renewed_at, "epoch"), FloatField())
-    return F("gpu_seconds") + Greatest(since, 0.0, output_field=FloatField())
+    return F("gpu_seconds") + Cast(F("gpus"), FloatField()) * Greatest(since, 0.0, output_field=FloatField())

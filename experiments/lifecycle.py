@@ -19,7 +19,18 @@ from django.utils.translation import gettext as _
 from datasets_app import row_origins
 from datasets_app.models import DatasetVersion, Split
 from experiments import endings, results, scheduling, sweeps
-from experiments.leases import RELEASED, Lease, LeaseLost, change, charged, held_by, renewed, stop_requested, with_token
+from experiments.leases import (
+    PLACELESS,
+    RELEASED,
+    Lease,
+    LeaseLost,
+    change,
+    charged,
+    held_by,
+    renewed,
+    stop_requested,
+    with_token,
+)
 from experiments.measurements import write_digest
 from experiments.models import Run, RunEvent
 from experiments.run_events import Event, digest
@@ -228,8 +239,8 @@ def pause_run(lease: Lease) -> bool:
 def _hold(run: Run, *, actor: Actor) -> None:
     Run.unscoped.filter(pk=run.pk).update(
         status=Run.Status.QUEUED,
-        node=None,
-        slot=None,
+        **PLACELESS,
+        turn_came_at=None,
         attempt=Greatest(F("attempt") - 1, 0),
         cancel_requested_at=None,
         **RELEASED,
@@ -312,7 +323,7 @@ def _give_back(run: Run, message: str, *, actor: Actor, burn_attempt: bool) -> N
         _fail(run, this_run, code="interrupted", message=text % {"count": run.attempt, "message": message}, actor=actor)
     else:
         attempt = F("attempt") if burn_attempt else Greatest(F("attempt") - 1, 0)
-        this_run.update(status=Run.Status.QUEUED, node=None, slot=None, attempt=attempt, **RELEASED)
+        this_run.update(status=Run.Status.QUEUED, attempt=attempt, **PLACELESS, **RELEASED)
         _say(run, message, level="warning")
         audit.record(run.team, actor, "run.requeued", run, attempt=run.attempt, step=run.checkpoint_step)
     enqueue_on_commit("experiments.tasks.dispatch")

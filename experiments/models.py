@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext
@@ -117,12 +118,16 @@ class Run(TeamOwned):
         help_text="of a training: the checkpoint of `continue_from` where it starts, null for that run's result; "
         "of an evaluation: what it measures",
     )  # fmt: skip
+    gpus = models.PositiveSmallIntegerField(_("GPUs"), default=1, help_text="or slots, where nodes have no GPUs")
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+", null=True)
 
     status = models.CharField(max_length=12, choices=Status.choices, default=Status.QUEUED)
     phase = models.CharField(max_length=20, blank=True, help_text="what the running process is at")
     priority = models.SmallIntegerField(_("priority in the team"), choices=Priority.choices, default=Priority.NORMAL)
     queued_at = models.DateTimeField(default=timezone.now)
+    turn_came_at = models.DateTimeField(
+        null=True, help_text="since when a node is kept free for it: it was its turn, but there was no room for it"
+    )
     started_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
     attempt = models.PositiveSmallIntegerField(default=0)
@@ -130,6 +135,12 @@ class Run(TeamOwned):
 
     node = models.ForeignKey(Node, on_delete=models.SET_NULL, null=True, related_name="runs")
     slot = models.PositiveSmallIntegerField(null=True)
+    more_slots = ArrayField(
+        models.PositiveSmallIntegerField(),
+        default=list,
+        blank=True,
+        help_text="besides `slot`, of a run on several GPUs",
+    )
     lease_token = models.UUIDField(null=True)
     lease_until = models.DateTimeField(null=True)
     cancel_requested_at = models.DateTimeField(null=True)

@@ -34,8 +34,8 @@ def _machines() -> Iterable[Family]:
     active = Run.unscoped.filter(status__in=Run.ACTIVE, node__isnull=False)
     slots: defaultdict[tuple[str, ...], int] = defaultdict(int)
     shares: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
-    for name, values in active.values_list("node__name").annotate(latest=Subquery(latest)):
-        slots[(name,)] += 1
+    for name, gpus, values in active.values_list("node__name", "gpus").annotate(latest=Subquery(latest)):
+        slots[(name,)] += gpus
         for device in ("gpu", "cpu"):
             share = (values or {}).get(f"{device}_share")
             if isinstance(share, int | float):

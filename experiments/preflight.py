@@ -67,7 +67,7 @@ def prediction_of(run: Run) -> Prediction | None:
     found = predict(
         run.facts.get("preflight", {}),
         max_minutes=storable_number(run.hyperparameters.get("max_minutes")),
-        price_per_hour=settings.NODE_HOUR_PRICE,
+        price_per_hour=settings.NODE_HOUR_PRICE * run.gpus,
         currency=settings.NODE_HOUR_CURRENCY,
     )
     if found is None:

@@ -1,8 +1,10 @@
 """Which run starts next, and where: fair share between teams over the free slots of live nodes.
 
-A team with fewer running trainings comes first; among equals the one that used the GPUs less lately. Both are divided
+A team whose runs hold fewer slots comes first; among equals the one that used the GPUs less lately. Both are divided
 by the team's weight. Within a team, priority and then age decide. A run that had begun and was interrupted, by a node
-that was shut down or lost, goes before all of them: its turn is not over.
+that was shut down or lost, goes before all of them: its turn is not over. Nor is that of a run on several GPUs whose
+turn came when no node had so many free: one node is kept for it, where nothing else starts until it has room, so
+small runs cannot keep it waiting for ever.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from django.db import connection
 from django.db.models import F
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from experiments import estimates
+from experiments import estimates, placing
 from experiments.models import Run
 from portal import platform_state
 from portal.models import Node
@@ -38,11 +40,12 @@ _START_LEASES = 3
 # Further back in the queue nobody can say when a run will start.
 _SIMULATED_RUNS = 500
 
-# Per team: how many slots it holds, and GPU seconds of the last week, each counting less the older it is (by a
-# factor e per day), so that a heavy night is forgiven but not forgotten.
+# Per team: how many runs are at work, how many slots they hold, and GPU seconds of the last week, each counting less
+# the older it is (by a factor e per day), so that a heavy night is forgiven but not forgotten.
 _SHARES = """
     SELECT team_id,
            count(*) FILTER (WHERE status IN ('assigned', 'running')) AS active,
+           coalesce(sum(gpus) FILTER (WHERE status IN ('assigned', 'running')), 0) AS held,
            sum(gpu_seconds * exp(-extract(epoch FROM now() - coalesce(ended_at, now())) / 86400.0)) AS recent_s
     FROM experiments_run
     WHERE ended_at IS NULL OR ended_at > now() - interval '7 days'
@@ -56,22 +59,29 @@ _SPENT = f"""
     SELECT team_id
     FROM (SELECT DISTINCT team_id FROM experiments_run WHERE status = 'queued') AS waiting
     LEFT JOIN (
-        SELECT team_id, sum(coalesce(eta_s, {_PROMISED_S})) AS seconds FROM experiments_run
+        SELECT team_id, sum(gpus * coalesce(eta_s, {_PROMISED_S})) AS seconds FROM experiments_run
         WHERE status IN ('assigned', 'running') GROUP BY team_id
     ) AS promised USING (team_id)
     WHERE portal_gpu_seconds(team_id, now()) + coalesce(promised.seconds, 0)
         >= portal_limit(team_id, 'gpu_seconds_per_month')
 """  # noqa: S608 -- constants only
+# Passed over are runs for which a node is kept: each counts as if it worked, else its team's own small runs would be
+# started beside it up to the team's limit, and it never.
 _PICK = f"""
     WITH shares AS ({_SHARES}), spent AS MATERIALIZED ({_SPENT})
-    SELECT run.id
+    SELECT run.id, run.gpus
     FROM experiments_run run
     JOIN portal_team team ON team.id = run.team_id
     LEFT JOIN shares ON shares.team_id = run.team_id
-    WHERE run.status = 'queued' AND NOT run.is_held AND coalesce(shares.active, 0) < team.max_concurrent_runs
+    WHERE run.status = 'queued' AND NOT run.is_held
+        AND coalesce(shares.active, 0) + (
+            SELECT count(*) FROM experiments_run passed
+            WHERE passed.id = ANY(%(passed)s) AND passed.team_id = run.team_id
+        ) < team.max_concurrent_runs
         AND team.archived_at IS NULL AND run.team_id NOT IN (SELECT team_id FROM spent)
-    ORDER BY run.started_at IS NULL,
-             coalesce(shares.active, 0)::float / team.weight, coalesce(shares.recent_s, 0) / team.weight,
+        AND run.gpus <= %(most_gpus)s AND run.id <> ALL(%(passed)s)
+    ORDER BY run.started_at IS NULL AND run.turn_came_at IS NULL,
+             coalesce(shares.held, 0)::float / team.weight, coalesce(shares.recent_s, 0) / team.weight,
              run.priority DESC, run.queued_at, run.id
     LIMIT 1
     FOR UPDATE OF run SKIP LOCKED
@@ -84,17 +94,20 @@ _PLACES = f"""
                CASE WHEN run.team_id IN (SELECT team_id FROM spent) THEN 0 ELSE team.max_concurrent_runs END
                    AS max_concurrent_runs,
                coalesce(shares.recent_s, 0) AS recent_s,
-               coalesce(shares.active, 0) - 1 + row_number() OVER (
-                   PARTITION BY run.team_id
-                   ORDER BY run.started_at IS NULL, run.priority DESC, run.queued_at, run.id
-               ) AS before_it
+               run.started_at IS NULL AND run.turn_came_at IS NULL AS is_new,
+               coalesce(shares.active, 0) - 1 + row_number() OVER team_order AS before_it,
+               coalesce(shares.held, 0) - run.gpus + sum(run.gpus) OVER team_order AS held_before_it
         FROM experiments_run run
         JOIN portal_team team ON team.id = run.team_id
         LEFT JOIN shares ON shares.team_id = run.team_id
         WHERE run.status = 'queued' AND NOT run.is_held
+        WINDOW team_order AS (
+            PARTITION BY run.team_id
+            ORDER BY run.started_at IS NULL AND run.turn_came_at IS NULL, run.priority DESC, run.queued_at, run.id
+        )
     ), placed AS (
         SELECT id, is_spent, max_concurrent_runs, before_it >= max_concurrent_runs AS over_limit, row_number() OVER (
-            ORDER BY before_it >= max_concurrent_runs, started_at IS NULL, before_it::float / weight,
+            ORDER BY before_it >= max_concurrent_runs, is_new, held_before_it::float / weight,
                      recent_s / weight, priority DESC, queued_at, id
         ) AS place
         FROM waiting
@@ -118,40 +131,43 @@ def _assign_next() -> bool:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_DISPATCH_LOCK])
         if not platform_state.runs_may_start():
             return False
-        free = _free_slot()
-        run_id = _next_run() if free else None
-        if free is None or run_id is None:
-            return False
-        node, slot = free
-        token = uuid.uuid4()
-        Run.unscoped.filter(pk=run_id).update(
-            status=Run.Status.ASSIGNED,
-            node=node,
-            slot=slot,
-            attempt=F("attempt") + 1,
-            lease_token=token,
-            lease_until=Now() + timedelta(seconds=_START_LEASES * settings.LEASE_SECONDS),
-        )
-        enqueue_on_commit("gpu_worker.tasks.start_run", str(run_id), str(token), cluster=f"gpu-{node.name}")
-    return True
+        free = placing.free_slots()
+        passed: list[uuid.UUID] = []
+        while any(each.slots for each in free):
+            waiting = _next_run(max(each.node.most_gpus_of_a_run for each in free), passed)
+            if waiting is None:
+                return False
+            run_id, gpus = waiting
+            if place := placing.find_place(free, gpus):
+                _assign(run_id, place[0].node, place[1])
+                return True
+            Run.unscoped.filter(pk=run_id).update(turn_came_at=Coalesce(F("turn_came_at"), Now()))
+            placing.keep_free(free, gpus)
+            passed.append(run_id)
+    return False
 
 
-def _free_slot() -> tuple[Node, int] | None:
-    """Return a live node with a free slot and the slot's number; the node with most free slots first."""
-    taken = set(Run.unscoped.filter(status__in=Run.ACTIVE).values_list("node_id", "slot"))
-    best: tuple[Node, list[int]] | None = None
-    for node in Node.objects.open():
-        slots = [slot for slot in range(node.slots) if (node.pk, slot) not in taken]
-        if slots and (best is None or len(slots) > len(best[1])):
-            best = node, slots
-    return (best[0], best[1][0]) if best else None
+def _assign(run_id: uuid.UUID, node: Node, slots: list[int]) -> None:
+    token = uuid.uuid4()
+    Run.unscoped.filter(pk=run_id).update(
+        status=Run.Status.ASSIGNED,
+        node=node,
+        slot=slots[0],
+        more_slots=slots[1:],
+        turn_came_at=None,
+        attempt=F("attempt") + 1,
+        lease_token=token,
+        lease_until=Now() + timedelta(seconds=_START_LEASES * settings.LEASE_SECONDS),
+    )
+    enqueue_on_commit("gpu_worker.tasks.start_run", str(run_id), str(token), cluster=f"gpu-{node.name}")
 
 
-def _next_run() -> uuid.UUID | None:
+def _next_run(most_gpus: int, passed: list[uuid.UUID]) -> tuple[uuid.UUID, int] | None:
+    """Return the run whose turn it is, and its number of GPUs; those that were passed over, or are too large, wait."""
     with connection.cursor() as cursor:
-        cursor.execute(_PICK)
-        row = cursor.fetchone()
-    return row[0] if row else None
+        cursor.execute(_PICK, {"most_gpus": most_gpus, "passed": passed})
+        row: tuple[uuid.UUID, int] | None = cursor.fetchone()
+    return row
 
 
 # --- what people are told ----------------------------------------------------------------------------------------
@@ -164,7 +180,9 @@ class Waiting(StrEnum):
     NO_LIVE_NODE = "no_live_node"
     TEAM_LIMIT = "team_limit"
     GPU_TIME_SPENT = "gpu_time_spent"
+    NO_NODE_SO_LARGE = "no_node_so_large"
     SLOTS_BUSY = "slots_busy"
+    GPUS_BUSY = "gpus_busy"
     STARTING = "starting"
 
 
@@ -188,11 +206,11 @@ def queue_places(team: Team | None) -> list[QueuePlace]:
         queue = _queue_of_all_teams()
         room = _Room.now()
         starts = room.expected_starts(queue)
+        reasons = room.reasons(queue)
     return [
-        QueuePlace(each.run, each.place, reason, _sentence(reason, each.place, each.run.team), starts.get(each.run.pk))
-        for each in queue
+        QueuePlace(each.run, each.place, reason, _sentence(reason, each), starts.get(each.run.pk))
+        for each, reason in zip(queue, reasons, strict=True)
         if team is None or each.run.team_id == team.pk
-        for reason in [room.reason(each)]
     ]
 
 
@@ -226,48 +244,62 @@ def _queue_of_all_teams() -> list[_Queued]:
 class _Room:
     """The slots of live nodes that take new runs, and what holds them."""
 
-    open_nodes: int
-    slots: int
+    free: list[placing.FreeSlots]
     active: list[Run]
     is_maintenance: bool
 
     @classmethod
     def now(cls) -> _Room:
-        open_ = list(Node.objects.open())
-        active = Run.unscoped.filter(status__in=Run.ACTIVE, node__in=open_).select_related("dataset_version")
-        slots = sum(node.slots for node in open_)
-        return cls(len(open_), slots, list(active), is_maintenance=not platform_state.runs_may_start())
+        free = placing.free_slots()
+        nodes = [each.node for each in free]
+        active = Run.unscoped.filter(status__in=Run.ACTIVE, node__in=nodes).select_related("dataset_version")
+        return cls(free, list(active), is_maintenance=not platform_state.runs_may_start())
 
-    @property
-    def free_slots(self) -> int:
-        return max(0, self.slots - len(self.active))
+    def reasons(self, queue: list[_Queued]) -> list[Waiting]:
+        """Return for each waiting run why it waits, as the next dispatch will find."""
+        most = max((each.node.most_gpus_of_a_run for each in self.free), default=0)
+        left = [placing.FreeSlots(each.node, list(each.slots)) for each in self.free]
+        return [self._reason(queued, most, left) for queued in queue]
 
-    def reason(self, queued: _Queued) -> Waiting:
+    def _reason(self, queued: _Queued, most: int, left: list[placing.FreeSlots]) -> Waiting:
+        """Return why one waits; it takes what it will get of what those before it have left."""
+        gpus = queued.run.gpus
         if self.is_maintenance:
             return Waiting.MAINTENANCE
         if queued.is_spent:
             return Waiting.GPU_TIME_SPENT
-        if self.open_nodes == 0:
+        if not self.free:
             return Waiting.NO_LIVE_NODE
         if queued.over_limit:
             return Waiting.TEAM_LIMIT
-        return Waiting.STARTING if queued.place <= self.free_slots else Waiting.SLOTS_BUSY
+        if gpus > max(1, most):
+            return Waiting.NO_NODE_SO_LARGE
+        if place := placing.find_place(left, gpus):
+            place[0].slots = [slot for slot in place[0].slots if slot not in place[1]]
+            return Waiting.STARTING
+        placing.keep_free(left, gpus)
+        return Waiting.SLOTS_BUSY if gpus == 1 else Waiting.GPUS_BUSY
 
     def expected_starts(self, queue: list[_Queued]) -> dict[uuid.UUID, float]:
         pace = estimates.seconds_per_row_visit()
         return estimates.expected_starts(
             [
                 estimates.WaitingRun(
-                    each.run.pk, each.run.team_id, each.team_limit, estimates.expected_seconds(each.run, pace)
+                    each.run.pk,
+                    each.run.team_id,
+                    each.team_limit,
+                    estimates.expected_seconds(each.run, pace),
+                    each.run.gpus,
                 )
                 for each in queue[:_SIMULATED_RUNS]
             ],
-            [estimates.HeldSlot(run.team_id, estimates.seconds_left(run, pace)) for run in self.active],
-            self.free_slots,
+            [estimates.HeldSlot(run.team_id, estimates.seconds_left(run, pace), run.gpus) for run in self.active],
+            sum(len(each.slots) for each in self.free),
         )
 
 
-def _sentence(reason: Waiting, place: int, team: Team) -> str:
+def _sentence(reason: Waiting, queued: _Queued) -> str:
+    place, team, gpus = queued.place, queued.run.team, queued.run.gpus
     if reason == Waiting.MAINTENANCE:
         return _("The portal is in maintenance. The run starts when it is over.")
     if reason == Waiting.NO_LIVE_NODE:
@@ -286,4 +318,15 @@ def _sentence(reason: Waiting, place: int, team: Team) -> str:
         ) % {"limit": limit}
     if reason == Waiting.STARTING:
         return _("It starts in a moment.")
+    if reason == Waiting.NO_NODE_SO_LARGE:
+        return _("No node that takes runs now gives one run %(gpus)d GPUs. It starts when one does.") % {"gpus": gpus}
+    if reason == Waiting.GPUS_BUSY and queued.run.turn_came_at is not None:
+        return _("It is its turn: a node is kept for it, and the run starts when %(gpus)d GPUs of it are free.") % {
+            "gpus": gpus
+        }
+    if reason == Waiting.GPUS_BUSY:
+        return _(
+            "It needs %(gpus)d GPUs of one node at once. Place %(place)d in the queue of all teams; when it is its"
+            " turn, a node is kept for it."
+        ) % {"gpus": gpus, "place": place}
     return _("All slots are busy. Place %(place)d in the queue of all teams.") % {"place": place}

@@ -76,8 +76,8 @@ class RunSerializer(serializers.ModelSerializer[Run]):
         model = Run
         fields = [
             "id", "experiment", "experiment_name", "kind", "sweep", "number", "dataset_version", "base_model",
-            "base_revision", "recipe", "hyperparameters", "config_hash", "deploy_as", "continue_from", "start_adapter",
-            "priority",
+            "base_revision", "recipe", "hyperparameters", "gpus", "config_hash", "deploy_as", "continue_from",
+            "start_adapter", "priority",
             "status", "phase", "progress", "step",
             "total_steps", "eta_s", "attempt", "queued_at", "started_at", "ended_at", "error_code", "error_message",
             "gpu_seconds", "adapter", "prediction",

@@ -17,6 +17,7 @@ from experiments import endings
 from experiments.continuing import require_continuable, required_settings, start_adapter
 from experiments.hyperparameters import Hyperparameters, config_hash
 from experiments.models import Experiment, Priority, Run, Sweep
+from experiments.placing import require_gpus
 from experiments.possible import require_possible
 from experiments.problem_fit import require_fit
 from experiments.recipes import RECIPES, advise
@@ -155,6 +156,7 @@ def submit_runs(
         if continue_from is not None:
             require_continuable(continue_from, team_id=team.pk, base_model=base_model, chosen=one, step=continue_step)
         require_possible(one, base_model, dataset_version, deploy_as=deploy_as)
+        require_gpus(one.gpus)
         require_named_layers(base_model, one)
     # What a version's rows have to be like follows from the problem type alone, and reading them takes time.
     for one in {one.problem_type: one for one in chosen}.values():
@@ -174,6 +176,7 @@ def submit_runs(
             recipe=recipe,
             hyperparameters=one.model_dump(mode="json"),
             config_hash=config_hash(one),
+            gpus=one.gpus,
             deploy_as=deploy_as,
             continue_from=continue_from,
             start_adapter=checkpoint,

@@ -100,13 +100,13 @@ def plan_sweep(*, team: Team, choice: Choice, dataset_version: DatasetVersion, b
 def _counted(
     choice: Choice, version: DatasetVersion, base_model: BaseModel
 ) -> tuple[tuple[Hyperparameters, ...], float | None]:
-    """Return the runs of a sweep and how many seconds of a node they take, None if nobody can say."""
+    """Return the runs of a sweep and how many seconds of GPUs they take, None if nobody can say."""
     runs = tuple(_hyperparameters(choice))
     with all_teams("how fast the machines are is nobody's secret"):
         pace = estimates.seconds_per_row_visit().get(base_model.pk)
     if pace is None:
         return runs, None
-    return runs, sum(estimates.seconds_for(one, version.train_rows, pace) for one in runs)
+    return runs, sum(one.gpus * estimates.seconds_for(one, version.train_rows, pace) for one in runs)
 
 
 def _hyperparameters(choice: Choice) -> list[Hyperparameters]:

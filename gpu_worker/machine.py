@@ -12,10 +12,11 @@ _QUERY = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,
 
 @dataclass(frozen=True)
 class Machine:
-    """The device on which models run, and its memory."""
+    """The device on which models run, and its memory. `gpus`: 0 where the processor computes."""
 
     device: str
     memory_bytes: int
+    gpus: int = 0
 
 
 def this_machine() -> Machine:
@@ -37,7 +38,7 @@ def _gpus() -> Machine | None:
     if not rows:
         return None
     memory_mib = sum(int(memory) for _name, memory in rows if memory.strip().isdecimal())
-    return Machine(f"{len(rows)} × {rows[0][0].strip()}"[:120], memory_mib * 2**20)
+    return Machine(f"{len(rows)} × {rows[0][0].strip()}"[:120], memory_mib * 2**20, len(rows))
 
 
 def _processor() -> str:

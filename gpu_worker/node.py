@@ -20,6 +20,7 @@ from deployments import engine_client, lifecycle
 from deployments.engine_client import AdapterRefused
 from deployments.lifecycle import PlacementState
 from experiments.problem_file import PROBLEM_FILE
+from gpu_worker import private_network
 from gpu_worker.base_model_folder import sha256_of
 from gpu_worker.database_patience import Patience
 from gpu_worker.engine_keeper import DRAIN_LIMIT_S, Due, EngineKeeper
@@ -85,9 +86,11 @@ class NodeAgent:
         node = lifecycle.register_node(
             name=self._name,
             address=settings.NODE_ADDRESS,
-            slots=settings.NODE_SLOTS,
+            slots=max(1, machine.gpus) if settings.NODE_SLOTS is None else settings.NODE_SLOTS,
             device=machine.device,
             memory_bytes=machine.memory_bytes,
+            gpus=machine.gpus,
+            joins_slots=not settings.TRAINER_WALL or private_network.is_offered(),
         )
         logger.info("node %s registered: %s", node.name, machine.device)
         return node

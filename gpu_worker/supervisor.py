@@ -137,7 +137,7 @@ class Supervisor:
         Raises: JobError if it failed or was killed too often.
         """
         while True:
-            ending = self.watch.stay_with(self.programs.trainer, lock, log="trainer.log")
+            ending = self.watch.stay_with(self.programs.trainer, lock, log="trainer.log", processes=self.run.gpus)
             self.watch.insist(partial(keep_tokens, self.folder, self.run.dataset_version))
             if ending.reported("failed"):
                 raise JobError(*failure_of(ending.outcome))

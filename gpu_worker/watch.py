@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ class Watch:
         self.lease = lease
         self.folder = JobFolder(run.folder)
         self.slot = run.slot or 0
+        self.more_slots = tuple(run.more_slots)
         self.slots = run.node.slots if run.node else 1
         self._base_model = run.base_model.folder
         self._switch = switch
@@ -112,11 +114,16 @@ class Watch:
         """Do something with the database, again and again while it is away. Raises: DatabaseGone."""
         return self._patience.insist(action)
 
-    def stay_with(self, command: tuple[str, ...], lock: int, *, log: str, most_s: float | None = None) -> Ending:
+    def stay_with(
+        self, command: tuple[str, ...], lock: int, *, log: str, processes: int = 1, most_s: float | None = None
+    ) -> Ending:
         """Start a child and stay with it to its end, or to ours. Raises: LeaseLost, DatabaseGone, the child gone.
 
+        `processes`: so many of the command work together, one for each slot.
         `most_s`: of a child that saves what a stopped run has learned; it is left alone for so long.
         """
+        if processes > 1:
+            command = (sys.executable, "-m", "gpu_worker.trainer.together", str(processes), *command)
         began = time.monotonic()
         self._outcome = {}
         surroundings = Surroundings(
@@ -129,6 +136,8 @@ class Watch:
             base_model=self._base_model,
             data=Path(settings.DATA_DIR),
             walled=settings.TRAINER_WALL,
+            more_slots=self.more_slots,
+            processes=processes,
         )
         child = ChildProcess(command, surroundings, output=self.folder.events, log=self.folder.root / log)
         try:

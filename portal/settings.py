@@ -382,8 +382,10 @@ Q_CLUSTER = {
 # A run's supervisor renews its lease; a lease that ran out means that the node, the supervisor or the network is gone.
 LEASE_SECONDS = env.int("TUNEPORT_LEASE_SECONDS", default=20)
 NODE_TIMEOUT_SECONDS = env.int("TUNEPORT_NODE_TIMEOUT_SECONDS", default=20)
-NODE_SLOTS = env.int("TUNEPORT_NODE_SLOTS", default=1)
-# What an hour of a node costs the company, shown with predictions of a run's time; 0: nothing is said about cost.
+# None: one for each GPU, or one on a node without.
+NODE_SLOTS: int | None = env.int("TUNEPORT_NODE_SLOTS", default=None)
+# What an hour of a slot, that is of a GPU or a node without, costs the company, shown with predictions of a run's time;
+# 0: nothing is said about cost.
 NODE_HOUR_PRICE = env.float("TUNEPORT_NODE_HOUR_PRICE", default=0.0)
 NODE_HOUR_CURRENCY = env.str("TUNEPORT_NODE_HOUR_CURRENCY", default="EUR")
 NODE_ADDRESS = env.str("TUNEPORT_NODE_ADDRESS", default="127.0.0.1")

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from experiments.hyperparameters.declaration import BASE_MODEL_STARTS, HARDWARE, Group, _, field
+from experiments.hyperparameters.declaration import BASE_MODEL_STARTS, HARDWARE, Group, Integer, _, field
 
 
 class HardwareGroup(Group):
@@ -26,6 +26,13 @@ class HardwareGroup(Group):
         "none", group=HARDWARE, label=_("Compress the base model"),
         choices={"none": _("No"), "int8": _("8 bit"), "nf4": _("4 bit (QLoRA)")},
         help=_("Keeps the frozen base model in fewer bits: less GPU memory, slower steps."),
+    )  # fmt: skip
+    gpus: Integer = field(
+        1, limits=(1, 8), group=HARDWARE, label=_("GPUs"),
+        help=_(
+            "So many GPUs of one node compute each step together: sooner done, same result. Where nodes have no GPUs, "
+            "so many processes. The run starts when so many are free at once; the time of each counts."
+        ),
     )  # fmt: skip
     divide_base_model: Literal["auto", "yes", "no"] = field(
         "auto", group=HARDWARE, label=_("Divide the base model"),

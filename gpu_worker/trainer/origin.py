@@ -17,6 +17,7 @@ from gpu_worker.trainer.storage import sha256_of
 
 # May be changed between stop and resume, since the same batches and learning rates follow.
 _FREE_TO_CHANGE: Final = {
+    "gpus",
     "max_minutes",
     "micro_batch_size",
     "checkpoint_every_steps",

@@ -67,6 +67,10 @@ class Node(models.Model):
     heartbeat_at = models.DateTimeField(null=True)
     is_draining = models.BooleanField(_("takes no new work"), default=False)
     slots_are_set = models.BooleanField(default=False, help_text="an admin chose the slots; the agent keeps them")
+    gpus = models.PositiveSmallIntegerField(default=0, help_text="0: it computes on its processors")
+    joins_slots = models.BooleanField(
+        default=False, help_text="a run may hold several slots: its kernel gives the processes a network of their own"
+    )
 
     objects = NodeQuerySet.as_manager()
 
@@ -81,3 +85,12 @@ class Node(models.Model):
         """Whether its agent was heard from within the timeout."""
         limit = timezone.now() - timedelta(seconds=settings.NODE_TIMEOUT_SECONDS)
         return self.heartbeat_at is not None and self.heartbeat_at > limit
+
+    @property
+    def most_gpus_of_a_run(self) -> int:
+        """How many GPUs, or slots of a node without GPUs, one run may have; 0 if it works on no runs."""
+        return min(self.slots, self.gpus or self.slots) if self.joins_slots else min(self.slots, 1)
+
+    def device_of(self, slot: int) -> int:
+        """Return the number of the GPU that a slot computes on; where there is none, each slot is its own."""
+        return slot % self.gpus if self.gpus else slot

@@ -118,12 +118,13 @@ def _alone(asked: _Asked, wish: _Wish) -> list[Row]:
 
 
 def admit(caller: Caller, body: Mapping[str, Any], *, memory: Memory | None = None) -> Caller:
-    """Set aside one request and the tokens that it may take, and return the caller with the reservation.
+    """Set aside one request with its likely prompt and all that it may generate; return the caller who has it.
 
     `body` is what the engine gets, with the system prompt of the deployment; with a `memory` it is confirmed, too.
     Raises: RateLimited, QuotaExceeded, both with the x-ratelimit headers; NotAsRemembered.
     """
-    most = most_tokens(body)
+    prompt = likely_prompt_tokens(body)
+    most = prompt + int(body.get("max_tokens") or USUAL_MAX_TOKENS) * answers_of(body)
     amounts = {Quota.REQUESTS_PER_MINUTE: 1, Quota.TOKENS_PER_MINUTE: most, Quota.TOKENS_PER_MONTH: most}
     try:
         ask = memory.ask if memory is not None else quotas.ask
@@ -132,13 +133,7 @@ def admit(caller: Caller, body: Mapping[str, Any], *, memory: Memory | None = No
         error = quotas.refusal(refused)
         error.headers.update(headers(refused.standings))
         raise error from None
-    return replace(caller, reservation=reservation, likely_prompt_tokens=likely_prompt_tokens(body))
-
-
-def most_tokens(body: Mapping[str, Any]) -> int:
-    """Return how many tokens a checked request may take: an estimate for its prompt, and all that it may generate."""
-    answers = int(body.get("n") or 1) * len(plain_prompts.each(body.get("prompt", "")))
-    return likely_prompt_tokens(body) + int(body.get("max_tokens") or USUAL_MAX_TOKENS) * answers
+    return replace(caller, reservation=reservation, likely_prompt_tokens=prompt)
 
 
 def likely_prompt_tokens(body: Mapping[str, Any]) -> int:
@@ -147,6 +142,11 @@ def likely_prompt_tokens(body: Mapping[str, Any]) -> int:
     parts = [message["content"] for message in messages] or plain_prompts.each(body.get("prompt", ""))
     sizes = (len(one.encode()) // _BYTES_PER_TOKEN + 1 if isinstance(one, str) else len(one) for one in parts)
     return sum(sizes) + _TOKENS_PER_MESSAGE * len(messages)
+
+
+def answers_of(body: Mapping[str, Any]) -> int:
+    """Return how many answers a checked request asks for: `n` to each of its prompts."""
+    return int(body.get("n") or 1) * len(plain_prompts.each(body.get("prompt", "")))
 
 
 def headers(standings: Mapping[Quota, Standing]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
@@ -33,6 +34,7 @@ from portal import stopping
 from portal.errors import PortalError, Unavailable, error_body
 
 __all__ = [
+    "Admitted",
     "AnswerStream",
     "Caller",
     "Target",
@@ -54,27 +56,35 @@ DONE = b"data: [DONE]\n\n"
 Body = dict[str, Any]
 
 
-def admit(target: Target, body: Body, caller: Caller, *, memory: admission.Memory | None = None) -> Caller:
-    """Set aside what a request may take, with what is added to it for the engine; see `admission.admit`."""
-    return admission.admit(caller, _engine_body(target, body, caller), memory=memory)
+@dataclass(frozen=True)
+class Admitted:
+    """A request that was let in: what it asks for, `asked` as the engine gets it, and for whom tokens are set aside."""
+
+    target: Target
+    body: Body
+    asked: Body
+    caller: Caller
 
 
-def _admitted(target: Target, body: Body, caller: Caller) -> Caller:
-    return caller if caller.reservation is not None else admit(target, body, caller)
+def admit(target: Target, body: Body, caller: Caller, *, memory: admission.Memory | None = None) -> Admitted:
+    """Set aside what a checked request (see `openai_api.parameters`) may take, with what is added to it for the engine.
+
+    Raises: as `admission.admit`.
+    """
+    asked = _engine_body(target, body, caller)
+    return Admitted(target, body, asked, admission.admit(caller, asked, memory=memory))
 
 
-def complete(target: Target, body: Body, caller: Caller, *, then: Callable[[Body], Body] | None = None) -> Body:
-    """Return the whole answer to a checked request (see `openai_api.parameters`), and count it.
+def complete(request: Admitted, *, then: Callable[[Body], Body] | None = None) -> Body:
+    """Return the whole answer to a request, and count it. Raises: PortalError.
 
     `then` adds to the answer, and to its usage, before it is counted.
-    A caller for whom nothing was reserved is admitted first. Raises: PortalError.
     """
-    caller = _admitted(target, body, caller)
-    asked = _engine_body(target, body, caller)
+    target, caller, asked = request.target, request.caller, request.asked
     count = RequestCount(target, caller, streamed=False, heard=Heard.of(target.log, asked))
     _let_go_of_the_database()
     with _counting_refusals(count), slots.held():
-        answer = engine_client.chat(target.engine, asked, path=_path(body), caller=caller.descriptor)
+        answer = engine_client.chat(target.engine, asked, path=_path(asked), caller=caller.descriptor)
         count.note_usage(answer)  # it was written, also if what comes behind it fails
         if then is not None:
             answer = then(answer)
@@ -86,20 +96,20 @@ def complete(target: Target, body: Body, caller: Caller, *, then: Callable[[Body
     return _public(target, answer)
 
 
-def stream(target: Target, body: Body, caller: Caller) -> AnswerStream:
+def stream(request: Admitted) -> AnswerStream:
     """Start a streamed answer; its frames are server-sent events. The request is counted when it is closed.
 
-    A caller for whom nothing was reserved is admitted first. Raises: PortalError, as long as nothing was sent.
+    Raises: PortalError, as long as nothing was sent.
     """
-    caller = _admitted(target, body, caller)
-    asked = _engine_body(target, {**body, "stream_options": {"include_usage": True}}, caller)
+    target, caller = request.target, request.caller
+    asked = {**request.asked, "stream_options": {"include_usage": True}}
     count = RequestCount(target, caller, streamed=True, heard=Heard.of(target.log, asked))
     _let_go_of_the_database(is_long=True)
-    wants_usage = bool(body.get("stream_options", {}).get("include_usage"))
+    wants_usage = bool(request.body.get("stream_options", {}).get("include_usage"))
     with _counting_refusals(count):
         slot = slots.take()
         try:
-            events = engine_client.stream_chat(target.engine, asked, path=_path(body), caller=caller.descriptor)
+            events = engine_client.stream_chat(target.engine, asked, path=_path(asked), caller=caller.descriptor)
         except BaseException:
             slot.release()
             raise
@@ -261,6 +271,7 @@ def _engine_body(target: Target, body: Body, caller: Caller) -> Body:
     The salt keeps teams apart: no prefix is shared between them, and an engine serves them in turns by it.
     """
     asked = {**body, "model": target.engine_model, "cache_salt": cache_salt(caller)}
+    asked.pop("confidence", None)  # the portal's own
     if target.max_tokens is not None:
         asked["max_tokens"] = min(int(body.get("max_tokens") or target.max_tokens), target.max_tokens)
     if target.response_schema is not None and "messages" in body and not body.get("response_format"):

@@ -8,7 +8,7 @@ from typing import Any, Final
 from django.utils.translation import gettext as _
 
 from deployments import drawing, inference
-from deployments.inference import Caller, Target
+from deployments.inference import Admitted, Caller, Target
 from deployments.openai_api import confidence, decisions, parameters, questions
 from portal.errors import InvalidInput
 from portal.models import ApiToken, Team
@@ -48,15 +48,9 @@ def asked_of(target: Target, body: Body) -> Body:
     return body
 
 
-def complete(target: Target, asked: Body, caller: Caller) -> Body:
-    """Return the whole answer to a request that fits the target, with its confidence if that is wanted.
-
-    Raises: PortalError.
-    """
-    if not asked.get("confidence"):
-        return inference.complete(target, asked, caller)
-    plain = {name: value for name, value in asked.items() if name != "confidence"}
-    return inference.complete(target, plain, caller, then=confidence.adding(target, plain, caller))
+def complete(request: Admitted) -> Body:
+    """Return the whole answer to a request, with its confidence if that is wanted. Raises: PortalError."""
+    return inference.complete(request, then=confidence.adding(request) if request.body.get("confidence") else None)
 
 
 def answer_whole(endpoint: str, sent: Any, *, token: ApiToken, caller: Caller) -> Body:
@@ -68,7 +62,6 @@ def answer_whole(endpoint: str, sent: Any, *, token: ApiToken, caller: Caller) -
     def ask(target: Target) -> Body:
         if endpoint == DECISIONS:
             return decisions.decide(target, body, decisions.admit(target, body, caller))
-        asked = asked_of(target, body)
-        return complete(target, asked, inference.admit(target, asked, caller))
+        return complete(inference.admit(target, asked_of(target, body), caller))
 
     return drawing.answered(target_of(caller.team, token, body["model"]), sent, ask)

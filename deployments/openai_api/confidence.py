@@ -12,9 +12,9 @@ from typing import Any, Final
 from django.utils.translation import gettext as _
 
 from datasets_app.fields import json_object, label_of
-from deployments import deciding, inference
+from deployments import deciding
 from deployments.deciding import Decider, Sureness, Usage
-from deployments.inference import Caller, Target
+from deployments.inference import Admitted, Target
 from experiments.scoring.choosing import LABEL, ClosedFields
 from portal.errors import InvalidInput
 
@@ -32,9 +32,9 @@ def require_closed_fields(target: Target, body: Body) -> None:
         )
 
 
-def adding(target: Target, body: Body, caller: Caller) -> Callable[[Body], Body]:
+def adding(request: Admitted) -> Callable[[Body], Body]:
     """Return what adds to a whole answer how sure the model is of it, and what that took to its usage."""
-    messages = inference.with_system_prompt(target, body)["messages"]
+    target, body, caller, messages = request.target, request.body, request.caller, request.asked["messages"]
 
     def add(answer: Body) -> Body:
         usage = Usage()

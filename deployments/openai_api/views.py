@@ -54,12 +54,12 @@ class ModelView(OpenAIView):
             asked = answering.asked_of(target, body)
             # Confirmed once: what changes while a canary fails must not refuse a request that was let in.
             known, memory = memory, None
-            caller = inference.admit(target, asked, _caller(request, self.team), memory=known)
-            self.note_standings(caller.reservation)
+            admitted = inference.admit(target, asked, _caller(request, self.team), memory=known)
+            self.note_standings(admitted.caller.reservation)
             if asked.get("stream"):
-                frames = inference.stream(target, asked, caller)
+                frames = inference.stream(admitted)
                 return _named(event_stream(frames.begun() if target.is_canary else frames), target)
-            return _named(json_answer(answering.complete(target, asked, caller)), target)
+            return _named(json_answer(answering.complete(admitted)), target)
 
         return drawing.answered(target, request.data, ask)
 

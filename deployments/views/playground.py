@@ -89,7 +89,7 @@ def answer_form(request: TeamRequest, form: AskForm) -> dict[str, Any]:
     try:
         body = parameters.chat_request(form.body())
         target = playground.resolve(request.team, body["model"])
-        answer = inference.complete(target, body, Caller.of(request, request.team))
+        answer = inference.complete(inference.admit(target, body, Caller.of(request, request.team)))
     except PortalError as error:
         return {**turn, "refused": error.message}
     return {**turn, "answer": answer["choices"][0]["message"]["content"]}
@@ -111,10 +111,10 @@ def chat(request: TeamRequest) -> HttpResponseBase:
     """Stream an answer to the chat's script as server-sent events."""
     body = parameters.chat_request(_json(request))
     target = playground.resolve(request.team, body["model"])
-    caller = Caller.of(request, request.team)
+    admitted = inference.admit(target, body, Caller.of(request, request.team))
     if body.get("stream"):
-        return event_stream(inference.stream(target, body, caller))
-    return JsonResponse(inference.complete(target, body, caller))
+        return event_stream(inference.stream(admitted))
+    return JsonResponse(inference.complete(admitted))
 
 
 @team_view()

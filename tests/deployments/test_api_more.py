@@ -23,7 +23,8 @@ def _nothing_known():
 
 def ask(team, content="VPN is down", request_id="req_1") -> None:
     body = {"model": "demo-triage", "messages": [{"role": "user", "content": content}]}
-    inference.complete(inference.resolve(team, "demo-triage"), body, Caller(team=team, request_id=request_id))
+    target = inference.resolve(team, "demo-triage")
+    inference.complete(inference.admit(target, body, Caller(team=team, request_id=request_id)))
 
 
 def audited(action: str) -> int:

@@ -147,7 +147,7 @@ def test_refused_bodies_count_as_requests_too(raw, team, clock):
 )
 def test_fifty_at_once_at_the_last_units(raw, team, clock, engine: FakeEngine, monkeypatch, limits, allowed):
     clock()
-    monkeypatch.setattr(admission, "most_tokens", lambda body: 40)
+    monkeypatch.setattr(admission, "likely_prompt_tokens", lambda body: 20)  # and 20 that it may write
     limit(team, **limits)
     monkeypatch.setattr(metering, "ledger", Ledger(flush_every_s=3600))  # nothing is settled while they come
     with ThreadPoolExecutor(50) as threads:
@@ -211,8 +211,10 @@ def test_a_whole_answer_that_nobody_waited_for_costs_its_prompt(team, deployed, 
         raise CallerGone
 
     monkeypatch.setattr(engine_client, "chat", gone)
+    target = inference.resolve(team, "demo-triage")
+    admitted = inference.admit(target, ask("x" * 3000), inference.Caller(team, "req_1"))
     with pytest.raises(PortalError):
-        inference.complete(inference.resolve(team, "demo-triage"), ask("x" * 3000), inference.Caller(team, "req_1"))
+        inference.complete(admitted)
     assert used(team)[MONTHLY] == ledger_sums(team)[0][1] == 3000 // 3 + 1 + 8 + OF_SYSTEM_PROMPT
 
 
@@ -239,8 +241,29 @@ def test_the_system_prompt_of_a_deployment_and_other_scripts_are_reserved_as_wel
     assert raw.post(CHAT, json=ask("語" * 1500)).status_code == 429
     assert admission.likely_prompt_tokens({"prompt": "語" * 1500}) == 1501
     assert admission.likely_prompt_tokens({"prompt": ["語" * 1500, ""]}) == 1502
-    assert admission.most_tokens({"prompt": [[1, 2], [3]], "max_tokens": 10, "n": 2}) == 3 + 4 * 10
-    assert admission.most_tokens({"prompt": [1, 2, 3], "max_tokens": 10}) == 3 + 10
+    assert admission.likely_prompt_tokens({"prompt": [[1, 2], [3]]}) == 3
+    assert admission.answers_of({"prompt": [[1, 2], [3]], "n": 2}) == 4
+    assert admission.answers_of({"prompt": [1, 2, 3]}) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_request_takes_is_worked_out_once(raw, team, deployed, clock, engine: FakeEngine, monkeypatch, stream):
+    worked_out: Counter[str] = Counter()
+
+    def count(module, name):
+        function = getattr(module, name)
+
+        def counting(*arguments):
+            worked_out[name] += 1
+            return function(*arguments)
+
+        monkeypatch.setattr(module, name, counting)
+
+    clock()
+    count(inference, "_engine_body")
+    count(admission, "likely_prompt_tokens")
+    assert raw.post(CHAT, json=ask("Hi", stream=stream)).status_code == 200
+    assert worked_out == {"_engine_body": 1, "likely_prompt_tokens": 1}
 
 
 def test_a_model_that_is_being_loaded_costs_no_request(raw, team, deployed, clock, engine: FakeEngine):

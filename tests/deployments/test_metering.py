@@ -135,7 +135,7 @@ def test_where_a_version_is_loaded_is_remembered_until_its_engine_fails(team, de
     engine.server_close()
     body = {"messages": [{"role": "user", "content": "x"}]}
     with pytest.raises(PortalError):
-        inference.complete(first, body, inference.Caller(team, "req_1"))
+        inference.complete(inference.admit(first, body, inference.Caller(team, "req_1")))
     with pytest.raises(PortalError) as caught:
         inference.resolve(team, "demo-triage")
     assert caught.value.code == "model_loading"

@@ -210,7 +210,7 @@ def test_no_transaction_is_open_while_a_model_answers(team, deployed, fake_engin
 
     monkeypatch.setattr(engine_client, "chat", watched)
     body = {"messages": [{"role": "user", "content": "x"}]}
-    inference.complete(inference.resolve(team, "demo-triage"), body, inference.Caller(team, "r"))
+    inference.complete(inference.admit(inference.resolve(team, "demo-triage"), body, inference.Caller(team, "r")))
     assert seen == [False], "no team's rows are in reach while the engine works"
     with pytest.raises(PortalError):
         inference.resolve(team, "nobody")

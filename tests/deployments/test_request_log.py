@@ -34,7 +34,7 @@ def keep(team, actor, deployed, *, days=30, on=True):
 def ask(team, content="VPN is down", **more) -> None:
     body = {**BODY, "messages": [{"role": "user", "content": content}], **more}
     target = inference.resolve(team, "demo-triage")
-    inference.complete(target, body, Caller(team=team, request_id="req_1"))
+    inference.complete(inference.admit(target, body, Caller(team=team, request_id="req_1")))
 
 
 def texts() -> list[LoggedText]:
@@ -65,7 +65,7 @@ def test_what_the_model_got_and_answered_is_kept_with_the_count(team, actor, dep
 def test_streams_are_kept_as_well(team, actor, deployed):
     keep(team, actor, deployed)
     target = inference.resolve(team, "demo-triage")
-    stream = inference.stream(target, {**BODY, "stream": True}, Caller(team=team, request_id="req_2"))
+    stream = inference.stream(inference.admit(target, {**BODY, "stream": True}, Caller(team=team, request_id="req_2")))
     list(stream)
     stream.close()
     assert texts()[0].answer.strip() == f"{deployed.adapter.engine_name} heard: VPN is down"

@@ -116,9 +116,8 @@ def test_a_deployed_adapter_is_loaded_goes_live_and_answers(agent, work, team, a
         assert team.deployments.get().live_version == version
     assert models_in(engine()) == ["tiny", run.adapter.engine_name]
     target = inference.resolve(team, "demo")
-    answer = inference.complete(
-        target, {"messages": [{"role": "user", "content": "hi"}]}, inference.Caller(team, "req_1")
-    )
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    answer = inference.complete(inference.admit(target, body, inference.Caller(team, "req_1")))
     assert answer["choices"][0]["message"]["content"].endswith("heard: hi")
 
 

@@ -117,14 +117,12 @@ def _alone(asked: _Asked, wish: _Wish) -> list[Row]:
     return rows
 
 
-def admit(caller: Caller, body: Mapping[str, Any], *, memory: Memory | None = None) -> Caller:
-    """Set aside one request with its likely prompt and all that it may generate; return the caller who has it.
+def admit(caller: Caller, *, prompt: int, most: int, memory: Memory | None = None) -> Caller:
+    """Set aside one request that takes `most` tokens, and return the caller with the reservation.
 
-    `body` is what the engine gets, with the system prompt of the deployment; with a `memory` it is confirmed, too.
+    `prompt`: how many it takes if only its prompt is read. With a `memory` that is confirmed, too.
     Raises: RateLimited, QuotaExceeded, both with the x-ratelimit headers; NotAsRemembered.
     """
-    prompt = likely_prompt_tokens(body)
-    most = prompt + int(body.get("max_tokens") or USUAL_MAX_TOKENS) * answers_of(body)
     amounts = {Quota.REQUESTS_PER_MINUTE: 1, Quota.TOKENS_PER_MINUTE: most, Quota.TOKENS_PER_MONTH: most}
     try:
         ask = memory.ask if memory is not None else quotas.ask
@@ -137,11 +135,24 @@ def admit(caller: Caller, body: Mapping[str, Any], *, memory: Memory | None = No
 
 
 def likely_prompt_tokens(body: Mapping[str, Any]) -> int:
-    """Return an estimate of a prompt's tokens; token ids are counted."""
+    """Return an estimate of a prompt's tokens; `body` as the engine gets it, with the deployment's system prompt.
+
+    Token ids are counted.
+    """
     messages = body.get("messages", ())
     parts = [message["content"] for message in messages] or plain_prompts.each(body.get("prompt", ""))
-    sizes = (len(one.encode()) // _BYTES_PER_TOKEN + 1 if isinstance(one, str) else len(one) for one in parts)
+    sizes = (likely_tokens(one) if isinstance(one, str) else len(one) for one in parts)
     return sum(sizes) + _TOKENS_PER_MESSAGE * len(messages)
+
+
+def likely_tokens(text: str) -> int:
+    """Return an estimate of a text's tokens."""
+    return len(text.encode()) // _BYTES_PER_TOKEN + 1
+
+
+def most_written(body: Mapping[str, Any]) -> int:
+    """Return how many tokens one answer may have."""
+    return int(body.get("max_tokens") or USUAL_MAX_TOKENS)
 
 
 def answers_of(body: Mapping[str, Any]) -> int:

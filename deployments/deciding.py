@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from deployments import engine_client, engine_scoring, inference
-from deployments.admission import USUAL_MAX_TOKENS
 from deployments.inference import Caller, Target
 from experiments.scoring.calibration import probabilities
 from experiments.scoring.choosing import LABEL, ClosedFields, Spread, Walk
@@ -141,11 +140,6 @@ class Decider:
         self.usage.cached += int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
         self.usage.written += int(usage.get("completion_tokens") or 0)
         return text_of((answer.get("choices") or [{}])[0])
-
-
-def most_written(target: Target) -> int:
-    """Return how many tokens an answer may have that is written for the fields before a closed one."""
-    return target.max_tokens or USUAL_MAX_TOKENS
 
 
 def text_of(choice: Mapping[str, Any]) -> str:

@@ -66,13 +66,25 @@ class Admitted:
     caller: Caller
 
 
-def admit(target: Target, body: Body, caller: Caller, *, memory: admission.Memory | None = None) -> Admitted:
+def admit(
+    target: Target,
+    body: Body,
+    caller: Caller,
+    *,
+    memory: admission.Memory | None = None,
+    besides: Callable[[Body, int], int] | None = None,
+) -> Admitted:
     """Set aside what a checked request (see `openai_api.parameters`) may take, with what is added to it for the engine.
 
+    `besides`: how many tokens will be read besides, of the request as the engine gets it and its likely prompt tokens.
     Raises: as `admission.admit`.
     """
     asked = _engine_body(target, body, caller)
-    return Admitted(target, body, asked, admission.admit(caller, asked, memory=memory))
+    prompt = admission.likely_prompt_tokens(asked)
+    most = prompt + admission.most_written(asked) * admission.answers_of(asked)
+    if besides is not None:
+        most += besides(asked, prompt)
+    return Admitted(target, body, asked, admission.admit(caller, prompt=prompt, most=most, memory=memory))
 
 
 def complete(request: Admitted, *, then: Callable[[Body], Body] | None = None) -> Body:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from django.utils.translation import gettext as _
 
 from deployments import drawing, inference
+from deployments.admission import Memory
 from deployments.inference import Admitted, Caller, Target
 from deployments.openai_api import confidence, decisions, parameters, questions
 from portal.errors import InvalidInput
@@ -48,6 +50,15 @@ def asked_of(target: Target, body: Body) -> Body:
     return body
 
 
+def admit(target: Target, asked: Body, caller: Caller, *, memory: Memory | None = None) -> Admitted:
+    """Set aside what a request that fits the target may take, with its confidence if that is wanted.
+
+    Raises: as `admission.admit`.
+    """
+    besides = partial(confidence.most_read, target, asked) if asked.get("confidence") else None
+    return inference.admit(target, asked, caller, memory=memory, besides=besides)
+
+
 def complete(request: Admitted) -> Body:
     """Return the whole answer to a request, with its confidence if that is wanted. Raises: PortalError."""
     return inference.complete(request, then=confidence.adding(request) if request.body.get("confidence") else None)
@@ -62,6 +73,6 @@ def answer_whole(endpoint: str, sent: Any, *, token: ApiToken, caller: Caller) -
     def ask(target: Target) -> Body:
         if endpoint == DECISIONS:
             return decisions.decide(target, body, decisions.admit(target, body, caller))
-        return complete(inference.admit(target, asked_of(target, body), caller))
+        return complete(admit(target, asked_of(target, body), caller))
 
     return drawing.answered(target_of(caller.team, token, body["model"]), sent, ask)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from django.utils.translation import gettext as _
 
 from datasets_app.fields import json_object, label_of
-from deployments import deciding
+from deployments import admission, deciding, reading_bounds
 from deployments.deciding import Decider, Sureness, Usage
 from deployments.inference import Admitted, Target
 from experiments.scoring.choosing import LABEL, ClosedFields
@@ -30,6 +30,16 @@ def require_closed_fields(target: Target, body: Body) -> None:
             _("This model has no closed fields to be sure of. Deploy it from a dataset with some, or send a schema."),
             param="confidence",
         )
+
+
+def most_read(target: Target, body: Body, asked: Body, prompt: int) -> int:
+    """Return how many tokens may be read to be sure of the answers; `asked`, `prompt`: as the engine gets it."""
+    if labels := _labels(target, body):
+        of_one = reading_bounds.of_values(target.engine, labels, before=prompt)
+    else:
+        fields, written = ClosedFields(_schema(target, body)), admission.most_written(asked)
+        of_one = reading_bounds.of_fields(target.engine, fields, fields.labels, prompt=prompt, written=written)
+    return of_one * int(asked.get("n") or 1)
 
 
 def adding(request: Admitted) -> Callable[[Body], Body]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datasets_app.fields import label_of
-from deployments import admission, deciding, inference
+from deployments import admission, inference, reading_bounds
 from deployments.deciding import Decider
 from deployments.inference import Caller, Target
 from deployments.openai_api.questions import Question
@@ -24,11 +24,27 @@ Body = dict[str, Any]
 
 def admit(target: Target, body: Body, caller: Caller) -> Caller:
     """Set aside what the questions may take. Raises: RateLimited, QuotaExceeded."""
-    fields = ClosedFields(target.decision_schema or {})
-    needs_answer = any(map(fields.needs_answer, _fields_asked(fields, body["questions"])))
-    written = deciding.most_written(target) if needs_answer else 1
-    text = {"messages": body["messages"], "max_tokens": len(body["questions"]) + written}
-    return admission.admit(caller, inference.with_system_prompt(target, text))
+    prompt = admission.likely_prompt_tokens(inference.with_system_prompt(target, {"messages": body["messages"]}))
+    most = _most_tokens(target, body["questions"], prompt)
+    return admission.admit(caller, prompt=prompt, most=most)
+
+
+def _most_tokens(target: Target, questions: Sequence[Question], prompt: int) -> int:
+    """Return how many tokens may be read and written to answer questions."""
+    fields, engine = ClosedFields(target.decision_schema or {}), target.engine
+    of_field = _fields_asked(fields, questions)
+    others = [one for one in questions if one.name not in of_field]
+    in_words = [one for one in others if _offered(one, target.labels) is None]
+    needs_answer = any(map(fields.needs_answer, of_field))
+    written = admission.most_written({"max_tokens": target.max_tokens}) if needs_answer else 0
+    most = prompt + written if needs_answer else 0
+    most += reading_bounds.of_fields(engine, fields, of_field, prompt=prompt, written=written)
+    if len(in_words) < len(others):  # their labels are scored once
+        most += reading_bounds.of_values(engine, target.labels, before=prompt)
+    for one in in_words:
+        before = prompt + admission.likely_tokens(one.words)
+        most += reading_bounds.of_values(engine, one.labels, before=before)
+    return most
 
 
 def decide(target: Target, body: Body, caller: Caller) -> Body:

@@ -54,7 +54,7 @@ class ModelView(OpenAIView):
             asked = answering.asked_of(target, body)
             # Confirmed once: what changes while a canary fails must not refuse a request that was let in.
             known, memory = memory, None
-            admitted = inference.admit(target, asked, _caller(request, self.team), memory=known)
+            admitted = answering.admit(target, asked, _caller(request, self.team), memory=known)
             self.note_standings(admitted.caller.reservation)
             if asked.get("stream"):
                 frames = inference.stream(admitted)

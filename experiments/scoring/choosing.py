@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -76,6 +76,16 @@ class ClosedFields:
     def need_answers(self) -> bool:
         """Whether any of them can be scored only with an answer at hand."""
         return any(map(self.needs_answer, self.labels))
+
+    def most_followed(self, names: Collection[str]) -> dict[str, int]:
+        """Return the fields that are scored for these, in order, each with how many answers lead to it at most."""
+        ways, found = 1, {}
+        for name in self.names[: 1 + max((self.names.index(name) for name in names), default=-1)]:
+            values = len(self.labels.get(name, ())) or 1
+            if values > 1:
+                found[name] = ways
+            ways = min(BEAMS, ways * values)
+        return found
 
     def is_last(self, name: str, given: Mapping[str, object]) -> bool:
         """Return whether the answer ends with a field; `given`: the fields of an answer at hand."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 TokenIds = Sequence[int]
 
@@ -30,6 +31,12 @@ def token_tree(texts: Sequence[TokenIds]) -> TokenTree:
             path.append(at)
         paths.append(tuple(path))
     return TokenTree(tuple(token for _parent, token in nodes), tuple(parent for parent, _token in nodes), tuple(paths))
+
+
+def count_tokens(texts: Sequence[TokenIds]) -> int:
+    """Return how many tokens several texts have, counting once what they begin alike with."""
+    ordered = sorted(map(tuple, texts))
+    return sum(len(ids) - _same(before, ids) for before, ids in pairwise([(), *ordered]))
 
 
 def depths(parents: Sequence[int]) -> list[int]:

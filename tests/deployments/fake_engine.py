@@ -34,6 +34,7 @@ class FakeEngine(ThreadingHTTPServer):
         self.requests: list[dict] = []
         self.hang_ups = 0
         self.shares: dict[str, float] = {}
+        self.tokens_of_score = 20
 
     @property
     def url(self) -> str:
@@ -89,7 +90,10 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(400, "These values cannot be scored.", "invalid_value", param="values")
         shares = [self.server.shares.get(value, place) for place, value in enumerate(body["values"], start=1)]
         logprobs = [math.log(share / sum(shares)) for share in shares]
-        return self.reply(200, {"object": "scored_values", "logprobs": logprobs, "usage": {"prompt_tokens": 20}})
+        return self.reply(
+            200,
+            {"object": "scored_values", "logprobs": logprobs, "usage": {"prompt_tokens": self.server.tokens_of_score}},
+        )
 
     def chat(self, body: dict) -> None:
         asked = body["messages"][-1]["content"]

@@ -246,6 +246,36 @@ def test_the_system_prompt_of_a_deployment_and_other_scripts_are_reserved_as_wel
     assert admission.answers_of({"prompt": [1, 2, 3]}) == 1
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {"queue": {"enum": ["mail", "vpn", "printers"]}, "urgent": {"type": "boolean"}},
+    "required": ["queue", "urgent"],
+}
+SURE = {
+    "confidence": True,
+    "response_format": {"type": "json_schema", "json_schema": {"name": "ticket", "schema": SCHEMA}},
+}
+ASKED_OF_LABELS = {"type": "choice", "name": "kind", "choices": [{"value": "bug"}, {"value": "wish"}]}
+
+
+@pytest.mark.parametrize("kind", ["confidence", "decisions"])
+def test_what_is_read_to_be_sure_is_set_aside_before(raw, team, deployed, clock, engine: FakeEngine, kind):
+    """Each of them reads the text four times or more; all of them come at once, and none may exceed the limit."""
+    clock()
+    engine.tokens_of_score = 400
+    limit(team, TOKENS_PER_MINUTE=10_000)
+    text = "word " * 240 + '#json {"queue": "mail", "urgent": true}'
+    questions = [{**ASKED_OF_LABELS, "name": f"kind {number}"} for number in range(4)]
+    body = {"model": "demo-triage", "input": text, "questions": questions}
+    path, sent = (CHAT, ask(text, **SURE)) if kind == "confidence" else ("/v1/decisions", body)
+    with ThreadPoolExecutor(24) as pool:
+        statuses = Counter(pool.map(lambda _one: raw.post(path, json=sent).status_code, range(24)))
+    assert set(statuses) == {200, 429}
+    assert used(team)[MINUTELY] == used(team)[MONTHLY] <= 10_000
+    assert used(team)[MINUTELY] >= 1_600 * statuses[200], "four readings each were counted"
+    assert statuses[200] >= 3
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_a_request_takes_is_worked_out_once(raw, team, deployed, clock, engine: FakeEngine, monkeypatch, stream):
     worked_out: Counter[str] = Counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -93,6 +94,31 @@ def test_a_field_is_asked_for_alone_and_others_are_none():
     assert len(judge.asked) == 1
     assert walk.of("nobody") is None
     assert walk.of("type") is None
+
+
+@pytest.mark.parametrize("asked", [["queue"], ["urgent"], ["tone", "queue"], ["size", "urgent"], []])
+def test_how_often_a_field_is_scored_at_most_is_known_before(asked):
+    sizes = {"enum": ["s", "m", "l", "xl"]}
+    fields = ClosedFields(
+        schema(
+            ("kind", "urgent", "note", "queue", "tone", "size"),
+            kind={"enum": ["ticket"]}, urgent={"type": "boolean"}, note={"type": "string"},
+            queue={"enum": list(QUEUES)}, tone={"enum": ["calm", "angry"]}, size=sizes,
+        )
+    )  # fmt: skip
+    expected = {"urgent": 1, "queue": 2, "tone": BEAMS, "size": BEAMS}
+    last = max((list(expected).index(name) for name in asked), default=-1)
+    most = fields.most_followed(asked)
+    assert most == dict(list(expected.items())[: last + 1])
+    firsts = {"true": 100, '"vpn"': 100, '"calm"': 100, '"s"': 100}
+    undecided, sure = Judge(), Judge(urgent=firsts)
+    for judge in (undecided, sure):
+        walk = Walk(fields, judge, '{"note": "x"}')
+        for name in asked:
+            walk.of(name)
+    times = Counter(beginning.rsplit('"', 2)[1] for beginning, _values, _ending in undecided.asked)
+    assert times == most
+    assert len(sure.asked) == len(most), "where it is sure one answer is followed"
 
 
 def test_open_fields_are_taken_from_an_answer():

@@ -19,7 +19,7 @@ from gpu_worker.engine.loop import EngineLoop
 from gpu_worker.engine.sequence import AdapterRef
 from gpu_worker.engine.server.generation import Generator
 from gpu_worker.engine.server.turns import Turns
-from gpu_worker.engine.token_tree import TokenIds
+from gpu_worker.engine.token_tree import TokenIds, count_tokens
 
 TURN_TOKENS = 128
 """Most value tokens computed in one go: what a score can delay the answers that run beside it."""
@@ -34,7 +34,10 @@ class Abandoned(Exception):
 
 @dataclass(frozen=True)
 class Scores:
-    """Natural log probabilities of the values, given that the answer is one of them, and what was read for it."""
+    """Natural log probabilities of the values, given that the answer is one of them, and what there was to read.
+
+    What values begin alike with counts once.
+    """
 
     logprobs: tuple[float, ...]
     prompt_tokens: int
@@ -160,4 +163,4 @@ class ValueScorer:
             decision = decide(LoopScorer(self._loop, gone), prompt, values, adapter, cache_salt=cache_salt)
         except ValueError as error:
             raise BadRequest(f"The values cannot be scored: {error}.", param="values") from error
-        return Scores(decision.logprobs, len(prompt) + sum(map(len, values)), cached)
+        return Scores(decision.logprobs, len(prompt) + count_tokens(values), cached)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_worker.engine.token_tree import depths, parts, token_tree
+from gpu_worker.engine.token_tree import count_tokens, depths, parts, token_tree
 
 TEXTS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=7).map(tuple), min_size=1, max_size=12)
 
@@ -22,6 +22,11 @@ def test_every_path_spells_its_text(texts):
         assert [tree.token_ids[node] for node in path] == list(ids[:-1])
         assert [tree.parents[node] for node in path] == [-1, *path][:-1]
     assert len(tree.token_ids) == len({ids[:end] for ids in texts for end in range(1, len(ids))})
+
+
+@given(TEXTS)
+def test_what_texts_begin_alike_with_counts_once(texts):
+    assert count_tokens(texts) == len({ids[:end] for ids in texts for end in range(1, len(ids) + 1)})
 
 
 @given(TEXTS, st.integers(1, 9))

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from deployments.fitted import Fitted
 from deployments.models import DeploymentVersion
-from deployments.prompts import schema_of
+from deployments.prompts import schema_of, system_prompts
 from experiments.models import Adapter, Evaluation
 from experiments.problem_file import read_problem
+from experiments.scoring.calibration import EXACT
 from experiments.scoring.choosing import LABEL, ClosedFields
 
 LEAST_FITTED_ROWS: Final = 20
@@ -18,16 +20,20 @@ LEAST_FITTED_ROWS: Final = 20
 
 @dataclass(frozen=True)
 class Decidable:
-    """The schema whose closed fields are scored, the labels of a classification, and temperatures by field."""
+    """The schema whose closed fields are scored, the labels of a classification, and temperatures by field.
+
+    `fitted_under`: under what they were fitted, see `fitted`.
+    """
 
     schema: dict[str, Any] | None = None
     labels: list[str] = field(default_factory=list)
     temperatures: dict[str, float] = field(default_factory=dict)
+    fitted_under: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, version: DeploymentVersion) -> Decidable:
         """Return what a version has."""
-        return cls(version.decision_schema, version.labels, version.temperatures)
+        return cls(version.decision_schema, version.labels, version.temperatures, version.fitted_under)
 
 
 def decidable(adapter: Adapter, response_schema: dict[str, Any] | None) -> Decidable:
@@ -38,7 +44,13 @@ def decidable(adapter: Adapter, response_schema: dict[str, Any] | None) -> Decid
     labels = _labels(adapter)
     schema = None if labels else response_schema or schema_of(adapter.run.dataset_version)
     known = {LABEL: tuple(labels)} if labels else ClosedFields(schema or {}).labels
-    return Decidable(schema, labels, dict(_temperatures(adapter.evaluation, known)))
+    temperatures = dict(_temperatures(adapter.evaluation, known))
+    return Decidable(schema, labels, temperatures, _fitted_under(adapter) if temperatures else None)
+
+
+def _fitted_under(adapter: Adapter) -> dict[str, Any]:
+    report = adapter.evaluation.report if adapter.evaluation is not None else {}
+    return Fitted.under(report.get("weights", EXACT), system_prompts(adapter.run.dataset_version)).to_json()
 
 
 def _labels(adapter: Adapter) -> list[str]:

@@ -21,7 +21,7 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Sureness:
-    """The probability of every label; `is_calibrated`: at a temperature that was fitted for them."""
+    """The probability of every label; `is_calibrated`: at a temperature that was fitted for them, asked as here."""
 
     shares: Mapping[str, float]
     is_calibrated: bool = False
@@ -57,6 +57,7 @@ class Decider:
         self._schema = target.decision_schema if schema is None else schema
         self.fields = own if schema is None else ClosedFields(schema)
         self._temperatures = target.temperatures if self.fields.are_as(own) else {}
+        self._is_as_fitted = target.fitted.holds_for(target.engine.weights, self._messages)
         self._answer = answer
         self._walk: Walk | None = None
         self._of_labels: Sureness | None = None
@@ -96,7 +97,8 @@ class Decider:
     def _at_temperature(self, name: str, spread: Spread) -> Sureness:
         temperature = self._temperatures.get(name)
         shares = probabilities(list(spread.values()), temperature or UNCALIBRATED)
-        return Sureness(dict(zip(spread, shares, strict=True)), temperature is not None)
+        # With other weights or another prompt it is the best guess there is, but only a guess.
+        return Sureness(dict(zip(spread, shares, strict=True)), temperature is not None and self._is_as_fitted)
 
     def _score_in_answer(self, beginning: str, values: Sequence[str], ending: str) -> Sequence[float]:
         return self._score(self._messages, values, beginning=beginning, ending=ending)

@@ -29,6 +29,7 @@ from deployments.engine_connection import (
     exchange,
 )
 from deployments.engine_places import Places
+from experiments.scoring.calibration import EXACT
 from portal import stopping
 from portal.errors import PortalError, Unavailable
 
@@ -54,11 +55,15 @@ _pool = Pool()
 
 @dataclass(frozen=True)
 class EngineTarget:
-    """An engine and how to speak to it; `scores_values`: whether it has a route for `score_values`."""
+    """An engine and how to speak to it.
+
+    `scores_values`: whether it has a route for `score_values`. `weights`: in which it computes the base model.
+    """
 
     url: str
     access_key: str
     scores_values: bool = True
+    weights: str = EXACT
 
     @property
     def address(self) -> Address:

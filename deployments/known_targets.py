@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from deployments.engine_client import EngineTarget
+from deployments.fitted import Fitted
 from portal.models import Team
 
 # Where a version is loaded changes only when a node or an engine fails, so it need not be asked for each request.
@@ -30,6 +31,7 @@ class Target:
     decision_schema: dict[str, Any] | None = None
     labels: Sequence[str] = ()
     temperatures: Mapping[str, float] = field(default_factory=dict)
+    fitted: Fitted = field(default_factory=Fitted)
     thresholds: Mapping[str, float] = field(default_factory=dict)
     max_tokens: int | None = None
     log: TextLog | None = None

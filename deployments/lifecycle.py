@@ -18,6 +18,7 @@ from django.utils import timezone
 from deployments import canaries, history, placing
 from deployments.models import Deployment, DeploymentVersion, Engine, Placement, today
 from experiments.models import Adapter
+from experiments.scoring.calibration import EXACT
 from portal.actors import Actor
 from portal.models import BaseModel, Node
 from portal.rls import all_teams
@@ -89,13 +90,16 @@ def leave(node: Node) -> None:
         Node.objects.filter(pk=node.pk).update(heartbeat_at=None)
 
 
-def engine_starts(*, node: Node, base_model: BaseModel, access_key: str, scores_values: bool = True) -> None:
+def engine_starts(
+    *, node: Node, base_model: BaseModel, access_key: str, scores_values: bool = True, weights: str = EXACT
+) -> None:
     """Note that an engine process was started; what an earlier one had loaded is gone with it."""
     started = {
         "status": Engine.Status.STARTING,
         "url": "",
         "access_key": access_key,
         "scores_values": scores_values,
+        "weights": weights,
         "started_at": timezone.now(),
     }
     with all_teams("an engine serves adapters of many teams"):

@@ -59,10 +59,11 @@ class Engine(models.Model):
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.STARTING)
     url = models.CharField(max_length=200, blank=True, help_text="http://address:port, set when it is ready")
     access_key = models.CharField(max_length=64, help_text="bearer that the engine demands; made anew at each start")
-    # An agent of before does not name it.
+    # Agents of before do not name these.
     scores_values = models.BooleanField(
         db_default=True, help_text="whether it has a route that says how likely values are"
     )
+    weights = models.CharField(max_length=10, db_default="fp32", help_text="in which the base model is computed")
     error = models.TextField(blank=True)
     started_at = models.DateTimeField(default=timezone.now)
     heartbeat_at = models.DateTimeField(null=True)
@@ -175,6 +176,7 @@ class DeploymentVersion(TeamOwned):
     temperatures = models.JSONField(
         default=dict, help_text="by field, as the held-out report of its run has them; probabilities are taken at them"
     )
+    fitted_under = models.JSONField(null=True, help_text="weights and system prompts for which temperatures hold")
     thresholds = models.JSONField(default=dict, help_text="least confidence by field; below it a decision abstains")
     max_tokens = models.PositiveIntegerField(null=True, help_text="most tokens that an answer may have")
     note = models.CharField(max_length=300, blank=True, help_text="why it was made")

@@ -10,8 +10,10 @@ from datasets_app import store
 from datasets_app.answer_schemas.origins import current_schema
 from datasets_app.models import DatasetVersion, Split
 from datasets_app.rows import CanonicalRow, Message
+from deployments.fitted import system_of
 
 _ROWS_LOOKED_AT = 200
+_MOST_PROMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,14 @@ def common_system_prompt(version: DatasetVersion) -> str:
         return ""
     prompts = {_sample(row).system for row in store.read_slice(path, 0, _ROWS_LOOKED_AT)}
     return prompts.pop() if len(prompts) == 1 else ""
+
+
+def system_prompts(version: DatasetVersion) -> set[str] | None:
+    """Return the system prompts of the validation rows; None if each row, or nearly so, has its own."""
+    path = version.rows_path(Split.VALIDATION)
+    rows = store.read_slice(path, 0, _ROWS_LOOKED_AT) if path.exists() else ()
+    found = {system_of(row.messages) for row in rows}
+    return found if len(found) <= _MOST_PROMPTS else None
 
 
 def schema_of(version: DatasetVersion) -> dict[str, Any] | None:

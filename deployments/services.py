@@ -89,6 +89,7 @@ def deploy_run(
             decision_schema=decides.schema,
             labels=decides.labels,
             temperatures=decides.temperatures,
+            fitted_under=decides.fitted_under,
             thresholds=settings.thresholds,
             max_tokens=settings.max_tokens,
         )

@@ -18,6 +18,7 @@ from django.utils.translation import gettext as _
 
 from deployments import placing
 from deployments.engine_client import EngineTarget
+from deployments.fitted import Fitted
 from deployments.known_targets import (
     Canary,
     Target,
@@ -30,11 +31,12 @@ from deployments.known_targets import (
 )
 from deployments.models import Deployment, DeploymentVersion, Engine, Placement
 from experiments.models import Adapter
+from experiments.scoring.calibration import EXACT
 from portal.errors import NotFound, PortalError, Unavailable
 from portal.models import Team
 from portal.rls import fetch_in_team, team_scope
 
-_LOADED = ("node__engines__url", "node__engines__access_key", "node__engines__scores_values")
+_LOADED = tuple(f"node__engines__{name}" for name in ("url", "access_key", "scores_values", "weights"))
 # name@v2 asks for one version, whichever answers under the name; no name of a deployment or base model holds an @.
 _PINNED = re.compile(r"(?P<name>[A-Za-z0-9_-]{1,60})@v(?P<number>[1-9][0-9]{0,8})\Z")
 # Who wakes a model waits about as long as loading an adapter takes. Not all threads may wait: then there is an error
@@ -165,10 +167,10 @@ def resolve_base_model(name: str, *, team: Team | None = None) -> Target:
         row = cursor.fetchone()
     if row is None:
         raise model_not_found()
-    slug, revision, url, access_key, scores_values, stamp = row
-    if url is None:
+    slug, revision, stamp, *engine = row
+    if engine[0] is None:
         raise _loading()
-    target = Target(EngineTarget(url, access_key, scores_values), slug, slug, _fingerprint(revision))
+    target = Target(EngineTarget(*engine), slug, slug, _fingerprint(revision))
     if team is not None:
         remember(team, name, target, stamp)
     return target
@@ -176,8 +178,8 @@ def resolve_base_model(name: str, *, team: Team | None = None) -> Target:
 
 # Base models and engines are nobody's in particular, so no scope is needed.
 _BASE_MODEL = """
-    SELECT model.slug, model.revision, engine.url, engine.access_key, engine.scores_values,
-        format('b%%s%%s', model.ctid, model.xmin)
+    SELECT model.slug, model.revision, format('b%%s%%s', model.ctid, model.xmin),
+        engine.url, engine.access_key, engine.scores_values, engine.weights
     FROM portal_basemodel model
     LEFT JOIN deployments_engine engine ON engine.base_model_id = model.id AND engine.status = 'ready'
     LEFT JOIN portal_node node ON node.id = engine.node_id
@@ -307,11 +309,19 @@ def _version_target(team: Team, version: DeploymentVersion, found: _Named) -> Ta
         decision_schema=version.decision_schema or (None if version.labels else version.response_schema),
         labels=version.labels,
         temperatures=version.temperatures,
+        fitted=_fitted(version),
         thresholds=version.thresholds,
         max_tokens=version.max_tokens,
         log=found.log,
         pinned_name=f"{found.deployment.name}@v{version.number}",
     )
+
+
+def _fitted(version: DeploymentVersion) -> Fitted:
+    if version.fitted_under is not None:
+        return Fitted.kept(version.fitted_under)
+    # Versions of before this was kept: nearly all have the prompt of the rows.
+    return Fitted.under(EXACT, {version.system_prompt})
 
 
 def _beside_canary(team: Team, target: Target, found: _Named) -> Target:

@@ -22,6 +22,7 @@ from experiments.problem_file import PROBLEM_FILE
 from experiments.problem_results import calibrate_labels, score_problem_file
 from experiments.scoring import AnsweredRow, row_score, score_answers
 from experiments.scoring.against import measure_of
+from experiments.scoring.calibration import EXACT
 from experiments.scoring.confidence import calibrate_fields
 from experiments.scoring.names import OTHERS, TUNED, UNTUNED
 from experiments.scoring.slices import BANDS, OTHER, Slicing, length_bands, slice_by
@@ -143,6 +144,7 @@ def judge(predictions: Path, split: Split, version: DatasetVersion, origins: Seq
     report = score_answers(answered, fields=_known_fields(version), schema=ways.get("schema")).to_dict()
     calibration = [asdict(one) for one in calibrate_fields(found, ways.get("calibration") or {})]
     report["ranking"] = ways.get("ranking") or []
+    report["weights"] = ways.get("weights") or EXACT
     report["slices"] = [asdict(one) for one in _slices(found, origins)]
     texts = _texts(found)
     if texts is not None:

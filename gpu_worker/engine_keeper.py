@@ -67,6 +67,7 @@ class EngineKeeper:
             cache=cache_in(data),
         )
         self.kind = program.kind
+        self._weights = program.weights
         self._start_at = 0.0
         self._failures = 0
         self._misses = 0
@@ -121,6 +122,7 @@ class EngineKeeper:
             base_model=self.base_model,
             access_key=process.access_key,
             scores_values=self.kind == "tuneport",
+            weights=self._weights,
         )
         self._is_announced = True
 

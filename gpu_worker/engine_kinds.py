@@ -27,10 +27,11 @@ _VLLM_STRUCTURE = {"backend": "guidance", "disable_any_whitespace": True}
 
 @dataclass(frozen=True)
 class EngineProgram:
-    """A kind of engine and the command that starts it, without its options."""
+    """A kind of engine and the command that starts it, without its options; `weights`: in which it computes."""
 
     kind: EngineKind
     command: Sequence[str]
+    weights: str = "fp32"
 
 
 def choose_program(choice: EngineChoice, *, has_gpu: bool, vllm_command: str, weights: str) -> EngineProgram:
@@ -40,8 +41,8 @@ def choose_program(choice: EngineChoice, *, has_gpu: bool, vllm_command: str, we
     """
     found = shutil.which(vllm_command) or shutil.which(vllm_command, path=str(Path(sys.executable).parent))
     if choice == "vllm" or (choice == "auto" and has_gpu and found):
-        return EngineProgram("vllm", (found or vllm_command,))
-    return EngineProgram("tuneport", (*TUNEPORT_COMMAND, "--weights", weights))
+        return EngineProgram("vllm", (found or vllm_command,), "auto")  # what each base model's files are in
+    return EngineProgram("tuneport", (*TUNEPORT_COMMAND, "--weights", weights), weights)
 
 
 def free_port(host: str) -> int:

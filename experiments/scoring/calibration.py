@@ -8,6 +8,8 @@ from typing import Final
 from experiments.scoring.classification import area_under_curve, log_loss
 from experiments.scoring.intervals import bootstrap_interval
 
+EXACT: Final = "fp32"
+"""The base model's weights in evaluations that do not say with which they computed."""
 BINS: Final = 10
 TARGETS: Final = (0.9, 0.95, 0.98)
 _COLDEST, _HOTTEST, _ROUNDS = math.log(0.05), math.log(20.0), 40

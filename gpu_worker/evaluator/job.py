@@ -108,7 +108,7 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     simple = _ask_baselines(training_rows(), rows, events, stop) if learns_answers else {}
     if scored is not None:
         answers |= {(SCORED, row): Answer(text, "stop") for row, text in scored.answers.items()}
-    _write_schema(job_dir / "evaluation", bound, scored)
+    _write_schema(job_dir / "evaluation", bound, scored, config)
     nats: dict[int, Nats] = {}
     if problem is None and is_free_text([row.expected for row in rows]):
         nats = expected_nats(core.likelihoods(), renderer, rows, {TUNED: tuned, UNTUNED: None}, events, stop)
@@ -274,13 +274,14 @@ class Questions:
                 events.emit("evaluation_progress", subject=subject, done=done, total=total)
 
 
-def _write_schema(folder: Path, bound: Bound | None, scored: ScoredRows | None) -> None:
+def _write_schema(folder: Path, bound: Bound | None, scored: ScoredRows | None, config: EngineConfig) -> None:
     """Write what the answers were bound to, and what was learned about confidence, for whoever judges them."""
     folder.mkdir(exist_ok=True)
     content = {
         "schema": bound.schema if bound else None,
         "calibration": scored.calibration if scored else None,
         "ranking": [asdict(one) for one in scored.ranking] if scored else [],
+        "weights": config.weights,
     }
     publish_text(folder / "ways.json", json.dumps(content, ensure_ascii=False))
 

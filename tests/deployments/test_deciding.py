@@ -13,6 +13,7 @@ from deployments import known_targets, lifecycle, metering, services
 from deployments.models import DeploymentVersion, InferenceRecord
 from experiments.problem_file import PROBLEM_FILE, Problem
 from portal.rls import all_teams, team_scope
+from tests.deployments.conftest import SYSTEM
 from tests.deployments.figures import calibrate, evaluate
 from tests.deployments.sdk import sdk
 
@@ -224,6 +225,70 @@ def test_a_classification_decides_among_its_labels(deploy, api, engine, labels):
     (asked,) = scored(engine)
     assert (asked["values"], asked["beginning"], asked["ending"]) == (labels, "", "")
     assert asked["messages"][-1]["content"] == "VPN drops", "asked as it was taught, without a question behind the text"
+
+
+# --- asked otherwise than when temperatures were fitted -------------------------------------------------------------
+
+
+def are_calibrated(answer: Any) -> set[bool]:
+    body = answer.json()
+    entries = body["answers"] if "answers" in body else body["choices"][0]["confidence"]
+    return {one["calibrated"] for one in entries}
+
+
+def ask_for_both(api: Client, *messages: dict[str, str]) -> set[bool]:
+    """Whether a decision and an answer's confidence say that they are calibrated."""
+    said = [*messages, {"role": "user", "content": '#json {"queue": "mail", "urgent": true}'}]
+    decided = post(api, "decisions", {"input": said, "questions": [ASK_QUEUE]})
+    return are_calibrated(decided) | are_calibrated(
+        post(api, "chat/completions", {"messages": said, "confidence": True})
+    )
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_temperatures_hold_for_the_weights_that_they_were_fitted_with(
+    deploy, api, engine, node, base_model, load_placements, weights
+):
+    deploy(COLD, response_schema=CLOSED)
+    lifecycle.engine_starts(node=node, base_model=base_model, access_key=engine.key, weights=weights)
+    lifecycle.engine_ready(node=node, base_model=base_model, url=engine.url)
+    load_placements(node)
+    known_targets._versions.clear()
+    assert ask_for_both(api) == {weights == "fp32"}
+    assert shares(decide(api, ASK_QUEUE)["answers"][0])["printers"] == pytest.approx(9 / 14), "the best guess there is"
+
+
+def test_weights_of_the_report_count(deploy, api, run, team):
+    with team_scope(team.pk):
+        report(run, COLD)
+        run.evaluation.report["weights"] = "bf16"
+        run.evaluation.save()
+    assert deploy(response_schema=CLOSED).fitted_under["weights"] == "bf16"
+    assert ask_for_both(api) == {False}
+
+
+def test_temperatures_hold_for_the_prompt_that_they_were_fitted_under(deploy, api):
+    """The rows of this run's dataset have one system prompt, which the deployment adds to requests without one."""
+    deploy(COLD, response_schema=CLOSED)
+    assert ask_for_both(api) == {True}
+    assert ask_for_both(api, {"role": "system", "content": SYSTEM}) == {True}
+    assert ask_for_both(api, {"role": "system", "content": "Answer in rhymes."}) == {False}
+    assert ask_for_both(api, {"role": "system", "content": SYSTEM}, {"role": "system", "content": "Rhyme."}) == {False}
+
+
+def test_another_prompt_of_the_version_is_none_that_they_were_fitted_under(deploy, api):
+    deploy(COLD, response_schema=CLOSED, system_prompt="Answer in rhymes.")
+    assert ask_for_both(api) == {False}
+    assert ask_for_both(api, {"role": "system", "content": SYSTEM}) == {True}
+
+
+def test_a_version_of_before_is_taken_to_have_the_prompt_of_its_rows(deploy, api):
+    version = deploy(COLD, response_schema=CLOSED)
+    with all_teams("test"):
+        DeploymentVersion.unscoped.filter(pk=version.pk).update(fitted_under=None)
+    known_targets._versions.clear()
+    assert ask_for_both(api) == {True}
+    assert ask_for_both(api, {"role": "system", "content": "Answer in rhymes."}) == {False}
 
 
 # --- behind open fields --------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 # ruff: noqa: F811 - imported fixtures are parameters of tests
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -104,6 +105,13 @@ def test_it_says_whether_an_engine_has_a_route_for_values(agent, work, monkeypat
     agent._keepers.clear()
     agent.tick()
     assert not Engine.objects.get().scores_values
+
+
+def test_it_says_in_which_weights_an_engine_computes(agent, work, monkeypatch):
+    BaseModel.objects.update(source=BaseModel.Source.EMBEDDED)
+    monkeypatch.setattr(agent, "_program", dataclasses.replace(FAKE, weights="int8"))
+    work(engine)
+    assert engine().weights == "int8"
 
 
 def test_a_deployed_adapter_is_loaded_goes_live_and_answers(agent, work, team, actor, run, settings):

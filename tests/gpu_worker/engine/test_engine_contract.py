@@ -295,4 +295,5 @@ def test_a_wrong_key_is_no_answer(target: EngineTarget) -> None:
 def test_a_machine_decides_by_what_it_has(choice: str, has_gpu: bool, command: str, kind: str) -> None:
     program = choose_program(choice, has_gpu=has_gpu, vllm_command=command, weights="int8")  # type: ignore[arg-type]
     assert program.kind == kind
+    assert program.weights == ("int8" if kind == "tuneport" else "auto")
     assert ("--weights" in program.command) == (kind == "tuneport")

@@ -46,12 +46,18 @@ class LoggedRequestSerializer(serializers.ModelSerializer[InferenceRecord]):
     """One request with counts and times."""
 
     version = serializers.IntegerField(source="version.number", read_only=True)
+    attempt = serializers.ChoiceField(
+        choices=InferenceRecord.Attempt.choices,
+        read_only=True,
+        help_text="replaced: the canary could not answer, and the record of the live version has the same request_id; "
+        "instead: that record; empty: there is only one",
+    )
     has_text = serializers.SerializerMethodField(help_text="whether what was asked and answered is kept")
 
     class Meta:
         model = InferenceRecord
         fields = [
-            "id", "request_id", "at", "version", "status", "streamed", "prompt_tokens", "completion_tokens",
+            "id", "request_id", "at", "version", "status", "attempt", "streamed", "prompt_tokens", "completion_tokens",
             "first_token_ms", "duration_ms", "has_text",
         ]  # fmt: skip
         read_only_fields = fields

@@ -40,9 +40,14 @@ def answered(target: Target, sent: Any, ask: Callable[[Target], Answer]) -> Answ
     except NotAsRemembered:
         raise
     except PortalError as error:
-        if error.code in _NOT_ITS_FAULT:
+        if not is_asked_again(canary.target, error):
             raise
-        return ask(live)
+        return ask(replace(live, is_instead=True))
+
+
+def is_asked_again(target: Target, error: Exception) -> bool:
+    """Whether the live version is asked after a target failed in this way, before its first text."""
+    return target.is_canary and isinstance(error, PortalError) and error.code not in _NOT_ITS_FAULT
 
 
 def is_drawn(canary: Canary, sent: Any) -> bool:

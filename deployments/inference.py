@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db import connection
 from django.utils.translation import gettext as _
 
-from deployments import admission, engine_client
+from deployments import admission, drawing, engine_client
 from deployments.engine_connection import CallerGone, Silence
 from deployments.known_targets import Target, forget
 from deployments.metering import CLIENT_CLOSED_REQUEST, Caller, RequestCount
@@ -153,7 +153,7 @@ class AnswerStream:
         self._status = CLIENT_CLOSED_REQUEST  # until the end was reached, whoever closes us has hung up
         self._held: deque[Body | None] = deque()
         self._frames = self._all_frames()
-        self._is_closed = self._is_counted = False
+        self._is_closed = self._is_counted = self._is_replaced = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -181,6 +181,7 @@ class AnswerStream:
             raise PortalError(_("The client closed the connection."), code="client_closed_request") from None
         except Exception as error:
             self._status = getattr(error, "status", 500)
+            self._is_replaced = drawing.is_asked_again(self._target, error)
             self.close()
             if self._status >= 500:
                 forget(self._target)
@@ -200,7 +201,7 @@ class AnswerStream:
     def _write(self) -> None:
         if not self._is_counted:
             self._is_counted = True
-            self._count.write(self._status)
+            self._count.write(self._status, is_replaced=self._is_replaced)
 
     def _all_frames(self) -> Iterator[bytes]:
         try:
@@ -263,7 +264,7 @@ def _counting_refusals(count: RequestCount) -> Iterator[None]:
     except PortalError as error:
         if error.status >= 500:
             forget(count.target)
-        count.write(error.status)
+        count.write(error.status, is_replaced=drawing.is_asked_again(count.target, error))
         raise
 
 

@@ -38,6 +38,7 @@ class Target:
     pinned_name: str = ""  # of the version
     canary: Canary | None = None
     is_canary: bool = False
+    is_instead: bool = False  # asked because the canary could not answer
 
 
 @dataclass(frozen=True)

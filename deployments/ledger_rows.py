@@ -24,6 +24,7 @@ class LedgerRow:
     version_id: UUID | None = None
     token_id: UUID | None = None
     streamed: bool = False
+    attempt: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     first_token_ms: int | None = None
@@ -33,8 +34,8 @@ class LedgerRow:
 
 COLUMNS: Final = {
     "team_id": "uuid", "version_id": "uuid", "model": "text", "token_id": "uuid", "request_id": "text",
-    "at": "timestamptz", "streamed": "boolean", "status": "smallint", "prompt_tokens": "integer",
-    "completion_tokens": "integer", "first_token_ms": "integer", "duration_ms": "integer",
+    "at": "timestamptz", "streamed": "boolean", "status": "smallint", "attempt": "text",
+    "prompt_tokens": "integer", "completion_tokens": "integer", "first_token_ms": "integer", "duration_ms": "integer",
 }  # fmt: skip
 _INSERT: Final = (
     f"INSERT INTO deployments_inferencerecord ({', '.join(COLUMNS)}) SELECT * FROM unnest("  # noqa: S608 -- our names

@@ -25,7 +25,7 @@ from deployments import journal, ledger_rows
 from deployments.journal import Journal, Place
 from deployments.known_targets import Target
 from deployments.ledger_rows import LedgerRow
-from deployments.models import LedgerJournal, LoggedText
+from deployments.models import InferenceRecord, LedgerJournal, LoggedText
 from deployments.request_log import Heard
 from portal import quotas, usage
 from portal.models import Quota, Team
@@ -38,6 +38,7 @@ MOST_WAITING = 100_000
 # Rows of files that are gone are of no use; a while later, since a file is there before its row.
 _PLACES_KEPT: Final = timedelta(days=1)
 CLIENT_CLOSED_REQUEST = 499
+Attempt = InferenceRecord.Attempt
 # A team, token or version is gone by now, or a value does not fit: that concerns its own record only.
 _FAULT_OF_A_RECORD = (IntegrityError, DataError)
 
@@ -183,6 +184,7 @@ def _fact(record: LedgerRow) -> usage.RequestFact:
         is_error=record.status >= 400 and record.status != CLIENT_CLOSED_REQUEST,
         prompt_tokens=record.prompt_tokens,
         completion_tokens=record.completion_tokens,
+        is_replaced=record.attempt == Attempt.REPLACED,
     )
 
 
@@ -224,7 +226,9 @@ def _plain(value: Any) -> Any:
 
 
 def _counted_of(entry: Mapping[str, Any], place: Place) -> Counted:
-    record = LedgerRow(**{name: entry[name] for name in _RECORD}, at=datetime.fromisoformat(entry["at"]))
+    # An entry of before has no attempt.
+    known = {name: entry[name] for name in _RECORD if name != "attempt" or name in entry}
+    record = LedgerRow(**known, at=datetime.fromisoformat(entry["at"]))
     record.team_id = UUID(str(record.team_id))
     if "reservation" not in entry:
         return Counted(record, place=place)
@@ -320,17 +324,18 @@ class RequestCount:
             if self.first_token_ms is None:
                 self.first_token_ms = self._elapsed_ms()
 
-    def write(self, status: int) -> None:
-        """Put the request on the ledger.
+    def write(self, status: int, *, is_replaced: bool = False) -> None:
+        """Put the request on the ledger; `is_replaced`: another version is asked now, as if this one never had been.
 
         An engine tells its usage at the end. Who hangs up before has had the prompt read all the same: it is estimated.
         """
         if not self.has_usage and status in (200, CLIENT_CLOSED_REQUEST):
             self.prompt_tokens = self.caller.likely_prompt_tokens
-        record = self._record(status)
-        ledger.add(record, self._settlement(status), self.heard.text_of(record) if self.heard is not None else None)
+        record = self._record(status, is_replaced=is_replaced)
+        ledger.add(record, self._settlement(record), self.heard.text_of(record) if self.heard is not None else None)
 
-    def _record(self, status: int) -> LedgerRow:
+    def _record(self, status: int, *, is_replaced: bool) -> LedgerRow:
+        instead = Attempt.INSTEAD if self.target.is_instead else Attempt.ONLY
         return LedgerRow(
             team_id=self.caller.team.pk,
             version_id=self.target.version_id,
@@ -339,19 +344,22 @@ class RequestCount:
             request_id=self.caller.request_id[:64],
             streamed=self.streamed,
             status=status,
+            attempt=(Attempt.REPLACED if is_replaced else instead).value,
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             first_token_ms=self.first_token_ms,
             duration_ms=self._elapsed_ms(),
         )
 
-    def _settlement(self, status: int) -> Settlement | None:
-        """Return what of the reservation was used: a request that we could not answer costs none."""
+    def _settlement(self, record: LedgerRow) -> Settlement | None:
+        """Return what of the reservation was used: a request that we could not answer, or asked again, costs none."""
         if self.caller.reservation is None:
             return None
         tokens = self.prompt_tokens + self.completion_tokens
         actual = {Quota.TOKENS_PER_MINUTE: tokens, Quota.TOKENS_PER_MONTH: tokens}
-        return Settlement(self.caller.reservation, actual | ({Quota.REQUESTS_PER_MINUTE: 0} if status >= 500 else {}))
+        if record.status >= 500 or record.attempt == Attempt.REPLACED:
+            actual[Quota.REQUESTS_PER_MINUTE] = 0
+        return Settlement(self.caller.reservation, actual)
 
     def _elapsed_ms(self) -> int:
         return round((time.monotonic() - self.started) * 1000)

@@ -250,7 +250,16 @@ class PromotionPolicy(TeamOwned):
 
 
 class InferenceRecord(TeamOwned):
-    """One answered (or failed) request: counts and times, never text."""
+    """One answered (or failed) request: counts and times, never text.
+
+    A request that the canary could not answer has two of them: what became of it there, which is *replaced*, and what
+    the live version answered *instead*. Both have the caller's request id, and the caller asked once.
+    """
+
+    class Attempt(models.TextChoices):
+        ONLY = "", _("The only one")
+        REPLACED = "replaced", _("The canary's, which the live version replaced")
+        INSTEAD = "instead", _("The live version's, instead of the canary")
 
     id = models.BigAutoField(primary_key=True)  # type: ignore[assignment]
     # Without an index of its own: that by version and time begins with it.
@@ -263,6 +272,7 @@ class InferenceRecord(TeamOwned):
     at = models.DateTimeField(default=timezone.now)
     streamed = models.BooleanField(default=False)
     status = models.PositiveSmallIntegerField()
+    attempt = models.CharField(max_length=8, choices=Attempt.choices, blank=True, db_default="", default="")
     prompt_tokens = models.PositiveIntegerField(default=0)
     completion_tokens = models.PositiveIntegerField(default=0)
     first_token_ms = models.PositiveIntegerField(null=True)

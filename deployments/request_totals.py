@@ -1,7 +1,8 @@
 """Counts of all requests that ever came, for monitoring: kept up by the clock, so that reading them costs nothing.
 
 Records get their ids in about the order in which they come, but one may commit after a later one. So each count goes up
-to where the newest record was at the count before, a minute ago: nothing is counted twice, nothing is left out.
+to where the newest record was at the count before, a minute ago: nothing is counted twice, nothing is left out. Of what
+the live version replaced, tokens count, but the request counts once.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ LEAST_PAUSE: Final = timedelta(seconds=20)
 _SUMS = """
     SELECT status / 100, width_bucket(duration_ms, %(bounds)s::int[]),
            coalesce(width_bucket(first_token_ms, %(bounds)s::int[]), -1),
-           count(*), sum(duration_ms), coalesce(sum(first_token_ms), 0), sum(prompt_tokens), sum(completion_tokens)
-    FROM deployments_inferencerecord WHERE id > %(counted)s AND id <= %(seen)s GROUP BY 1, 2, 3
+           count(*) FILTER (WHERE asked), coalesce(sum(duration_ms) FILTER (WHERE asked), 0),
+           coalesce(sum(first_token_ms) FILTER (WHERE asked), 0), sum(prompt_tokens), sum(completion_tokens)
+    FROM (
+        SELECT *, attempt <> 'replaced' AS asked FROM deployments_inferencerecord
+        WHERE id > %(counted)s AND id <= %(seen)s
+    ) AS record GROUP BY 1, 2, 3
 """
 
 

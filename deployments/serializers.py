@@ -152,8 +152,9 @@ class CanarySideSerializer(serializers.Serializer):  # type: ignore[type-arg]
     version = serializers.IntegerField(source="version.number")
     share = serializers.IntegerField(help_text="in per cent of the requests")
     requests = serializers.IntegerField()
-    errors = serializers.IntegerField(  # type: ignore[assignment]
-        help_text="of a canary: the live version was asked instead"
+    errors = serializers.IntegerField()  # type: ignore[assignment]
+    replaced = serializers.IntegerField(
+        help_text="of a canary: the live version was asked instead, which counts here only"
     )
     median_s = serializers.FloatField(allow_null=True)
     slow_s = serializers.FloatField(allow_null=True, help_text="19 of 20 answers took less")

@@ -12,7 +12,7 @@ from django.db.models import Aggregate, Count, FloatField, Q, Sum
 from django.db.models.functions import TruncDay, TruncHour
 from django.utils import timezone
 
-from deployments.models import Deployment, DeploymentVersion
+from deployments.models import Deployment, DeploymentVersion, InferenceRecord
 from portal.models import Team
 
 HOURS = 24
@@ -109,12 +109,17 @@ def course(deployment: Deployment, *, days: int) -> list[dict[str, float | int |
 
 @dataclass(frozen=True)
 class Side:
-    """What a version did with requests to the plain name since a canary began; times in seconds, of answers."""
+    """What a version did with requests to the plain name since a canary began; times in seconds, of answers.
+
+    Each is judged by the requests that were drawn for it: `replaced` are those of the canary that it could not answer,
+    and what the live version made of these counts for neither.
+    """
 
     version: DeploymentVersion
     share: int
     requests: int
     errors: int
+    replaced: int
     median_s: float | None
     slow_s: float | None
     corrections: int
@@ -127,10 +132,12 @@ def side_by_side(deployment: Deployment) -> list[Side]:
         return []
     asked = deployment.team.inferencerecords.filter(
         version__in=[live, canary], model=deployment.name, at__gte=deployment.canary_since
-    )
+    ).exclude(attempt=InferenceRecord.Attempt.INSTEAD)
     slow = NinetyFifth("duration_ms", filter=Q(status=200))
     corrected = Count("pk", filter=Q(text__correction__gt=""))
-    grouped = asked.order_by().values("version").annotate(**_FIGURES, slow_ms=slow, corrections=corrected)
+    drawn = {"requests": Count("pk"), "errors": Count("pk", filter=_IS_ERROR), "replaced": Count("pk", filter=~_COUNTS)}
+    figures = {**_FIGURES, **drawn, "slow_ms": slow, "corrections": corrected}
+    grouped = asked.order_by().values("version").annotate(**figures)
     known: dict[UUID, dict[str, Any]] = {row["version"]: dict(row) for row in grouped}
     return [_side(version, part, known.get(version.pk, {})) for version, part in ((live, 100 - share), (canary, share))]
 
@@ -141,6 +148,7 @@ def _side(version: DeploymentVersion, share: int, row: dict[str, Any]) -> Side:
         share=share,
         requests=int(row.get("requests") or 0),
         errors=int(row.get("errors") or 0),
+        replaced=int(row.get("replaced") or 0),
         median_s=_seconds(row.get("median_ms")),
         slow_s=_seconds(row.get("slow_ms")),
         corrections=int(row.get("corrections") or 0),
@@ -163,9 +171,12 @@ def _first_hour() -> datetime:
     return timezone.now().replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOURS - 1)
 
 
+_IS_ERROR = Q(status__gte=400) & ~Q(status=499)
+# Callers asked once where the live version replaced what the canary could not answer.
+_COUNTS = ~Q(attempt=InferenceRecord.Attempt.REPLACED)
 _FIGURES = {
-    "requests": Count("pk"),
-    "errors": Count("pk", filter=Q(status__gte=400) & ~Q(status=499)),
+    "requests": Count("pk", filter=_COUNTS),
+    "errors": Count("pk", filter=_IS_ERROR & _COUNTS),
     "median_ms": Median("duration_ms", filter=Q(status=200)),
     "prompt_tokens": Sum("prompt_tokens"),
     "completion_tokens": Sum("completion_tokens"),

@@ -20,7 +20,7 @@ from portal.rls import fetch_in_all_teams, fetch_in_team, team_scope
 
 @dataclass(frozen=True)
 class RequestFact:
-    """What one answered or failed request adds to the ledger."""
+    """What one answered or failed request adds to the ledger; an attempt that another one replaced is no request."""
 
     team_id: UUID
     day: date
@@ -29,6 +29,7 @@ class RequestFact:
     is_error: bool
     prompt_tokens: int
     completion_tokens: int
+    is_replaced: bool = False
 
 
 # Rows are written in one order, so that two processes never wait for each other.
@@ -53,8 +54,8 @@ def add_requests(facts: Sequence[RequestFact]) -> None:
     sums: dict[tuple[UUID, date, UUID, str], Counter[str]] = {}
     for fact in facts:
         row = sums.setdefault((fact.team_id, fact.day, fact.token_id or NOBODY, fact.model), Counter())
-        row["requests"] += 1
-        row["errors"] += fact.is_error
+        row["requests"] += not fact.is_replaced
+        row["errors"] += fact.is_error and not fact.is_replaced
         row["prompt_tokens"] += fact.prompt_tokens
         row["completion_tokens"] += fact.completion_tokens
     if not sums:

@@ -39,7 +39,8 @@ def index(request: HttpRequest) -> HttpResponse:
 
 def _requests_of_a_day(shown: list[Deployment]) -> dict[UUID, int]:
     since = timezone.now() - timedelta(days=1)
-    asked = InferenceRecord.unscoped.filter(version__deployment__in=shown, at__gte=since).order_by()
+    asked = InferenceRecord.unscoped.filter(version__deployment__in=shown, at__gte=since)
+    asked = asked.exclude(attempt=InferenceRecord.Attempt.REPLACED).order_by()
     counted = asked.values_list("version__deployment").annotate(count=Count("pk"))
     return dict(counted)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from portal.errors import PortalError
 from portal.models import Role
 
 _PER_PAGE = 50
+_LONGEST_REQUEST = timedelta(minutes=15)
 
 
 @team_view()
@@ -135,7 +137,20 @@ def record(request: TeamRequest, pk: UUID, record: int) -> HttpResponse:
     elif text is not None:
         audit.read(request.team, Actor.of(request), "request.texts_read", deployment, record=found.pk)
     context: dict[str, Any] = {"deployment": deployment, "record": found, "text": text, "form": form}
+    context["other"] = _other_attempt(found, deployment)
     return render(request, "deployments/log_record.html", context, status=status)
+
+
+def _other_attempt(found: InferenceRecord, deployment: Deployment) -> InferenceRecord | None:
+    """Return the record of the same request that replaced this one, or was replaced by it."""
+    if not found.attempt:
+        return None
+    around = (found.at - _LONGEST_REQUEST, found.at + _LONGEST_REQUEST)  # there is an index of times
+    others = deployment.team.inferencerecords.filter(version__deployment=deployment, at__range=around)
+    same: InferenceRecord | None = (
+        others.filter(request_id=found.request_id).exclude(attempt__in=["", found.attempt]).first()
+    )
+    return same
 
 
 def _correction(text: LoggedText | None) -> str:

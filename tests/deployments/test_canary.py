@@ -11,13 +11,32 @@ from functools import partial
 import pytest
 from django.db import connection
 
-from deployments import canaries, drawing, engine_client, gate, known_targets, lifecycle, policies, services, traffic
+from deployments import (
+    canaries,
+    drawing,
+    engine_client,
+    gate,
+    known_targets,
+    lifecycle,
+    policies,
+    request_totals,
+    services,
+    traffic,
+)
 from deployments.engine_client import EngineTarget
+from deployments.engine_connection import CallerGone
 from deployments.known_targets import Canary, Target
-from deployments.models import Deployment, DeploymentEvent, DeploymentVersion, InferenceRecord, LoggedText
+from deployments.models import (
+    Deployment,
+    DeploymentEvent,
+    DeploymentVersion,
+    InferenceRecord,
+    LoggedText,
+    RequestTotals,
+)
 from portal.actors import Actor
 from portal.errors import Forbidden, IllegalTransition, InvalidInput, Unavailable
-from portal.models import AuditEvent, Quota, QuotaWindow, Role
+from portal.models import AuditEvent, Quota, QuotaWindow, Role, UsageDay
 from portal.rls import all_teams, team_scope
 from tests.deployments.figures import evaluate
 
@@ -149,6 +168,86 @@ def test_what_the_canary_cannot_answer_the_live_version_does(team, api, deployed
     assert deployed.adapter.engine_name in answer.getvalue().decode()
     assert counted(team) == [(2, 503, "demo-triage"), (1, 200, "demo-triage")]
     assert requests_taken() == before + 1, "the caller asked once"
+
+
+def attempts(team) -> list[tuple[int, str]]:
+    with team_scope(team.pk):
+        return list(team.inferencerecords.order_by("pk").values_list("version__number", "attempt"))
+
+
+@pytest.mark.parametrize("text", ["hi", "#toolong"])
+def test_what_was_replaced_is_no_request_of_its_own(team, api, canary, engine, deployed, always, text):
+    """The canary fails at the first text, and both refuse the second one: the caller asked once each time."""
+    if text == "hi":
+        del engine.adapters[canary.adapter.engine_name]
+    before = requests_taken()
+    messages = [{"role": "user", "content": text}]
+    status = ask(api, messages=messages).status_code
+    assert attempts(team) == [(2, "replaced"), (1, "instead")]
+    assert requests_taken() == before + 1
+    errors = int(status >= 400)
+    with team_scope(team.pk):
+        day = UsageDay.unscoped.filter(model="demo-triage").get()
+        assert (day.requests, day.errors) == (1, errors)
+        deployment = of(deployed.deployment)
+        shown = [traffic.last_day(deployment), traffic.totals_of_last_day(team, [deployment])[deployment.pk]]
+        assert [(one.requests, one.errors) for one in shown] == [(1, errors)] * 2
+        points = traffic.course(deployment, days=1)
+        assert (sum(one["requests"] for one in points), sum(one["errors"] for one in points)) == (1, errors)
+        live, tried = traffic.side_by_side(deployment)
+    assert (live.requests, live.errors, live.replaced) == (0, 0, 0), "it was not drawn"
+    assert (tried.requests, tried.errors, tried.replaced) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_nobody_is_asked_for_again_is_the_only_attempt(team, api, canary, always, monkeypatch, stream):
+    """A stream that breaks after its first text, and a caller who hung up."""
+
+    def gone(*_arguments, **_more):
+        raise CallerGone
+
+    if stream:
+        assert "error" in ask(api, stream=True, messages=[{"role": "user", "content": "#error"}]).getvalue().decode()
+    else:
+        monkeypatch.setattr(engine_client, "chat", gone)
+        ask(api)
+    assert attempts(team) == [(2, "")]
+
+
+def test_monitoring_counts_a_replaced_request_once_and_its_tokens(team, canary, deployed):
+    with team_scope(team.pk):
+        for version, status, attempt in ((canary, 503, "replaced"), (deployed, 200, "instead"), (canary, 200, "")):
+            InferenceRecord(
+                team=team, version=version, model="demo-triage", status=status, attempt=attempt, duration_ms=10,
+                prompt_tokens=7,
+            ).save()  # fmt: skip
+        newest = InferenceRecord.unscoped.order_by("-pk").first().pk
+    totals = RequestTotals(
+        counted=0, seen=newest, durations=request_totals._zeros(), first_tokens=request_totals._zeros()
+    )
+    with all_teams("test"):
+        request_totals._add(totals)
+    assert (totals.requests, totals.statuses["2xx"], totals.duration_ms) == (2, 2, 20)
+    assert sum(totals.durations) == 2
+    assert totals.prompt_tokens == 21
+
+
+def test_the_log_says_which_of_two_records_counts(team, api, canary, engine, deployed, always, alice, client_for):
+    del engine.adapters[canary.adapter.engine_name]
+    ask(api)
+    log = f"/t/{team.slug}/deployments/{deployed.deployment_id}/log/"
+    with team_scope(team.pk):
+        tried, live = team.inferencerecords.order_by("pk")
+    browser = client_for(alice)
+    listed = browser.get(log).content.decode()
+    assert "instead of the canary" in listed
+    assert ">replaced<" in listed
+    shown = browser.get(f"{log}{tried.pk}/").content.decode()
+    assert "counts once in the figures" in shown
+    assert f"{log}{live.pk}/" in shown
+    assert f"{log}{tried.pk}/" in browser.get(f"{log}{live.pk}/").content.decode()
+    told = api.get(f"/api/deployments/{deployed.deployment_id}/requests/").json()["results"]
+    assert [(one["version"], one["attempt"]) for one in told] == [(1, "instead"), (2, "replaced")]
 
 
 def requests_taken() -> int:

@@ -67,6 +67,17 @@ def test_what_a_killed_process_answered_is_counted_once(team):
 
 
 @transactional
+def test_what_a_process_of_an_earlier_version_left_is_counted(team):
+    entry = metering._entry_of(metering.Counted(record(team)))
+    del entry["attempt"]
+    ledger = Ledger(flush_every_s=3600)
+    ledger._journal.add(entry)
+    die(ledger)
+    assert take_up() == 1
+    assert [row.attempt for row in written()] == [""]
+
+
+@transactional
 def test_what_is_in_the_ledger_already_is_not_counted_again(team):
     ledger = Ledger(flush_every_s=3600)
     first, second = record(team), record(team)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from deployments.fitted import Fitted
-from deployments.models import DeploymentVersion
+from deployments.models import DeploymentVersion, Engine
 from deployments.prompts import schema_of, system_prompts
 from experiments.models import Adapter, Evaluation
 from experiments.problem_file import read_problem
@@ -51,6 +51,24 @@ def decidable(adapter: Adapter, response_schema: dict[str, Any] | None) -> Decid
 def _fitted_under(adapter: Adapter) -> dict[str, Any]:
     report = adapter.evaluation.report if adapter.evaluation is not None else {}
     return Fitted.under(report.get("weights", EXACT), system_prompts(adapter.run.dataset_version)).to_json()
+
+
+def fitted_of(version: DeploymentVersion) -> Fitted:
+    """Return under what the temperatures of a version were fitted."""
+    if version.fitted_under is not None:
+        return Fitted.kept(version.fitted_under)
+    # Versions of before this was kept: nearly all have the prompt of the rows.
+    return Fitted.under(EXACT, {version.system_prompt})
+
+
+def holds_where_loaded(version: DeploymentVersion) -> bool:
+    """Whether temperatures hold for requests without a system prompt of their own, by all engines that are asked."""
+    asked = [{"role": "system", "content": version.system_prompt}]
+    engines = Engine.objects.filter(
+        base_model_id=version.adapter.base_model_id, node__placements__adapter_id=version.adapter_id
+    )
+    weights = set(engines.values_list("weights", flat=True)) or {EXACT}
+    return all(fitted_of(version).holds_for(one, asked) for one in weights)
 
 
 def _labels(adapter: Adapter) -> list[str]:

@@ -17,8 +17,8 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from deployments import placing
+from deployments.decidable import fitted_of
 from deployments.engine_client import EngineTarget
-from deployments.fitted import Fitted
 from deployments.known_targets import (
     Canary,
     Target,
@@ -31,7 +31,6 @@ from deployments.known_targets import (
 )
 from deployments.models import Deployment, DeploymentVersion, Engine, Placement
 from experiments.models import Adapter
-from experiments.scoring.calibration import EXACT
 from portal.errors import NotFound, PortalError, Unavailable
 from portal.models import Team
 from portal.rls import fetch_in_team, team_scope
@@ -309,19 +308,12 @@ def _version_target(team: Team, version: DeploymentVersion, found: _Named) -> Ta
         decision_schema=version.decision_schema or (None if version.labels else version.response_schema),
         labels=version.labels,
         temperatures=version.temperatures,
-        fitted=_fitted(version),
+        fitted=fitted_of(version),
         thresholds=version.thresholds,
         max_tokens=version.max_tokens,
         log=found.log,
         pinned_name=f"{found.deployment.name}@v{version.number}",
     )
-
-
-def _fitted(version: DeploymentVersion) -> Fitted:
-    if version.fitted_under is not None:
-        return Fitted.kept(version.fitted_under)
-    # Versions of before this was kept: nearly all have the prompt of the rows.
-    return Fitted.under(EXACT, {version.system_prompt})
 
 
 def _beside_canary(team: Team, target: Target, found: _Named) -> Target:

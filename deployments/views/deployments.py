@@ -14,6 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from deployments import services, traffic
 from deployments.advice import Advice, advice_of
+from deployments.decidable import holds_where_loaded
 from deployments.forms import DeployForm
 from deployments.models import Deployment, DeploymentVersion
 from deployments.prompts import common_system_prompt, schema_of
@@ -52,6 +53,8 @@ def detail(request: TeamRequest, pk: str) -> HttpResponse:
     context["traffic"] = traffic.last_day(context["deployment"])
     context["api_url"] = request.build_absolute_uri("/v1")
     context["advice"] = _advice_for_live(context["deployment"], context["versions"])
+    answering = context["deployment"].live_version or context["deployment"].next_version
+    context["temperatures_hold"] = answering is None or holds_where_loaded(answering)
     context["days"] = request.GET.get("days") if request.GET.get("days") in ("7", "30") else "1"
     context["events"] = context["deployment"].events.select_related("person")[:_EVENTS]
     return render(request, "deployments/detail.html", context)

@@ -282,6 +282,16 @@ def test_another_prompt_of_the_version_is_none_that_they_were_fitted_under(deplo
     assert ask_for_both(api, {"role": "system", "content": SYSTEM}) == {True}
 
 
+@pytest.mark.parametrize(("weights", "prompt"), [("fp32", None), ("int8", None), ("fp32", "Answer in rhymes.")])
+def test_the_page_says_where_temperatures_do_not_hold(
+    deploy, engine, node, base_model, load_placements, team, alice, client_for, weights, prompt
+):
+    version = deploy(COLD, response_schema=CLOSED, system_prompt=prompt)
+    lifecycle.engine_starts(node=node, base_model=base_model, access_key=engine.key, weights=weights)
+    page = client_for(alice).get(f"/t/{team.slug}/deployments/{version.deployment_id}/").content.decode()
+    assert ("do not call themselves calibrated" in page) is (weights != "fp32" or prompt is not None)
+
+
 def test_a_version_of_before_is_taken_to_have_the_prompt_of_its_rows(deploy, api):
     version = deploy(COLD, response_schema=CLOSED)
     with all_teams("test"):

@@ -77,7 +77,7 @@ def test_the_pages_fit_and_nothing_is_complained_about(busy, hook, team, run, op
     page.wait_for_selector("#charts canvas")
     assert page.locator("#charts canvas").count() == 3
     page.locator("#charts summary").first.click()
-    assert page.locator("#charts tbody tr").first.is_visible()
+    page.locator("#charts tbody tr").first.wait_for(state="visible")
     fits(page, "deployment")
     for name, address in {
         "promote": f"/t/{team.slug}/deployment-versions/{second.pk}/promote/",

@@ -94,7 +94,8 @@ def served_prompts(model_dir: Path, asked: list[list[dict[str, str]]]) -> list[t
     loop = EngineLoop(core)
     compiler = GrammarCompiler(model_dir, vocabulary=core.vocabulary, eos_ids=renderer.eos_ids)
     generator = Generator(loop, renderer, config, compiler, max_context=core.max_context)
-    server = EngineServer("tiny", loop, generator, renderer, core.max_context, ValueScorer(loop, renderer))
+    scorer = ValueScorer(generator, loop, renderer, config)
+    server = EngineServer("tiny", loop, generator, renderer, core.max_context, scorer)
     loop.start()
     try:
         client = TestClient(server.app(api_key="key"), headers={"Authorization": "Bearer key"})

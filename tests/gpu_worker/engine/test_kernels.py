@@ -43,8 +43,9 @@ def test_one_by_one(compiled_kernels, model_dir) -> None:
     assert torch.allclose(native.gated(gate_up), plain.gated(gate_up), atol=1e-6)
     gemma = replace(shape, family=FAMILIES["gemma"])
     for scale in (1e-3, 1.0, 20.0):
-        pair = [kernels(gemma).gated(scale * gate_up) for kernels in (NativeKernels, Kernels)]
-        assert torch.allclose(*pair, rtol=1e-5, atol=1e-6)
+        # in float32, 1 + tanh of the plain form has no exact digits left where the gate is well below zero
+        exact = Kernels(gemma).gated((scale * gate_up).double())
+        assert torch.allclose(NativeKernels(gemma).gated(scale * gate_up).double(), exact, rtol=1e-5, atol=1e-6)
     (rounded, scales), (right, right_scales) = native.quantise(x * 9), plain.quantise(x * 9)
     assert torch.allclose(scales, right_scales)
     assert int((rounded.int() - right.int()).abs().max()) <= 1  # ties go to different sides

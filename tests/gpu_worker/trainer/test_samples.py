@@ -222,7 +222,7 @@ def test_a_failure_of_the_engine_does_not_end_the_training(tmp_path, base_model,
     def fail(*_arguments: object, **_options: object) -> None:
         raise RuntimeError("no engine")
 
-    monkeypatch.setattr("gpu_worker.engine.build.build_core", fail)
+    monkeypatch.setattr("gpu_worker.trainer.engine_answers.build_core", fail)
     _job, events = trained(tmp_path, base_model)
     assert samples(events) == {}
     assert any("could not be answered: RuntimeError" in event.get("message", "") for event in events)

@@ -13,6 +13,9 @@ class CheckpointWriter:
         """`written` is called with each checkpoint that is safe, never from the writing thread."""
         self._written = written
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        # The thread starts now: where memory is short by the first checkpoint, Python would wait for ever for one whose
+        # first lines found none.
+        self._thread.submit(bool).result()
         self._pending: Future[Path] | None = None
 
     def begin(self, write: Callable[[], Path]) -> None:

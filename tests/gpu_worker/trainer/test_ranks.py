@@ -104,9 +104,10 @@ def test_a_divided_base_model_has_the_loss_curve_of_a_whole_one(job):
 # There is time for answers in this one, however short the run is.
 ANSWERING = """
 import sys
-from gpu_worker.trainer import loop
+from gpu_worker.trainer import loop, plan
 from gpu_worker.trainer.__main__ import main
 loop.VALIDATION_SHARE = 100.0
+plan.FREE_VALIDATION_TOKENS = 10**9
 sys.exit(main(sys.argv[1:]))
 """
 

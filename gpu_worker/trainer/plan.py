@@ -37,7 +37,8 @@ class TrainingPlan:
         self._epoch_in_memory: tuple[int, list[list[int]]] | None = None
         self._most_checks: int | None = None
         self.validation_rows: Sequence[int] = range(len(validation_lengths))
-        if validation_lengths:
+        # who wants no checks between the beginning and the end has all rows measured then
+        if validation_lengths and hyperparameters.evaluations_per_epoch:
             count, self._most_checks = affordable_validation(
                 validation_lengths, len(self._all_marks()), self.total_steps * self.tokens_per_step
             )

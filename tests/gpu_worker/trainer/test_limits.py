@@ -115,10 +115,10 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_whole(job, monkeypatch,
 
 
 def test_the_time_limit_ends_the_run_with_a_result(job):
-    code, events = run_here(job(epochs=100, max_minutes=0.1, batch_size=2, evaluations_per_epoch=0))
+    code, events = run_here(job(epochs=100, max_minutes=0.1, batch_size=1, evaluations_per_epoch=0))
     finished = only(events, "finished")
     assert code == 0
-    assert finished["step"] < 1200
+    assert finished["step"] < 2400
     assert finished["step"] in validation_losses(events)
     assert any("time limit" in event.get("message", "") for event in events)
 

@@ -135,7 +135,7 @@ def losses_share(train, validation, chosen):
 @given(
     st.lists(st.integers(20, 400), min_size=1, max_size=120),
     st.builds(lambda rows, length: [length] * rows, st.integers(1, 300), st.integers(20, 400)),
-    st.integers(0, 10),
+    st.integers(1, 10),
 )
 def test_validation_losses_stay_within_their_share_however_few_rows_are_learned(train, validation, per_epoch):
     chosen = Hyperparameters(evaluations_per_epoch=per_epoch)

@@ -116,8 +116,6 @@ def test_a_parent_stays_as_long_as_its_child(team, actor, parent, version, base_
 
 
 def test_the_job_folder_gets_the_adapter_or_the_run_says_that_it_is_gone(team, actor, parent, version, base_model):
-    base_model.folder.mkdir(parents=True, exist_ok=True)
-    (base_model.folder / "config.json").write_text("{}")
     run = go_on(team, actor, parent, version, base_model)
     run = lifecycle.load_run(run.pk)  # as the supervisor has it: no row of the team can be read any more
     folder = JobFolder(run.folder)

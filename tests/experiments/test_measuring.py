@@ -21,8 +21,6 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def run(team, actor, base_model, node) -> Run:
     """A run that has kept steps 4 and 8, with test rows that only its result may be asked."""
-    base_model.folder.mkdir(parents=True, exist_ok=True)
-    (base_model.folder / "config.json").write_text("{}")
     version = make_version(team, train=6, validation=4, test=3)
     made = submit(team, actor, version, base_model, hyperparameters=Hyperparameters(lora_r=8))
     for step in (4, 8):

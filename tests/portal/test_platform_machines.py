@@ -16,7 +16,7 @@ from experiments import scheduling, services
 from experiments.models import Run
 from portal import announcements, nodes, platform_state, teams
 from portal.actors import Actor
-from portal.errors import IllegalTransition, InvalidInput, Unavailable
+from portal.errors import Forbidden, IllegalTransition, Unavailable
 from portal.models import Announcement, Node, User
 from portal.rls import all_teams, team_scope
 
@@ -98,7 +98,7 @@ def test_a_forbidden_base_model_leaves_the_form_and_starts_nothing(world, paula,
     assert f'value="{model.pk}"' not in browser.get(new).content.decode()
     with team_scope(world.team.pk):
         run = Run.unscoped.select_related("experiment", "base_model").get(pk=world.run.pk)
-        with pytest.raises(InvalidInput, match="not allowed"):
+        with pytest.raises(Forbidden, match="not allowed"):
             services.rerun(run=run, actor=actor)
 
 

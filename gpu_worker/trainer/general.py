@@ -22,9 +22,11 @@ from gpu_worker.trainer.attach import (
     use_checkpointing,
     with_adapter,
 )
+from gpu_worker.trainer.base_loading import load_base
+from gpu_worker.trainer.compiling import CompiledForward
 from gpu_worker.trainer.divided import divide, divides, processes
 from gpu_worker.trainer.layouts import Packing, packed, padded, positions_of
-from gpu_worker.trainer.learner import Outcome, is_out_of_memory, unusable_base_model
+from gpu_worker.trainer.learner import Outcome, is_out_of_memory
 from gpu_worker.trainer.noise import InputNoise
 from gpu_worker.trainer.parameters import AdapterParameters, Slot
 from gpu_worker.trainer.problems.preference import PreferenceLoss
@@ -44,7 +46,7 @@ class GeneralLearner:
         self._bf16 = uses_bf16(spec, device)
         self.is_divided = divides(spec, device)
         # What is to be divided is never whole on a GPU.
-        base = _load_base(spec, device="cpu" if self.is_divided else device, bf16=self._bf16)
+        base = load_base(spec, device="cpu" if self.is_divided else device, bf16=self._bf16)
         self._model, self._causal_lm = _made_trainable(base, spec)
         if self.is_divided:
             divide(self._model, self._causal_lm, device)
@@ -59,6 +61,7 @@ class GeneralLearner:
         self.token_limit: int | None = None
         self._head_alone = _head_alone_gives_logits(self._causal_lm, device)
         self._packing = Packing.of(self._causal_lm, device) if not spec.hyperparameters.neftune_alpha else None
+        self._compiled = self._compiled_forward(spec)
 
     def make_room(self, longest: EncodedRow) -> str:
         """Choose `token_limit` by what one pass over the longest row makes autograd remember.
@@ -75,6 +78,8 @@ class GeneralLearner:
             fitting = tokens_that_fit(self._remembered_by(longest) / longest.tokens, self.device)
             said = "The longest row would not fit into memory, so gradient checkpointing is switched on. "
         self.token_limit = max(longest.tokens, fitting)
+        if self._compiled is not None:
+            self._try_compiled(longest)
         return f"{said}Up to {self.token_limit:,} tokens are computed at once." if said else ""
 
     def _remembered_by(self, row: EncodedRow) -> float:
@@ -82,13 +87,36 @@ class GeneralLearner:
         known = (*self._model.parameters(), *self._model.buffers())
         self._model.train()
         try:
-            with Remembered(known) as remembered:
+            with self._uncompiled(), Remembered(known) as remembered:
                 self._loss([row])
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return float("inf")
         return remembered.bytes
+
+    def _compiled_forward(self, spec: TrainSpec) -> CompiledForward | None:
+        """Return what computes hidden states, or logits, in steps; None where nothing is compiled."""
+        if not spec.hyperparameters.torch_compile:
+            return None
+        if self.is_divided or spec.hyperparameters.neftune_alpha:
+            self.why += ", not compiled: " + ("its layers are divided" if self.is_divided else "its input is noisy")
+            return None
+        return CompiledForward(self._causal_lm.get_decoder() if self._head_alone else self._causal_lm)
+
+    def _try_compiled(self, row: EncodedRow) -> None:
+        """Compile forward and backward pass now, so that what cannot be compiled is known before the first step."""
+        assert self._compiled is not None
+        try:
+            self.accumulate([row], 0.0)
+            self.why += ", compiled by torch"
+        except Exception as error:  # noqa: BLE001 -- compilers fail in many ways, and the run can do without
+            self._compiled.give_up()
+            self.why += f", not compiled: {type(error).__name__}"
+        self.parameters.gradients.zero_()
+
+    def _uncompiled(self) -> contextlib.AbstractContextManager[None]:
+        return self._compiled.as_it_is() if self._compiled is not None else contextlib.nullcontext()
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         """Return how many tokens a micro-batch of rows of these lengths costs, padding included."""
@@ -159,10 +187,10 @@ class GeneralLearner:
         if positions is not None:
             given["position_ids"] = positions
         if not self._head_alone:
-            logits: Tensor = self._causal_lm(**given).logits
+            logits: Tensor = (self._compiled or self._causal_lm)(**given).logits
             return logits.flatten(0, 1)[predicting]
         # No attention mask: padding stands behind every real token, where a causal model cannot see it.
-        hidden = self._causal_lm.get_decoder()(**given).last_hidden_state
+        hidden = (self._compiled or self._causal_lm.get_decoder())(**given).last_hidden_state
         head: nn.Module = self._causal_lm.get_output_embeddings()
         result: Tensor = head(hidden.flatten(0, 1)[predicting])
         return result
@@ -175,49 +203,7 @@ def uses_bf16(spec: TrainSpec, device: str) -> bool:
     return spec.hyperparameters.precision == "bf16"
 
 
-# --- loading -----------------------------------------------------------------------------------------------------
-
-
-def _load_base(spec: TrainSpec, *, device: str, bf16: bool) -> Any:
-    """Return the frozen base model on its device; only local safetensors files, never code from the folder."""
-    from transformers import AutoModelForCausalLM
-
-    options: dict[str, Any] = {}
-    quantization = _quantization(spec.hyperparameters.quantization, bf16=bf16)
-    if quantization is not None:
-        options = {"quantization_config": quantization, "device_map": {"": device}}
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            spec.base_model.path,
-            dtype=torch.bfloat16 if bf16 else torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **options,
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise unusable_base_model(f"loading it failed with {type(error).__name__}") from error
-    model.requires_grad_(False)
-    return model if options else model.to(device)
-
-
-def _quantization(kind: str, *, bf16: bool) -> Any:
-    """Return the bitsandbytes settings for the frozen weights, None for none.
-
-    nf4 with double quantization is QLoRA: Dettmers et al. 2023, arXiv:2305.14314.
-    """
-    if kind == "none":
-        return None
-    from transformers import BitsAndBytesConfig
-
-    if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
-    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float32,
-    )
+# --- setting up ---------------------------------------------------------------------------------------------------
 
 
 def _made_trainable(base: Any, spec: TrainSpec) -> tuple[Any, Any]:

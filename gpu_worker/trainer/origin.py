@@ -27,6 +27,7 @@ _FREE_TO_CHANGE: Final = {
     "top_p",
     "top_k",
     "stop_texts",
+    "torch_compile",
 }
 # Checkpoints that name no settings hold one hash of everything instead, with these whatever they were. Never to grow.
 _IN_EVERY_HASH: Final = {

@@ -326,6 +326,25 @@ def test_the_compiler_works_behind_the_wall(places):
     assert load_behind_the_wall(places, "without") == "1 False\n"
 
 
+COMPILE = """
+import torch
+import torch._inductor.config
+from gpu_worker.trainer.compiling import CompiledForward
+layer = torch.nn.Linear(8, 8)
+compiled = CompiledForward(lambda x: torch.relu(layer(x)) * 2)
+x = torch.ones(3, 8, requires_grad=True)
+found = compiled(x=x)
+found.sum().backward()
+print(torch.allclose(found, torch.relu(layer(x)) * 2), torch._dynamo.utils.counters["stats"]["unique_graphs"])
+"""
+
+
+def test_torch_compiles_behind_the_wall(places):
+    code, log = run_child(places, sys.executable, "-c", COMPILE, limit_s=120.0)
+    assert code == 0, log
+    assert (places / "job" / "events.jsonl").read_text() == "True 1\n"
+
+
 @needs_landlock
 def test_a_child_compiles_nothing_for_others(places):
     assert load_behind_the_wall(places, "with") == "they have not been compiled on this machine\n0 False\n"

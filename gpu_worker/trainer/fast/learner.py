@@ -53,6 +53,8 @@ class FastLearner:
         family = shape.family
         kernels, compiled = _kernels(spec, eight_bit=self._eight_bit, gelu=family.gelu)
         arithmetic = "8-bit arithmetic" if self._eight_bit else "32 bit"
+        if spec.hyperparameters.torch_compile:
+            compiled += ", torch.compile left out: what it would compile is written by hand"
         self.why = f"a llama-shaped base model in {arithmetic} on a CPU{compiled}"
         self.arithmetic = {"precision": "int8" if self._eight_bit else "fp32", "attention": "packed, by hand"}
         try:

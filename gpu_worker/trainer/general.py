@@ -1,7 +1,8 @@
 """Learning for any causal language model that transformers and peft know, on CPU or GPU.
 
 Faster and leaner than a stock training loop in two exact ways: the vocabulary head, the largest matrix of a small
-model, is computed only where an answer token is predicted, and rows of similar length share a micro-batch.
+model, is computed only where an answer token is predicted, a piece at a time, and rows of similar length share a
+micro-batch.
 """
 
 import contextlib
@@ -9,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from datasets_app.learned_rows import EncodedRow
 from gpu_worker.trainer.adapter import saved_name
+from gpu_worker.trainer.answer_head import AnswerHead
 from gpu_worker.trainer.attach import (
     FactoredOutcome,
     MovedOutcome,
@@ -59,7 +61,7 @@ class GeneralLearner:
         self._preferences = PreferenceLoss(spec.hyperparameters)
         self._checkpointing = spec.hyperparameters.gradient_checkpointing
         self.token_limit: int | None = None
-        self._head_alone = _head_alone_gives_logits(self._causal_lm, device)
+        self._head = AnswerHead.of(self._causal_lm, device)
         self._packing = Packing.of(self._causal_lm, device) if not spec.hyperparameters.neftune_alpha else None
         self._compiled = self._compiled_forward(spec)
 
@@ -102,7 +104,7 @@ class GeneralLearner:
         if self.is_divided or spec.hyperparameters.neftune_alpha:
             self.why += ", not compiled: " + ("its layers are divided" if self.is_divided else "its input is noisy")
             return None
-        return CompiledForward(self._causal_lm.get_decoder() if self._head_alone else self._causal_lm)
+        return CompiledForward(self._causal_lm.get_decoder() if self._head else self._causal_lm)
 
     def _try_compiled(self, row: EncodedRow) -> None:
         """Compile forward and backward pass now, so that what cannot be compiled is known before the first step."""
@@ -172,28 +174,27 @@ class GeneralLearner:
         token_ids, predicting, labels = (tensor.to(self.device) for tensor in (packed if packs else padded)(rows))
         positions = positions_of(lengths).to(self.device) if packs else None
         with self._autocast():
-            logits = self._logits(token_ids, predicting, positions)
-        each = -functional.cross_entropy(logits.float(), labels, reduction="none")
+            each = self._label_logprobs(token_ids, predicting, labels, positions)
         counts = torch.tensor([row.answer_tokens for row in rows], device=self.device)
         owner = torch.arange(len(rows), device=self.device).repeat_interleave(counts)
         return torch.zeros(len(rows), device=self.device).index_add(0, owner, each)
 
-    def _logits(self, token_ids: Tensor, predicting: Tensor, positions: Tensor | None) -> Tensor:
-        """Return logits (label tokens, vocabulary) at the flat positions `predicting` of token_ids (rows, length).
+    def _label_logprobs(
+        self, token_ids: Tensor, predicting: Tensor, labels: Tensor, positions: Tensor | None
+    ) -> Tensor:
+        """Return log probabilities of labels (L,) at the flat positions `predicting` of token_ids (rows, length).
 
         `positions`: of packed rows, (1, tokens); where they begin anew, another row begins.
         """
         given: dict[str, Any] = {"input_ids": token_ids, "use_cache": False}
         if positions is not None:
             given["position_ids"] = positions
-        if not self._head_alone:
+        if self._head is None:
             logits: Tensor = (self._compiled or self._causal_lm)(**given).logits
-            return logits.flatten(0, 1)[predicting]
+            return -functional.cross_entropy(logits.flatten(0, 1)[predicting].float(), labels, reduction="none")
         # No attention mask: padding stands behind every real token, where a causal model cannot see it.
-        hidden = (self._compiled or self._causal_lm.get_decoder())(**given).last_hidden_state
-        head: nn.Module = self._causal_lm.get_output_embeddings()
-        result: Tensor = head(hidden.flatten(0, 1)[predicting])
-        return result
+        hidden: Tensor = (self._compiled or self._causal_lm.get_decoder())(**given).last_hidden_state
+        return self._head.logprobs(hidden.flatten(0, 1)[predicting], labels)
 
 
 def uses_bf16(spec: TrainSpec, device: str) -> bool:
@@ -236,17 +237,3 @@ def _adopt_parameters(model: Any, device: str) -> AdapterParameters:
         tensor.data = values[name]
         tensor.grad = gradients[name]  # autograd adds into an existing gradient in place
     return parameters
-
-
-def _head_alone_gives_logits(causal_lm: Any, device: str) -> bool:
-    """Tell whether decoder + head equal the whole model: some families scale or cap logits in between."""
-    probe = torch.arange(4, device=device)[None]
-    causal_lm.eval()
-    with torch.no_grad():
-        whole = causal_lm(input_ids=probe, use_cache=False).logits
-        try:
-            hidden = causal_lm.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state
-            parts = causal_lm.get_output_embeddings()(hidden)
-        except (AttributeError, TypeError):
-            return False
-    return parts.shape == whole.shape and torch.allclose(parts.float(), whole.float(), rtol=1e-3, atol=1e-3)

@@ -163,12 +163,12 @@ def test_rows_without_a_shared_beginning_are_computed_too(spec):
     assert all(torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-4) for name in ours)
 
 
-def test_models_that_scale_their_logits_are_computed_whole(monkeypatch, spec, rows, base_model):
-    """Where decoder and head alone do not give the model's logits, the whole model is asked."""
+def test_models_with_a_head_of_another_kind_are_computed_whole(spec, rows):
+    """Where decoder and head do not give the model's logits, the whole model is asked."""
     one = GeneralLearner(spec(), device="cpu", why="test")
     expected = one.loss_sum(rows)
-    assert one._head_alone
-    one._head_alone = False
+    assert one._head is not None
+    one._head = None
     assert one.loss_sum(rows) == pytest.approx(expected, rel=1e-5)
 
 

@@ -39,8 +39,8 @@ class Prediction:
     """Seconds of a node for start-up, steps, validation checks with their answers, checkpoints and the quality report.
 
     `evaluation_s`: what of it the quality report takes; None if the trial could not tell, then it comes on top.
-    Bytes at the peak; cost in `currency` or None. `fits_on`, `too_large_for`: names of the nodes that are there, by
-    whether the peak is within what a run may take of their memory.
+    Bytes at the peak, of one process; cost in `currency` or None. `fits_on`, `too_large_for`: names of the nodes that
+    are there, by whether the peak is within what a process may take: one GPU's memory, or its share of a machine's.
     """
 
     seconds: float
@@ -72,8 +72,7 @@ def prediction_of(run: Run) -> Prediction | None:
     )
     if found is None:
         return None
-    on_gpu = run.facts.get("started", {}).get("device") == "cuda"
-    room = _room_of_nodes(on_gpu=on_gpu)
+    room = _room_of_nodes(run)
     peak = found.peak_memory_bytes
     return replace(
         found,
@@ -82,12 +81,15 @@ def prediction_of(run: Run) -> Prediction | None:
     )
 
 
-def _room_of_nodes(*, on_gpu: bool) -> dict[str, float]:
-    """Return how many bytes a run may take on each open node of the kind that the trial was on."""
+def _room_of_nodes(run: Run) -> dict[str, float]:
+    """Return how many bytes each process of a run may take, on each open node of the kind that its trial was on."""
+    on_gpu = run.facts.get("started", {}).get("device") == "cuda"
     nodes = Node.objects.open().filter(memory_bytes__gt=0).order_by("name")
-    known = nodes.values_list("name", "device", "memory_bytes")
-    share = 1.0 if on_gpu else CHILD_MEMORY_SHARE
-    return {name: share * memory for name, device, memory in known if device.startswith("CPU") != on_gpu}
+    return {
+        node.name: node.memory_of_a_gpu if on_gpu else CHILD_MEMORY_SHARE * node.memory_bytes / run.gpus
+        for node in nodes
+        if node.has_gpus is on_gpu
+    }
 
 
 def memory_sentence(prediction: Prediction) -> str:

@@ -36,7 +36,7 @@ class Situation:
 
     `row_tokens`: mean tokens of a row; `longest_row`, `longest_answer`: tokens of the longest ones, `answer_tokens` of
     the usual one, where every answer counts that is learned. `counted`: they were counted by the base model's
-    tokenizer, not guessed from letters. `memory_bytes`: of one node's GPUs.
+    tokenizer, not guessed from letters. `memory_bytes`: of one GPU.
     """
 
     rows: int

@@ -88,9 +88,9 @@ def _guessed_tokens(message: Mapping[str, Any]) -> float:
 
 def _hardware() -> dict[str, Any]:
     """Return the device that the next run probably gets: GPUs if any open node has them, else its cores."""
-    nodes = list(Node.objects.open().values_list("device", "memory_bytes", "slots"))
-    gpus = [node for node in nodes if node[0] and not node[0].startswith("CPU")]
+    nodes = list(Node.objects.open())
+    gpus = [node for node in nodes if node.has_gpus]
     if gpus:
-        return {"device": "cuda", "memory_bytes": max(memory for _device, memory, _slots in gpus) or None}
-    cores = [int(found[1]) // max(1, slots) for device, _memory, slots in nodes if (found := _CORES.match(device))]
+        return {"device": "cuda", "memory_bytes": max(node.memory_of_a_gpu for node in gpus) or None}
+    cores = [int(found[1]) // max(1, node.slots) for node in nodes if (found := _CORES.match(node.device))]
     return {"cores": max(1, max(cores))} if cores else {}

@@ -87,6 +87,16 @@ class Node(models.Model):
         return self.heartbeat_at is not None and self.heartbeat_at > limit
 
     @property
+    def has_gpus(self) -> bool | None:
+        """Whether it computes on GPUs, by what its agent says of its device; None if it has said nothing yet."""
+        return not self.device.startswith("CPU") if self.device else None
+
+    @property
+    def memory_of_a_gpu(self) -> int:
+        """How many bytes each of its GPUs has; agents tell the memory of all of them."""
+        return self.memory_bytes // max(1, self.gpus)
+
+    @property
     def most_gpus_of_a_run(self) -> int:
         """How many GPUs, or slots of a node without GPUs, one run may have; 0 if it works on no runs."""
         return min(self.slots, self.gpus or self.slots) if self.joins_slots else min(self.slots, 1)

@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from experiments import lifecycle
 from experiments.models import Run
-from experiments.preflight import predict
+from experiments.preflight import predict, prediction_of
 from portal.models import Node
 from portal.rls import all_teams
 from tests.experiments.runs import change, fresh, make_version, put_to_work, submit
@@ -150,6 +150,29 @@ def test_it_says_on_which_nodes_the_whole_run_has_room(finished, node, client_fo
     # of 2.9 GB a trainer gets nine tenths
     assert prediction["too_large_for"] == [name for name, size in gigabytes.items() if size < 3]
     assert prediction["fits_on"] == [name for name, size in gigabytes.items() if size > 3]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gigabytes", "has_room"),
+    [(1, 4.0, True), (4, 12.0, True), (4, 8.0, False)],
+)
+def test_a_process_has_room_on_one_gpu_not_on_all_of_a_node(finished, node, gpus, gigabytes, has_room):
+    known = {"device": f"{gpus} × NVIDIA L4", "gpus": gpus, "memory_bytes": int(gigabytes * 1e9)}
+    Node.objects.filter(pk=node.pk).update(**known, heartbeat_at=timezone.now())
+    finished.facts["started"] = {"device": "cuda"}
+    prediction = prediction_of(finished)
+    assert prediction is not None
+    assert (prediction.fits_on, prediction.too_large_for) == ((("local",), ()) if has_room else ((), ("local",)))
+
+
+@pytest.mark.parametrize(("processes", "has_room"), [(1, True), (2, False)])
+def test_processes_that_train_together_share_a_machines_memory(finished, node, processes, has_room):
+    known = {"device": "CPU · 8 × Xeon", "memory_bytes": 5 * 10**9, "heartbeat_at": timezone.now()}
+    Node.objects.filter(pk=node.pk).update(**known)
+    finished.gpus = processes
+    prediction = prediction_of(finished)
+    assert prediction is not None
+    assert prediction.fits_on == (("local",) if has_room else ())
 
 
 def test_the_api_tells_the_prediction(finished, api, settings):

@@ -144,11 +144,13 @@ def test_every_learned_answer_of_a_conversation_counts(team, ready_version, base
 
 @pytest.mark.django_db
 def test_the_nodes_decide_about_the_device(team, node, base_model):
-    for device, memory, expected in (
-        ("CPU · 8 × AMD EPYC", 2**35, ("cpu", 8, None)),
-        ("2 × NVIDIA L4", 2**34, ("cuda", 2, 2**34)),
+    for device, gpus, memory, expected in (
+        ("CPU · 8 × AMD EPYC", 0, 2**35, ("cpu", 8, None)),
+        ("1 × NVIDIA L4", 1, 2**34, ("cuda", 2, 2**34)),
+        # what each GPU has decides: a base model is not spread over them
+        ("4 × NVIDIA L4", 4, 2**36, ("cuda", 2, 2**34)),
     ):
-        Node.objects.update(device=device, memory_bytes=memory)
+        Node.objects.update(device=device, gpus=gpus, memory_bytes=memory)
         found = situation_of(None, base_model)
         assert (found.device, found.cores, found.memory_bytes) == expected
 

@@ -16,13 +16,10 @@ from django.utils.translation import gettext as _
 from datasets_app.models import Split
 from experiments.kept import adapter_of
 from experiments.models import Run
-from experiments.services import next_number
+from experiments.services import next_number, put_into_queue, require_room_in_queue
 from experiments.storable import storable_number
-from portal import audit, quotas
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput
-from portal.models import Quota
-from portal.queue import enqueue_on_commit
 
 
 @dataclass(frozen=True)
@@ -46,13 +43,12 @@ def evaluate_kept(*, run: Run, step: int, actor: Actor) -> Run:
     _require_measurable(run)
     adapter = adapter_of(run, step)
     number = next_number(run.experiment, Run.Kind.EVALUATION)  # from here on, others that ask for the same wait
-    team = run.experiment.team
     known: Run | None = adapter.starts.filter(
         kind=Run.Kind.EVALUATION, status__in=[Run.Status.QUEUED, *Run.ACTIVE]
     ).first()
     if known is not None:
         return known
-    quotas.require_room(team, Quota.QUEUED_RUNS, team.runs.filter(status=Run.Status.QUEUED).count)
+    require_room_in_queue(run.experiment.team)
     evaluation = Run(
         team_id=run.team_id,
         experiment=run.experiment,
@@ -67,9 +63,7 @@ def evaluate_kept(*, run: Run, step: int, actor: Actor) -> Run:
         start_adapter=adapter,
         created_by=actor.user,
     )
-    evaluation.save()
-    audit.record(team, actor, "run.submitted", evaluation, kind=evaluation.kind, of=str(run.pk), step=step)
-    enqueue_on_commit("experiments.tasks.dispatch")
+    put_into_queue([evaluation], actor, of=str(run.pk), step=step)
     return evaluation
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_slug
@@ -17,12 +18,10 @@ from experiments import endings
 from experiments.continuing import require_continuable, required_settings, start_adapter
 from experiments.hyperparameters import Hyperparameters, config_hash
 from experiments.models import Experiment, Priority, Run, Sweep
-from experiments.placing import require_gpus
 from experiments.possible import require_possible
 from experiments.problem_fit import require_fit
 from experiments.recipes import RECIPES, advise
 from experiments.situations import situation_of
-from experiments.target_layers import require_named_layers
 from portal import audit, quotas
 from portal.actors import Actor
 from portal.errors import Forbidden, IllegalTransition, InvalidInput, NotFound
@@ -148,16 +147,13 @@ def submit_runs(
     """Queue a training for each of the hyperparameters, or none of them; the rest is as in `submit_run`."""
     team = experiment.team
     _require_usable(experiment, dataset_version, base_model)
-    waiting = team.runs.filter(status=Run.Status.QUEUED)
-    quotas.require_room(team, Quota.QUEUED_RUNS, waiting.count, adding=len(chosen))
+    require_room_in_queue(team, adding=len(chosen))
     _known_recipe(recipe)
     deploy_as = _checked_deployment_name(deploy_as)
-    for one in chosen:
-        if continue_from is not None:
+    if continue_from is not None:
+        for one in chosen:
             require_continuable(continue_from, team_id=team.pk, base_model=base_model, chosen=one, step=continue_step)
-        require_possible(one, base_model, dataset_version, deploy_as=deploy_as)
-        require_gpus(one.gpus)
-        require_named_layers(base_model, one)
+    require_possible(chosen, base_model, dataset_version, deploy_as=deploy_as)
     # What a version's rows have to be like follows from the problem type alone, and reading them takes time.
     for one in {one.problem_type: one for one in chosen}.values():
         require_fit(dataset_version, one)
@@ -187,10 +183,22 @@ def submit_runs(
     for run in runs:
         if run.is_preflight:
             run.priority, run.max_attempts = Priority.HIGH, 1
-        run.save()
-        audit.record(team, actor, "run.submitted", run, base_model=base_model.slug, recipe=recipe, kind=kind)
-    enqueue_on_commit("experiments.tasks.dispatch")
+    put_into_queue(runs, actor, base_model=base_model.slug, recipe=recipe)
     return runs
+
+
+def require_room_in_queue(team: Team, *, adding: int = 1, lock: bool = True) -> None:
+    """Make sure that so many more runs may wait; `lock` as in `quotas.require_room`. Raises: QuotaExceeded."""
+    waiting = team.runs.filter(status=Run.Status.QUEUED)
+    quotas.require_room(team, Quota.QUEUED_RUNS, waiting.count, adding=adding, lock=lock)
+
+
+def put_into_queue(runs: Sequence[Run], actor: Actor, **told: Any) -> None:
+    """Save new runs, for which there is room; the audit trail is `told` what they are."""
+    for run in runs:
+        run.save()
+        audit.record(run.experiment.team, actor, "run.submitted", run, kind=run.kind, **told)
+    enqueue_on_commit("experiments.tasks.dispatch")
 
 
 def _known_recipe(recipe: str) -> str:

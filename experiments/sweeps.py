@@ -86,8 +86,7 @@ def plan_sweep(*, team: Team, choice: Choice, dataset_version: DatasetVersion, b
     """
     runs, seconds = _counted(choice, dataset_version, base_model)
     try:
-        waiting = team.runs.filter(status=Run.Status.QUEUED)
-        quotas.require_room(team, Quota.QUEUED_RUNS, waiting.count, adding=len(runs), lock=False)
+        services.require_room_in_queue(team, adding=len(runs), lock=False)
         _require_gpu_time(team, seconds)
         refusal = ""
     except QuotaExceeded as error:

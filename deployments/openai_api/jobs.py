@@ -35,11 +35,11 @@ from deployments.webhooks import outbox
 from experiments import holding
 from experiments import services as experiments
 from experiments.models import Experiment, Run
-from portal import audit, quotas
+from portal import audit
 from portal.access import may_still_edit
 from portal.actors import Actor
 from portal.errors import IllegalTransition, InvalidInput, PortalError
-from portal.models import BaseModel, Quota, Team
+from portal.models import BaseModel, Team
 from portal.queue import LONG_S, enqueue_on_commit
 from portal.rls import all_teams, team_scope
 
@@ -63,8 +63,7 @@ def create_job(*, team: Team, actor: Actor, order: JobOrder) -> FineTuningJob:
     base_model, continue_from = _start_of(team, order.model)
     training = _usable_file(team, order.training_file, "training_file")
     validation = _usable_file(team, order.validation_file, "validation_file") if order.validation_file else None
-    waiting = team.runs.filter(status=Run.Status.QUEUED)
-    quotas.require_room(team, Quota.QUEUED_RUNS, waiting.count)
+    experiments.require_room_in_queue(team)
     job = FineTuningJob(
         team=team,
         base_model=base_model,

@@ -1,12 +1,16 @@
 """What a node would refuse is refused in the form and the API, with the same sentence, before a run waits."""
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from datasets_app.models import DoctorReport
 from experiments.hyperparameters import Hyperparameters
 from experiments.paths import contradiction, reason_for_general_path
+from experiments.possible import require_possible
 from gpu_worker.trainer.fast.support import reason_against
 from gpu_worker.trainer.spec import read_spec
+from portal.errors import InvalidInput
 from portal.models import Node
 from portal.rls import team_scope
 from tests.gpu_worker.trainer.jobs import ticket_rows, write_job
@@ -80,6 +84,20 @@ def test_eight_bit_arithmetic_waits_for_no_node_when_all_have_gpus(api, counted,
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "precision")
     Node.objects.update(device="CPU · 2 × Xeon")
     assert by_api(api, counted, {"precision": "int8"}).status_code == 201
+
+
+@pytest.mark.django_db
+def test_what_is_known_is_looked_up_once_for_all_runs_of_a_sweep(team, counted, base_model, node):
+    def asked(runs):
+        with team_scope(team.pk), CaptureQueriesContext(connection) as sent:
+            require_possible(runs, base_model, counted)
+        return len(sent)
+
+    several = [Hyperparameters(seed=number, frozen_layers=1) for number in range(20)]
+    assert asked(several) == asked(several[:1])
+    with team_scope(team.pk), pytest.raises(InvalidInput) as refused:
+        require_possible([*several, Hyperparameters(max_length=16)], base_model, counted)
+    assert refused.value.param == "max_length", "each of them is looked at"
 
 
 def test_preferences_are_not_learned_in_eight_bit():

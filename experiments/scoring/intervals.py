@@ -38,8 +38,7 @@ def bootstrap_interval(values: Sequence[float], *, least: float, most: float, se
     count = len(values)
     mean = sum(values) / count
     if min(values) == max(values):
-        doubt = 1 - ((1 - CONFIDENCE) / 2) ** (1 / count)
-        return Interval(mean, mean - (mean - least) * doubt, mean + (most - mean) * doubt)
+        return _of_equals(mean, count, least=least, most=most)
     choices = random.Random(seed).choices  # noqa: S311 - not a secret
     resamples = max(LEAST_RESAMPLES, min(RESAMPLES, MOST_DRAWS // count))
     means = sorted(sum(choices(values, k=count)) / count for _ in range(resamples))
@@ -62,11 +61,16 @@ def bootstrap_of_pairs(
     resamples = max(LEAST_FIGURES, min(MOST_FIGURES, MOST_FIGURE_DRAWS // count))
     found = sorted(figure(choices(pairs, k=count)) for _ in range(resamples))
     if found[0] == found[-1]:
-        doubt = 1 - ((1 - CONFIDENCE) / 2) ** (1 / count)
-        return Interval(value, value - value * doubt, value + (1 - value) * doubt)
+        return _of_equals(value, count, least=0.0, most=1.0)
     tail = (1 - CONFIDENCE) / 2
     # where classes are rare, most draws lack some, and the middle of them lies aside of the figure
     return Interval(value, min(value, _quantile(found, tail)), max(value, _quantile(found, 1 - tail)))
+
+
+def _of_equals(value: float, count: int, *, least: float, most: float) -> Interval:
+    """Return the interval where so many values are equal: what they exclude of what lies between the bounds."""
+    doubt = 1 - ((1 - CONFIDENCE) / 2) ** (1 / count)
+    return Interval(value, value - (value - least) * doubt, value + (most - value) * doubt)
 
 
 def share_interval(hits: int, count: int) -> Interval:

@@ -86,8 +86,10 @@ def score_subject(
     interval = bootstrap_interval([float(hit) for hit in exact], least=0.0, most=1.0, seed=seed)
     valid = [score.valid_json for score in scores if score.valid_json is not None]
     texts = [score.score for score in scores if score.valid_json is None]
-    right = [score.fields for score in scores]
-    found = [_score_field(field, expected, answers, right) for field in fields]
+    found: list[FieldScores] = []
+    for field in fields:
+        with_interval = with_f1_intervals and sum(one.f1 is not None for one in found) < MOST_F1_INTERVALS
+        found.append(_score_field(field, expected, answers, scores, f1_seed=seed if with_interval else None))
     return SubjectScores(
         rows=len(scores),
         exact_rows=sum(exact),
@@ -97,7 +99,7 @@ def score_subject(
         json_valid=sum(valid) / len(valid) if valid else None,
         token_f1=sum(texts) / len(texts) if texts else None,
         score=sum(score.score for score in scores) / len(scores),
-        fields=tuple(_with_f1_intervals(found, expected, answers, scores, seed) if with_f1_intervals else found),
+        fields=tuple(found),
         schema_valid=sum(follows(answer, schema) for answer in answers) / len(answers) if schema else None,
     )
 
@@ -109,23 +111,27 @@ def follows(answer: str, schema: Mapping[str, Any]) -> bool:
 
 
 def _score_field(
-    field: Field, expected: Sequence[str], answers: Sequence[str], right: Sequence[dict[str, bool]]
+    field: Field, expected: Sequence[str], answers: Sequence[str], scores: Sequence[RowScore], *, f1_seed: int | None
 ) -> FieldScores:
-    having = [place for place, fields in enumerate(right) if field.name in fields]
-    hits = sum(right[place][field.name] for place in having)
+    """Return the figures of one field; `f1_seed`: for the interval of a closed field's F1, None for none."""
+    having = [place for place, score in enumerate(scores) if field.name in score.fields]
+    hits = sum(scores[place].fields[field.name] for place in having)
     if not having:
         return FieldScores(field.name, field.closed, 0, 0, 0.0)
     sure = share_interval(hits, len(having))
-    scores = FieldScores(
+    found = FieldScores(
         field.name, field.closed, len(having), hits, sure.mean, accuracy_low=sure.low, accuracy_high=sure.high
     )
     if not field.closed:
-        return scores
+        return found
     wanted = [class_of(expected[place], field.name) for place in having]
     given = [class_of(answers[place], field.name) for place in having]
     classes = class_scores(wanted, given)
+    if f1_seed is not None:
+        f1 = bootstrap_of_pairs(list(zip(wanted, given, strict=True)), _macro_f1, seed=f1_seed)
+        found = replace(found, f1_low=f1.low, f1_high=f1.high)
     return replace(
-        scores,
+        found,
         precision=sum(one.precision for one in classes) / len(classes),
         recall=sum(one.recall for one in classes) / len(classes),
         f1=_mean_f1(classes),
@@ -133,27 +139,6 @@ def _score_field(
         classes=classes,
         confusion=confusion(wanted, given),
     )
-
-
-def _with_f1_intervals(
-    found: Sequence[FieldScores], expected: Sequence[str], answers: Sequence[str], scores: Sequence[RowScore], seed: int
-) -> list[FieldScores]:
-    closed = [field.name for field in found if field.f1 is not None][:MOST_F1_INTERVALS]
-    return [
-        _with_f1_interval(field, expected, answers, scores, seed) if field.name in closed else field for field in found
-    ]
-
-
-def _with_f1_interval(
-    field: FieldScores, expected: Sequence[str], answers: Sequence[str], scores: Sequence[RowScore], seed: int
-) -> FieldScores:
-    pairs = [
-        (class_of(wanted, field.name), class_of(given, field.name))
-        for wanted, given, score in zip(expected, answers, scores, strict=True)
-        if field.name in score.fields
-    ]
-    sure = bootstrap_of_pairs(pairs, _macro_f1, seed=seed)
-    return replace(field, f1_low=sure.low, f1_high=sure.high)
 
 
 def _macro_f1(pairs: Sequence[tuple[str, str]]) -> float:

@@ -22,7 +22,7 @@ ERRORS: Final = (
     "model_grader_server_error", "other_error", "python_grader_runtime_error", "python_grader_server_error",
     "sample_parse_error", "truncated_observation_error", "unresponsive_reward_error",
 )  # fmt: skip
-"""The kinds of errors that OpenAI's clients expect to be told; ours are three of them."""
+"""The kinds of errors that OpenAI's clients expect to be told; graders without a model tell four of them."""
 
 
 class GraderView(OpenAIView):

@@ -10,7 +10,7 @@ import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -133,15 +133,14 @@ class TextSimilarity:
 
     def score(self, sample: Sample) -> float:
         """Return the score of an answer. Raises: CannotGrade."""
-        size = ROUGE[self.evaluation_metric]
-        given, wanted = _runs(sample.fill(self.input), size), _runs(sample.fill(self.reference), size)
-        if not given or not wanted:
-            return float(given == wanted)
-        return 2 * (given & wanted).total() / (given.total() + wanted.total())
+        given, wanted = (WORD.findall(sample.fill(text).lower()) for text in (self.input, self.reference))
+        ours, theirs = (_runs(words, ROUGE[self.evaluation_metric]) for words in (given, wanted))
+        total = ours.total() + theirs.total()
+        # where both are too short for such runs, only equal words are alike
+        return 2 * (ours & theirs).total() / total if total else float(given == wanted)
 
 
-def _runs(text: str, size: int) -> Counter[tuple[str, ...]]:
-    words = WORD.findall(text.lower())
+def _runs(words: Sequence[str], size: int) -> Counter[tuple[str, ...]]:
     return Counter(tuple(words[place : place + size]) for place in range(len(words) - size + 1))
 
 

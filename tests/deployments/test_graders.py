@@ -84,6 +84,12 @@ def test_shared_words_are_counted(graders):
     assert score(3, "nothing at all") == 0.0
 
 
+@pytest.mark.parametrize(("sample", "reward"), [("VPN!", 1.0), ("mail", 0.0), ("the vpn", 0.0)])
+def test_texts_too_short_for_runs_are_alike_with_the_same_words_only(graders, sample, reward):
+    short = {**ALIKE, "evaluation_metric": "rouge_2", "reference": "vpn"}
+    assert graders.run(grader=short, model_sample=sample).reward == reward
+
+
 def test_several_graders_make_one_reward(token):
     multi = {
         "type": "multi", "name": "all", "calculate_output": "0.25 * queue + 0.75 * max(words, 0) ^ 2",

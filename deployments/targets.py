@@ -82,8 +82,9 @@ def resolve(team: Team, name: str) -> Target:
 
 # Most requests ask a running deployment whose version is known: one round trip says whether it is still that one.
 _LOOK_UP = """
-    SELECT id, live_version_id, is_running AND sleep_after_minutes IS NULL AND retires_on IS NULL, logs_text, log_days,
-        format('d%%s%%s', ctid, xmin), canary_version_id, canary_share
+    SELECT id, live_version_id, is_running AND sleep_after_minutes IS NULL
+            AND coalesce(retires_on >= (now() AT TIME ZONE 'UTC')::date, true),
+        logs_text, log_days, format('d%%s%%s', ctid, xmin), canary_version_id, canary_share
     FROM deployments_deployment WHERE team_id = %s AND name = %s
 """
 
@@ -100,7 +101,10 @@ def _settled(
     canary_id: UUID | None,
     share: int | None,
 ) -> Target | None:
-    """Return the target of a deployment that runs, never sleeps and was looked up a moment ago; else None."""
+    """Return the target of a deployment that was looked up a moment ago, if it is plain; else None.
+
+    `is_plain`: it runs, never sleeps, and its last day is not over.
+    """
     known = known_version(version_id) if version_id is not None and is_plain else None
     if known is None or known.target is None:
         return None

@@ -8,7 +8,7 @@ import openai
 import pytest
 from django.utils import timezone
 
-from deployments import lifecycle, services, targets
+from deployments import known_targets, lifecycle, services, targets
 from deployments.models import DeploymentVersion, FineTuningJob, today
 from portal.errors import InvalidInput, NotFound
 from portal.models import AuditEvent
@@ -73,6 +73,16 @@ def test_it_answers_on_its_last_day_and_not_behind_it(team, token, deployed, nod
         assert (caught.value.code, caught.value.param) == ("model_retired", "model")
     assert "demo-triage" not in shutdown_dates(token)
     assert [state.is_wanted for state in lifecycle.placements_of(node)] == [False], "it makes room for others"
+
+
+def test_until_then_it_is_found_as_quickly_as_any_other(team, deployed):
+    end(team, deployed, days_ago=0)
+    for _ in range(2):
+        targets.resolve(team, "demo-triage")
+    assert known_targets.recall(team, "demo-triage") is not None
+    end(team, deployed, days_ago=1)
+    with pytest.raises(NotFound):
+        targets.resolve(team, "demo-triage")
 
 
 def test_a_retired_deployment_is_no_longer_said_to_be_loaded(team, deployed, page, client_for, bob):

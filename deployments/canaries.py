@@ -7,7 +7,6 @@ another version takes over the name (be it the canary itself), and when the depl
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from django.db import transaction
@@ -44,9 +43,10 @@ def set_canary(
     deployment = _locked(version.deployment)
     before = deployment.canary_share
     judgement = gate.judge(deployment, version)
+    known = judgement.measured  # a canary is how what lacks requests gets them
     if deployment.canary_version_id == version.pk:
         if before is not None and share > before:
-            _require_leave(deployment, version, judgement, actor, reason=reason, override=override)
+            overriding.require_leave(deployment, version, known, actor, reason=reason, override=override)
         if before != share:
             deployment.canary_share = share
             deployment.save(update_fields=["canary_share"])
@@ -56,7 +56,7 @@ def set_canary(
             )  # fmt: skip
         return deployment
     _require_startable(deployment, version)
-    _require_leave(deployment, version, judgement, actor, reason=reason, override=override)
+    overriding.require_leave(deployment, version, known, actor, reason=reason, override=override)
     placing.ensure_placement(adapter=version.adapter)
     deployment.canary_version, deployment.canary_share, deployment.canary_since = version, share, timezone.now()
     deployment.save(update_fields=["canary_version", "canary_share", "canary_since"])
@@ -86,21 +86,6 @@ def end(deployment: Deployment, actor: Actor, *, reason: str = "") -> None:
     deployment.save(update_fields=["canary_version", "canary_share", "canary_since"])
     placing.drain(version.adapter)
     history.note(deployment, actor, "deployment.canary_ended", version=version.number, reason=reason)
-
-
-def _require_leave(
-    deployment: Deployment,
-    version: DeploymentVersion,
-    judgement: gate.Judgement,
-    actor: Actor,
-    *,
-    reason: str,
-    override: bool,
-) -> None:
-    """Refuse a version that breaks a rule by figures that are known, unless an admin says why it shall answer."""
-    if judgement.measured_failures:
-        judgement = replace(judgement, rules=tuple(judgement.measured_failures))
-        overriding.require_override(deployment, version, judgement, actor, reason=reason, override=override)
 
 
 def _require_startable(deployment: Deployment, version: DeploymentVersion) -> None:

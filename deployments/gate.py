@@ -7,7 +7,7 @@ rolling back is what one does when figures were wrong.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -73,9 +73,9 @@ class Judgement:
         return [rule for rule in self.rules if not rule.has_passed]
 
     @property
-    def measured_failures(self) -> list[Rule]:
-        """The rules that the version breaks by figures that are known."""
-        return [rule for rule in self.failed if not rule.awaits_requests]
+    def measured(self) -> Judgement:
+        """The same by figures that are known: without the rules that only wait for requests."""
+        return replace(self, rules=tuple(rule for rule in self.rules if not rule.awaits_requests))
 
     @property
     def sentence(self) -> str:
@@ -121,7 +121,7 @@ def judge(deployment: Deployment, version: DeploymentVersion, policy: PromotionP
     is_same_rows = live is None or theirs is None or _have_same_rows(version, live)
     rules = [*_minimums(policy, ours, theirs), *_drops(policy, ours, theirs), *_time_rules(policy, version, live)]
     if policy.needs_same_rows and theirs is not None:
-        rules.append(_same_rows(theirs, is_same_rows))
+        rules.append(_same_rows(is_same_rows))
     return Judgement(tuple(rules), is_same_rows)
 
 
@@ -130,7 +130,7 @@ def _evaluated(theirs: Figures | None) -> Rule:
     return Rule("evaluated", _("Evaluated on held-out rows"), _("an evaluation"), _("none"), live, False)
 
 
-def _same_rows(theirs: Figures, is_same: bool) -> Rule:
+def _same_rows(is_same: bool) -> Rule:
     words = _("the same rows") if is_same else _("other rows")
     return Rule(
         "needs_same_rows", _("Measured on the same held-out rows"), _("the same rows"), words, _("its own"), is_same

@@ -11,7 +11,7 @@ from portal.actors import Actor
 from portal.errors import Forbidden, InvalidInput
 
 
-def require_override(
+def require_leave(
     deployment: Deployment,
     version: DeploymentVersion,
     judgement: gate.Judgement,
@@ -20,10 +20,12 @@ def require_override(
     reason: str,
     override: bool,
 ) -> None:
-    """Refuse a version that the gate holds back unless an admin of the team overrides it, and note that.
+    """Refuse a version that is held back by what was judged, unless an admin of the team overrides it; note that.
 
     Raises: HeldBack with the rules that fail, Forbidden, InvalidInput for an override without a reason.
     """
+    if judgement.has_passed:
+        return
     if not override:
         raise gate.HeldBack(
             _("The gate holds version %(number)d back. %(rules)s.")

@@ -118,8 +118,7 @@ def promote_version(
     deployment = _locked(version.deployment)
     reason = history.clean_reason(reason)
     judgement = gate.judge(deployment, version)
-    if not judgement.has_passed:
-        overriding.require_override(deployment, version, judgement, actor, reason=reason, override=override)
+    overriding.require_leave(deployment, version, judgement, actor, reason=reason, override=override)
     if deployment.is_running:
         _go_live(deployment, version, actor, reason=reason)
     elif deployment.live_version_id != version.pk:

@@ -22,6 +22,9 @@ MOST_JSON_DEPTH: Final = 32
 YES, NO = "yes", "no"
 CACHE_MODES: Final = ("implicit", "explicit")
 CACHE_LIFE: Final = "30m"
+LONGEST_CACHE_KEY: Final = 512
+ANY_NOTES: Final = ("user", "metadata", "store", "safety_identifier")
+"""Fields that are not looked at."""
 TEXT_PARTS: Final = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Kinds of parts that are text, and the field in which it stands."""
 JSON_PART: Final = "input_json"
@@ -68,10 +71,10 @@ def decision_request(body: Any) -> Body:
 def _check_note(name: str, value: Any) -> None:
     """Accept what concerns the caller or how prompts are kept: it changes no answer. Raises: InvalidInput."""
     if name == "prompt_cache_key":
-        parameters.optional_text({name: value}, name, limit=512)
+        parameters.optional_text({name: value}, name, limit=LONGEST_CACHE_KEY)
     elif name == "prompt_cache_options":
         _check_cache_options(name, value)
-    elif name not in ("user", "metadata", "store", "safety_identifier"):
+    elif name not in ANY_NOTES:
         raise parameters.unsupported(name)
 
 

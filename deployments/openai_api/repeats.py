@@ -73,9 +73,9 @@ def answered_once(
     Raises: IllegalTransition if the key came with another body, or its request is being answered; as `answer`.
     """
     key_hash = _hash(token.pk.hex, _key_of(request))
-    claim, kept = _claim(team, key_hash, _request_hash(request, token, request.data))
-    if kept is not None:
-        return HttpResponse(kept.body[_TEXT], content_type="application/json", headers=_REPLAYED)
+    claim = _claim(team, key_hash, _request_hash(request, token, request.data))
+    if claim.status != AT_WORK:
+        return HttpResponse(claim.body[_TEXT], content_type="application/json", headers=_REPLAYED)
     try:
         response = answer()
     except BaseException:
@@ -89,15 +89,15 @@ def answered_once(
     return response
 
 
-def _claim(team: Team, key_hash: str, asked: str) -> tuple[KeptAnswer, KeptAnswer | None]:
-    """Return the row of the request that is to be answered now, and again the same row if it was answered already."""
+def _claim(team: Team, key_hash: str, asked: str) -> KeptAnswer:
+    """Return the row of a request: AT_WORK if it is to be answered now, else with the answer that it got before."""
     with team_scope(team.pk):
         _lock(key_hash)
         kept = _kept(team, key_hash)
         if kept is not None:
             _require_same(kept, asked)
             if kept.status != AT_WORK:
-                return kept, kept
+                return kept
             if kept.created_at > timezone.now() - timedelta(seconds=2 * settings.ENGINE_TIMEOUT_SECONDS):
                 raise IllegalTransition(
                     _("The first request with this Idempotency-Key is still being answered. Ask again in a moment."),
@@ -108,7 +108,7 @@ def _claim(team: Team, key_hash: str, asked: str) -> tuple[KeptAnswer, KeptAnswe
         team.keptanswers.filter(key_hash=key_hash).delete()  # one whose day is over, or whose server has died
         made = KeptAnswer(team=team, key_hash=key_hash, request_hash=asked, status=AT_WORK, body={})
         made.save(force_insert=True)
-        return made, None
+        return made
 
 
 def _lock(what: str) -> None:

@@ -160,11 +160,8 @@ REQUESTS: Final[dict[str, Shape]] = {
             }
         )
         | {"minItems": 1, "maxItems": questions.MOST_QUESTIONS},
-        user=ANYTHING,
-        metadata=ANYTHING,
-        store=ANYTHING,
-        safety_identifier=ANYTHING,
-        prompt_cache_key={"type": ["string", "null"], "maxLength": 512},
+        **dict.fromkeys(questions.ANY_NOTES, ANYTHING),
+        prompt_cache_key={"type": ["string", "null"], "maxLength": questions.LONGEST_CACHE_KEY},
         prompt_cache_options=maybe(
             closed(
                 mode={"enum": [*questions.CACHE_MODES, None]},
@@ -172,9 +169,7 @@ REQUESTS: Final[dict[str, Shape]] = {
                 optional=frozenset({"mode", "ttl"}),
             )
         ),
-        optional=frozenset(
-            {"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_options"}
-        ),
+        optional=frozenset({*questions.ANY_NOTES, "prompt_cache_key", "prompt_cache_options"}),
     ),
     "FileUpload": {
         "type": "object",

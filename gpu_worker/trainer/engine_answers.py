@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -66,7 +65,7 @@ class EngineAnswers:
 
 @contextlib.contextmanager
 def engine_answers(model_dir: Path, renderer: ChatRenderer, adapter: Path, *, rows: int) -> Iterator[EngineAnswers]:
-    """Lend an engine for some rows; the adapter's folder is removed afterwards."""
+    """Lend an engine for some rows, with the adapter from its folder."""
     core = build_core(model_dir, renderer, EngineConfig(max_waiting=rows))
     core.add_adapter(_ADAPTER, core.read_adapter(adapter))
     answers = EngineAnswers(core, renderer)
@@ -76,4 +75,3 @@ def engine_answers(model_dir: Path, renderer: ChatRenderer, adapter: Path, *, ro
     finally:
         answers.close()
         return_freed_memory()
-        shutil.rmtree(adapter, ignore_errors=True)

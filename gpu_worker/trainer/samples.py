@@ -8,6 +8,7 @@ answers are free, and bound to the dataset's schema where it has one.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -168,9 +169,12 @@ class Sampler:
         if self._by_engine:
             from gpu_worker.trainer.engine_answers import engine_answers
 
-            write_sampled(self._folder, self._learner)
-            with engine_answers(self._model_dir, self._renderer, self._folder, rows=len(self._questions)) as engine:
-                yield engine
+            try:
+                write_sampled(self._folder, self._learner)
+                with engine_answers(self._model_dir, self._renderer, self._folder, rows=len(self._questions)) as engine:
+                    yield engine
+            finally:
+                shutil.rmtree(self._folder, ignore_errors=True)
             return
         from gpu_worker.trainer.live_answers import LiveAnswers
 

@@ -65,6 +65,12 @@ def write_job(
     return JobFolder(folder)
 
 
+def job_for_several(folder: Path, base_model: Path, **chosen: object) -> JobFolder:
+    """Write a job folder that several processes train as one would: few rows, and no equal share for each of them."""
+    chosen = {"epochs": 2, "batch_size": 4, "evaluations_per_epoch": 1, "lora_r": 4, **chosen}
+    return write_job(folder, base_model, train=ticket_rows(13), validation=ticket_rows(5, seed=9), **chosen)
+
+
 def run_here(job: JobFolder, *, stop: StopFlag | None = None) -> tuple[int, list[dict]]:
     """Run a job in this process; return its exit code and events."""
     stream = io.StringIO()

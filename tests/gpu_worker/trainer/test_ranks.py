@@ -16,13 +16,12 @@ from tests.forked import Forked
 from tests.gpu_worker.trainer.jobs import (
     ROOT,
     command,
+    job_for_several,
     losses,
     only,
     parse,
     run_here,
-    ticket_rows,
     validation_losses,
-    write_job,
 )
 
 pytestmark = pytest.mark.slow
@@ -30,12 +29,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def job(tmp_path, base_model):
-    def job(folder, **chosen):
-        chosen = {"epochs": 2, "batch_size": 4, "evaluations_per_epoch": 1, "lora_r": 4, **chosen}
-        train, validation = ticket_rows(13), ticket_rows(5, seed=9)
-        return write_job(tmp_path / folder, base_model, train=train, validation=validation, **chosen)
-
-    return job
+    return lambda folder, **chosen: job_for_several(tmp_path / folder, base_model, **chosen)
 
 
 def start_together(job, count: int = 2) -> subprocess.Popen:

@@ -64,21 +64,22 @@ def engine_answers(job, base_model, rows):
     return {row["row"]: driver.answer(renderer.prompt_ids(asked[row["row"]]), "a", max_tokens=24).text for row in rows}
 
 
-def test_answers_are_bound_to_the_schema_where_there_is_one(tmp_path, base_model, monkeypatch):
-    monkeypatch.setattr(loop, "VALIDATION_SHARE", 100.0)
-    job = write_job(
-        tmp_path,
-        base_model,
-        train=ticket_rows(16),
-        validation=ticket_rows(4, seed=1),
-        **CHOSEN | {"max_new_tokens": 64},
-    )
+def answered_within_the_schema(folder, base_model, **chosen):
+    """Train with a schema; return the answers at the last step, and all events."""
+    chosen = CHOSEN | {"max_new_tokens": 64} | chosen
+    job = write_job(folder, base_model, train=ticket_rows(16), validation=ticket_rows(4, seed=1), **chosen)
     spec = json.loads((job.root / "spec.json").read_text())
     (job.root / "spec.json").write_text(json.dumps(spec | {"schema": SCHEMA}))
     code, events = run_here(job)
     assert code == 0
     rows = samples(events)[8]
     assert len(rows) == 4
+    return rows, events
+
+
+def test_answers_are_bound_to_the_schema_where_there_is_one(tmp_path, base_model, monkeypatch):
+    monkeypatch.setattr(loop, "VALIDATION_SHARE", 100.0)
+    rows, events = answered_within_the_schema(tmp_path, base_model)
     for row in rows:
         answer = json.loads(row["bound"])  # the free answers of a model that has hardly learned are none
         assert answer["queue"] in NAMES["queue"]["enum"]
@@ -172,19 +173,7 @@ def peft_answers(job, base_model, rows):
 @pytest.mark.parametrize("chosen", [{"quantization": "nf4"}, {"precision": "bf16", "dora": True}])
 def test_fewer_bits_answer_too_and_within_the_schema(tmp_path, base_model, monkeypatch, chosen):
     monkeypatch.setattr(loop, "VALIDATION_SHARE", 100.0)
-    job = write_job(
-        tmp_path,
-        base_model,
-        train=ticket_rows(16),
-        validation=ticket_rows(4, seed=1),
-        **CHOSEN | {"max_new_tokens": 64} | chosen,
-    )
-    spec = json.loads((job.root / "spec.json").read_text())
-    (job.root / "spec.json").write_text(json.dumps(spec | {"schema": SCHEMA}))
-    code, events = run_here(job)
-    assert code == 0
-    rows = samples(events)[8]
-    assert len(rows) == 4
+    rows, _events = answered_within_the_schema(tmp_path, base_model, **chosen)
     assert all(json.loads(row["bound"])["urgency"] in ("High", "Low") for row in rows)
 
 
@@ -229,6 +218,7 @@ def test_a_failure_of_the_engine_does_not_end_the_training(tmp_path, base_model,
         raise RuntimeError("no engine")
 
     monkeypatch.setattr("gpu_worker.trainer.engine_answers.build_core", fail)
-    _job, events = trained(tmp_path, base_model)
+    job, events = trained(tmp_path, base_model)
     assert samples(events) == {}
+    assert not (job.root / "tmp" / "sampled-adapter").exists()
     assert any("could not be answered: RuntimeError" in event.get("message", "") for event in events)

@@ -13,16 +13,7 @@ from gpu_worker import private_network
 from gpu_worker.child_process import ChildProcess, Surroundings
 from gpu_worker.trainer import checkpoints
 from portal.process_table import group_is_alive, living_processes
-from tests.gpu_worker.trainer.jobs import (
-    ROOT,
-    losses,
-    only,
-    parse,
-    run_here,
-    ticket_rows,
-    validation_losses,
-    write_job,
-)
+from tests.gpu_worker.trainer.jobs import ROOT, job_for_several, losses, only, parse, run_here, validation_losses
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,12 +24,7 @@ TRAINER = (sys.executable, "-m", "gpu_worker.trainer")
 
 @pytest.fixture
 def job(tmp_path, base_model):
-    def job(folder, **chosen):
-        chosen = {"epochs": 2, "batch_size": 4, "evaluations_per_epoch": 1, "lora_r": 4, **chosen}
-        train, validation = ticket_rows(13), ticket_rows(5, seed=9)
-        return write_job(tmp_path / folder, base_model, train=train, validation=validation, **chosen)
-
-    return job
+    return lambda folder, **chosen: job_for_several(tmp_path / folder, base_model, **chosen)
 
 
 @pytest.fixture

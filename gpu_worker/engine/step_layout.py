@@ -249,13 +249,12 @@ def _long_row(row: StepRow, flat_start: int, device: torch.device, dtype: torch.
     count = len(row.token_ids)
     length = row.start + count
     mask = near_mask = None
-    own, seen = torch.arange(row.start, length), torch.arange(length)
-    hidden = seen[None, :] > own[:, None]
-    if row.parents:
-        own = row.start + torch.tensor(depths(row.parents))
-        seen = torch.cat([seen[: row.start], own])
-        hidden = _hidden_in_tree(row)
     if row.parents or row.start or (window is not None and length > window):
+        own, seen = torch.arange(row.start, length), torch.arange(length)
+        if row.parents:
+            own = row.start + torch.tensor(depths(row.parents))
+            seen = torch.cat([seen[: row.start], own])
+        hidden = _hidden_in_tree(row) if row.parents else seen[None, :] > own[:, None]
         mask, near_mask = _masks(hidden, own[:, None], seen[None, :], dtype=dtype, window=window)
         mask, near_mask = mask.to(device), near_mask.to(device)
     block_count = (length - 1) // BLOCK_SIZE + 1

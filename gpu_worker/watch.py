@@ -23,6 +23,7 @@ from gpu_worker.child_process import ChildProcess, Surroundings
 from gpu_worker.database_patience import Patience
 from gpu_worker.event_file import EventFile
 from gpu_worker.job_folder import JobFolder
+from gpu_worker.trainer.errors import EXIT_STOPPED
 from portal.process_table import die_with_parent
 
 T = TypeVar("T")
@@ -33,7 +34,6 @@ CANCEL_LIMIT_S = 30.0
 SHUTDOWN_LIMIT_S = 25.0
 # Loading a base model once more, to make an adapter of a checkpoint.
 KEEP_LIMIT_S = 120.0
-EXIT_STOPPED = 75
 
 
 class Stop(StrEnum):

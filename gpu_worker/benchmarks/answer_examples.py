@@ -93,8 +93,7 @@ EXAMPLES: dict[str, tuple[list[Any], Any]] = {
     "slips are no rules": (
         [*SEVERAL[:995], {"queue": 7, "urgency": "Low"}, {"queue": "IT"}, {"queue": "HR", "urgency": "Low", "x": 1},
          {"queue": "IT", "urgency": None}, {"queue": "IT", "urgency": "Low"}],
-        None,
+        thing({"queue": QUEUE, "urgency": URGENCY}),
     ),
     "keys that are data": ([{f"user{n}": n} for n in range(300)], {"type": "object", "additionalProperties": True}),
 }  # fmt: skip
-EXAMPLES["slips are no rules"] = (EXAMPLES["slips are no rules"][0], thing({"queue": QUEUE, "urgency": URGENCY}))

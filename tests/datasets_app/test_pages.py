@@ -85,6 +85,10 @@ def test_empty_list_invites_an_import(browser, viewer):
     assert f'href="{DATASETS}import/"' not in viewer.get(DATASETS).content.decode()
 
 
+def stylesheets_of(answer) -> set[str]:
+    return set(re.findall(r'<link rel="stylesheet" href="([^"]+)"', answer.content.decode()))
+
+
 def test_three_steps(browser, base_model):
     assert "Choose files" in text_of(browser.get(f"{DATASETS}import/"))
     version = send(browser, csv_bytes(tickets(60)))
@@ -98,7 +102,8 @@ def test_three_steps(browser, base_model):
 
     response = choose(browser, version, json_answers="on")
     assert response.headers["Location"] == f"{VERSIONS}{version.pk}/"
-    assert "Waiting for a free worker" in text_of(browser.get(f"{VERSIONS}{version.pk}/"))
+    importing = browser.get(f"{VERSIONS}{version.pk}/")
+    assert "Waiting for a free worker" in text_of(importing)
     progress = browser.get(f"{VERSIONS}{version.pk}/progress/")
     assert progress.status_code == 200
 
@@ -111,6 +116,8 @@ def test_three_steps(browser, base_model):
     words = text_of(page)
     assert "Ready" in words
     assert "service 4 values" in words
+    # the version's content takes the place of the importing page's, whose head stays
+    assert stylesheets_of(page) <= stylesheets_of(importing)
     assert f"?version={version.pk}" in page.content.decode()
     assert "Used by runs" in text_of(browser.get(f"{VERSIONS}{version.pk}/mapping/"))
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from deployments.models import DeploymentVersion
+
+_MOST_VALUES = 12  # of a closed field; a schema has its own page for all of them
 
 
 @dataclass(frozen=True)
@@ -53,5 +56,8 @@ def _as_lines(schema: dict[str, Any] | None) -> str:
 def _in_words(field: Any) -> str:
     values = field.get("enum") if isinstance(field, dict) else None
     if values:
-        return ", ".join(value if isinstance(value, str) else json.dumps(value) for value in values)
+        words = [value if isinstance(value, str) else json.dumps(value) for value in values]
+        more = len(words) - _MOST_VALUES
+        rest = [ngettext("%(count)d more", "%(count)d more", more) % {"count": more}] if more > 0 else []
+        return ", ".join([*words[:_MOST_VALUES], *rest])
     return json.dumps(field, ensure_ascii=False)

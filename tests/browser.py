@@ -13,6 +13,9 @@ import pytest
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-quic"]
 OVERFLOWING = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+# Tables whose rows are stacked on phones and that stick out of their card all the same.
+CUT_OFF = """() => [...document.querySelectorAll(".table-responsive:has(> .table-stacked)")]
+    .filter(box => innerWidth < 760 && box.scrollWidth > box.clientWidth + 1).map(box => box.ariaLabel)"""
 # Two frames: what a script changes when the window changes is drawn.
 DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 # Ends as wide and as light as pages are opened.
@@ -62,6 +65,7 @@ def fits(page: Any, name: str) -> None:
         page.emulate_media(color_scheme=theme)
         page.evaluate(DRAWN)
         assert page.evaluate(OVERFLOWING) <= 0, (name, width)
+        assert page.evaluate(CUT_OFF) == [], (name, width)
         if folder:
             page.screenshot(path=Path(folder) / f"{name}-{width}-{theme}.png", full_page=True)
     assert page.complaints == [], name

@@ -217,11 +217,15 @@ def test_the_page_of_a_promotion_shows_what_differs(team, alice, actor, deployed
     with team_scope(team.pk):
         second = services.deploy_run(
             team=team, actor=actor, run=run, name="demo-triage", max_tokens=9, thresholds={"queue": 0.8},
-            response_schema={"properties": {"queue": {"enum": ["a", None]}, "id": {"type": "string"}}},
+            response_schema={"properties": {"queue": {"enum": ["a", None]}, "id": {"type": "string"},
+                                            "kind": {"enum": [str(one) for one in range(30)]}}},
         )  # fmt: skip
         found = {one.label: (one.ours, one.theirs) for one in differences(second, deployed)}
     assert found == {
-        "Schema of answers": ('queue: a, null\nid: {"type": "string"}', ""),
+        "Schema of answers": (
+            'queue: a, null\nid: {"type": "string"}\nkind: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 18 more',
+            "",
+        ),
         "Abstain below": ("queue = 0.8", ""),
         "Most tokens of an answer": ("9", ""),
     }

@@ -148,6 +148,7 @@ def test_the_pages_list_show_correct_and_delete(team, actor, alice, bob, client_
     (text,) = texts()
     base = f"/t/{team.slug}/deployments/{deployed.deployment_id}/log/"
     viewer, editor = client_for(bob), client_for(alice)
+    assert "No corrections yet" in viewer.get(base + "?only=corrected").content.decode()
     assert "heard: VPN is down" in viewer.get(base).content.decode()
     one = f"{base}{text.record_id}/"
     assert "Keep correction" not in viewer.get(one).content.decode()

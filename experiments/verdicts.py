@@ -62,7 +62,7 @@ def verdict_of(verdict: Mapping[str, Any]) -> VerdictText:
 def _beside_the_untuned(verdict: Mapping[str, Any]) -> list[str]:
     shares = ("tuned", "untuned", "tuned_low", "tuned_high", "weakest_accuracy")
     shown = {name: numbers.percent(verdict[name]) for name in shares if verdict.get(name) is not None}
-    facts = {**verdict, **shown}
+    facts = {**verdict, **shown, "rows": numbers.thousands(verdict["rows"])}
     if verdict.get("untuned") is None:
         parts = [_("Of %(rows)s held-out rows, %(tuned)s are answered exactly.")]
     else:

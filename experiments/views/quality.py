@@ -39,6 +39,7 @@ def report(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
             "report": evaluation.report,
             "rows_of_split": run.dataset_version.row_count(Split(evaluation.split)),
             "verdict": verdict_of(evaluation.report["verdict"]),
+            "difference_tone": _tone((evaluation.report.get("difference") or {}).get("exact_match")),
             "field_bars": _field_bars(evaluation.report),
             "subjects": _subjects(evaluation.report),
             "field_table": _field_table(evaluation.report),
@@ -53,6 +54,11 @@ def report(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
         }
         audit.read(request.team, Actor.of(request), "run.answers_read", run)
     return render(request, "experiments/quality.html", context)
+
+
+def _tone(difference: float | None) -> str:
+    """Return the tone of a difference from the untuned model: what got worse is not shown as a gain."""
+    return "success" if difference and difference > 0 else "danger" if difference and difference < 0 else "neutral"
 
 
 def _slice_tables(figures: dict[str, Any]) -> list[dict[str, Any]]:

@@ -56,6 +56,18 @@ def test_the_page_says_first_that_the_baseline_is_better(run, evaluation, client
         assert words in text
 
 
+@pytest.mark.parametrize(
+    ("difference", "tone"), [(0.4, "success"), (-0.1, "danger"), (0.0, "neutral"), (None, "neutral")]
+)
+@pytest.mark.django_db
+def test_a_loss_is_not_shown_as_a_gain(run, evaluation, client_for, alice, difference, tone):
+    with all_teams("test"):
+        evaluation.report["difference"] = None if difference is None else {"exact_match": difference}
+        evaluation.save()
+    page = client_for(alice).get(PATH.format(run.pk)).content.decode()
+    assert f"change change-{tone}" in page
+
+
 @pytest.mark.django_db
 def test_the_download_has_everybody_and_runs_no_formula(run, evaluation, client_for, alice):
     answer = client_for(alice).get(PATH.format(run.pk) + "predictions.csv")

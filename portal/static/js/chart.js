@@ -139,7 +139,7 @@ class Chart {
     const cells = (tag, words) => words.map((word) => make(tag, { className: "numeric", textContent: word }));
     const rows = steps.flatMap((step, at) => {
       const kept = at % stride === 0 || at === steps.length - 1 || this.sparse.some((sparse, line) => sparse && this.measured[line][at] !== null);
-      return kept ? [make("tr", {}, ...cells("td", [moment(this.card, step), ...this.measured.map((column) => significant(column[at]))]))] : [];
+      return kept ? [make("tr", {}, ...cells("td", [moment(this.card, step), ...this.measured.map((column, index) => this.write(index, column[at]))]))] : [];
     });
     this.numbers.querySelector("thead tr").replaceChildren(...cells("th", [text("moments" in this.card.dataset ? "time" : "step"), ...this.lines.map((line) => line.label)]));
     this.numbers.querySelector("tbody").replaceChildren(...rows);
@@ -160,11 +160,17 @@ class Chart {
     this.plot?.setData(this.plot.data, true);
   }
 
+  /** A value as its axis writes it: shares in per cent. */
+  write(index, value) {
+    const isShare = this.lines[index].scale === "share" && value !== null && value !== undefined;
+    return isShare ? `${+(value * 100).toFixed(1)} %` : significant(value);
+  }
+
   readOut(at) {
     const steps = this.plot.data[0];
     const written = this.measured.map((column, index) => {
       const value = at === null ? column.findLast((one) => one !== null) : column[at];
-      this.keys[index].querySelector("b").textContent = significant(value);
+      this.keys[index].querySelector("b").textContent = this.write(index, value);
       return value;
     });
     const step = steps[at ?? steps.length - 1];
@@ -180,7 +186,7 @@ class Chart {
     const sync = this.card.dataset.sync;
     return {
       ...this.size(),
-      padding: [8, 12, 0, 0],
+      padding: [8, 18, 0, 0], // the last time of an axis is as wide
       legend: { show: false },
       cursor: { y: false, focus: { prox: 24 }, ...(sync && { sync: { key: sync } }) },
       scales: { x: { time: "moments" in this.card.dataset }, y: "log" in this.card.dataset ? { distr: 3 } : {}, share: { range: [0, 1] } },

@@ -10,6 +10,7 @@ from typing import ClassVar
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.utils import timezone
+from django.utils.text import slugify
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -221,6 +222,11 @@ class Run(TeamOwned):
     def duration(self) -> timedelta | None:
         """How long it has been at work, if it ever started."""
         return (self.ended_at or timezone.now()) - self.started_at if self.started_at else None
+
+    @property
+    def proposed_name(self) -> str:
+        """Under which its model may be called, made from the experiment's name; empty if no letter of that can be."""
+        return self.deploy_as or slugify(self.experiment.name.replace("_", " "))[:50].strip("-")
 
     @property
     def trained_tokens(self) -> int | None:

@@ -96,7 +96,7 @@ def watch(page: Any, installation: Installation) -> None:
     page.wait_for_selector(".u-over")
     picture(page, "run")
     assert installation.finished(run)["status"] == "succeeded"
-    sync_api.expect(page.get_by_role("button", name="Deploy")).to_be_visible(timeout=30_000)
+    sync_api.expect(page.get_by_role("link", name="Deploy", exact=True)).to_be_visible(timeout=30_000)
     sync_api.expect(page.locator("[data-log-lines]")).to_contain_text("step", timeout=10_000)
 
 
@@ -124,7 +124,7 @@ def deploy(page: Any) -> None:
     page.get_by_role("link", name="Experiments").click()
     page.get_by_role("link", name="Learn in the browser").click()
     page.get_by_role("link", name="#1").click()
-    page.get_by_role("button", name="Deploy").click()
+    page.get_by_role("link", name="Deploy", exact=True).click()
     page.fill("#deploy-name", "browser-triage")
     page.locator("dialog").get_by_role("button", name="Deploy").click()
     page.wait_for_url("**/deployments/*/")

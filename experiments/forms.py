@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from datasets_app.models import DatasetVersion
 from experiments.continuing import required_settings
-from experiments.hyperparameter_words import fields_in_words, value_words
+from experiments.hyperparameter_words import fields_in_words, refusal_words, value_words
 from experiments.hyperparameters import PROBLEM_TYPES, FieldInfo, Hyperparameters, form_fields, from_yaml
 from experiments.models import Experiment, Run, Sweep
 from experiments.problem_proposal import propose_problem
@@ -181,13 +181,13 @@ class RunForm(TeamForm):
         key = _uuid(self._chosen(name))
         return self.fields[name].queryset.filter(pk=key).first() if key else None  # type: ignore[attr-defined]
 
-    def groups(self) -> list[tuple[str, list[forms.BoundField]]]:
-        """Return the advanced hyperparameters by group, as (title, fields)."""
+    def groups(self) -> list[tuple[str, list[forms.BoundField], bool]]:
+        """Return the advanced hyperparameters by group, as (title, fields, whether one of them has an error)."""
         found: dict[str, list[forms.BoundField]] = {}
         for info in fields_in_words():
             if info.advanced:
                 found.setdefault(info.group, []).append(self[_PREFIX + info.name])
-        return list(found.items())
+        return [(title, bounds, any(bound.errors for bound in bounds)) for title, bounds in found.items()]
 
     def basic(self) -> list[forms.BoundField]:
         """Return the few hyperparameters that everybody should see."""
@@ -240,7 +240,7 @@ class RunForm(TeamForm):
         except ValidationError as error:
             for problem in error.errors():
                 name = _PREFIX + str(problem["loc"][0]) if problem["loc"] else None
-                self.add_error(name if name in self.fields else None, str(problem["msg"]))
+                self.add_error(name if name in self.fields else None, refusal_words(problem))
         return None
 
     def _read_yaml(self, upload: Any) -> Hyperparameters | None:
@@ -253,7 +253,7 @@ class RunForm(TeamForm):
             self.add_error("yaml", _("This file is not text in UTF-8."))
         except ValidationError as error:
             for problem in error.errors():
-                self.add_error("yaml", f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")
+                self.add_error("yaml", f"{'.'.join(map(str, problem['loc']))}: {refusal_words(problem)}")
         except ValueError as error:
             self.add_error("yaml", str(error))
         return None

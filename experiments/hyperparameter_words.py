@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from django.utils.translation import get_language
 from django.utils.translation import gettext as _
@@ -40,3 +42,12 @@ def value_words(info: FieldInfo, value: object) -> str:
         return _("Yes") if value else _("No")
     number = f"{value:g}" if isinstance(value, float) else str(value)
     return dict(info.choices).get(str(value), number)
+
+
+def refusal_words(problem: Mapping[str, Any]) -> str:
+    """Return what one of the errors of a pydantic ValidationError says, as a sentence.
+
+    Before sentences of our own pydantic puts “Value error, ”, which tells people nothing.
+    """
+    own = problem.get("ctx", {}).get("error") if problem["type"] == "value_error" else None
+    return f"{str(problem['msg'] if own is None else own).rstrip('.')}."

@@ -49,6 +49,12 @@ def recent_points(run: Run) -> Points:
     return list(run.metrics.order_by("-step").values_list("step", "values")[:_RECENT])[::-1]
 
 
+def with_losses(latest: Mapping[str, Any], losses: Points) -> dict[str, Any]:
+    """Return the newest figures with the newest losses, however long ago: validation losses are measured rarely."""
+    newest = {name: known[-1][1] for name in ("loss", "validation_loss") if (known := _series(losses, name))}
+    return {**latest, **newest}
+
+
 def hint_for(run: Run, points: Points) -> Hint | None:
     """Return what the curves of a run show so far; None before it has begun to learn."""
     losses = _series(points, "loss")

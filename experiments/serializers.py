@@ -10,6 +10,7 @@ from rest_framework import serializers
 
 from datasets_app.models import DatasetVersion, Split
 from experiments.continuing import required_settings
+from experiments.hyperparameter_words import refusal_words
 from experiments.hyperparameters import PROBLEM_TYPES, Hyperparameters
 from experiments.models import Adapter, Evaluation, Experiment, MetricPoint, Priority, Run, RunEvent, RunSample
 from experiments.preflight import prediction_of
@@ -161,7 +162,7 @@ class RunChoice(TeamSerializer):
             attrs["hyperparameters"] = Hyperparameters(**{**values, **given})
         except ValidationError as error:
             problems = {
-                ".".join(map(str, problem["loc"])) or "hyperparameters": [str(problem["msg"])]
+                ".".join(map(str, problem["loc"])) or "hyperparameters": [refusal_words(problem)]
                 for problem in error.errors()
             }
             raise serializers.ValidationError({"hyperparameters": problems}) from error

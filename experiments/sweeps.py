@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from datasets_app.models import DatasetVersion
 from experiments import estimates, services
+from experiments.hyperparameter_words import refusal_words
 from experiments.hyperparameters import Hyperparameters
 from experiments.models import Experiment, MetricPoint, Run, RunEvent, Sweep
 from experiments.storable import storable_number
@@ -118,7 +119,7 @@ def _hyperparameters(choice: Choice) -> list[Hyperparameters]:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "values"
-        raise InvalidInput(f"{where}: {problem['msg']}", param="values") from None
+        raise InvalidInput(f"{where}: {refusal_words(problem)}", param="values") from None
 
 
 def _require_gpu_time(team: Team, seconds: float | None) -> None:

@@ -14,6 +14,7 @@ from datasets_app.models import DatasetVersion
 from deployments.models import FineTuningJob
 from deployments.openai_api import parameters
 from experiments.continuing import required_settings
+from experiments.hyperparameter_words import refusal_words
 from experiments.hyperparameters import Hyperparameters
 from experiments.recipes import RECIPES, Situation, advise
 from experiments.situations import situation_of
@@ -111,11 +112,11 @@ def _checked(
     try:
         return Hyperparameters.model_validate({**usual.model_dump(), **changes})
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        first = error.errors(include_input=False, include_url=False)[0]
         ours = str(first["loc"][0]) if first["loc"] else ""
         name = {"epochs": "n_epochs", "preference_beta": "beta"}.get(ours, ours)
         raise InvalidInput(
-            _("'%(name)s': %(reason)s.") % {"name": name, "reason": first["msg"].rstrip(".")}, param=f"{path}.{name}"
+            _("'%(name)s': %(reason)s") % {"name": name, "reason": refusal_words(first)}, param=f"{path}.{name}"
         ) from None
 
 

@@ -20,6 +20,7 @@ from experiments.log_lines import last_lines
 from experiments.models import Priority, Run
 from experiments.plan_words import plan_sentence
 from experiments.preflight import memory_sentence, prediction_of
+from experiments.reported_words import reported_words
 from portal import audit
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
@@ -102,7 +103,7 @@ def _live(found: Run, points: insights.Points, latest: dict[str, Any]) -> dict[s
     prediction = prediction_of(found)
     return {
         "run": found,
-        "latest": latest,
+        "latest": insights.with_losses(latest, points),
         "waiting": waiting,
         "adapter": getattr(found, "adapter", None),
         "reading": insights.hint_for(found, points) if found.is_training else None,
@@ -134,9 +135,11 @@ def settings(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
     found = run_of(request, pk)
     groups: dict[str, list[tuple[str, object, str, str]]] = {}
     for info in fields_in_words():
+        if info.shown_if and str(found.hyperparameters.get(info.shown_if[0])) not in info.shown_if[1]:
+            continue  # says nothing about this run
         shown = value_words(info, found.hyperparameters.get(info.name))
         groups.setdefault(info.group, []).append((info.label, shown, info.unit, info.help))
-    context = {"run": found, "groups": list(groups.items()), "facts": found.facts}
+    context = {"run": found, "groups": list(groups.items()), "reported": reported_words(found)}
     return render(request, "experiments/settings.html", context)
 
 
@@ -223,7 +226,9 @@ def queue(request: TeamRequest) -> HttpResponse:
     """Show what waits, at which place, why and until about when, and what runs; asked again by itself."""
     places = scheduling.queue_places(request.team)
     active = request.team.runs.filter(status__in=Run.ACTIVE).select_related("experiment", "node")
-    summary = ngettext("%(count)d run is waiting.", "%(count)d runs are waiting.", len(places)) % {"count": len(places)}
+    count = {"count": len(places)}
+    waiting = ngettext("%(count)d run is waiting.", "%(count)d runs are waiting.", len(places)) % count
+    summary = waiting if places else _("No run is waiting.")
     context = {"places": places, "active": active, "summary": summary, "priorities": Priority.choices}
     template = "experiments/_queue.html" if request.headers.get("HX-Request") else "experiments/queue.html"
     return render(request, template, context)

@@ -126,6 +126,72 @@ def test_bad_values_are_named_and_start_nothing(browser, team, ready_version, ba
         assert not team.experiments.exists()
 
 
+def test_what_does_not_fit_is_said_in_our_words_where_it_can_be_seen(browser, team, ready_version, base_model):
+    values = {"hp_dora": "yes", "hp_lora_init": "pissa"}
+    page = browser.post("/t/service-desk/experiments/new/", form(ready_version, **values)).content.decode()
+    assert "This start cannot be combined with DoRA. Switch one of them off." in page
+    assert "Value error" not in page
+    assert '<details class="advanced" open><summary>LoRA adapter' in page
+    assert '<details class="advanced"><summary>Precision and memory' in page
+
+
+def test_the_api_says_it_in_our_words_too(api, team, ready_version, base_model):
+    wanted = {"name": "By API", "dataset_version": str(ready_version.pk), "base_model": "tiny"}
+    wanted["hyperparameters"] = {"dora": True, "lora_init": "pissa"}
+    answer = api.post("/api/experiments/", wanted, content_type="application/json").content.decode()
+    assert "This start cannot be combined with DoRA. Switch one of them off." in answer
+    assert "Value error" not in answer
+
+
+@pytest.mark.parametrize(
+    ("name", "proposed"),
+    [
+        ("Route support tickets", "route-support-tickets"),
+        ("Does rank_8 help?", "does-rank-8-help"),
+        ("Tickets of the " + "very " * 20 + "long year", "tickets-of-the-very-very-very-very-very-very-very"),
+        ("工单", ""),
+    ],
+)
+def test_the_name_proposed_to_deploy_under_is_one_that_the_form_takes(team, queued, name, proposed):
+    with team_scope(team.pk):
+        queued.experiment.name = name
+        assert queued.proposed_name == proposed
+        queued.deploy_as = "triage"
+        assert queued.proposed_name == "triage"
+
+
+def test_settings_tell_in_words_what_the_run_reported(browser, queued):
+    started = {"path": "fast", "why": "a llama-shaped model", "device": "cpu", "precision": "fp32", "rows": 1234}
+    finished = {"seconds": 61.0, "validation_seconds": 6.1, "peak_memory_bytes": 1_400_000_000}
+    change(queued, facts={"started": {**started, "processes": 1, "resumed_from_step": None}, "finished": finished})
+    page = browser.get(page_of(queued, "settings/")).content.decode().split("What the run reported")[1]
+    for words in ("Computed the fast way", "processor", "32 bit", "1,234", "1\xa0min 1\xa0s", "10.0%", "1.4\xa0GB"):
+        assert words in page, words
+    assert "{" not in page.split("</dl>")[0]
+    assert "Processes" not in page
+    change(queued, facts={"started": {"rows": "many", "device": 3}, "finished": None})
+    assert browser.get(page_of(queued, "settings/")).status_code == 200
+
+
+def test_settings_show_only_what_matters_for_the_kind_of_problem(browser, queued):
+    page = browser.get(page_of(queued, "settings/")).content.decode()
+    assert "Rank" in page
+    assert "Preference loss" not in page
+    change(queued, hyperparameters={**queued.hyperparameters, "problem_type": "preference"})
+    assert "Preference loss" in browser.get(page_of(queued, "settings/")).content.decode()
+
+
+def test_a_validation_loss_is_shown_though_many_steps_came_after_it(browser, team, queued, node):
+    lease = {"lease_token": "11111111-1111-1111-1111-111111111111", "node": node, "slot": 0}
+    change(queued, status="running", phase="training", step=120, total_steps=200, **lease)
+    with team_scope(team.pk):
+        team.metricpoints.create(run=queued, step=2, values={"loss": 2.0, "validation_loss": 0.6543})
+        for step in range(3, 120):
+            team.metricpoints.create(run=queued, step=step, values={"loss": 1.0})
+    for part in ("", "status/"):
+        assert "0.6543" in browser.get(page_of(queued, part)).content.decode().split("Validation loss")[1][:300], part
+
+
 def test_a_model_that_is_not_allowed_cannot_be_chosen(browser, team, ready_version, base_model):
     BaseModel.objects.update(is_allowed=False)
     assert browser.post("/t/service-desk/experiments/new/", form(ready_version)).status_code == 400
@@ -230,6 +296,8 @@ def test_queue_says_why_a_run_waits(browser, queued):
     page = browser.get("/t/service-desk/queue/").content.decode()
     assert "First question #1" in page
     assert "1 run is waiting." in page
+    change(queued, status="cancelled")
+    assert "No run is waiting." in browser.get("/t/service-desk/queue/").content.decode()
 
 
 def test_priority_of_a_waiting_run_is_changed_on_the_queue_page(browser, client_for, bob, queued):

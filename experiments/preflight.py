@@ -19,6 +19,8 @@ from experiments.trials import (
     MOST_LIKELIHOOD_ROWS,
     SCORING_SHARE,
     VALIDATION_SHARE,
+    asked_next,
+    asking_limit_s,
 )
 from portal.models import Node
 
@@ -28,7 +30,7 @@ _NEEDED = ("seconds_per_token", "tokens_per_step", "total_steps", "start_up_s", 
 _OPTIONAL = (
     "validation_s", "validation_checks", "checkpoints", "checkpoint_s", "imports_s", "answering_build_s",
     "answering_row_s", "untuned_row_s", "scored_row_s", "likelihood_row_s", "baseline_s", "sampled_rows",
-    "evaluated_rows", "calibration_rows", "written_rows",
+    "evaluated_rows", "calibration_rows", "written_rows", "sure_rows",
 )  # fmt: skip
 # Scoring looks after a few rows whether there is time for all.
 _ROWS_TRIED = 8
@@ -120,7 +122,7 @@ def predict(
     learning_s = steps_s + known["validation_checks"] * known["validation_s"] + _answers_s(known, steps_s)
     if max_minutes is not None:
         learning_s = min(learning_s, max_minutes * 60)
-    evaluation_s = _evaluation_s(known)
+    evaluation_s = _evaluation_s(known, learning_s)
     saving_s = (known["checkpoints"] + 1) * known["checkpoint_s"]  # and the adapter at the end
     seconds = known["start_up_s"] + learning_s + saving_s + (evaluation_s or 0.0)
     pace = known["seconds_per_token"]
@@ -152,25 +154,29 @@ def _answers_s(known: Mapping[str, float], steps_s: float) -> float:
     return max(0.0, min(wanted, allowed))
 
 
-def _evaluation_s(known: Mapping[str, float]) -> float | None:
+def _evaluation_s(known: Mapping[str, float], training_s: float) -> float | None:
     """Return what the quality report takes: a process of its own starts, builds an engine, and asks in several ways.
 
     The tuned model answers as long as the right answers are, the untuned one at its own length; answers that follow the
     schema by themselves are not asked for again.
     """
-    rows = known["evaluated_rows"]
-    if not known["answering_row_s"] or not rows:
+    if not known["answering_row_s"] or not known["evaluated_rows"]:
         return None
-    asking_s = rows * (known["answering_row_s"] + (known["untuned_row_s"] or known["answering_row_s"]))
+    row_s = known["answering_row_s"] + (known["untuned_row_s"] or known["answering_row_s"])
+    every = int(known["evaluated_rows"])
+    rows = int(known["sure_rows"]) or every
+    while more := asked_next(every, rows, row_s, asking_limit_s(training_s)):
+        rows += more
+    asking_s = rows * row_s
     asking_s += known["written_rows"] * known["answering_row_s"]
     likelihood_s = min(rows, MOST_LIKELIHOOD_ROWS) * known["likelihood_row_s"]
     starting_s = (known["imports_s"] or known["start_up_s"]) + known["answering_build_s"]
-    return starting_s + asking_s + _scoring_s(known, asking_s) + likelihood_s + known["baseline_s"]
+    return starting_s + asking_s + _scoring_s(known, rows, asking_s) + likelihood_s + known["baseline_s"]
 
 
-def _scoring_s(known: Mapping[str, float], asking_s: float) -> float:
+def _scoring_s(known: Mapping[str, float], rows: float, asking_s: float) -> float:
     """Return what scoring the allowed values takes: all rows if there is time for the needed ones, else a few."""
-    rows, spare, row_s = known["evaluated_rows"], known["calibration_rows"], known["scored_row_s"]
+    spare, row_s = known["calibration_rows"], known["scored_row_s"]
     limit_s = max(LEAST_SCORING_S, SCORING_SHARE * asking_s)
     needed_s = (rows + min(spare, LEAST_CALIBRATION_ROWS)) * row_s
     if needed_s > limit_s:

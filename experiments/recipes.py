@@ -116,7 +116,6 @@ def _balanced(situation: Situation) -> dict[str, Any]:
         "batch_size": 16 if situation.device == "cuda" else 8,
         "evaluations_per_epoch": 1.0,
         "validation_rows": 100,
-        "evaluation_rows": 100,
     }
 
 
@@ -127,7 +126,6 @@ def _best(situation: Situation) -> dict[str, Any]:
         "lora_alpha": 64.0,
         "evaluations_per_epoch": 1.0,
         "validation_rows": 200,
-        "evaluation_rows": 200,
     }
 
 

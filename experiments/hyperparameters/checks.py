@@ -28,8 +28,11 @@ class ChecksGroup(Group):
         help=_("How many validation rows are answered at each check, if that fits into 15% of the time. 0: none."),
     )  # fmt: skip
     evaluation_rows: Integer = field(
-        100, limits=(1, 10_000), group=CHECKS, label=_("Rows in the quality report"), unit=_("rows"),
-        help=_("How many held-out rows the untuned and the tuned model answer after training."),
+        0, limits=(0, 10_000), group=CHECKS, label=_("Rows in the quality report"), unit=_("rows"),
+        help=_(
+            "How many held-out rows the untuned and the tuned model answer after training. 0: all of them, as far as "
+            "that takes no longer than half of the training."
+        ),
     )  # fmt: skip
     max_new_tokens: Integer = field(
         128, limits=(1, 4096), group=CHECKS, label=_("Longest answer"), unit=_("tokens"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets_app.rendering import ChatRenderer, RenderingError
 from experiments.problem_file import Problem
+from experiments.trials import MOST_ASKED_ROWS, MOST_CALIBRATION_ROWS
 from gpu_worker.evaluator.problems import continuation
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.heldout import HeldOutRow, heldout_row
@@ -20,6 +21,34 @@ class Answer:
 
     text: str
     finish: str
+
+
+@dataclass(frozen=True)
+class Supply:
+    """How many rows there are to ask. `apart`: they are test rows, and validation rows are there besides."""
+
+    count: int
+    validation: int
+    apart: bool
+
+    @classmethod
+    def of(cls, data: Path) -> "Supply":
+        """Count the rows of a job folder; where there are no test rows, validation rows stand in for them."""
+        paths = data / "heldout.jsonl", data / "validation.jsonl"
+        heldout, validation = (read_lines(path) if path.exists() else [] for path in paths)
+        apart = bool(heldout) and heldout[:1] != validation[:1]
+        return cls(len(heldout if apart else validation), len(validation), apart)
+
+    def asked(self, wanted: int) -> int:
+        """Return how many rows a report asks at most; `wanted` is 0 for all, of which some are left to calibrate by."""
+        if wanted:
+            return min(wanted, self.count)
+        left = 0 if self.apart else min(self.count // 2, MOST_CALIBRATION_ROWS)
+        return min(self.count - left, MOST_ASKED_ROWS)
+
+    def spare(self, asked: int) -> int:
+        """Return how many validation rows are not asked."""
+        return self.validation if self.apart else self.count - asked
 
 
 def choose_rows(

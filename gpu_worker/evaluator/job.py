@@ -1,9 +1,11 @@
 """One evaluation: choose rows, let both models answer them in one batch, write the answers down."""
 
+import contextlib
 import json
+import math
 import time
 from collections.abc import Sequence as Rows
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -12,17 +14,16 @@ from experiments.hyperparameters import Hyperparameters, stops_in
 from experiments.problem_file import Problem, read_problem
 from experiments.scoring.against import is_free_text
 from experiments.scoring.names import CONSTRAINED, MAJORITY, MODELS, OTHERS, SCORED, TFIDF, TUNED, UNTUNED
-from experiments.trials import LEAST_SCORING_S, SCORING_SHARE
+from experiments.trials import LEAST_SCORING_S, SCORING_SHARE, asking_limit_s
 from gpu_worker.engine.build import RunnerKind, build_core
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.errors import EngineError
 from gpu_worker.engine.grammar import Grammar, GrammarCompiler
 from gpu_worker.engine.sampling import SamplingParams
-from gpu_worker.engine.sequence import AdapterRef, FinishReason, Sequence
+from gpu_worker.engine.sequence import AdapterRef
 from gpu_worker.evaluator.baselines import Messages, answer_simply
 from gpu_worker.evaluator.bound import (
-    CACHE_SALT,
     Bound,
     ScoredRows,
     bind,
@@ -31,13 +32,14 @@ from gpu_worker.evaluator.bound import (
     score_closed_fields,
 )
 from gpu_worker.evaluator.expected import Nats, expected_nats
-from gpu_worker.evaluator.heldout import Answer, choose_rows, read_lines
-from gpu_worker.evaluator.pace import Pace
+from gpu_worker.evaluator.heldout import Answer, Supply, choose_rows, read_lines
 from gpu_worker.evaluator.problems import ProblemScorer, measure_problem
+from gpu_worker.evaluator.questions import Questions
 from gpu_worker.trainer.errors import TrainingError
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.heldout import HeldOutRow, answer_limit
 from gpu_worker.trainer.rows import read_messages
+from gpu_worker.trainer.spec import JobFolder
 from gpu_worker.trainer.stop import StopFlag
 from gpu_worker.trainer.storage import publish_text
 
@@ -55,9 +57,8 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     model_dir = Path(spec["base_model"]["path"])
     renderer = ChatRenderer.load(model_dir)
     problem = _read_problem(job_dir / "adapter")
-    rows = choose_rows(
-        job_dir / "data" / "heldout.jsonl", renderer, count=wanted["rows"], seed=wanted["seed"], problem=problem
-    )
+    most = Supply.of(job_dir / "data").asked(int(wanted["rows"]))
+    rows = choose_rows(job_dir / "data" / "heldout.jsonl", renderer, count=most, seed=seed, problem=problem)
     asks_untuned = bool(wanted.get("untuned", True))
     # Of a problem type's rows, more is asked than their answers.
     known = {} if problem or not asks_untuned else _known_answers(job_dir / "evaluation" / "untuned-cache.jsonl", rows)
@@ -65,7 +66,6 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
     config = EngineConfig(max_waiting=3 * len(rows))
     core = build_core(model_dir, renderer, config, kind=runner_for(job_dir / "adapter"))
     tuned = _load_adapter(core, job_dir / "adapter")
-    questions: dict[str, list[HeldOutRow]] = {TUNED: rows, UNTUNED: rows if asks_untuned and not known else []}
     params = SamplingParams(
         limit,
         wanted.get("temperature", 0.0),
@@ -75,15 +75,15 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
         stop=stops_in(wanted.get("stop_texts", "")),
     )
     asked = Questions(core, renderer, params, _grammar(problem, core, model_dir, renderer))
-    asked.put(TUNED, questions[TUNED], tuned)
-    asked.put(UNTUNED, questions[UNTUNED], None)
     writes_freely = problem is None or problem.problem_type == "preference"
     training_rows = cache(lambda: _training_rows(job_dir / "data" / "train.jsonl", events))
     bound = None
     if writes_freely:
         bound = bind(core, renderer, model_dir, training_rows, spec.get("schema"), tuned, events)
     asking = time.monotonic()
-    asked.run(events, stop)
+    models = {TUNED: tuned, UNTUNED: None} if asks_untuned else {TUNED: tuned}
+    limit_s = math.inf if wanted["rows"] else asking_limit_s(_training_s(job_dir))
+    rows = asked.ask_in_time(rows, models, {UNTUNED: known}, events, stop, limit_s=limit_s, seed=seed)
     unasked: list[HeldOutRow] = []
     if bound is not None:
         unasked, written = rows_to_calibrate_by(bound, job_dir, rows, seed)
@@ -92,17 +92,18 @@ def evaluate(job_dir: Path, events: Events, stop: StopFlag) -> None:
         asked.put(CONSTRAINED, [*others, *written], tuned, bound.grammar)
         asked.run(events, stop)
     answers = asked.answers
-    limit_s = max(LEAST_SCORING_S, float(wanted.get("scoring_share", SCORING_SHARE)) * (time.monotonic() - asking))
-    scored = score_closed_fields(bound, rows, unasked, answers, events, stop, limit_s=limit_s) if bound else None
-    for row in rows if known else []:
-        answers[UNTUNED, row.row] = known[row.row]
+    asking_s = time.monotonic() - asking
+    scoring_s = max(LEAST_SCORING_S, float(wanted.get("scoring_share", SCORING_SHARE)) * asking_s)
+    scored = score_closed_fields(bound, rows, unasked, answers, events, stop, limit_s=scoring_s) if bound else None
     if problem:
-        scorer = ProblemScorer(core, renderer, problem, Hyperparameters.model_validate(spec.get("hyperparameters", {})))
+        chosen = Hyperparameters.model_validate(spec.get("hyperparameters", {}))
+        scorer = ProblemScorer(core, renderer, problem, chosen)
         contents = [row.content for row in rows]
         unasked = calibration_rows(job_dir, renderer, rows, seed) if problem.labels else []
         measure_problem(
             scorer, problem, contents, {TUNED: tuned, UNTUNED: None}, job_dir / "evaluation", events, stop,
             calibration=[row.content for row in unasked],
+            limit_s=math.inf if wanted["rows"] else max(LEAST_SCORING_S, asking_s),
         )  # fmt: skip
     learns_answers = problem is None or problem.problem_type != "pretraining"
     simple = _ask_baselines(training_rows(), rows, events, stop) if learns_answers else {}
@@ -149,15 +150,19 @@ def _load_adapter(core: EngineCore, folder: Path) -> AdapterRef:
 
 
 def _known_answers(path: Path, rows: Rows[HeldOutRow]) -> dict[int, Answer]:
-    """Return what an earlier run found the untuned model to answer, or nothing unless it is for just these rows."""
+    """Return what an earlier run found the untuned model to answer to these rows, as far as it was asked."""
     if not path.exists():
         return {}
-    found = [json.loads(line) for line in read_lines(path)]
-    if [(item["row"], item["prompt"], item["expected"]) for item in found] != [
-        (row.row, row.prompt, row.expected) for row in rows
-    ]:
-        return {}
-    return {item["row"]: Answer(item["untuned"], item["untuned_finish"]) for item in found}
+    found = {(item["row"], item["prompt"], item["expected"]): item for item in map(json.loads, read_lines(path))}
+    rows_found = {row.row: found.get((row.row, row.prompt, row.expected)) for row in rows}
+    return {row: Answer(item["untuned"], item["untuned_finish"]) for row, item in rows_found.items() if item}
+
+
+def _training_s(job_dir: Path) -> float:
+    """Return how long the model has learned, as its trainer has noted; 0 where nothing was learned here."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        return float(json.loads(JobFolder(job_dir).report.read_text(encoding="utf-8"))["seconds"])
+    return 0.0
 
 
 def _training_rows(path: Path, events: Events) -> list[Messages]:
@@ -184,94 +189,6 @@ def _ask_baselines(
         for subject, texts in by_name.items()
         for row, text in zip(rows, texts, strict=True)
     }
-
-
-class Questions:
-    """Rows put to both models at once; the engine works on as many as fit in one batch."""
-
-    def __init__(
-        self, core: EngineCore, renderer: ChatRenderer, params: SamplingParams, grammar: Grammar | None = None
-    ) -> None:
-        """`grammar`: what every answer is held to."""
-        self._grammar = grammar
-        self.answers: dict[tuple[str, int], Answer] = {}
-        self._core = core
-        self._renderer = renderer
-        self._params = params
-        self._open: dict[str, tuple[str, int]] = {}
-        self._texts: dict[str, list[str]] = {}
-        self._tokens: dict[tuple[str, int], list[int]] = {}
-        self._totals: dict[str, int] = {}
-
-    def put(
-        self, subject: str, rows: Rows[HeldOutRow], adapter: AdapterRef | None, grammar: Grammar | None = None
-    ) -> None:
-        """Queue rows for one model, whose answers follow the grammar if there is one.
-
-        A prompt that leaves no room for an answer counts as unanswered.
-        """
-        self._totals[subject] = self._totals.get(subject, 0) + len(rows)
-        held = grammar or self._grammar
-        # What is held to a grammar ends where the grammar does.
-        params = replace(self._params, stop=()) if held else self._params
-        for row in rows:
-            key = f"{subject}-{row.row}"
-            sequence = Sequence.create(
-                key,
-                row.prompt_ids,
-                params,
-                adapter=adapter,
-                decode=self._renderer.decode,
-                grammar=held.start() if held else None,
-                cache_salt=CACHE_SALT,
-            )
-            try:
-                self._core.submit([sequence])
-            except EngineError:
-                self.answers[subject, row.row] = Answer("", "length")
-                continue
-            self._open[key], self._texts[key] = (subject, row.row), []
-            self._tokens[subject, row.row] = []
-
-    def copy_conforming(self, source: str, subject: str, rows: Rows[HeldOutRow], grammar: Grammar) -> set[int]:
-        """Let `subject` have the complete answers of `source` that follow the grammar anyway; return their rows.
-
-        Always the likeliest token, all of them allowed: bound to the grammar, the same tokens would be chosen again.
-        Where texts end an answer, its text may lack the last of them.
-        """
-        if self._params.temperature > 0 or self._params.stop:
-            return set()
-        found = {
-            row.row
-            for row in rows
-            if self.answers[source, row.row].finish == FinishReason.STOP
-            and grammar.is_complete(self._tokens.get((source, row.row), ()))
-        }
-        self.answers |= {(subject, row): self.answers[source, row] for row in found}
-        self._totals[subject] = len(found)
-        return found
-
-    def run(self, events: Events, stop: StopFlag) -> None:
-        """Step until every question is answered. Raises: StopRequested, TrainingError if an answer breaks off."""
-        pace = Pace()
-        while self._core.busy:
-            stop.check()
-            for output in self._core.step():
-                if output.error and not output.sequence_id.startswith(CONSTRAINED):
-                    raise TrainingError("internal", output.error)
-                self._texts[output.sequence_id].append(output.text)
-                self._tokens[self._open[output.sequence_id]].extend(output.token_ids)
-                if output.finish_reason is not None:
-                    text = "".join(self._texts.pop(output.sequence_id))
-                    self.answers[self._open.pop(output.sequence_id)] = Answer(text, output.finish_reason.value)
-            if pace.is_due(is_last=not self._core.busy):
-                self._tell(events)
-
-    def _tell(self, events: Events) -> None:
-        for subject, total in self._totals.items():
-            done = sum(1 for answered, _row in self.answers if answered == subject)
-            if total:
-                events.emit("evaluation_progress", subject=subject, done=done, total=total)
 
 
 def _write_schema(folder: Path, bound: Bound | None, scored: ScoredRows | None, config: EngineConfig) -> None:

@@ -7,8 +7,11 @@ a preference, the whole text of pre-training. The untuned model is the same mode
 import contextlib
 import json
 import math
+import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from experiments.hyperparameters import Hyperparameters
 from experiments.problem_file import PROBLEM_FILE, Problem
 from experiments.scoring.calibration import fit_temperature, probabilities
 from experiments.scoring.names import TUNED
+from experiments.trials import LEAST_ASKED_ROWS
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.decisions import decide, value_ids
 from gpu_worker.engine.likelihood import Likelihoods
@@ -89,24 +93,30 @@ def measure_problem(
     stop: StopFlag,
     *,
     calibration: Sequence[Content] = (),
+    limit_s: float = math.inf,
 ) -> None:
     """Write `problem.json` beside the answers: the problem, and the scores of each row that could be scored.
 
-    `calibration`: other rows, by which a classification's temperature for the tuned model is fitted.
+    `calibration`: other rows, by which a classification's temperature for the tuned model is fitted. Rows are scored in
+    an order drawn by chance: as many as their labels allow, and after the first ones no longer than `limit_s`.
     Raises: StopRequested.
     """
     most = max(1, MOST_LABEL_SCORES // max(1, len(adapters) * len(problem.labels)))
-    rows: list[dict[str, object]] = []
-    pace = Pace()
-    for number, content in enumerate(contents[:most]):
+    rows: list[dict[str, Any]] = []
+    pace, started = Pace(), time.monotonic()
+    order = random.Random(0).sample(range(len(contents)), min(most, len(contents)))  # noqa: S311 -- no secret
+    for done, number in enumerate(order):
         stop.check()
+        if done >= LEAST_ASKED_ROWS and time.monotonic() - started > limit_s:
+            break
         try:
-            scores = {subject: scorer.of(content, adapter) for subject, adapter in adapters.items()}
+            scores = {subject: scorer.of(contents[number], adapter) for subject, adapter in adapters.items()}
         except ValueError:  # longer than the model reads; counted as not measured
             continue
         rows.append({"place": number, "scores": scores})
         if pace.is_due():
-            events.emit("evaluation_progress", subject="scores", done=number + 1, total=len(contents))
+            events.emit("evaluation_progress", subject="scores", done=done + 1, total=len(order))
+    rows.sort(key=itemgetter("place"))
     written = {"problem": asdict(problem), "rows": rows, "calibration": None}
     if problem.labels and calibration:
         written["calibration"] = _calibrated(scorer, problem, calibration[:most], adapters[TUNED], stop)

@@ -14,7 +14,7 @@ from datasets_app.rendering import ChatRenderer
 from experiments.hyperparameters import Hyperparameters
 from experiments.scoring.against import is_free_text
 from experiments.scoring.names import TUNED, UNTUNED
-from experiments.trials import MOST_CALIBRATION_ROWS, MOST_WRITTEN_ROWS
+from experiments.trials import LEAST_ASKED_ROWS, MOST_CALIBRATION_ROWS, MOST_WRITTEN_ROWS
 from gpu_worker.engine.build import build_core
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
@@ -24,7 +24,7 @@ from gpu_worker.engine.sequence import AdapterRef, Sequence
 from gpu_worker.evaluator.baselines import Messages, answer_simply
 from gpu_worker.evaluator.bound import CACHE_SALT, MOST_AT_ONCE, Bound, bind
 from gpu_worker.evaluator.expected import expected_nats
-from gpu_worker.evaluator.heldout import choose_rows, read_lines
+from gpu_worker.evaluator.heldout import Supply, choose_rows
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.heldout import HeldOutRow, answer_limit
 from gpu_worker.trainer.limits import peak_memory_bytes
@@ -43,7 +43,8 @@ class Rehearsed:
 
     `scored_row_s`: of a row whose allowed values are scored, `likelihood_row_s`: of a row whose expected text is
     weighed under both models, 0 where the report does without; `baseline_s`: of both simple baselines. Then how many
-    rows there are to do. `peak_memory_bytes`: of this process while it answered as at a validation check.
+    rows there are to do; `sure_rows`: of the evaluated ones those that are asked however long it takes.
+    `peak_memory_bytes`: of this process while it answered as at a validation check.
     """
 
     answering_build_s: float
@@ -56,6 +57,7 @@ class Rehearsed:
     evaluated_rows: int
     calibration_rows: int
     written_rows: int
+    sure_rows: int
     peak_memory_bytes: int
 
 
@@ -73,8 +75,8 @@ def rehearse(
     `write_adapter` writes the adapter as it stands and returns its folder.
     Raises: StopRequested; TrainingError, EngineError, OSError if rows, base model or adapter cannot be used.
     """
-    validation, heldout = (_count(job_dir / "data" / f"{name}.jsonl") for name in ("validation", "heldout"))
-    name = "heldout" if heldout else "validation" if validation else "train"
+    supply = Supply.of(job_dir / "data")
+    name = "heldout" if supply.apart else "validation" if supply.validation else "train"
     rows = choose_rows(job_dir / "data" / f"{name}.jsonl", renderer, count=ASKED_ROWS, seed=chosen.seed)
     learned = [messages for _number, messages in read_messages(job_dir / "data" / "train.jsonl")]
     schema = json.loads((job_dir / "spec.json").read_text(encoding="utf-8")).get("schema")
@@ -95,9 +97,8 @@ def rehearse(
     bound = bind(core, renderer, model_dir, lambda: learned, schema, tuned, events)
     is_text = is_free_text([row.expected for row in rows])
     models = {TUNED: tuned, UNTUNED: None}
-    evaluated = min(chosen.evaluation_rows, heldout or validation)
-    spare = validation if heldout else validation - evaluated
-    calibrating = max(0, min(evaluated, MOST_CALIBRATION_ROWS, spare))
+    evaluated = supply.asked(chosen.evaluation_rows)
+    calibrating = min(evaluated, MOST_CALIBRATION_ROWS, supply.spare(evaluated))
     written = min(calibrating, MOST_WRITTEN_ROWS) if bound is not None and bound.chooser.needs_answers else 0
     return Rehearsed(
         answering_build_s=build_s,
@@ -110,10 +111,11 @@ def rehearse(
             else 0.0
         ),
         baseline_s=_baseline_s(learned, [row.question for row in rows], stop),
-        sampled_rows=min(chosen.sample_rows, validation),
+        sampled_rows=min(chosen.sample_rows, supply.validation),
         evaluated_rows=evaluated,
         calibration_rows=written or calibrating,
         written_rows=written,
+        sure_rows=evaluated if chosen.evaluation_rows else min(evaluated, LEAST_ASKED_ROWS),
         peak_memory_bytes=peak,
     )
 
@@ -184,7 +186,3 @@ def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def _count(path: Path) -> int:
-    return len(read_lines(path)) if path.exists() else 0

@@ -57,7 +57,7 @@ def test_a_recipe_takes_over_what_the_adapter_demands(team, actor, parent, versi
     run = go_on(team, actor, parent, version, base_model, recipe="best")
     assert run.continue_from == parent
     assert run.hyperparameters["lora_r"] == 8
-    assert run.hyperparameters["evaluation_rows"] == 200
+    assert run.hyperparameters["validation_rows"] == 200
 
 
 @pytest.mark.parametrize(

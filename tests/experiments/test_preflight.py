@@ -70,6 +70,21 @@ def test_scoring_takes_no_longer_than_asking(row_s, scoring_s):
     assert found.seconds - without.seconds == pytest.approx(scoring_s)
 
 
+def test_all_rows_are_asked_as_long_as_there_is_time():
+    """2,010 s of training leave half of that for answers of one second a row, twice as many each time."""
+    known = {**MEASURED, **ANSWERING, "validation_checks": 0, "total_steps": 1112, "imports_s": 0.1}
+    known |= dict.fromkeys(("scored_row_s", "likelihood_row_s", "baseline_s", "answering_build_s"), 0.0)
+
+    def asked(every, sure=128, **changes):
+        measured = {**known, **changes, "evaluated_rows": every, "sure_rows": sure}
+        return predict(measured, max_minutes=None, price_per_hour=0.0).evaluation_s - 0.1
+
+    assert asked(1_000) == pytest.approx(1_000)
+    assert asked(3_000) == pytest.approx(512)
+    assert asked(3_000, untuned_row_s=20.0) == pytest.approx(128 * 20.25)
+    assert asked(3_000, sure=3_000) == pytest.approx(3_000)
+
+
 def test_answers_never_take_more_than_their_share():
     slow = {**MEASURED, **ANSWERING, "answering_row_s": 60.0, "evaluated_rows": 0}
     found = predict(slow, max_minutes=None, price_per_hour=0.0)

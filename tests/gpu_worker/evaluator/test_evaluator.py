@@ -20,15 +20,17 @@ import torch
 
 from datasets_app.doctor.schema import deviations
 from datasets_app.rendering import ChatRenderer
+from experiments import trials
 from gpu_worker.engine.build import build_core
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.grammar import GrammarCompiler
 from gpu_worker.engine.sampling import SamplingParams
 from gpu_worker.evaluator.choices import Chooser
-from gpu_worker.evaluator.heldout import choose_rows
-from gpu_worker.evaluator.job import Questions, evaluate
+from gpu_worker.evaluator.heldout import Supply, choose_rows
+from gpu_worker.evaluator.job import evaluate
+from gpu_worker.evaluator.questions import Questions
 from gpu_worker.trainer.events import Events
-from gpu_worker.trainer.heldout import answer_limit
+from gpu_worker.trainer.heldout import HeldOutRow, answer_limit
 from gpu_worker.trainer.stop import StopFlag
 from tests.forked import Forked
 from tests.tiny_model import make_tiny_model
@@ -298,9 +300,73 @@ def test_answers_of_an_earlier_run_are_reused_only_for_the_same_rows(job):
     cache.write_text("".join(json.dumps(item) + "\n" for item in found))
     run(job)
     assert {item["untuned"] for item in answers_of(job)} == {"from the cache"}
-    cache.write_text("".join(json.dumps(item | {"expected": "other"}) + "\n" for item in found))
+    some = [item | ({"expected": "other"} if place else {}) for place, item in enumerate(found)]
+    cache.write_text("".join(json.dumps(item) + "\n" for item in some))
     run(job)
-    assert "from the cache" not in {item["untuned"] for item in answers_of(job)}
+    assert [item["untuned"] == "from the cache" for item in answers_of(job)] == [True] + [False] * (len(found) - 1)
+
+
+def order_all(job: Path, training_s: float) -> None:
+    spec = json.loads((job / "spec.json").read_text())
+    (job / "spec.json").write_text(json.dumps(spec | {"evaluation": spec["evaluation"] | {"rows": 0}}))
+    (job / "report.json").write_text(json.dumps({"seconds": training_s}))
+
+
+def asked_here(job: Path) -> tuple[list[int], list[dict]]:
+    stream = io.StringIO()
+    evaluate(job, Events(stream), StopFlag())
+    return [item["row"] for item in answers_of(job)], [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_all_rows_are_asked_unless_that_takes_long_beside_the_training(job, monkeypatch):
+    monkeypatch.setattr(trials, "LEAST_ASKED_ROWS", 2)
+    order_all(job, training_s=1e6)
+    every, told = asked_here(job)
+    assert every == list(range(2, 14))
+    assert not any("held-out rows are asked" in event.get("message", "") for event in told)
+    # twice as many each time: 2 of them, and there is no time for 4
+    monkeypatch.setattr(trials, "LEAST_ASKING_S", 0.0)
+    order_all(job, training_s=0.0)
+    few, told = asked_here(job)
+    assert len(few) == 2
+    assert [event["rows"] for event in told if event["event"] == "evaluated"] == [2]
+    assert any("2 of 12 held-out rows are asked" in event.get("message", "") for event in told)
+    assert all({"tuned", "untuned", "tfidf"} <= set(item) for item in answers_of(job))
+
+
+def test_who_has_less_time_is_asked_some_of_the_same_rows(monkeypatch):
+    monkeypatch.setattr(trials, "LEAST_ASKED_ROWS", 2)
+    found = []
+    for limit_s in (0.0, 1e6, math.inf):
+        questions, rows = scripted_questions(monkeypatch, 9)
+        asked = questions.ask_in_time(rows, {}, {}, Events(io.StringIO()), StopFlag(), limit_s=limit_s, seed=1)
+        found.append([row.row for row in asked])
+    assert len(found[0]) == 2
+    assert set(found[0]) < set(found[1])
+    assert found[1] == found[2] == list(range(9))
+
+
+def scripted_questions(monkeypatch, count: int) -> tuple[Questions, list[HeldOutRow]]:
+    monkeypatch.setattr(Questions, "run", lambda *_: None)
+    rows = [HeldOutRow(row, "", "", "", (), 0, place=row) for row in range(count)]
+    return Questions(None, None, None), rows  # type: ignore[arg-type]
+
+
+def test_where_validation_rows_stand_in_some_are_left_to_calibrate_by(tmp_path):
+    def supply(**counts):
+        for name in ("heldout", "validation"):
+            lines = [json.dumps({"row": name[0] + str(row)}) + "\n" for row in range(counts.get(name, 0))]
+            (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+        if counts.get("same"):
+            shutil.copy(tmp_path / "validation.jsonl", tmp_path / "heldout.jsonl")
+        return Supply.of(tmp_path)
+
+    tests_apart, stand_in = supply(heldout=30, validation=9), supply(validation=500, same=True)
+    assert (tests_apart.asked(0), tests_apart.asked(4), tests_apart.asked(99)) == (30, 4, 30)
+    assert tests_apart.spare(30) == 9
+    assert (stand_in.asked(0), stand_in.asked(400), stand_in.spare(300)) == (300, 400, 200)
+    assert supply(validation=7, same=True).asked(0) == 4
+    assert supply(validation=7).asked(0) == 4  # as a trial has it
 
 
 def test_the_sample_follows_the_seed(job, model):

@@ -35,8 +35,9 @@ def test_a_trial_measures_and_leaves_nothing(job):
     assert 0 < measured["validation_s"] < 5
     assert measured["checkpoints"] == 1
     assert 0 < measured["checkpoint_s"] < 5
-    # six validation rows are all there is to ask: none are left to calibrate by
-    assert (measured["sampled_rows"], measured["evaluated_rows"], measured["calibration_rows"]) == (6, 6, 0)
+    # six validation rows are all there is to ask: three of them are left to calibrate by
+    assert (measured["sampled_rows"], measured["evaluated_rows"], measured["calibration_rows"]) == (6, 3, 3)
+    assert measured["sure_rows"] == 3
     assert measured["answering_build_s"] > 0
     for name in ("answering_row_s", "untuned_row_s", "scored_row_s", "baseline_s"):
         assert 0 < measured[name] < 10, name

@@ -51,6 +51,7 @@ def reason_against_dividing(chosen: Hyperparameters) -> str | None:
         _("all layers are trained"): chosen.training_kind != "lora",
         _("it is compressed"): chosen.quantization != "none",
         _("DoRA measures whole weights"): chosen.dora,
+        _("preferences ask the untuned model, too"): chosen.problem_type == "preference",
     }
     return next((reason for reason, applies in reasons.items() if applies), None)
 

@@ -13,6 +13,7 @@ from torch import distributed
 
 from experiments.paths import contradiction, reason_against_dividing
 from gpu_worker.trainer.errors import TrainingError
+from gpu_worker.trainer.in_step import InStep
 from gpu_worker.trainer.spec import TrainSpec
 
 # Of a GPU's memory, what a whole base model may take before it is divided; the rest is for activations.
@@ -41,9 +42,10 @@ def divides(spec: TrainSpec, device: str) -> bool:
     return _file_bytes(spec.base_model.path) > SHARE_FOR_A_WHOLE_MODEL * torch.cuda.mem_get_info()[1]
 
 
-def divide(model: Any, causal_lm: Any, device: str) -> None:
+def divide(model: Any, causal_lm: Any, device: str) -> InStep:
     """Divide every decoder layer's frozen weights; what is trained stays whole, on `device`.
 
+    Returns what computes a micro-batch so that no process leaves the others waiting.
     Layers are divided one by one and the model around them is not, because its parts are called one by one, too.
     """
     from torch.distributed.device_mesh import init_device_mesh
@@ -55,6 +57,7 @@ def divide(model: Any, causal_lm: Any, device: str) -> None:
         fully_shard(layer, mesh=mesh, ignored_params=trained)
     for tensor in (*trained, *_outside_of_layers(causal_lm)):
         tensor.data = tensor.data.to(device)
+    return InStep(causal_lm.get_decoder().layers)
 
 
 def _outside_of_layers(causal_lm: Any) -> list[torch.Tensor]:

@@ -27,6 +27,7 @@ from gpu_worker.trainer.attach import (
 from gpu_worker.trainer.base_loading import load_base
 from gpu_worker.trainer.compiling import CompiledForward
 from gpu_worker.trainer.divided import divide, divides, processes
+from gpu_worker.trainer.in_step import InStep
 from gpu_worker.trainer.layouts import Packing, packed, padded, positions_of
 from gpu_worker.trainer.learner import Outcome, is_out_of_memory
 from gpu_worker.trainer.noise import InputNoise
@@ -47,11 +48,12 @@ class GeneralLearner:
         self.device = device
         self._bf16 = uses_bf16(spec, device)
         self.is_divided = divides(spec, device)
+        self._in_step: InStep | None = None
         # What is to be divided is never whole on a GPU.
         base = load_base(spec, device="cpu" if self.is_divided else device, bf16=self._bf16)
         self._model, self._causal_lm = _made_trainable(base, spec)
         if self.is_divided:
-            divide(self._model, self._causal_lm, device)
+            self._in_step = divide(self._model, self._causal_lm, device)
             self.why += f", its layers divided among {processes()} processes (FSDP2)"
         self.parameters = _adopt_parameters(self._model, device)
         attention = str(getattr(base.config, "_attn_implementation", "") or "unknown")
@@ -90,7 +92,7 @@ class GeneralLearner:
         self._model.train()
         try:
             with self._uncompiled(), Remembered(known) as remembered:
-                self._loss([row])
+                self._looked_at([row])
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -128,6 +130,8 @@ class GeneralLearner:
     def accumulate(self, rows: Sequence[EncodedRow], scale: float) -> float:
         """Add the gradient of scale · loss to `parameters.gradients` and return the summed loss."""
         self._model.train()
+        if self._in_step is not None:
+            return self._in_step.compute(rows, self._loss, _few(rows), scale)
         loss = self._loss(rows)
         (loss * scale).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
@@ -136,7 +140,7 @@ class GeneralLearner:
         """Return the summed loss without dropout and without gradient."""
         self._stop_training()
         with torch.no_grad():
-            return float(self._loss(rows))
+            return float(self._looked_at(rows))
 
     @contextlib.contextmanager
     def lend_model(self) -> Iterator[Any]:
@@ -151,6 +155,9 @@ class GeneralLearner:
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device, torch.bfloat16) if self._bf16 else contextlib.nullcontext()
+
+    def _looked_at(self, rows: Sequence[EncodedRow]) -> Tensor:
+        return self._in_step.look(rows, self._loss, _few(rows)) if self._in_step is not None else self._loss(rows)
 
     def _loss(self, rows: Sequence[EncodedRow]) -> Tensor:
         if rows[0].rejected_ids:
@@ -195,6 +202,10 @@ class GeneralLearner:
         # No attention mask: padding stands behind every real token, where a causal model cannot see it.
         hidden: Tensor = (self._compiled or self._causal_lm.get_decoder())(**given).last_hidden_state
         return self._head.logprobs(hidden.flatten(0, 1)[predicting], labels)
+
+
+def _few(rows: Sequence[EncodedRow]) -> list[EncodedRow]:
+    return [EncodedRow(rows[0].token_ids[:2], 1)]
 
 
 def uses_bf16(spec: TrainSpec, device: str) -> bool:

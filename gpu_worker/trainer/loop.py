@@ -150,9 +150,24 @@ class TrainingLoop:
         for part in parts:
             self._check_stop_inside()
             self._computed_tokens += self.learner.computed_tokens([self._lengths[row] for row in part])
-            loss_sum += self.learner.accumulate([self._rows.train[row] for row in part], scale)
+            loss_sum += self._compute([self._rows.train[row] for row in part], scale)
         for _ in range(more_elsewhere):
-            self.learner.accumulate([self._rows.train[self._shortest]], 0.0)
+            self._compute([self._rows.train[self._shortest]], 0.0)
+        return loss_sum
+
+    def _compute(self, rows: Sequence[EncodedRow], scale: float) -> float:
+        """Compute one micro-batch. Of a divided model, no process goes on where memory has run out in any of them."""
+        if not self.learner.is_divided:
+            return self.learner.accumulate(rows, scale)
+        loss_sum, full = 0.0, None
+        try:
+            loss_sum = self.learner.accumulate(rows, scale)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            full = error
+        if self._ranks.agree(full is not None):
+            raise full or MemoryError("In another process.")
         return loss_sum
 
     def _micro_batches(self, rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
@@ -168,13 +183,15 @@ class TrainingLoop:
         checkpoints.set_random_state(random_state)
 
     def _halve_micro_batches(self, error: BaseException) -> None:
-        if self._largest_part == 1 or self.learner.is_divided:
+        # Of a divided model, all processes halve at the same time, and shall come to the same.
+        largest = round(self._ranks.most(self._largest_part)) if self.learner.is_divided else self._largest_part
+        if largest == 1:
             raise TrainingError(
                 "out_of_memory",
                 "Memory ran out even with one row at a time. Choose shorter rows, a smaller base model, "
                 "4-bit compression, or gradient checkpointing.",
             ) from error
-        self._micro_batch_size = self._largest_part // 2
+        self._micro_batch_size = largest // 2
         _release_memory(self.learner.device)
         self._events.log(
             f"Memory ran out; going on with micro-batches of {self._micro_batch_size} rows. "

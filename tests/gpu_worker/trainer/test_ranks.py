@@ -95,6 +95,83 @@ def test_a_divided_base_model_has_the_loss_curve_of_a_whole_one(job):
     assert validation_losses(events) == pytest.approx(validation_losses(alone), abs=1e-3)
 
 
+# In the second process memory runs out for more rows than fit: in the middle of what both have to do together.
+RUNS_OUT = """
+import os, sys, torch
+from transformers.models.llama.modeling_llama import LlamaMLP
+from gpu_worker.trainer import answer_head
+from gpu_worker.trainer.general import GeneralLearner
+from gpu_worker.trainer.__main__ import main
+
+WHERE, MOST_ROWS = "PLACE", int("ROWS_THAT_FIT")
+state = {"is_too_much": False, "learns": False, "layer": 0}
+
+def run_out(where, **here):
+    if WHERE == where and state["is_too_much"] and state["learns"]:
+        if os.environ["RANK"] == "1" and all(state[name] == value for name, value in here.items()):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+class Turning(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, d_x):
+        run_out("backward")
+        return d_x
+
+def loss(self, rows, real=GeneralLearner._loss):
+    state.update(is_too_much=len(rows) > MOST_ROWS, learns=torch.is_grad_enabled(), layer=0)
+    run_out("before the layers")
+    return real(self, rows)
+
+def mlp(self, x, real=LlamaMLP.forward):
+    if torch._C._current_graph_task_id() != -1:
+        run_out("computing again")
+    else:
+        run_out("forward", layer=0)
+        x = Turning.apply(x) if state["layer"] == 1 else x
+        state["layer"] += 1
+    return real(self, x)
+
+def piece(*given, real=answer_head._piece):
+    run_out("head")
+    return real(*given)
+
+GeneralLearner._loss, LlamaMLP.forward, answer_head._piece = loss, mlp, piece
+sys.exit(main(sys.argv[1:]))
+"""
+DIVIDED = {"path": "general", "divide_base_model": "yes", "micro_batch_size": 4, "epochs": 1}
+
+
+@pytest.mark.parametrize("place", ["before the layers", "forward", "head", "backward", "computing again"])
+def test_memory_that_runs_out_in_one_process_halves_the_micro_batches_of_all(job, place):
+    chosen = DIVIDED | {"gradient_checkpointing": place == "computing again"}
+    processes = fork_together(
+        job("job", **chosen), program=RUNS_OUT.replace("PLACE", place).replace("ROWS_THAT_FIT", "1")
+    )
+    _, alone = run_here(job("alone", **chosen))
+    said = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said[1][1][-2000:]
+    events = parse(said[0][0])
+    warnings = [event["message"] for event in events if event.get("level") == "warning"]
+    assert len(warnings) == 1
+    assert "micro-batches of 1 rows" in warnings[0]
+    assert losses(events) == pytest.approx(losses(alone), abs=1e-3)
+    assert validation_losses(events) == pytest.approx(validation_losses(alone), abs=1e-3)
+
+
+def test_where_one_process_has_no_room_for_a_row_all_fail_with_the_same_advice(job):
+    program = RUNS_OUT.replace("PLACE", "forward").replace("ROWS_THAT_FIT", "0")
+    processes = fork_together(job("job", **DIVIDED), program=program)
+    said = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [1, 1], said[1][1][-2000:]
+    failures = [only(parse(out), "failed") for out, _complained in said]
+    assert [failed["code"] for failed in failures] == ["out_of_memory"] * 2
+    assert "one row at a time" in failures[0]["message"]
+
+
 # There is time for answers in this one, however short the run is.
 ANSWERING = """
 import sys

@@ -29,6 +29,7 @@ from gpu_worker.trainer.origin import Origin
 from gpu_worker.trainer.plan import TrainingPlan
 from gpu_worker.trainer.preflight import PreflightPlan, StepTimes, seconds_per_token
 from gpu_worker.trainer.ranks import ALONE, Ranks
+from gpu_worker.trainer.resuming import go_on
 from gpu_worker.trainer.room import free_bytes
 from gpu_worker.trainer.rows import EncodedRows
 from gpu_worker.trainer.samples import (
@@ -192,17 +193,9 @@ class _Run:
 
     def resume(self) -> int | None:
         """Take up the newest checkpoint that can be trusted; return its step, or None to start from the beginning."""
-        for path in checkpoints.newest_first(self._job.folder.checkpoints):
-            try:
-                state = checkpoints.load(path, belongs_to=self._origin)
-                checkpoints.restore(state, self._learner.parameters, self.loop.optimizer)
-            except (checkpoints.CheckpointError, KeyError, ValueError, RuntimeError) as error:
-                self._job.events.log(f"Checkpoint {path.name} is refused: {error}.", level="warning")
-                continue
-            self.loop.progress, self.loop.best = state.progress, state.best
-            self._saved_step = state.progress.step
-            return state.progress.step
-        return None
+        job = self._job
+        self._saved_step = go_on(job.folder.checkpoints, self.loop, job.events, job.ranks, belongs_to=self._origin)
+        return self._saved_step
 
     def announce(self, resumed_from: int | None) -> None:
         """Tell what is about to happen."""

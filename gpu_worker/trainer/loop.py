@@ -11,7 +11,7 @@ from datasets_app.learned_rows import EncodedRow
 from experiments.hyperparameters import Hyperparameters
 from experiments.trials import VALIDATION_SHARE
 from gpu_worker.trainer import checkpoints
-from gpu_worker.trainer.checkpoints import Progress
+from gpu_worker.trainer.checkpoints import Progress, State
 from gpu_worker.trainer.errors import StopRequested, TrainingError
 from gpu_worker.trainer.events import Events
 from gpu_worker.trainer.learner import Learner, is_out_of_memory
@@ -86,6 +86,18 @@ class TrainingLoop:
         self._validation_seconds = self._sample_seconds = 0.0  # of the last check
         self._computed_tokens = 0.0  # of the last step, padding included
         self._load = MachineLoad(learner.device)
+
+    def put_back(self, state: State) -> None:
+        """Go on where a saved state was. Raises: KeyError, ValueError, RuntimeError if it does not fit."""
+        checkpoints.restore(state, self.learner.parameters, self.optimizer)
+        self.progress, self.best = state.progress, state.best
+
+    def begin_anew(self, values: Tensor) -> None:
+        """Forget what was put back: the trained tensors have these values, and nothing was learned yet."""
+        self.progress, self.best = Progress(), {}
+        self.learner.parameters.values.copy_(values)
+        self.optimizer = make_optimizer(self.learner.parameters, self._hyperparameters, device=self.learner.device)
+        checkpoints.seed_random(self._hyperparameters.seed)
 
     def run(self) -> None:
         """Train until the plan, the time or the patience is used up.

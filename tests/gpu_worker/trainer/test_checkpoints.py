@@ -125,6 +125,20 @@ def test_a_checkpoint_that_was_tampered_with_is_refused_and_the_one_before_taken
     assert only(events, "started")["resumed_from_step"] == 6
 
 
+def test_what_could_only_be_put_back_in_part_is_forgotten(job, monkeypatch):
+    """As where a release has changed what an optimizer remembers: the adapter is in place before that is found out."""
+    _, whole = run_here(job())
+
+    def fail(*_arguments, **_options):
+        raise KeyError("mean")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gpu_worker.trainer.optimizers.AdamW.load_state", fail)
+        _, events = resume(job)
+    assert only(events, "started")["resumed_from_step"] is None
+    assert losses(events) == losses(whole)
+
+
 @pytest.mark.parametrize("change", [{"learning_rate": 0.05}, {"seed": 1}, {"lora_r": 4}])
 def test_a_checkpoint_of_other_settings_is_refused(job, change):
     run_here(job())

@@ -172,6 +172,38 @@ def test_where_one_process_has_no_room_for_a_row_all_fail_with_the_same_advice(j
     assert "one row at a time" in failures[0]["message"]
 
 
+# In the second process the newest checkpoints cannot be read.
+REFUSING = """
+import os, sys
+from gpu_worker.trainer import checkpoints
+from gpu_worker.trainer.__main__ import main
+
+def load(path, *, real=checkpoints.load, **given):
+    if os.environ["RANK"] == "1" and checkpoints.step_of(path) >= STEP:
+        raise checkpoints.CheckpointError("its disk is broken")
+    return real(path, **given)
+
+checkpoints.load = load
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("broken_from", "begin"), [(8, 4), (1, None)])
+def test_all_go_on_from_a_checkpoint_that_all_can_read_or_all_begin_anew(job, broken_from, begin):
+    chosen = {"path": "general", "checkpoint_every_steps": 4}
+    _, whole = run_here(job("job", **chosen))
+    processes = fork_together(job("job", resume=True, **chosen), program=REFUSING.replace("STEP", str(broken_from)))
+    said = [process.communicate(timeout=100) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said[1][1][-2000:]
+    events = parse(said[0][0])
+    assert only(events, "started")["resumed_from_step"] == begin
+    warnings = [event["message"] for event in events if event.get("level") == "warning"]
+    assert len(warnings) == (1 if begin else 2)
+    assert "Checkpoint step-8 is refused by another process" in warnings[0]
+    learned = {step: loss for step, loss in losses(whole).items() if step > (begin or 0)}
+    assert losses(events) == pytest.approx(learned, abs=1e-3)
+
+
 # There is time for answers in this one, however short the run is.
 ANSWERING = """
 import sys

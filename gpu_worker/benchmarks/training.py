@@ -145,7 +145,9 @@ def run(
             progress(f"round {number + 1}: {subject}: {limit.share:.0%} of the machine's limit")
     told = _conversations(rows, seed_steps * BATCH_SIZE + VALIDATION_ROWS)
     pairs = [_losses(seed, told, model_dir, cache, progress) for seed in seeds]
-    section = render(measurements, source=rows.name if rows else "demo tickets", steps=steps, rounds=rounds)
+    section = render(
+        measurements, source=f"{rows.parent.name}/{rows.name}" if rows else "demo tickets", steps=steps, rounds=rounds
+    )
     reached = {name: training_limit.middle(found) for name, found in limits.items()}
     shares = {name: limit.share for name, limit in reached.items()}
     held = bars.table(training_bars.bars(measurements, shares, pairs))

@@ -100,7 +100,7 @@ def main(job: JobFolder) -> Limit:
     _watch_everything(watch)
     spec = read_spec(job)
     rows = encode_file(job.train_rows, ChatRenderer.load(spec.base_model.path), spec.hyperparameters).rows
-    one = learner.FastLearner(spec)
+    one = learner.FastLearner(spec, rows)
     optimizer = AdamW(one.parameters, weight_decay=0.0)
     for name in ("clip", "update"):
         setattr(optimizer, name, watch.around("optimizer", getattr(optimizer, name)))

@@ -94,7 +94,7 @@ class Job:
         self.stop.check()
         self.events.phase("loading")
         longest = max(len(row.token_ids) for row in (*train.rows, *validation.rows))
-        learner = make_learner(spec, longest_row=longest)
+        learner = make_learner(spec, longest_row=longest, rows=train.rows)
         if spec.start_adapter is not None:
             take_up(spec.start_adapter, learner.parameters, spec.hyperparameters)
         self.ranks.equalise(learner.parameters.values)

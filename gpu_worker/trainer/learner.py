@@ -77,10 +77,11 @@ def choose_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def make_learner(spec: TrainSpec, *, longest_row: int) -> Learner:
+def make_learner(spec: TrainSpec, *, longest_row: int, rows: Sequence[EncodedRow] = ()) -> Learner:
     """Return the fastest learner that computes exactly what was ordered; its `why` gives the reason.
 
-    `longest_row`: tokens of the longest row, since some models attend differently beyond a certain length.
+    `longest_row`: tokens of the longest row, since some models attend differently beyond a certain length. `rows`: what
+    is going to be learned, if it may be looked at beforehand.
     Raises: TrainingError (bad_base_model, bad_settings).
     """
     from gpu_worker.trainer.fast.support import reason_against, require_eight_bit
@@ -92,7 +93,7 @@ def make_learner(spec: TrainSpec, *, longest_row: int) -> Learner:
     if against is None:
         from gpu_worker.trainer.fast.learner import FastLearner
 
-        return FastLearner(spec)
+        return FastLearner(spec, rows)
     from gpu_worker.trainer.general import GeneralLearner
 
     return GeneralLearner(spec, device=device, why=against)

@@ -3,7 +3,7 @@
 Shapes: T packed tokens, L label tokens, d hidden size, H query heads, K key/value heads, m head size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from gpu_worker.trainer.fast.packing import PackedBatch
 from gpu_worker.trainer.fast.products import Activations
 from gpu_worker.trainer.fast.projection import AdaptedProjection
 from gpu_worker.trainer.fast.support import DecoderShape
+from gpu_worker.trainer.fast.weights import FrozenProjection, LayerWeights
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,25 @@ class Layer:
     key_norm: Tensor | None = None
     attention_out_norm: Tensor | None = None
     mlp_out_norm: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, frozen: LayerWeights, rope: Rope, projection: Callable[[str, FrozenProjection], AdaptedProjection]
+    ) -> "Layer":
+        """Return the layer of these weights; `projection` makes one out of a stack's name and its weights."""
+        return cls(
+            rope=rope,
+            attention_norm=frozen.attention_norm,
+            mlp_norm=frozen.mlp_norm,
+            qkv=projection("qkv", frozen.qkv),
+            output=projection("output", frozen.output),
+            gate_up=projection("gate_up", frozen.gate_up),
+            down=projection("down", frozen.down),
+            query_norm=frozen.query_norm,
+            key_norm=frozen.key_norm,
+            attention_out_norm=frozen.attention_out_norm,
+            mlp_out_norm=frozen.mlp_out_norm,
+        )
 
 
 @dataclass(frozen=True)
@@ -169,7 +189,7 @@ class FastDecoder:
     ) -> tuple[Tensor, SavedLayer]:
         """Return the layer's output, (T, d), or (L, d) in the last layer, where only predictions are read."""
         epsilon, kernels = self._shape.norm_epsilon, self._kernels
-        normed, inverse = kernels.rms_norm(hidden, layer.attention_norm, epsilon)
+        normed, inverse = kernels.rms_norm(hidden, layer.attention_norm, epsilon, layer.qkv.smoothing)
         qkv, low_qkv = layer.qkv.forward(normed)
         head_norms = self._norm_heads(layer, qkv)
         mixed, attention = self._attend(qkv, batch, places, layer.rope)
@@ -177,11 +197,12 @@ class FastDecoder:
         if layer is self._layers[-1]:
             mixed, residual = mixed.index_select(0, batch.predicting), hidden.index_select(0, batch.predicting)
         middle, low_output, attention_out = self._added(
-            layer.output, kernels.activations(mixed), layer.attention_out_norm, residual
+            layer.output, kernels.activations(mixed, layer.output.smoothing), layer.attention_out_norm, residual
         )
-        middle_normed, middle_inverse = kernels.rms_norm(middle, layer.mlp_norm, epsilon)
+        middle_normed, middle_inverse = kernels.rms_norm(middle, layer.mlp_norm, epsilon, layer.gate_up.smoothing)
         gate_up, low_gate_up = layer.gate_up.forward(middle_normed)
-        out, low_down, mlp_out = self._added(layer.down, kernels.gated(gate_up), layer.mlp_out_norm, middle)
+        gated = kernels.gated(gate_up, layer.down.smoothing)
+        out, low_down, mlp_out = self._added(layer.down, gated, layer.mlp_out_norm, middle)
         return out, SavedLayer(
             hidden=hidden,
             inverse=inverse,

@@ -44,13 +44,23 @@ inline float open_slope(float x) {
     return Gelu ? kGelu + 3.0f * kGeluCube * x * x : 1.0f;
 }
 
-// Writes a row in 8 bits: q = round(x / scale) + 128 with scale = max|x| / 127.
-inline void quantise_row(const float* x, int64_t n, uint8_t* q, float* scale) {
+inline uint8_t rounded(float x) { return static_cast<uint8_t>(static_cast<int32_t>(std::nearbyint(x)) + 128); }
+
+// Writes a row in 8 bits: q = round(x·s / scale) + 128 with scale = max|x·s| / 127; s may be null, which is 1.
+inline void quantise_row(const float* x, int64_t n, const float* s, uint8_t* q, float* scale) {
     float peak = 1e-20f;
-    for (int64_t i = 0; i < n; ++i) peak = std::max(peak, std::fabs(x[i]));
+    if (s) {
+        for (int64_t i = 0; i < n; ++i) peak = std::max(peak, std::fabs(x[i] * s[i]));
+    } else {
+        for (int64_t i = 0; i < n; ++i) peak = std::max(peak, std::fabs(x[i]));
+    }
     *scale = peak * (1.0f / 127.0f);
     const float inverse = 127.0f / peak;
-    for (int64_t i = 0; i < n; ++i) q[i] = static_cast<uint8_t>(static_cast<int32_t>(std::nearbyint(x[i] * inverse)) + 128);
+    if (s) {
+        for (int64_t i = 0; i < n; ++i) q[i] = rounded(x[i] * s[i] * inverse);
+    } else {
+        for (int64_t i = 0; i < n; ++i) q[i] = rounded(x[i] * inverse);
+    }
 }
 
 // R rows of y from `first` on, columns [column, column + Width): y·scale + residual + low·up.
@@ -331,14 +341,15 @@ inline void dot_keys(const float* x, int64_t x_stride, const float* yt, int64_t 
 }
 
 template <bool Gelu>
-void gated_rows(const float* gate_up, int64_t rows, int64_t n, float* out, uint8_t* q, float* scales) {
+void gated_rows(const float* gate_up, int64_t rows, int64_t n, float* out, const float* smoothing, uint8_t* q,
+                float* scales) {
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < rows; ++t) {
         const float* gate = gate_up + t * 2 * n;
         const float* up = gate + n;
         float* y = out + t * n;
         for (int64_t i = 0; i < n; ++i) y[i] = gate[i] * sigmoid(open_at<Gelu>(gate[i])) * up[i];
-        if (q) quantise_row(y, n, q + t * n, scales + t);
+        if (q) quantise_row(y, n, smoothing, q + t * n, scales + t);
     }
 }
 
@@ -360,7 +371,7 @@ void gated_rows_backward(const float* d_out, const float* gate_up, int64_t rows,
             d_up[i] = d[i] * opened;
             d_gate[i] = d[i] * up[i] * (open + opened * (1.0f - open) * open_slope<Gelu>(gate[i]));
         }
-        if (q) quantise_row(d_gate, 2 * n, q + t * 2 * n, scales + t);
+        if (q) quantise_row(d_gate, 2 * n, nullptr, q + t * 2 * n, scales + t);
     }
 }
 
@@ -552,14 +563,14 @@ void cross_entropy(float* logits, const int64_t* labels, int64_t rows, int64_t n
     }
 }
 
-void quantise(const float* x, int64_t rows, int64_t n, uint8_t* q, float* scales) {
+void quantise(const float* x, int64_t rows, int64_t n, const float* smoothing, uint8_t* q, float* scales) {
 #pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < rows; ++t) quantise_row(x + t * n, n, q + t * n, scales + t);
+    for (int64_t t = 0; t < rows; ++t) quantise_row(x + t * n, n, smoothing, q + t * n, scales + t);
 }
 
-// normed = h / rms(h) · w; inverse = 1 / rms(h). q and scales may be null.
+// normed = h / rms(h) · w; inverse = 1 / rms(h). smoothing, q and scales may be null.
 void rms_norm(const float* hidden, const float* weight, float epsilon, int64_t rows, int64_t n, float* normed,
-              float* inverse, uint8_t* q, float* scales) {
+              float* inverse, const float* smoothing, uint8_t* q, float* scales) {
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < rows; ++t) {
         const float* h = hidden + t * n;
@@ -569,7 +580,7 @@ void rms_norm(const float* hidden, const float* weight, float epsilon, int64_t r
         const float r = 1.0f / std::sqrt(squares / static_cast<float>(n) + epsilon);
         inverse[t] = r;
         for (int64_t i = 0; i < n; ++i) y[i] = h[i] * r * weight[i];
-        if (q) quantise_row(y, n, q + t * n, scales + t);
+        if (q) quantise_row(y, n, smoothing, q + t * n, scales + t);
     }
 }
 
@@ -592,13 +603,14 @@ void rms_norm_backward(const float* d_normed, const float* hidden, const float* 
         } else {
             for (int64_t i = 0; i < n; ++i) out[i] = d[i] * weight[i] * r - h[i] * pull;
         }
-        if (q) quantise_row(out, n, q + t * n, scales + t);
+        if (q) quantise_row(out, n, nullptr, q + t * n, scales + t);
     }
 }
 
 // out (T, n) = opened(gate)∘up from (T, 2n).
-void gated(const float* gate_up, int64_t rows, int64_t n, int64_t gelu, float* out, uint8_t* q, float* scales) {
-    (gelu ? gated_rows<true> : gated_rows<false>)(gate_up, rows, n, out, q, scales);
+void gated(const float* gate_up, int64_t rows, int64_t n, int64_t gelu, float* out, const float* smoothing, uint8_t* q,
+           float* scales) {
+    (gelu ? gated_rows<true> : gated_rows<false>)(gate_up, rows, n, out, smoothing, q, scales);
 }
 
 // d_gate = d∘up∘opened′(gate) beside d_up = d∘opened(gate), (T, 2n), and once more out (T, n) = opened(gate)∘up.

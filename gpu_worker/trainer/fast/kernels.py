@@ -67,7 +67,9 @@ class Kernels:
         """Return attention in one pass over rows, None where it has to go operation by operation."""
         return None
 
-    def activations(self, x: Tensor) -> Activations:
+    # `smoothing`, here and below: see `FrozenProduct`, for ways that round what they return.
+
+    def activations(self, x: Tensor, smoothing: Tensor | None = None) -> Activations:
         """Return x (T, n) in the form that a product reads; not every way of computing has to add to it."""
         return Activations(x)
 
@@ -110,7 +112,9 @@ class Kernels:
             probabilities[torch.arange(len(labels)), labels] -= 1.0
         return float((log_sum - label_logits).sum())
 
-    def rms_norm(self, hidden: Tensor, weight: Tensor, epsilon: float) -> tuple[Activations, Tensor]:
+    def rms_norm(
+        self, hidden: Tensor, weight: Tensor, epsilon: float, smoothing: Tensor | None = None
+    ) -> tuple[Activations, Tensor]:
         """Return x = h / rms(h) · w, and r = 1 / rms(h), where rms(h) = √(mean(h²) + ε) per token.
 
         Shapes: hidden, x (T, d); weight (d,); r (T, 1). Source: Zhang and Sennrich 2019, arXiv:1910.07467.
@@ -151,7 +155,7 @@ class Kernels:
         torch.mul(second, cosine, out=rotated[..., half:]).addcmul_(first, sine, value=sign)
         return rotated
 
-    def gated(self, gate_up: Tensor) -> Activations:
+    def gated(self, gate_up: Tensor, smoothing: Tensor | None = None) -> Activations:
         """Return silu(gate)∘up, or gelu(gate)∘up, from gate and up side by side.
 
         Shapes: gate_up (T, 2n); result (T, n). Source: Shazeer 2020, arXiv:2002.05202.

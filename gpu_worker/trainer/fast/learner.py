@@ -1,6 +1,6 @@
 """The hand-written path as the training loop sees it: load, pack, accumulate, export."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -10,7 +10,6 @@ from datasets_app.learned_rows import EncodedRow
 from experiments.hyperparameters import OWN_TARGETS, Hyperparameters
 from gpu_worker.compiled import NativeUnavailable
 from gpu_worker.families import norms_of
-from gpu_worker.rotary import Rope
 from gpu_worker.trainer.adapter import PREFIX, lora_config, lora_scale
 from gpu_worker.trainer.fast.attention import MOST_KEPT_KEYS
 from gpu_worker.trainer.fast.decoder import FastDecoder, Layer
@@ -18,10 +17,11 @@ from gpu_worker.trainer.fast.kernels import Kernels, TrainedLowRank
 from gpu_worker.trainer.fast.native import MOST_FUSED_KEYS, NativeKernels
 from gpu_worker.trainer.fast.native_check import require_agreement
 from gpu_worker.trainer.fast.packing import HeadLayout, PackedBatch, pack
-from gpu_worker.trainer.fast.products import EightBitProduct, ExactProduct, FrozenProduct
+from gpu_worker.trainer.fast.products import EightBitProduct, ExactProduct
 from gpu_worker.trainer.fast.projection import AdaptedProjection, StackedAdapter
+from gpu_worker.trainer.fast.smoothing import Peaks, column_peaks, sample_of
 from gpu_worker.trainer.fast.support import DecoderShape, computes_in_eight_bit, decoder_shape, read_config
-from gpu_worker.trainer.fast.weights import GROUPS, DecoderWeights, FrozenProjection, LayerWeights, load_weights
+from gpu_worker.trainer.fast.weights import GROUPS, DecoderWeights, FrozenProjection, load_weights
 from gpu_worker.trainer.learner import Outcome, require_layers, unusable_base_model
 from gpu_worker.trainer.parameters import AdapterParameters, Slot
 from gpu_worker.trainer.room import tokens_that_fit
@@ -46,8 +46,12 @@ class FastLearner:
     token_limit: int | None = None
     is_divided = False
 
-    def __init__(self, spec: TrainSpec) -> None:
-        """Load the base model and attach a fresh adapter. Raises: TrainingError (bad_base_model)."""
+    def __init__(self, spec: TrainSpec, rows: Sequence[EncodedRow] = ()) -> None:
+        """Load the base model and attach a fresh adapter.
+
+        `rows`: what is going to be learned, of which 8-bit arithmetic looks at the first to round well. Raises:
+        TrainingError (bad_base_model).
+        """
         self._eight_bit = computes_in_eight_bit(spec)
         shape = decoder_shape(read_config(spec.base_model.path))
         family = shape.family
@@ -82,23 +86,35 @@ class FastLearner:
         self._decoder = FastDecoder(
             shape=shape,
             embedding=weights.embedding,
-            layers=self._layers(shape, weights, adapters, kernels),
+            layers=self._layers(shape, weights, adapters, kernels, rows),
             final_norm=weights.final_norm,
             head=weights.head,
             kernels=kernels,
         )
 
     def _layers(
-        self, shape: DecoderShape, weights: DecoderWeights, adapters: "_Adapters", kernels: Kernels
+        self,
+        shape: DecoderShape,
+        weights: DecoderWeights,
+        adapters: "_Adapters",
+        kernels: Kernels,
+        rows: Sequence[EncodedRow],
     ) -> list[Layer]:
-        product = EightBitProduct if self._eight_bit else ExactProduct
-        layers = []
-        # Taken out one by one, so that in 8-bit arithmetic the float32 weights are freed as they are packed.
-        for rope in shape.ropes:
-            frozen = weights.layers.pop(0)
+        for frozen in weights.layers:
             if frozen.query_norm is not None:
                 frozen.query_norm.mul_(shape.query_scale)
-            layers.append(_layer(frozen, rope, adapters, product, kernels))
+        peaks: list[Peaks] = [{} for _rope in shape.ropes]
+        if self._eight_bit and rows:
+            peaks = column_peaks(shape, weights, self._packed(sample_of(rows)))
+        layers = []
+        # Taken out one by one, so that in 8-bit arithmetic the float32 weights are freed as they are packed.
+        for rope, seen in zip(shape.ropes, peaks, strict=True):
+
+            def adapted(name: str, stack: FrozenProjection, seen: Peaks = seen) -> AdaptedProjection:
+                product = EightBitProduct(stack, seen.get(name)) if self._eight_bit else ExactProduct(stack)
+                return AdaptedProjection(product, adapters.of(stack), kernels)
+
+            layers.append(Layer.of(weights.layers.pop(0), rope, adapted))
         return layers
 
     def make_room(self, longest: EncodedRow) -> str:
@@ -247,28 +263,3 @@ def _spanning(views: list[torch.Tensor]) -> torch.Tensor:
     """Return one view over matrices that lie one behind the other in one buffer."""
     rows, columns = sum(len(view) for view in views), views[0].shape[1]
     return views[0].as_strided((rows, columns), (columns, 1))
-
-
-def _layer(
-    frozen: LayerWeights,
-    rope: Rope,
-    adapters: _Adapters,
-    product: Callable[[FrozenProjection], FrozenProduct],
-    kernels: Kernels,
-) -> Layer:
-    def adapted(stack: FrozenProjection) -> AdaptedProjection:
-        return AdaptedProjection(product(stack), adapters.of(stack), kernels)
-
-    return Layer(
-        rope=rope,
-        attention_norm=frozen.attention_norm,
-        mlp_norm=frozen.mlp_norm,
-        qkv=adapted(frozen.qkv),
-        output=adapted(frozen.output),
-        gate_up=adapted(frozen.gate_up),
-        down=adapted(frozen.down),
-        query_norm=frozen.query_norm,
-        key_norm=frozen.key_norm,
-        attention_out_norm=frozen.attention_out_norm,
-        mlp_out_norm=frozen.mlp_out_norm,
-    )

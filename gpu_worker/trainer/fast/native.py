@@ -27,11 +27,11 @@ class NativeKernels(Kernels):
         self._library = compiled.load_library(compiled.TRAINER, _SIGNATURES)
         self._eight_bit = eight_bit
 
-    def activations(self, x: Tensor) -> Activations:
+    def activations(self, x: Tensor, smoothing: Tensor | None = None) -> Activations:
         """Return x (T, n), in 8-bit arithmetic rounded as well."""
         eight = self._room(x)
         if eight is not None:
-            self._library.quantise(_address(x), *x.shape, *_addresses(eight))
+            self._library.quantise(_address(x), *x.shape, _address(smoothing), *_addresses(eight))
         return Activations(x, eight)
 
     def finisher(self, parts: Sequence[LowRank], columns: int) -> Finish:
@@ -75,12 +75,14 @@ class NativeKernels(Kernels):
         self._library.cross_entropy(_address(logits), _address(labels), *logits.shape, int(gradient), _address(losses))
         return float(losses.sum())
 
-    def rms_norm(self, hidden: Tensor, weight: Tensor, epsilon: float) -> tuple[Activations, Tensor]:
+    def rms_norm(
+        self, hidden: Tensor, weight: Tensor, epsilon: float, smoothing: Tensor | None = None
+    ) -> tuple[Activations, Tensor]:
         """Return the normed rows and 1 / rms(h), (T, 1)."""
         normed, inverse, eight = torch.empty_like(hidden), torch.empty(len(hidden), 1), self._room(hidden)
         self._library.rms_norm(
             _address(hidden), _address(weight), epsilon, *hidden.shape, _address(normed), _address(inverse),
-            *_addresses(eight),
+            _address(smoothing), *_addresses(eight),
         )  # fmt: skip
         return Activations(normed, eight), inverse
 
@@ -113,12 +115,14 @@ class NativeKernels(Kernels):
         )  # fmt: skip
         return rotated
 
-    def gated(self, gate_up: Tensor) -> Activations:
+    def gated(self, gate_up: Tensor, smoothing: Tensor | None = None) -> Activations:
         """Return silu(gate)∘up, or gelu(gate)∘up."""
         rows, width = gate_up.shape
         out = torch.empty(rows, width // 2)
         eight = self._room(out)
-        self._library.gated(_address(gate_up), *out.shape, int(self.gelu), _address(out), *_addresses(eight))
+        self._library.gated(
+            _address(gate_up), *out.shape, int(self.gelu), _address(out), _address(smoothing), *_addresses(eight)
+        )
         return Activations(out, eight)
 
     def gated_backward(self, d_out: Tensor, gate_up: Tensor) -> tuple[Activations, Tensor]:
@@ -226,12 +230,12 @@ def _padded(keys: int) -> int:
 
 _POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, tuple[type, ...]] = {
-    "quantise": (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER),
+    "quantise": (_POINTER, _COUNT, _COUNT, *[_POINTER] * 3),
     "finish": (_POINTER, _POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _COUNT),
-    "rms_norm": (_POINTER, _POINTER, _FLOAT, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER, _POINTER),
+    "rms_norm": (_POINTER, _POINTER, _FLOAT, _COUNT, _COUNT, *[_POINTER] * 5),
     "rms_norm_backward": (*[_POINTER] * 6, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER),
     "rotate": (_POINTER, _COUNT, _POINTER, _POINTER, _FLOAT, _COUNT, _COUNT, _COUNT, _POINTER, _COUNT),
-    "gated": (_POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER),
+    "gated": (_POINTER, _COUNT, _COUNT, _COUNT, *[_POINTER] * 4),
     "gated_backward": (_POINTER, _POINTER, _COUNT, _COUNT, _COUNT, *[_POINTER] * 4),
     "low_rank_backward": (
         _POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _FLOAT, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT,

@@ -32,6 +32,7 @@ class AdaptedProjection:
         """`adapter` is None where no projection of the stack is adapted."""
         self._frozen = frozen
         self._adapter = adapter
+        self.smoothing = frozen.smoothing
         parts = adapter.parts if adapter else ()
         self._finish = kernels.finisher(parts, frozen.outputs)
         down = [LowRank(slice(0, frozen.inputs), slice(0, len(adapter.down)), adapter.down)] if adapter else []

@@ -7,8 +7,16 @@ from torch.nn import functional
 from experiments.hyperparameters import Hyperparameters
 from gpu_worker.trainer import learner as learners
 from gpu_worker.trainer.errors import TrainingError
+from gpu_worker.trainer.fast import smoothing
 from gpu_worker.trainer.fast.learner import FastLearner
-from gpu_worker.trainer.fast.products import Activations, EightBitProduct, ExactProduct, Product, quantise
+from gpu_worker.trainer.fast.products import (
+    Activations,
+    EightBitProduct,
+    ExactProduct,
+    Product,
+    quantise,
+    smoothing_of,
+)
 from gpu_worker.trainer.fast.support import computes_in_eight_bit
 from gpu_worker.trainer.fast.weights import FrozenProjection
 from gpu_worker.trainer.learner import make_learner
@@ -65,6 +73,44 @@ def test_products_both_ways_are_near_the_exact_ones(bias):
         x = Activations(torch.randn(7, size) * torch.logspace(-3, 3, 7)[:, None])
         true, rounded = (whole(way(x)) for way in ways)
         assert torch.all((rounded - true).norm(dim=1) < 0.02 * true.norm(dim=1))
+
+
+@needs_vnni
+def test_columns_that_are_far_larger_than_others_do_not_drown_them():
+    """A few columns a hundred times as large, as models have them: rounded by their peaks, the rest is near zero."""
+    torch.manual_seed(0)
+    sizes = torch.ones(48)
+    sizes[[3, 17, 40]] = 100.0
+    frozen = FrozenProjection(torch.randn(96, 48) / sizes.sqrt(), None, ())
+    x = Activations(torch.randn(7, 48) * sizes)
+    sample = torch.randn(64, 48) * sizes
+    plain, smoothed = EightBitProduct(frozen), EightBitProduct(frozen, sample.abs().amax(dim=0))
+    true = whole(ExactProduct(frozen).forward(x))
+    off, less = ((whole(one.forward(x)) - true).norm(dim=1) / true.norm(dim=1) for one in (plain, smoothed))
+    assert torch.all(less < 0.6 * off)
+    back = Activations(torch.randn(7, 96))
+    assert torch.equal(whole(plain.backward(back)), whole(smoothed.backward(back)))
+
+
+def test_a_column_that_was_silent_in_the_sample_may_speak_later():
+    weight = torch.randn(96, 48)
+    peaks = torch.rand(48) + 1.0
+    peaks[5] = 0.0
+    factors = smoothing_of(weight, peaks)
+    assert torch.isfinite(factors).all()
+    assert factors[5] < 20 * factors.median()
+    assert torch.isfinite(smoothing_of(torch.zeros(96, 48), torch.zeros(48))).all()
+
+
+@needs_vnni
+def test_the_peaks_are_those_of_the_base_model_on_the_first_rows(spec, rows, monkeypatch):
+    monkeypatch.setattr(smoothing, "MOST_ROWS", 3)
+    assert smoothing.sample_of(rows) == rows[:3]
+    monkeypatch.setattr(smoothing, "MOST_TOKENS", len(rows[0].token_ids) + 1)
+    assert smoothing.sample_of(rows) == rows[:1]
+    one, again, other = (FastLearner(spec(precision="int8"), some) for some in (rows, rows[:1], rows[1:]))
+    assert one.loss_sum(rows) == again.loss_sum(rows) != other.loss_sum(rows)
+    assert one.loss_sum(rows) == pytest.approx(FastLearner(spec()).loss_sum(rows), rel=0.01)
 
 
 @needs_vnni

@@ -31,9 +31,9 @@ def compiled(kernel_cache):
         yield NativeKernels(eight_bit=True)
 
 
-def assert_rounded(activations) -> None:
+def assert_rounded(activations, smoothing=None) -> None:
     """The bytes are those of the plain rounding; one that lies on the edge may fall to the other side."""
-    expected = quantise(activations.exact)
+    expected = quantise(activations.exact, smoothing)
     assert torch.allclose(activations.quantised.scales, expected.scales, rtol=1e-6)
     off = (activations.quantised.values.int() - expected.values.int()).abs()
     assert off.max() <= 1
@@ -105,6 +105,9 @@ def test_norm_gate_rotation_and_softmax(compiled):
     assert torch.allclose(ours.exact, plain.exact, atol=1e-6)
     assert torch.allclose(inverse, plain_inverse, atol=1e-6)
     assert_rounded(ours)
+    factors = torch.rand(50) + 0.1
+    assert_rounded(compiled.rms_norm(hidden, weight, 1e-5, factors)[0], factors)
+    assert_rounded(compiled.activations(hidden, factors), factors)
     for rest in (None, residual):
         arguments = (d, hidden, inverse, plain.exact, weight, rest)
         ours_back, plain_back = (k.rms_norm_backward(*arguments) for k in (compiled, PLAIN))
@@ -125,6 +128,8 @@ def test_gates(compiled, monkeypatch, gelu):
     gate_up[0, 0], gate_up[1, 0] = 200.0, -200.0  # where exp would overflow
     assert torch.allclose(compiled.gated(gate_up).exact, plain.gated(gate_up).exact, atol=1e-5, rtol=1e-5)
     assert_rounded(compiled.gated(gate_up))
+    factors = torch.rand(25) + 0.1
+    assert_rounded(compiled.gated(gate_up, factors), factors)
     (ours_back, ours_again), (plain_back, plain_again) = (
         k.gated_backward(torch.ones(7, 25), gate_up) for k in (compiled, plain)
     )

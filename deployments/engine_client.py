@@ -88,6 +88,13 @@ class ScoredValues:
     cached_tokens: int
 
 
+@dataclass(frozen=True)
+class Health:
+    """What a healthy engine says of itself. `self_check`: how its self-check ended, empty where it has none."""
+
+    self_check: str
+
+
 class EngineTimeout(PortalError):
     """The engine took longer than the portal waits."""
 
@@ -167,14 +174,21 @@ def unload_adapter(target: EngineTarget, *, name: str) -> None:
     _control(target, "/v1/unload_lora_adapter", {"lora_name": name}, fine=(404,))
 
 
-def is_healthy(target: EngineTarget) -> bool:
-    """Whether the engine answers its health check in time."""
+def health_of(target: EngineTarget) -> Health | None:
+    """Return what the engine says of itself, None if it does not call itself healthy in time."""
     try:
         with exchange(_pool, target.address, Request("GET", "/health", {}), wait_s=_HEALTH_TIMEOUT_S) as answer:
-            _read_all(answer, time.monotonic() + _HEALTH_TIMEOUT_S, None)
-            return answer.status == 200
+            content = _read_all(answer, time.monotonic() + _HEALTH_TIMEOUT_S, None)
+            if answer.status != 200:
+                return None
     except (Disconnected, Silence, PortalError):
-        return False
+        return None
+    try:
+        told = json.loads(content)
+    except ValueError:
+        told = None  # vLLM's answer is empty
+    result = told.get("self_check") if isinstance(told, dict) else None
+    return Health(result if isinstance(result, str) else "")
 
 
 def metrics_of(target: EngineTarget) -> str | None:

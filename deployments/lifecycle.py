@@ -100,6 +100,7 @@ def engine_starts(
         "access_key": access_key,
         "scores_values": scores_values,
         "weights": weights,
+        "self_check": "",
         "started_at": timezone.now(),
     }
     with all_teams("an engine serves adapters of many teams"):
@@ -112,9 +113,10 @@ def engine_ready(*, node: Node, base_model: BaseModel, url: str) -> None:
     _engine(node, base_model).update(status=Engine.Status.READY, url=url, error="", heartbeat_at=Now())
 
 
-def engine_beats(*, node: Node, base_model: BaseModel) -> None:
-    """Note that an engine answered its health check."""
-    _engine(node, base_model).update(heartbeat_at=Now())
+def engine_beats(*, node: Node, base_model: BaseModel, self_check: str) -> None:
+    """Note that an engine answered its health check, and what it says of its answers, a word of `Engine.SelfCheck`."""
+    known = self_check if self_check in Engine.SelfCheck.values else ""
+    _engine(node, base_model).update(heartbeat_at=Now(), self_check=known)
 
 
 def engine_failed(*, node: Node, base_model: BaseModel, sentence: str) -> None:

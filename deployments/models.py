@@ -54,6 +54,12 @@ class Engine(models.Model):
         READY = "ready", _("Ready")
         FAILED = "failed", _("Failed")
 
+    class SelfCheck(models.TextChoices):
+        PASSED = "passed", _("Answers as transformers does")
+        UNCHECKED = "unchecked", _("Not compared with transformers: there was no reference")
+        FAILED = "failed", _("Served by transformers itself, slowly: the fast decoder answered differently")
+        NONE = "none", _("No comparison was asked for")
+
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="engines")
     base_model = models.ForeignKey(BaseModel, on_delete=models.CASCADE, related_name="engines")
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.STARTING)
@@ -64,6 +70,13 @@ class Engine(models.Model):
         db_default=True, help_text="whether it has a route that says how likely values are"
     )
     weights = models.CharField(max_length=10, db_default="fp32", help_text="in which the base model is computed")
+    self_check = models.CharField(
+        max_length=12,
+        choices=SelfCheck.choices,
+        blank=True,
+        db_default="",
+        help_text="what the engine says of its own answers",
+    )
     error = models.TextField(blank=True)
     started_at = models.DateTimeField(default=timezone.now)
     heartbeat_at = models.DateTimeField(null=True)
@@ -75,6 +88,12 @@ class Engine(models.Model):
 
     def __str__(self) -> str:
         return f"{self.base_model} on {self.node}"
+
+    @property
+    def doubt(self) -> str:
+        """What a platform admin should know of its answers, empty if there is nothing."""
+        doubtful = self.self_check in (self.SelfCheck.UNCHECKED, self.SelfCheck.FAILED)
+        return self.get_self_check_display() if doubtful else ""
 
 
 class Placement(TeamOwned):

@@ -139,9 +139,10 @@ class EngineKeeper:
             self._note_end(_("it was not ready after %(limit)d seconds") % {"limit": limit_s})
 
     def _check_health(self, process: EngineProcess, target: EngineTarget) -> None:
-        if engine_client.is_healthy(target):
+        health = engine_client.health_of(target)
+        if health is not None:
             self._misses = self._failures = 0
-            lifecycle.engine_beats(node=self._node, base_model=self.base_model)
+            lifecycle.engine_beats(node=self._node, base_model=self.base_model, self_check=health.self_check)
             return
         self._misses += 1
         if self._misses >= HEALTH_MISSES:

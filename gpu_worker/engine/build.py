@@ -9,17 +9,22 @@ import torch
 
 from datasets_app.rendering import ChatRenderer
 from gpu_worker.engine.config import EngineConfig
-from gpu_worker.engine.core import EngineCore
+from gpu_worker.engine.core import CheckResult, EngineCore
 from gpu_worker.engine.decoder import DecoderRunner
 from gpu_worker.engine.errors import UnsupportedModel
 from gpu_worker.engine.memory import return_freed_memory
-from gpu_worker.engine.self_check import SelfCheck
+from gpu_worker.engine.model_shape import read_model_shape
+from gpu_worker.engine.self_check import MADE_UP_RANKS, SelfCheck
 
 logger = logging.getLogger(__name__)
 
 RunnerKind = Literal["auto", "decoder", "transformers"]
 WHOLE_PROMPTS = 2**31
 """Prefill budget under which no prompt is cut: not every architecture continues a prompt from its cache."""
+
+
+class _DifferentAnswers(UnsupportedModel):
+    """The fast decoder can serve the model, but not as transformers does."""
 
 
 def default_device() -> torch.device:
@@ -50,7 +55,9 @@ def build_core(
         if kind == "decoder":
             raise
         logger.warning("serving with the slower general runner: %s", reason)
-        return _general_core(model_dir, renderer, config, device)
+        core = _general_core(model_dir, renderer, config, device)
+        core.self_check = "failed" if isinstance(reason, _DifferentAnswers) else "none"
+        return core
     logger.info("serving with the fast decoder on %s", device)
     return core
 
@@ -58,16 +65,33 @@ def build_core(
 def _checked_decoder_core(
     model_dir: Path, renderer: ChatRenderer, config: EngineConfig, device: torch.device, state_dir: Path | None
 ) -> EngineCore:
+    # a model that the decoder cannot serve ends here, before a reference is computed that nobody will ask for
+    read_model_shape(model_dir)
     check = None
-    if state_dir is not None:
+    if state_dir is not None and config.lora_rank_budget >= sum(MADE_UP_RANKS.values()):
         check = SelfCheck(model_dir, state_dir, weights=config.weights)
         check.start()
     runner = DecoderRunner.load(model_dir, config, device=device)
     return_freed_memory()
     core = EngineCore(runner, config, blocks=runner.blocks, eos_ids=renderer.eos_ids)
-    if check is not None and not check.passes(core, renderer):
-        raise UnsupportedModel("its answers differ from those of transformers")
+    if check is not None:
+        core.self_check = _checked(check, runner, renderer, config)
     return core
+
+
+def _checked(check: SelfCheck, runner: DecoderRunner, renderer: ChatRenderer, config: EngineConfig) -> CheckResult:
+    """Return what the comparison says. Raises: _DifferentAnswers."""
+    # a core of its own: its adapters always find room, and its counts are not those of requests
+    config = replace(
+        config,
+        max_adapters=len(MADE_UP_RANKS),
+        max_known_adapters=len(MADE_UP_RANKS),
+        max_lora_rank=max(MADE_UP_RANKS.values()),
+    )
+    result = check.run(EngineCore(runner, config, blocks=runner.blocks, eos_ids=renderer.eos_ids), renderer)
+    if result == "failed":
+        raise _DifferentAnswers("its answers differ from those of transformers")
+    return result
 
 
 def _general_core(model_dir: Path, renderer: ChatRenderer, config: EngineConfig, device: torch.device) -> EngineCore:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ from gpu_worker.engine.scheduler import Scheduler
 from gpu_worker.engine.sequence import AdapterRef, FinishReason, Sequence, SequenceOutput
 
 logger = logging.getLogger(__name__)
+
+CheckResult = Literal["passed", "failed", "unchecked", "none"]
+"""Of the self-check: "failed" is served by the general runner, "unchecked" had no reference, "none" was no check."""
 
 
 @dataclass
@@ -46,6 +50,7 @@ class EngineStats:
     parked_adapters: int = 0
     """Adapters that are known but were put out of memory for others."""
     evictions: int = 0
+    self_check: CheckResult = "none"
 
 
 LONGEST_RETRY_S = 60
@@ -85,6 +90,8 @@ class EngineCore:
         self._memories: dict[int, AnswerMemory] = {}
         self._uids = itertools.count(1)
         self._stats = EngineStats()
+        self.self_check: CheckResult = "none"
+        """What came out when the engine's answers were compared with transformers' at its start."""
         self._seconds_each = 1.0  # of a sequence once it runs: a moving average, for the hint when to try again
 
     @property
@@ -308,6 +315,7 @@ class EngineCore:
 
     def stats(self) -> EngineStats:
         """Return current counts."""
+        self._stats.self_check = self.self_check
         self._stats.running, self._stats.waiting = self._scheduler.running, self._scheduler.waiting
         self._stats.cache_used_share = self._pool.used_share
         self._stats.cached_blocks = self._pool.cached_blocks

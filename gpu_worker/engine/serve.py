@@ -48,6 +48,7 @@ def serve(options: argparse.Namespace, *, api_key: str) -> int:
         loop=loop,
         generator=generator,
         renderer=renderer,
+        self_check=core.self_check,
         max_context=core.max_context,
         scorer=ValueScorer(generator, loop, renderer, config),
     )

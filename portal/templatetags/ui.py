@@ -102,6 +102,7 @@ STATUSES: Mapping[str, Status] = {
     "forbidden": Status(gettext_lazy("Not allowed"), "neutral", "ban"),
     "done": Status(gettext_lazy("Done"), "neutral", "check"),
     "read": Status(gettext_lazy("Data read"), "info", "eye"),
+    "unchecked": Status(gettext_lazy("Unchecked"), "warning", "alert-triangle"),
     "denied": Status(gettext_lazy("Refused"), "warning", "shield-lock"),
     "scheduled": Status(gettext_lazy("Scheduled"), "info", "clock"),
     "over": Status(gettext_lazy("Over"), "neutral", "history"),

@@ -33,6 +33,7 @@ class FakeEngine(ThreadingHTTPServer):
         self.adapters: dict[str, str] = {}
         self.requests: list[dict] = []
         self.hang_ups = 0
+        self.self_check = "unchecked" if "unchecked" in name else "passed"
         self.shares: dict[str, float] = {}
         self.tokens_of_score = 20
 
@@ -58,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/health":
-            return self.reply(200, {})
+            return self.reply(200, {"self_check": self.server.self_check})
         models = [self.server.name, *self.server.adapters]
         return self.reply(200, {"object": "list", "data": [{"id": model} for model in models]})
 

@@ -195,5 +195,5 @@ def test_adapters_are_loaded_and_unloaded(target, fake_engine, tmp_path):
     engine_client.unload_adapter(target, name="a")
     with pytest.raises(AdapterRefused, match="no adapter in this folder"):
         engine_client.load_adapter(target, name="b", folder=tmp_path / "nowhere")
-    assert engine_client.is_healthy(target)
-    assert not engine_client.is_healthy(EngineTarget("http://127.0.0.1:1", "k"))
+    assert engine_client.health_of(target)
+    assert engine_client.health_of(EngineTarget("http://127.0.0.1:1", "k")) is None

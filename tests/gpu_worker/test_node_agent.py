@@ -341,3 +341,13 @@ def test_lifecycle_reports_may_come_twice_and_late(agent, team, run):
     lifecycle.placement_failed(placement.pk, "late")
     assert ready_at is not None
     assert placements() == {}
+
+
+def test_what_an_engine_says_of_its_answers_is_noted(agent, work, team, run, settings):
+    BaseModel.objects.update(slug="unchecked")
+    (settings.DATA_DIR / "models" / "unchecked").symlink_to(settings.DATA_DIR / "models" / "tiny")
+    agent.tick()
+    with team_scope(team.pk):
+        services.ensure_placement(adapter=run.adapter)
+    work(lambda: engine() and engine().self_check == "unchecked")
+    assert "no reference" in engine().doubt

@@ -102,6 +102,16 @@ def test_a_forbidden_base_model_leaves_the_form_and_starts_nothing(world, paula,
             services.rerun(run=run, actor=actor)
 
 
+@pytest.mark.parametrize(("result", "words"), [("passed", ""), ("unchecked", "no reference"), ("failed", "slowly")])
+def test_the_page_of_nodes_tells_what_engines_say_of_their_answers(world, node, paula, client_for, result, words):
+    lifecycle.engine_starts(node=node, base_model=world.run.base_model, access_key="k")
+    lifecycle.engine_ready(node=node, base_model=world.run.base_model, url="http://127.0.0.1:1")
+    lifecycle.engine_beats(node=node, base_model=world.run.base_model, self_check=result)
+    page = client_for(paula).get("/platform/nodes/").content.decode()
+    assert ("transformers" in page) == bool(words)
+    assert words in page
+
+
 # --- runs of all teams ---------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from datasets_app.rendering import ChatRenderer, RenderingError
-from gpu_worker.engine.core import EngineCore
+from gpu_worker.engine.core import CheckResult, EngineCore
 from gpu_worker.engine.errors import BadAdapter, BadRequest, EngineError, ModelNotFound, Overloaded
 from gpu_worker.engine.loop import EngineLoop
 from gpu_worker.engine.server import requests as bodies
@@ -50,6 +50,7 @@ class EngineServer:
     renderer: ChatRenderer
     max_context: int
     scorer: ValueScorer
+    self_check: CheckResult
     started: int = field(default_factory=lambda: int(time.time()))
     metrics: HttpMetrics = field(default_factory=HttpMetrics)
     draining: bool = False
@@ -194,8 +195,9 @@ class EngineServer:
     # --- state ------------------------------------------------------------------------------------------------
 
     async def health(self, request: Request) -> Response:
-        """GET /health: 200 while the engine's thread works and new requests are taken."""
-        return Response(status_code=200 if self.loop.healthy and not self.draining else 503)
+        """GET /health: 200 while the engine's thread works and new requests are taken, and how its self-check ended."""
+        status = 200 if self.loop.healthy and not self.draining else 503
+        return JSONResponse({"self_check": self.self_check}, status_code=status)
 
     async def show_metrics(self, request: Request) -> Response:
         """GET /metrics."""

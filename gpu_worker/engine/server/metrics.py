@@ -57,6 +57,7 @@ def render_metrics(http: HttpMetrics, stats: EngineStats) -> str:
     lines.append("# TYPE engine_sequences_finished_total counter")
     for reason, count in sorted(stats.finished.items()):
         lines.append(f'engine_sequences_finished_total{{reason="{reason}"}} {count}')
+    lines += ["# TYPE engine_self_check gauge", f'engine_self_check{{result="{stats.self_check}"}} 1']
     for name, kind, value in _figures(stats):
         lines += [f"# TYPE {name} {kind}", f"{name} {value}"]
     lines += http.first_token.lines("engine_time_to_first_token_seconds")

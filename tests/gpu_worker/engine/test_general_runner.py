@@ -2,19 +2,24 @@
 
 import json
 import logging
+import os
 import shutil
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from datasets_app.rendering import ChatRenderer
+from gpu_worker.engine import self_check
 from gpu_worker.engine.build import build_core
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.core import EngineCore
 from gpu_worker.engine.errors import BadAdapter, UnsupportedModel
-from gpu_worker.engine.self_check import SelfCheck
+from gpu_worker.engine.kernels import NativeKernels
+from gpu_worker.engine.self_check import MADE_UP_RANKS, QUESTIONS, REFERENCE_FILE
 from tests.gpu_worker.engine.driver import Driver
 from tests.gpu_worker.engine.reference import Reference, make_adapter
 
@@ -112,7 +117,7 @@ def state_dir(first_start: Path, tmp_path: Path) -> Path:
 
 def kept_reference(state_dir: Path) -> Path:
     (kept,) = state_dir.iterdir()
-    return kept
+    return kept / REFERENCE_FILE
 
 
 def test_the_fast_decoder_passes_its_self_check_with_the_kept_reference(
@@ -120,12 +125,17 @@ def test_the_fast_decoder_passes_its_self_check_with_the_kept_reference(
 ) -> None:
     caplog.set_level(logging.INFO)
     changed = kept_reference(state_dir).stat().st_mtime_ns
-    build_core(model_dir, renderer, CONFIG, state_dir=state_dir)
+    core = build_core(model_dir, renderer, CONFIG, state_dir=state_dir)
     assert "fast decoder" in caplog.text
+    assert core.self_check == "passed"
+    assert core.adapter_names() == []
+    assert core.stats().finished == {}
     assert kept_reference(state_dir).stat().st_mtime_ns == changed
 
 
-@pytest.mark.parametrize(("margin", "runner"), [(1.0, "general runner"), (1e-5, "fast decoder")])
+@pytest.mark.parametrize(
+    ("margin", "runner", "result"), [(1.0, "general runner", "failed"), (1e-5, "fast decoder", "passed")]
+)
 def test_a_decoder_that_differs_is_replaced_unless_it_was_a_tie(
     model_dir: Path,
     renderer: ChatRenderer,
@@ -133,6 +143,7 @@ def test_a_decoder_that_differs_is_replaced_unless_it_was_a_tie(
     caplog: pytest.LogCaptureFixture,
     margin: float,
     runner: str,
+    result: str,
 ) -> None:
     """The reference is falsified: what matters is that a difference is seen and acted upon."""
     kept = kept_reference(state_dir)
@@ -141,13 +152,84 @@ def test_a_decoder_that_differs_is_replaced_unless_it_was_a_tie(
     entries[2]["margins"][3] = margin
     kept.write_text(json.dumps(entries))
     caplog.set_level(logging.INFO)
-    build_core(model_dir, renderer, CONFIG, state_dir=state_dir)
+    core = build_core(model_dir, renderer, CONFIG, state_dir=state_dir)
     assert runner in caplog.text
+    assert core.self_check == result
 
 
-def test_a_damaged_reference_is_thrown_away(model_dir: Path, state_dir: Path, renderer: ChatRenderer) -> None:
+def test_the_made_up_adapters_change_what_is_said(state_dir: Path) -> None:
+    """Else a decoder that forgot to apply them would pass."""
+    entries = json.loads(kept_reference(state_dir).read_text())
+    said = {(prompt, name): entry["token_ids"] for (prompt, name), entry in zip(QUESTIONS, entries, strict=True)}
+    changed = {name for prompt, name in said if name is not None and said[prompt, name] != said[prompt, None]}
+    assert changed == set(MADE_UP_RANKS)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+@pytest.mark.parametrize("fault", ["nothing is added", "the second adapter gets the first one's rows"])
+def test_a_wrong_adapter_kernel_is_found_at_the_start(
+    compiled_kernels: None,
+    model_dir: Path,
+    renderer: ChatRenderer,
+    state_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    """The compiled one, as a compiler that misjudges the processor would spoil it."""
+    right = NativeKernels.low_rank
+
+    def wrong(self: NativeKernels, x: Tensor, tiles: Tensor, banks: Tensor, ends: Tensor, y: Tensor) -> None:
+        if fault != "nothing is added":
+            right(self, x, torch.cat([tiles[:, :2], torch.zeros_like(tiles[:, 2:3]), tiles[:, 3:]], 1), banks, ends, y)
+
+    assert build_core(model_dir, renderer, CONFIG, state_dir=state_dir).self_check == "passed"
+    monkeypatch.setattr(NativeKernels, "low_rank", wrong)
+    core = build_core(model_dir, renderer, CONFIG, state_dir=state_dir)
+    assert core.self_check == "failed"
+
+
+def test_a_damaged_reference_is_computed_anew(model_dir: Path, state_dir: Path, renderer: ChatRenderer) -> None:
     kept = kept_reference(state_dir)
+    before = kept.read_text()
     kept.write_text("{")
-    core = build_core(model_dir, renderer, CONFIG)
-    assert SelfCheck(model_dir, state_dir).passes(core, renderer)
-    assert not kept.exists()
+    assert build_core(model_dir, renderer, CONFIG, state_dir=state_dir).self_check == "passed"
+    assert kept.read_text() == before
+    (next(kept.parent.glob("*/adapter_model.safetensors"))).write_bytes(b"")
+    assert [build_core(model_dir, renderer, CONFIG, state_dir=state_dir).self_check for _start in range(2)] == [
+        "unchecked",
+        "passed",
+    ]
+
+
+@pytest.mark.parametrize("fault", ["raise MemoryError", "raise ModuleNotFoundError", "import os; os._exit(139)"])
+def test_without_a_reference_it_is_said_that_nothing_was_compared(
+    model_dir: Path, renderer: ChatRenderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """The child that computes it runs out of memory, has no transformers or crashes; the next start tries again."""
+    stub, state_dir = tmp_path / "stub", tmp_path / "state"
+    stub.mkdir()
+    (stub / "transformers.py").write_text(fault)
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(stub))
+        if "NotFound" in fault:
+            patch.setattr(self_check, "version", no_such_package)
+        core = build_core(model_dir, renderer, CONFIG, state_dir=state_dir)
+    assert core.self_check == core.stats().self_check == "unchecked"
+    assert list(state_dir.glob("self-check-*")) == []
+    assert build_core(model_dir, renderer, CONFIG, state_dir=state_dir).self_check == "passed"
+
+
+def no_such_package(name: str) -> str:
+    raise PackageNotFoundError(name)
+
+
+def test_what_a_killed_child_left_goes_and_what_another_one_writes_stays(
+    model_dir: Path, renderer: ChatRenderer, tmp_path: Path
+) -> None:
+    name = f"self-check-{self_check.fingerprint(model_dir)}"
+    left, young = tmp_path / f".{name}.1", tmp_path / f".{name}.2"
+    for partial in (left, young):
+        partial.mkdir()
+    os.utime(left, (0, 0))
+    assert build_core(model_dir, renderer, CONFIG, state_dir=tmp_path).self_check == "passed"
+    assert {path.name for path in tmp_path.iterdir()} == {name, young.name}

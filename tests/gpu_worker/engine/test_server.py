@@ -39,7 +39,8 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
 
 def test_health_needs_no_key_and_everything_else_does(engine: EngineProcess) -> None:
     with httpx.Client(base_url=engine.url, trust_env=False) as stranger:
-        assert stranger.get("/health").status_code == 200
+        health = stranger.get("/health")
+        assert (health.status_code, health.json()) == (200, {"self_check": "none"})
         routes = ("/v1/models", "/metrics", "/v1/chat/completions", "/nowhere")
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic test-key"}):
             for route in routes:

@@ -95,7 +95,7 @@ def served_prompts(model_dir: Path, asked: list[list[dict[str, str]]]) -> list[t
     compiler = GrammarCompiler(model_dir, vocabulary=core.vocabulary, eos_ids=renderer.eos_ids)
     generator = Generator(loop, renderer, config, compiler, max_context=core.max_context)
     scorer = ValueScorer(generator, loop, renderer, config)
-    server = EngineServer("tiny", loop, generator, renderer, core.max_context, scorer)
+    server = EngineServer("tiny", loop, generator, renderer, core.max_context, scorer, core.self_check)
     loop.start()
     try:
         client = TestClient(server.app(api_key="key"), headers={"Authorization": "Bearer key"})

@@ -60,8 +60,8 @@ def test_plain_peft_gives_the_logits_of_the_model_that_learned(tmp_path, base_mo
 
     learners = []
 
-    def make_and_keep(spec, *, longest_row):
-        learners.append(make_learner(spec, longest_row=longest_row))
+    def make_and_keep(spec, **known):
+        learners.append(make_learner(spec, **known))
         return learners[0]
 
     monkeypatch.setattr("gpu_worker.trainer.job.make_learner", make_and_keep)

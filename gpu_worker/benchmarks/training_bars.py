@@ -60,8 +60,7 @@ def bars(
         Bar.at_least(f"{FP32}: speed to {PEER}'s", 2.0, _ratio(speeds, FP32, PEER)),
     ]
     found += [_memory(by_subject, ours, other) for ours in (FP32, INT8) for other in (STOCK, PEER)]
-    for ours in (FP32, INT8):
-        found.append(Bar.at_least(f"{ours}: share of the machine's limit", 0.55, limit_shares.get(ours), "{:.0%}"))
+    found.append(Bar.at_least(f"{FP32}: share of the machine's limit", 0.55, limit_shares.get(FP32), "{:.0%}"))
     for ours in (FP32, INT8):
         start_up_s = [one.start_up_s for one in by_subject.get(ours, ())]
         slowest = max(start_up_s, default=None)

@@ -83,7 +83,7 @@ class ImportOptions:
         )
         if options.validation_share + options.test_share > MAX_HELD_OUT_SHARE:
             raise InvalidInput(
-                _("Validation and test together take more than 80 % of the rows. Leave at least 20 % for training."),
+                _("Validation and test together take more than 80% of the rows. Leave at least 20% for training."),
                 param="options.validation_share",
             )
         return options

@@ -51,7 +51,7 @@ class SplitFields(forms.Form):
         cleaned = super().clean() or self.cleaned_data
         held_out = (cleaned.get("validation_percent") or 0) + (cleaned.get("test_percent") or 0)
         if held_out > MAX_PERCENT:
-            self.add_error("test_percent", _("Leave at least 20 % of the rows for training."))
+            self.add_error("test_percent", _("Leave at least 20% of the rows for training."))
         return cleaned
 
     def split_options(self) -> dict[str, Any]:

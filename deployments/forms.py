@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django import forms
+from django.utils.functional import lazy
 from django.utils.text import format_lazy
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -16,6 +18,7 @@ from deployments.policies import LONGEST_MS, SHARES
 from deployments.request_log import MOST_DAYS
 from deployments.services import LONGEST_SLEEP_MINUTES, MAX_ANSWER_TOKENS, MAX_SYSTEM_PROMPT
 from experiments.models import Run
+from portal.display import numbers
 from portal.forms import TeamForm
 from portal.models import Team, TeamSecret
 
@@ -217,15 +220,15 @@ class PushForm(TeamForm):
 
 def _percent(name: str, label: Any, words: Any) -> forms.FloatField:
     """Return a field in percent for a share of `PromotionPolicy`, whose default it names."""
-    help_text = format_lazy("{} {}", words, _default_words(name, 100, "%"))
+    help_text = format_lazy("{} {}", words, _default_words(name, numbers.percentage, 100))
     return forms.FloatField(label=label, required=False, min_value=0, max_value=100, help_text=help_text)
 
 
-def _default_words(name: str, scale: float, unit: str) -> Any:
+def _default_words(name: str, write: Callable[[float], str], scale: float = 1) -> Any:
     default = getattr(PromotionPolicy(), name)
     if default is None:
         return _("Not asked by default.")
-    return format_lazy(_("Default: {default}."), default=f"{default * scale:g} {unit}")
+    return format_lazy(_("Default: {default}."), default=lazy(write, str)(default * scale))
 
 
 class PolicyForm(forms.Form):
@@ -258,7 +261,7 @@ class PolicyForm(forms.Form):
         help_text=format_lazy(
             "{} {}",
             _("In milliseconds, of at least 20 requests to name@v2 or the like within seven days."),
-            _default_words("max_median_ms", 1, "ms"),
+            _default_words("max_median_ms", "{:g} ms".format),
         ),
     )  # fmt: skip
     max_median_rise = _percent(

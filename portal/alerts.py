@@ -1,4 +1,4 @@
-"""Teams are told when they have used 80 and 100 % of a limit: on their pages, and by one e-mail a month to admins."""
+"""Teams are told when they have used 80 and 100% of a limit: on their pages, and by one e-mail a month to admins."""
 
 from __future__ import annotations
 

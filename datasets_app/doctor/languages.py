@@ -43,7 +43,7 @@ class Languages:
         counts = {**frequent, OTHER: rest, UNKNOWN: self._counts[UNKNOWN]}
         percent = {name: round(100 * n / examined, 1) for name, n in counts.items() if n}
         if len(frequent) > 1:
-            shown = ", ".join(f"{name} {percent[name]:g} %" for name in frequent)
+            shown = ", ".join(f"{name} {percent[name]:g}%" for name in frequent)
             findings.note("languages", "info", len(frequent), {"languages": shown})
         return {"examined": examined, "percent": percent}
 

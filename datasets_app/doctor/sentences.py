@@ -130,7 +130,7 @@ SENTENCES: Final[Mapping[str, Sentences]] = {
     ),
     "dominant_label": Sentences(
         _("Fields with nearly always the same label: %(count)d"),
-        _("One label makes up more than 90 %% of the field. A model that always gives it looks good already."),
+        _("One label makes up more than 90%% of the field. A model that always gives it looks good already."),
         _("Judge the model by the figures of each label, and add rows with the others if you have any."),
     ),
     "few_rows": Sentences(
@@ -140,7 +140,7 @@ SENTENCES: Final[Mapping[str, Sentences]] = {
     ),
     "too_long": Sentences(
         _("Rows longer than %(limit)d tokens: %(count)d"),
-        _("%(percent)s %% of the rows have more tokens than training takes by default."),
+        _("%(percent)s%% of the rows have more tokens than training takes by default."),
         _("Raise the maximal length when you train, shorten the prompts, or leave these rows out."),
         _("%(tokens)d tokens, %(answer_tokens)d of them learned"),
     ),
@@ -196,7 +196,7 @@ SENTENCES: Final[Mapping[str, Sentences]] = {
             "Of %(rows)d rows, %(examined)d were examined. The most suspicious stand first."
         ),
         _("Look at the first ones and correct what is wrong. It is only a guess: right labels are among them too."),
-        _("“%(label)s” (%(percent)s %% likely), rather “%(suggested)s”"),
+        _("“%(label)s” (%(percent)s%% likely), rather “%(suggested)s”"),
     ),
     "languages": Sentences(
         _("Languages: %(count)d"),

@@ -21,7 +21,7 @@ def as_markdown(report: Report, gettext: Translate) -> str:
 def _rows(report: Report) -> Iterator[str]:
     yield "Rows: " + (", ".join(f"{split} {count:,}" for split, count in report.rows.items()) or "none") + "."
     if report.languages:
-        shares = ", ".join(f"{name} {percent:g} %" for name, percent in report.languages["percent"].items())
+        shares = ", ".join(f"{name} {percent:g}%" for name, percent in report.languages["percent"].items())
         yield f"Languages (of {report.languages['examined']:,} prompts): {shares}."
 
 
@@ -45,10 +45,10 @@ def _tokens(report: Report) -> Iterator[str]:
     at = row["percentiles"]
     yield ""
     yield (
-        f"Tokens of a row: half have at most {at['50']:,}, 95 % at most {at['95']:,}, the longest {row['max']:,}; "
+        f"Tokens of a row: half have at most {at['50']:,}, 95% at most {at['95']:,}, the longest {row['max']:,}; "
         f"{row['sum']:,} in all."
     )
-    cut = [f"{one['percent']:g} % at {one['limit']:,}" for one in report.tokens["truncated"] if one["rows"]]
+    cut = [f"{one['percent']:g}% at {one['limit']:,}" for one in report.tokens["truncated"] if one["rows"]]
     yield f"Cut: {', '.join(cut)}." if cut else "No row would be cut."
 
 

@@ -20,7 +20,7 @@ from datasets_app.doctor_reports.fixes import Fix, fixes_of, kind_of
 from datasets_app.models import DatasetVersion, DoctorReport, PersonalDataDecision, Split
 from datasets_app.reports import OWN_SENTENCES
 from datasets_app.stored_rows import pretty_answer
-from portal.display.numbers import thousands
+from portal.display.numbers import percentage, thousands
 
 TITLES_IN_SUMMARY: Final = 4
 
@@ -299,7 +299,9 @@ def _notes(finding: Finding) -> tuple[str, ...]:
     if finding.examples or not isinstance(named, list):
         return ()
     return tuple(
-        " ".join(filter(None, [one["field"], f"“{one['label']}”", f"{one['percent']} %" if "percent" in one else ""]))
+        " ".join(
+            filter(None, [one["field"], f"“{one['label']}”", percentage(one["percent"]) if "percent" in one else ""])
+        )
         for one in named
     )
 

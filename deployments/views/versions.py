@@ -18,6 +18,7 @@ from deployments.models import DeploymentVersion
 from deployments.version_differences import differences
 from portal.access import TeamRequest, team_view
 from portal.actors import Actor
+from portal.display.numbers import percentage
 from portal.errors import InvalidInput, PortalError
 from portal.models import Role
 
@@ -94,9 +95,9 @@ def canary(request: TeamRequest, pk: uuid.UUID) -> HttpResponse:
             form.add_error(error.param if error.param in form.fields else None, error.message)
             status = error.status
         else:
-            words = {"number": version.number, "share": form.cleaned_data["share"]}
+            words = {"number": version.number, "share": percentage(given["share"])}
             messages.success(
-                request, _("Version %(number)d gets %(share)d %% of the requests as soon as it is loaded.") % words
+                request, _("Version %(number)d gets %(share)s of the requests as soon as it is loaded.") % words
             )
             return redirect("deployments:detail", request.team.slug, deployment.pk)
     context = _comparison(version) | {"form": form, "is_canary": is_canary}

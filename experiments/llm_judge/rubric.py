@@ -66,7 +66,7 @@ def tokens_of(reply: object) -> tuple[int, int]:
 
 
 def figures_of(ratings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return mean scores with 95 % intervals, their difference on rows where both are rated, and what is missing.
+    """Return mean scores with 95% intervals, their difference on rows where both are rated, and what is missing.
 
     `ratings`: per row {"row", "tuned": {"score", "reason"} or None, "untuned": …}. A missing rating counts nowhere.
     """

@@ -12,7 +12,7 @@ class AgainstBaseline:
     """One way of asking the tuned model beside the better one of the simple baselines, on the same rows.
 
     `measure` is exact_match, or score where answers are free text, of which nobody expects the very words.
-    `difference` is way minus baseline with its 95 % interval. `code` is beats, does_not_beat, no_clear_difference or
+    `difference` is way minus baseline with its 95% interval. `code` is beats, does_not_beat, no_clear_difference or
     too_few_rows.
     """
 

@@ -24,7 +24,7 @@ class Abstention:
     """What happens if only answers at or above a threshold are taken, and people do the rest.
 
     The threshold is the lowest that reached `target` on the calibration rows, None if none did. `share` of the
-    held-out answers is then automated, of which `precision` are right; both with 95 % intervals.
+    held-out answers is then automated, of which `precision` are right; both with 95% intervals.
     """
 
     target: float

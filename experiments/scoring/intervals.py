@@ -18,7 +18,7 @@ FEW_ROWS: Final = 20
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with the bounds between which it lies with 95 % confidence."""
+    """A mean with the bounds between which it lies with 95% confidence."""
 
     mean: float
     low: float

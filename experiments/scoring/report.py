@@ -14,7 +14,7 @@ from experiments.scoring.subjects import SubjectScores, score_subject
 
 @dataclass(frozen=True)
 class Difference:
-    """Exact match of the tuned minus that of the untuned model on the same rows, with its 95 % interval.
+    """Exact match of the tuned minus that of the untuned model on the same rows, with its 95% interval.
 
     `better_rows` only the tuned model answers exactly, `worse_rows` only the untuned one.
     """

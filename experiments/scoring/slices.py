@@ -18,7 +18,7 @@ BANDS: Final = ("short", "middle", "long")
 
 @dataclass(frozen=True)
 class SliceField:
-    """How often one field is right in a slice, among the rows that have it, with its 95 % interval."""
+    """How often one field is right in a slice, among the rows that have it, with its 95% interval."""
 
     name: str
     rows: int
@@ -29,7 +29,7 @@ class SliceField:
 
 @dataclass(frozen=True)
 class Slice:
-    """The tuned model's figures on one part of the rows, each with its 95 % interval.
+    """The tuned model's figures on one part of the rows, each with its 95% interval.
 
     `reached` is the share of exact answers, or the mean score where answers are free text. `few`: too few rows.
     `others` has what each further subject reaches on the same rows.

@@ -17,7 +17,7 @@ MOST_F1_INTERVALS = 20  # of hundreds of fields, resampling each would take minu
 class FieldScores:
     """How well one field is answered, over the `rows` whose expected answer has it; an absent field is wrong.
 
-    Accuracy has a 95 % interval (Wilson's), F1 one by bootstrap where it was asked for. All from `precision` to
+    Accuracy has a 95% interval (Wilson's), F1 one by bootstrap where it was asked for. All from `precision` to
     `confusion` are None for an open field. Precision, recall and F1 are means over the expected classes, as
     scikit-learn's macro average with `labels` set to them. `majority_accuracy` is what always answering the most
     frequent value would reach.
@@ -44,7 +44,7 @@ class FieldScores:
 class SubjectScores:
     """How well one model answers. Shares lie in 0..1.
 
-    `exact_match` has a 95 % bootstrap interval. `json_valid` is None if no answer should be JSON, `token_f1` if
+    `exact_match` has a 95% bootstrap interval. `json_valid` is None if no answer should be JSON, `token_f1` if
     none should be text. `schema_valid` is the share of answers that follow the schema, None without one. `score` is
     the mean of all row scores.
     """

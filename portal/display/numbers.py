@@ -81,7 +81,15 @@ def compact(number: float) -> str:
 @_dash_if_unknown
 def percent(share: float, places: int = 1) -> str:
     """Return a share between 0 and 1 as a percentage."""
-    return _("%(number)s%%") % {"number": decimal(share * 100, places)}
+    return percentage(share * 100, places)
+
+
+@_dash_if_unknown
+def percentage(hundredths: float, places: int | None = None) -> str:
+    """Return what is counted in hundredths already, with the decimals that it has unless ``places`` says how many."""
+    if places is None:
+        places = len(f"{hundredths:g}".partition(".")[2])
+    return _("%(number)s%%") % {"number": decimal(hundredths, places)}
 
 
 @_dash_if_unknown

@@ -81,7 +81,7 @@ class QuotaReservation(TeamOwned):
 
 
 class QuotaAlert(TeamOwned):
-    """A team reached 80 or 100 % of a limit; the row makes sure that its admins are told once a month."""
+    """A team reached 80 or 100% of a limit; the row makes sure that its admins are told once a month."""
 
     kind = models.CharField(max_length=24, choices=Quota.choices)
     month = models.DateField(help_text="the first day of it")
@@ -96,4 +96,4 @@ class QuotaAlert(TeamOwned):
         ]
 
     def __str__(self) -> str:
-        return f"{self.percent} % of {self.kind}"
+        return f"{self.percent}% of {self.kind}"

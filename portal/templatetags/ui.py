@@ -24,7 +24,17 @@ from portal.fields import draw
 
 register = template.Library()
 
-for _name in ("thousands", "decimal", "significant", "compact", "percent", "points", "filesize", "duration"):
+for _name in (
+    "thousands",
+    "decimal",
+    "significant",
+    "compact",
+    "percent",
+    "percentage",
+    "points",
+    "filesize",
+    "duration",
+):
     register.filter(_name, getattr(numbers, _name))
 register.filter("heat", shapes.heat)
 

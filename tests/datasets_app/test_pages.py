@@ -188,7 +188,7 @@ def test_upload_over_the_limit(browser, settings):
         ({"shape": "template", "template": "{nope}"}, "mentions {nope}"),
         ({"shape": "template", "template": "{ {"}, "single brace"),
         ({"shape": "messages", "messages": ""}, "Choose the column that holds the messages."),
-        ({"test_percent": "75", "validation_percent": "30"}, "at least 20 %"),
+        ({"test_percent": "75", "validation_percent": "30"}, "at least 20%"),
         ({"test_percent": "nan"}, "Enter a whole number."),
         ({"seed": "-1"}, "greater than or equal to 0"),
         ({"encoding_train": "ebcdic"}, "Select a valid choice"),

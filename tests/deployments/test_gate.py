@@ -238,7 +238,7 @@ def test_the_rules_page_saves_percentages(team, alice, client_for):
     browser = client_for(alice)
     assert 'value="2.0"' in browser.get(url).content.decode()
     shown = browser.get(url).content.decode()
-    for default in ("Default: 2 %.", "Default: 10 %.", "Default: 0 %.", "Not asked by default.", "On by default."):
+    for default in ("Default: 2%.", "Default: 10%.", "Default: 0%.", "Not asked by default.", "On by default."):
         assert default in shown
     typed = {"is_on": "on", "max_f1_drop": "1.5", "max_invalid_json": "0", "max_median_ms": "900"}
     saved = browser.post(url, {**typed, "needs_same_rows": "on", "max_median_rise": "50"})

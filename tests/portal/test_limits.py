@@ -68,10 +68,10 @@ def test_admins_are_told_once_of_each_step(team, actor, charlie, django_capture_
         return sorted((one.to[0], one.subject) for one in mail.outbox)
 
     assert use_and_watch(79) == []
-    subject = "Service Desk has used 80 % of a limit: Tokens a month"
+    subject = "Service Desk has used 80% of a limit: Tokens a month"
     assert use_and_watch(1) == [("alice@example.org", subject), ("charlie@example.org", subject)]
     assert use_and_watch(5) == []
-    assert {one[1] for one in use_and_watch(15)} == {"Service Desk has used 100 % of a limit: Tokens a month"}
+    assert {one[1] for one in use_and_watch(15)} == {"Service Desk has used 100% of a limit: Tokens a month"}
     assert "used 100 of 100" in mail.outbox[0].body
     assert AuditEvent.objects.filter(action="limit.reached", team_id=team.pk).count() == 2
     with team_scope(team.pk):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -75,6 +77,25 @@ def test_scripts_put_text_and_never_markup_on_the_page(script: Path) -> None:
     source = script.read_text()
     for risky in RISKY:
         assert risky not in source
+
+
+def visible_words() -> Iterator[tuple[str, str]]:
+    """Yield path and text of whatever may say something to people."""
+    base = Path(settings.BASE_DIR)
+    for path in [*ROOT.rglob("*.html"), *ROOT.rglob("*.txt"), *SCRIPTS]:
+        yield str(path.relative_to(base)), path.read_text()
+    for room in ("portal", "datasets_app", "experiments", "deployments"):
+        for path in (base / room).rglob("*.py"):
+            found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+            words = [node.value for node in found if isinstance(node.value, str)]
+            yield str(path.relative_to(base)), "\n".join(words)
+
+
+def test_percentages_are_written_in_one_way() -> None:
+    """As `numbers.percent` writes them, without a blank: 30%."""
+    apart = re.compile(r"""(?:[\d}]|\)[sdg]|^)[ \u00a0]%%?(?=$|[.,;:)<"'`]|[ ][a-z]{2})""", re.MULTILINE)
+    found = {path: apart.findall(words) for path, words in visible_words()}
+    assert {path: ways for path, ways in found.items() if ways} == {}
 
 
 def test_texts_that_scripts_ask_for_are_there() -> None:

@@ -74,7 +74,7 @@ def test_an_alert_stands_on_every_page_of_the_team(team, actor, client_for, bob,
     alerts.check_all()
     browser = client_for(bob)
     for path in ("", "members/", "playground/"):
-        assert "The team has used 80 % of a limit" in text_of(browser.get(f"/t/{team.slug}/{path}"))
+        assert "The team has used 80% of a limit" in text_of(browser.get(f"/t/{team.slug}/{path}"))
     assert "of a limit" not in text_of(client_for(charlie).get(f"/t/{other_team.slug}/"))
 
 

@@ -2,7 +2,7 @@
 import uPlot from "../vendor/uplot/uPlot.min.js";
 import { make, text } from "./dom.js";
 import { feedOf } from "./feed.js";
-import { isSparse, significant, smooth, table } from "./series.js";
+import { isSparse, percent, significant, smooth, table } from "./series.js";
 
 const HEIGHT = 260;
 const COLOURS = 6;
@@ -163,7 +163,7 @@ class Chart {
   /** A value as its axis writes it: shares in per cent. */
   write(index, value) {
     const isShare = this.lines[index].scale === "share" && value !== null && value !== undefined;
-    return isShare ? `${+(value * 100).toFixed(1)} %` : significant(value);
+    return isShare ? percent(value, 1) : significant(value);
   }
 
   readOut(at) {
@@ -204,9 +204,9 @@ class Chart {
     };
   }
 
-  /** The axis at the right, for shares: 0 to 100 %. */
+  /** The axis at the right, for shares: 0 to 100%. */
   shares(axis) {
-    return { ...axis, scale: "share", side: 1, grid: { show: false }, ticks: { show: false }, gap: 6, size: 52, values: (_plot, ticks) => ticks.map((tick) => `${Math.round(tick * 100)} %`) };
+    return { ...axis, scale: "share", side: 1, grid: { show: false }, ticks: { show: false }, gap: 6, size: 52, values: (_plot, ticks) => ticks.map((tick) => percent(tick)) };
   }
 
   /** The measured points (pale under a smoothed course) and the smoothed course of one line. */

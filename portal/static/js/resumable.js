@@ -2,13 +2,12 @@
 // reload the same file goes on where it stopped, since its address is kept in the browser's storage.
 import tus from "../vendor/tus/tus.min.js";
 import { csrfToken, failure, text, toast } from "./dom.js";
+import { percent } from "./series.js";
 
 const PART_BYTES = 8 * 1024 * 1024;
 // Larger files would have to be held in memory whole to be hashed here; the server hashes them all the same.
 const HASHED_BYTES = 64 * 1024 * 1024;
 const RETRY_MS = [0, 1000, 2000, 5000, 10000, 15000, 30000, 30000, 30000, 30000, 30000, 30000];
-
-const percent = (share) => `${Math.floor(share * 100)} %`;
 
 /** Return the error object of a refused request, or {} if there was no answer. */
 function refusal(error) {
@@ -98,7 +97,7 @@ export function attach(form, input, size) {
         if (upload !== mine) return;
         if (running) say("uploading");
         bar.value = total ? sent / total : 0;
-        detail.textContent = `${size(sent)} / ${size(total)} · ${percent(total ? sent / total : 0)}`;
+        detail.textContent = `${size(sent)} / ${size(total)} · ${percent(total ? Math.floor((sent / total) * 100) / 100 : 0)}`;
       },
       onError: (error) => {
         if (upload !== mine) return;

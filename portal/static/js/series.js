@@ -25,6 +25,9 @@ export function isSparse(values) {
   return known > 0 && (known < values.length / 3 || known < 3);
 }
 
+/** Return a share between 0 and 1 as the pages write percentages. */
+export const percent = (share, places = 0) => `${+(share * 100).toFixed(places)}%`;
+
 /** Return a number as in the pages: about four digits, 2e-5 for the very small. */
 export function significant(number) {
   if (number === null || number === undefined) return "–";

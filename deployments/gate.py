@@ -126,7 +126,7 @@ def judge(deployment: Deployment, version: DeploymentVersion, policy: PromotionP
 
 
 def _evaluated(theirs: Figures | None) -> Rule:
-    live = numbers.percent(theirs.quality) if theirs else None
+    live = f"{_quality_label(theirs)} {numbers.percent(theirs.quality)}" if theirs else None
     return Rule("evaluated", _("Evaluated on held-out rows"), _("an evaluation"), _("none"), live, False)
 
 

@@ -123,7 +123,9 @@ def test_a_version_bound_to_a_schema_is_judged_by_bound_answers(team, actor, liv
 def test_a_version_without_an_evaluation_cannot_replace_one_that_has_one(team, actor, live, node, make_run):
     version, deployment = add(team, actor, make_run(team, "Second"))
     with team_scope(team.pk):
-        assert failing(deployment, version) == ["evaluated"]
+        (rule,) = gate.judge(deployment, version).failed
+        # a figure among words says what it is of
+        assert (rule.code, rule.candidate, rule.live) == ("evaluated", "none", "Macro-F1 90.0%")
 
 
 def test_the_first_version_keeps_only_minimums_that_the_team_has_set(team, actor, run, make_run, node, scoped):

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 
+from gpu_worker.engine.answer_memory import least_likely
 from gpu_worker.engine.block_pool import BLOCK_SIZE, BlockPool
 from gpu_worker.engine.config import EngineConfig
 from gpu_worker.engine.errors import ContextTooLong
@@ -133,7 +134,9 @@ class Scheduler:
     def _row(self, sequence: Sequence, budget: int) -> StepRow:
         token_ids = sequence.pending_ids(budget)
         is_complete = sequence.computed + len(token_ids) == sequence.length
-        draft = sequence.draft(self._config.draft_tokens) if is_complete else ()
+        draft: tuple[int, ...] = ()
+        if is_complete:
+            draft = sequence.draft(self._config.draft_tokens, least_likely(len(self._running)))
         end = sequence.computed + len(token_ids) + len(draft)
         return StepRow(
             sequence_id=sequence.id,

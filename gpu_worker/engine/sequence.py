@@ -135,10 +135,11 @@ class Sequence:
             return self.output_ids[-count:]
         return [*self.prompt_ids[-missing:], *self.output_ids]
 
-    def draft(self, limit: int) -> tuple[int, ...]:
+    def draft(self, limit: int, least: float) -> tuple[int, ...]:
         """Return tokens that are expected to follow, up to `limit` and never beyond the sequence's end.
 
-        The step that computes them also verifies them, so a wrong draft costs time and changes nothing.
+        `least`: how likely those must be that nothing forces. The step that computes them also verifies them, so a
+        wrong draft costs time and changes nothing.
         """
         limit = min(limit, self.params.max_tokens - len(self.output_ids) - 1)
         if limit < 1:
@@ -147,7 +148,7 @@ class Sequence:
         if self.memory is None or len(forced) == limit:
             return forced
         tail = [*self.tail(CONTEXT_TOKENS), *forced]
-        return forced + self.memory.expect(tail, limit - len(forced))
+        return forced + self.memory.expect(tail, limit - len(forced), least)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from datasets_app.rendering import ChatRenderer
-from gpu_worker.engine.answer_memory import MAX_CONTEXTS, AnswerMemory
+from gpu_worker.engine.answer_memory import MAX_CONTEXTS, AnswerMemory, least_likely
 from tests.gpu_worker.engine.driver import make_driver
 from tests.gpu_worker.engine.reference import Reference
 
@@ -22,20 +22,43 @@ def test_a_habit_is_proposed_and_a_choice_is_not() -> None:
     memory = AnswerMemory()
     for choice in (70, 71, 72, 70, 73):
         teach(memory, [1, 2, 3, 4, 5, 6, choice, 8, 9])
-    assert memory.expect([1, 2, 3], 10) == (4, 5, 6)
-    assert memory.expect([1, 2, 3], 2) == (4, 5)
-    assert memory.expect([9, 9, 9], 5) == ()
+    assert memory.expect([1, 2, 3], 10, 0.5) == (4, 5, 6)
+    assert memory.expect([1, 2, 3], 2, 0.5) == (4, 5)
+    assert memory.expect([9, 9, 9], 5, 0.0) == ()
+
+
+def test_what_was_seen_once_is_guessed_where_guessing_is_cheap() -> None:
+    memory = AnswerMemory()
+    teach(memory, [1, 2, 3, 4, 5, 6, 7])
+    assert memory.expect([1, 2, 3], 10, least_likely(1)) == (4, 5, 6, 7)
+    assert memory.expect([1, 2, 3], 10, least_likely(32)) == (4,)
+    for _ in range(4):
+        teach(memory, [1, 2, 3, 4, 5, 6, 7])
+    assert memory.expect([1, 2, 3], 10, least_likely(32)) == (4, 5, 6, 7)
+
+
+def test_a_doubtful_token_is_proposed_to_one_sequence_and_not_to_a_crowd() -> None:
+    memory = AnswerMemory()
+    for choice in (70, 70, 70, 71):
+        teach(memory, [1, 2, 3, choice])
+    assert memory.expect([1, 2, 3], 1, least_likely(1)) == (70,)
+    assert memory.expect([1, 2, 3], 1, least_likely(32)) == ()
+    assert [least_likely(running) for running in range(33)] == sorted(least_likely(running) for running in range(33))
 
 
 def test_a_habit_that_changes_is_given_up() -> None:
     memory = AnswerMemory()
     for _ in range(20):
         teach(memory, [1, 2, 3, 4])
-    for _ in range(4):
+    for _ in range(2):
         teach(memory, [1, 2, 3, 5])
-    assert memory.expect([1, 2, 3], 1) != (4,)
-    teach(memory, [1, 2, 3, 5])
-    assert memory.expect([1, 2, 3], 1) == (5,)
+    assert memory.expect([1, 2, 3], 1, 0.6) == ()
+    for _ in range(2):
+        teach(memory, [1, 2, 3, 5])
+    assert memory.expect([1, 2, 3], 1, 0.3) == (5,)
+    for _ in range(12):
+        teach(memory, [1, 2, 3, 5])
+    assert memory.expect([1, 2, 3], 1, 0.8) == (5,)
 
 
 def test_the_memory_is_bounded() -> None:

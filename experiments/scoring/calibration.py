@@ -23,8 +23,8 @@ Judged = tuple[float, bool]
 class Abstention:
     """What happens if only answers at or above a threshold are taken, and people do the rest.
 
-    The threshold is the lowest that reached `target` on the calibration rows, None if none did. `share` of the
-    held-out answers is then automated, of which `precision` are right; both with 95% intervals.
+    The threshold was chosen on the calibration rows (`threshold_for`), None if none was found. `share` of the held-out
+    answers is then automated, of which `precision` are right; both with 95% intervals.
     """
 
     target: float
@@ -41,7 +41,8 @@ class Abstention:
 class FieldCalibration:
     """How far the confidence of a closed field can be trusted: on held-out rows, fitted on other ones.
 
-    `labels`: the values that it was fitted for, None if the evaluator did not say.
+    `labels`: the values that it was fitted for, None if the evaluator did not say. `ece_by_chance`: what true
+    confidences would come to in the mean, on as many rows; None in reports of earlier releases.
     """
 
     name: str
@@ -52,6 +53,7 @@ class FieldCalibration:
     ece_after: float
     abstention: tuple[Abstention, ...]
     labels: tuple[str, ...] | None = None
+    ece_by_chance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,28 @@ def expected_calibration_error(judged: Sequence[Judged]) -> float:
     """
     if not judged:
         raise ValueError("nothing was answered")
+    gaps = [abs(sum(confidence - right for confidence, right in one)) for one in _bins(judged)]
+    return sum(gaps) / len(judged)
+
+
+def error_by_chance(judged: Sequence[Judged]) -> float:
+    """Return the mean of `expected_calibration_error` if every answer were right as likely as its confidence says.
+
+    It is above zero, because in each stretch chance makes a few more or fewer right, and less so on more rows. The
+    mean distance of a sum of independent yes or no from its mean is taken to be that of a normal distribution.
+    Raises: ValueError without answers.
+    """
+    if not judged:
+        raise ValueError("nothing was answered")
+    variances = [sum(confidence * (1 - confidence) for confidence, _right in one) for one in _bins(judged)]
+    return sum(math.sqrt(2 * one / math.pi) for one in variances) / len(judged)
+
+
+def _bins(judged: Sequence[Judged]) -> list[list[Judged]]:
     bins: list[list[Judged]] = [[] for _ in range(BINS)]
     for confidence, right in judged:
         bins[min(BINS - 1, int(confidence * BINS))].append((confidence, right))
-    gaps = [abs(sum(confidence - right for confidence, right in one)) for one in bins]
-    return sum(gaps) / len(judged)
+    return bins
 
 
 def abstentions(calibration: Sequence[Judged], heldout: Sequence[Judged], *, seed: int = 0) -> tuple[Abstention, ...]:
@@ -119,13 +138,18 @@ def abstentions(calibration: Sequence[Judged], heldout: Sequence[Judged], *, see
 
 
 def threshold_for(calibration: Sequence[Judged], target: float) -> float | None:
-    """Return the lowest confidence from which on the answers are right often enough, None if there is none."""
+    """Return the lowest confidence from which on enough answers are right and were expected to be; None if none is.
+
+    By count alone, the lowest of many thresholds is one that was lucky, the more so the fewer the rows. The mean
+    confidence of the same answers, which the temperature makes true, knows nothing of that luck.
+    """
     ordered = sorted(calibration, key=lambda one: -one[0])
-    threshold, right = None, 0
+    threshold, right, expected = None, 0, 0.0
     for place, (confidence, is_right) in enumerate(ordered, start=1):
         right += is_right
+        expected += confidence
         is_last_of_equals = place == len(ordered) or ordered[place][0] < confidence
-        if is_last_of_equals and right >= target * place:
+        if is_last_of_equals and min(right, expected) >= target * place:
             threshold = confidence
     return threshold
 
@@ -161,6 +185,7 @@ def calibrate_field(
         ece_after=expected_calibration_error(scaled),
         abstention=abstentions(calibration, scaled),
         labels=None if labels is None else tuple(labels),
+        ece_by_chance=error_by_chance(scaled),
     )
 
 

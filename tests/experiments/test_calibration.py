@@ -13,6 +13,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from experiments.scoring.calibration import (
     abstentions,
     calibrate_field,
+    error_by_chance,
     expected_calibration_error,
     fit_temperature,
     probabilities,
@@ -67,13 +68,49 @@ def test_calibration_error_is_that_of_scikit_learn():
         expected_calibration_error([])
 
 
+def test_true_confidences_have_the_error_of_chance():
+    confidences = [confidence for confidence, _ in judged(overconfident(500, factor=1.0, seed=3), 1.0)]
+    drawn = random.Random(1)
+    found = [expected_calibration_error([(one, drawn.random() < one) for one in confidences]) for _draw in range(300)]
+    told = error_by_chance([(one, True) for one in confidences])
+    assert told == pytest.approx(sum(found) / len(found), rel=0.05)
+    assert error_by_chance([(one, True) for one in confidences * 4]) == pytest.approx(told / 2)
+    assert error_by_chance([(1.0, False)]) == 0
+    with pytest.raises(ValueError, match="nothing"):
+        error_by_chance([])
+
+
 def test_thresholds_are_the_lowest_that_are_right_often_enough():
-    rows = [(0.9, True), (0.8, True), (0.7, False), (0.6, True), (0.5, True), (0.4, False)]
-    assert threshold_for(rows, 1.0) == 0.8
-    assert threshold_for(rows, 0.8) == 0.5
-    assert threshold_for(rows, 0.1) == 0.4
+    rows = [(1.0, True), (0.99, True), (0.98, False), (0.97, True), (0.96, True), (0.95, False)]
+    assert threshold_for(rows, 0.8) == 0.96
+    assert threshold_for(rows, 0.9) == 0.99
+    assert threshold_for(rows, 0.1) == 0.95
     assert threshold_for([(0.9, False)], 0.5) is None
-    assert threshold_for([(0.9, True), (0.9, False)], 1.0) is None  # equals are taken together
+    assert threshold_for([(0.9, True), (0.9, False)], 0.6) is None  # equals are taken together
+
+
+def test_a_threshold_is_not_lower_than_confidence_allows():
+    """Rows that happen to be right bring no lower threshold than their confidence promises."""
+    rows = [(1.0, True), (0.95, True), (0.6, True)]
+    assert threshold_for(rows, 0.9) == 0.95
+    assert threshold_for(rows, 0.85) == 0.6
+    assert threshold_for([(0.9, True)], 0.95) is None
+
+
+@pytest.mark.parametrize("count", [30, 200])
+def test_thresholds_of_few_rows_keep_their_promise_in_the_mean(count):
+    """By count alone, the lowest threshold is a lucky one: on new rows it keeps less than it promised."""
+    target, reached = 0.9, []
+    for seed in range(150):
+        known, other = (
+            judged(overconfident(rows, factor=1.0, seed=seed + draw), 1.0) for rows, draw in ((count, 0), (300, 500))
+        )
+        threshold = threshold_for(known, target)
+        taken = [right for confidence, right in other if threshold is not None and confidence >= threshold]
+        reached += [sum(taken) / len(taken)] if taken else []
+    assert len(reached) > 140
+    assert sum(reached) / len(reached) >= target
+    assert sum(one < target - 0.05 for one in reached) / len(reached) < 0.1
 
 
 @pytest.mark.slow

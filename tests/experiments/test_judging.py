@@ -33,9 +33,9 @@ def predictions(tmp_path):
                 "tuned": right if row % 2 else "{}",
             }
             item |= {"constrained": right if row % 2 else wrong, "scored": right if row % 4 else wrong}
-            item |= {"tfidf": wrong, "majority": wrong, "confidence": {"queue": [0.99, 0.75]}}
+            item |= {"tfidf": wrong, "majority": wrong, "confidence": {"queue": [0.99, 0.95]}}
             file.write(json.dumps(item) + "\n")
-    learned = {"queue": {"temperature": 2.5, "rows": [[0.75, True]] * 30 + [[0.6, False]] * 10}}
+    learned = {"queue": {"temperature": 2.5, "rows": [[0.95, True]] * 30 + [[0.6, False]] * 10}}
     ranking = [{"name": "queue", "rows": 40, "auc": 0.9, "log_loss_before": 0.5, "log_loss_after": 0.25}]
     (tmp_path / "ways.json").write_text(json.dumps({"schema": SCHEMA, "calibration": learned, "ranking": ranking}))
     return path
@@ -52,9 +52,9 @@ def test_the_report_has_every_way_and_its_confidence(predictions):
     assert (found.report["tuned"]["schema_valid"], found.report["untuned"]["schema_valid"]) == (0.5, 0.0)
     (field,) = found.report["calibration"]
     assert (field["name"], field["temperature"], field["fitted_rows"], field["rows"]) == ("queue", 2.5, 40, 40)
-    assert (field["ece_before"], field["ece_after"]) == (pytest.approx(0.24), pytest.approx(0.0))
+    assert (field["ece_before"], field["ece_after"]) == (pytest.approx(0.24), pytest.approx(0.2))
     strict = field["abstention"][0]
-    assert (strict["threshold"], strict["share"], strict["precision"]) == (0.75, 1.0, 0.75)
+    assert (strict["threshold"], strict["share"], strict["precision"]) == (0.95, 1.0, 0.75)
     assert [(one["name"], one["auc"]) for one in found.report["ranking"]] == [("queue", 0.9)]
     ways = {one["way"]: one["code"] for one in found.report["verdict"]["against_baseline"]}
     assert ways == {"tuned": "beats", "constrained": "beats", "scored": "beats"}
@@ -63,7 +63,7 @@ def test_the_report_has_every_way_and_its_confidence(predictions):
 def test_rows_keep_what_everybody_answered(predictions):
     answer = judged(predictions).answers[0]
     assert answer.others["scored"] == '{"queue": "Mail"}'
-    assert answer.confidence == {"queue": 0.75}
+    assert answer.confidence == {"queue": 0.95}
     assert "\x00" not in answer.untuned
 
 

@@ -89,6 +89,19 @@ def share_interval(hits: int, count: int) -> Interval:
     return Interval(share, min(share, max(0.0, middle - reach)), max(share, min(1.0, middle + reach)))
 
 
+def share_difference(hits: int, count: int, other_hits: int, other_count: int) -> Interval:
+    """Return a share less that of other rows with its interval, which is sound for few rows and for none or all, too.
+
+    Source: Newcombe 1998, Statistics in Medicine 17, method 10: the differences to the Wilson limits of both.
+    Raises: ValueError without rows.
+    """
+    one, other = share_interval(hits, count), share_interval(other_hits, other_count)
+    difference = one.mean - other.mean
+    below = math.hypot(one.mean - one.low, other.high - other.mean)
+    above = math.hypot(one.high - one.mean, other.mean - other.low)
+    return Interval(difference, difference - below, difference + above)
+
+
 def _quantile(ordered: Sequence[float], share: float) -> float:
     """Return the quantile of sorted values, with linear interpolation."""
     place = share * (len(ordered) - 1)

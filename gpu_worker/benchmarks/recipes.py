@@ -153,7 +153,7 @@ class Bench:
                 kept.write_text(json.dumps(result, indent=1), encoding="utf-8")
             # results of earlier releases lack it, but not their adapters; without validation rows nothing can be fitted
             parts = (folder / "adapter" / "adapter_config.json", folder / "data" / "validation.jsonl")
-            if not subject.changes and "calibration" not in result and all(part.exists() for part in parts):
+            if not subject.changes and all(part.exists() for part in parts):
                 result["calibration"] = self._calibration(subject, folder, result["hyperparameters"])
                 kept.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
@@ -230,19 +230,21 @@ class Bench:
         return round(time.monotonic() - started, 1)
 
     def _calibration(self, subject: Subject, folder: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
-        """Let the adapter score the allowed values of some test rows; return what that says of its confidence."""
-        self._progress(f"{subject.name}: how sure it is")
+        """Let the adapter score the allowed values of some test rows, if it has not; return how sure it is of them.
+
+        What it scored is kept and its figures are made anew, so that they are those of today's rules.
+        """
         chosen = Hyperparameters(**{name: values[name] for name in values if name in Hyperparameters.model_fields})
         # a job of its own: what the whole evaluation has written stays
         job = folder / "confidence"
-        for part in ("adapter", "data"):
-            shutil.copytree(folder / part, job / part, dirs_exist_ok=True)
-        self._write_spec(
-            job,
-            chosen,
-            evaluation={"rows": CALIBRATED_ROWS, "untuned": False, "scoring_share": AS_LONG_AS_IT_TAKES},
-        )
-        self._child("gpu_worker.evaluator", job, subject.name)
+        if not _is_asked(job, CALIBRATED_ROWS):
+            self._progress(f"{subject.name}: how sure it is")
+            shutil.rmtree(job / "evaluation", ignore_errors=True)
+            for part in ("adapter", "data"):
+                shutil.copytree(folder / part, job / part, dirs_exist_ok=True)
+            asked = {"rows": CALIBRATED_ROWS, "untuned": False, "scoring_share": AS_LONG_AS_IT_TAKES}
+            self._write_spec(job, chosen, evaluation=asked)
+            self._child("gpu_worker.evaluator", job, subject.name)
         return calibration_of(job / "evaluation")
 
     def _untuned(self, folder: Path, name: str, chosen: Hyperparameters) -> dict[str, Any]:
@@ -298,6 +300,14 @@ class Bench:
                 errors.seek(0)
                 raise RuntimeError(f"{name} failed ({process.returncode}): {errors.read()[-2000:]}")
         return last
+
+
+def _is_asked(job: Path, rows: int) -> bool:
+    """Tell whether a job has answered as many rows as are wanted today."""
+    if not (job / "evaluation" / "predictions.jsonl").exists():
+        return False
+    spec = json.loads((job / "spec.json").read_text(encoding="utf-8"))
+    return bool(spec["evaluation"]["rows"] == rows)
 
 
 def _value(text: str) -> Any:

@@ -5,19 +5,20 @@ longer than a quality report may, so it is done on some of the test rows only.
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from datasets_app.fields import json_object
 from experiments.scoring.confidence import calibrate_fields
+from experiments.scoring.intervals import share_difference
+from experiments.scoring.names import CONSTRAINED, SCORED
 from gpu_worker.benchmarks.bars import Bar
 
 MOST_ERROR = 0.05
 TARGET = 0.95
 """The precision at whose threshold the bars are held; the table tells all."""
-_SURE = 1.96  # standard errors: 95 %
 
 Result = Mapping[str, Any]
 
@@ -25,16 +26,26 @@ Result = Mapping[str, Any]
 def calibration_of(evaluation: Path) -> list[dict[str, Any]]:
     """Return the figures of each closed field from what an evaluator wrote; none if no values were scored.
 
-    `fitted_shares` are, in the order of the targets, the shares of the calibration rows at each threshold.
+    `fitted_shares` are, in the order of the targets, the shares of the calibration rows at each threshold; `as_written`
+    is the share of rows whose likeliest value is the one in the answer that was written within the schema.
     """
     ways = json.loads((evaluation / "ways.json").read_text(encoding="utf-8"))
     lines = (evaluation / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
     learned = ways.get("calibration") or {}
-    found = [asdict(one) for one in calibrate_fields([json.loads(line) for line in lines if line], learned)]
+    answers = [json.loads(line) for line in lines if line]
+    found = [asdict(one) for one in calibrate_fields(answers, learned)]
     for one in found:
+        one["as_written"] = _as_written(one["name"], answers)
         sure = [confidence for confidence, _right in learned[one["name"]]["rows"]]
         one["fitted_shares"] = [_share_at(sure, kept["threshold"]) for kept in one["abstention"]]
     return found
+
+
+def _as_written(name: str, answers: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return how often the value that was decided is the written one; None if no answer was written."""
+    both = [(json_object(one[SCORED]), json_object(one[CONSTRAINED])) for one in answers if CONSTRAINED in one]
+    same = [decided[name] == written.get(name) for decided, written in both if decided and written and name in decided]
+    return sum(same) / len(same) if same else None
 
 
 def _share_at(sure: Sequence[float], threshold: float | None) -> float:
@@ -51,20 +62,26 @@ def table(results: Sequence[Result]) -> str:
     lines = [
         "How sure the models are, on some of the test rows: expected calibration error before and after the "
         "temperature that was fitted on validation rows, and what is answered, and rightly, at thresholds that were "
-        "chosen there; in brackets 95 % intervals.",
+        "chosen there; in brackets 95 % intervals. *By chance*: the mean error of confidences that are true, on so "
+        "many rows. *As written*: decisions that are the value in the answer written within the schema.",
         "",
-        "| recipe | rows learned | field | fitted on | test rows | temperature | error before | after "
-        "| wanted precision | threshold | answered by itself | of the validation rows | right of those |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| recipe | rows learned | field | fitted on | test rows | as written | temperature | error before | after "
+        "| by chance | wanted precision | threshold | answered by itself | of the validation rows | right of those |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in results:
         for field in one["calibration"]:
             head = f"| {one['recipe']} | {one['learned_rows']:,} | {field['name']} | {field['fitted_rows']} "
-            head += f"| {field['rows']} | {field['temperature']:.2f} "
+            head += f"| {field['rows']} | {_told(field.get('as_written'), '.1%')} | {field['temperature']:.2f} "
             head += f"| {field['ece_before']:.3f} | {field['ece_after']:.3f} "
+            head += f"| {_told(field.get('ece_by_chance'), '.3f')} "
             for kept, fitted in zip(field["abstention"], field["fitted_shares"], strict=True):
                 lines.append(f"{head}| {_threshold(kept, fitted)} |")
     return "\n".join(lines)
+
+
+def _told(figure: float | None, form: str) -> str:
+    return "–" if figure is None else f"{figure:{form}}"
 
 
 def _threshold(kept: Mapping[str, Any], fitted: float) -> str:
@@ -102,9 +119,7 @@ def _share_bar(what: str, kept: Mapping[str, Any], fitted: float, field: Mapping
     what = f"{what}: answered at the threshold for {TARGET:.0%}"
     if kept["threshold"] is None:
         return Bar(what, "as on validation rows", "there is no such threshold", None)
-    variances = [
-        share * (1 - share) / rows for share, rows in ((kept["share"], field["rows"]), (fitted, field["fitted_rows"]))
-    ]
-    reach = _SURE * math.sqrt(sum(variances))
-    wanted = f"{fitted:.1%} as on validation rows, ± {reach:.1%}"
-    return Bar(what, wanted, f"{kept['share']:.1%}", abs(kept["share"] - fitted) <= reach)
+    rows, fitted_rows = field["rows"], field["fitted_rows"]
+    apart = share_difference(round(kept["share"] * rows), rows, round(fitted * fitted_rows), fitted_rows)
+    measured = f"{kept['share']:.1%} ({100 * apart.low:+.1f} to {100 * apart.high:+.1f} points)"
+    return Bar(what, f"{fitted:.1%} as on validation rows, within the interval", measured, apart.low <= 0 <= apart.high)

@@ -18,7 +18,7 @@ from datasets_app.row_origins import ADDED, origins
 from datasets_app.rows import CanonicalRow
 from datasets_app.store import write_rows
 from experiments.results import judge
-from experiments.scoring.intervals import share_interval
+from experiments.scoring.intervals import share_difference, share_interval
 from experiments.scoring.slices import MOST_SLICES, OTHER, length_bands, slice_by
 from experiments.scoring.texts import score_texts
 from portal.rls import all_teams
@@ -34,6 +34,25 @@ def test_intervals_of_shares_are_those_of_scipy(counts):
     found = share_interval(hits, count)
     assert (found.low, found.high) == (pytest.approx(right.low, abs=1e-9), pytest.approx(right.high, abs=1e-9))
     assert found.low <= found.mean <= found.high
+
+
+@pytest.mark.parametrize(
+    ("counts", "low", "high"),
+    [
+        ((56, 70, 48, 80), 0.0524, 0.3339),
+        ((9, 10, 3, 10), 0.1705, 0.8090),
+        ((6, 7, 2, 7), 0.0582, 0.8062),
+        ((5, 56, 0, 29), -0.0381, 0.1926),
+        ((0, 10, 0, 20), -0.1611, 0.2775),
+        ((0, 10, 0, 10), -0.2775, 0.2775),
+        ((10, 10, 0, 20), 0.6791, 1.0),
+        ((10, 10, 0, 10), 0.6075, 1.0),
+    ],
+)
+def test_intervals_of_differences_are_those_that_newcombe_published(counts, low, high):
+    found = share_difference(*counts)
+    assert (found.low, found.high) == (pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
+    assert found.mean == pytest.approx(counts[0] / counts[1] - counts[2] / counts[3])
 
 
 def test_each_part_has_its_own_figures_per_field():

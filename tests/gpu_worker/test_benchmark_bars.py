@@ -212,7 +212,8 @@ def confident(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     field = {
         "name": "queue", "temperature": 1.3, "fitted_rows": 200, "rows": 500, "ece_before": 0.09, "ece_after": 0.04,
-        "fitted_shares": [0.84], "abstention": [kept | changes.pop("kept", {})],
+        "ece_by_chance": 0.03, "as_written": 0.99, "fitted_shares": [0.84],
+        "abstention": [kept | changes.pop("kept", {})],
     }  # fmt: skip
     result = recipe_result("balanced", 2_000, {CONSTRAINED: 0.785}, seconds=700)
     return result | {"calibration": [field | changes]}
@@ -221,8 +222,9 @@ def confident(**changes: Any) -> dict[str, Any]:
 def test_confidence_is_held_to_what_validation_rows_promised():
     bars = recipes_bars.bars([confident()], source="any")
     assert [said(bars, word) for word in ("calibration error", "right at", "answered at")] == [True, True, True]
-    assert "| balanced | 2,000 | queue | 200 | 500 | 1.30 | 0.090 | 0.040 | 95% | 0.700 | 80.0% (77.0%–83.0%)" in (
-        recipes_confidence.table([confident()])
+    told = recipes_confidence.table([confident()])
+    assert (
+        "| balanced | 2,000 | queue | 200 | 500 | 99.0% | 1.30 | 0.090 | 0.040 | 0.030 | 95% | 0.700 | 80.0% (" in told
     )
 
 
@@ -232,6 +234,9 @@ def test_confidence_is_held_to_what_validation_rows_promised():
         ({"ece_after": 0.051}, "calibration error", False),
         ({"kept": {"precision_high": 0.949}}, "right at", False),
         ({"fitted_shares": [0.9]}, "answered at", False),
+        # all of 200 are no promise of all of 500
+        ({"fitted_shares": [1.0], "kept": {"share": 0.986}}, "answered at", True),
+        ({"fitted_shares": [1.0], "kept": {"share": 0.97}}, "answered at", False),
         ({"kept": {"precision": None, "threshold": None}}, "answered at", None),
         ({"kept": {"precision": None, "threshold": None}}, "right at", None),
     ],

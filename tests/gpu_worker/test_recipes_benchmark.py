@@ -84,6 +84,10 @@ def test_confidence_is_measured_of_results_that_were_kept_without_it(tables, tmp
     kept.write_text(json.dumps({name: value for name, value in whole.items() if name != "calibration"}))
     bench.measure_all(["fast@40"])
     assert json.loads(kept.read_text()) == whole
+    monkeypatch.setattr(bench, "_child", None)  # what was scored is kept: its figures follow today's rules unasked
+    kept.write_text(json.dumps(whole | {"calibration": []}))
+    bench.measure_all(["fast@40"])
+    assert json.loads(kept.read_text()) == whole
     assert (bench.folder / "fast@40" / "evaluation" / "predictions.jsonl").read_text() == answers
 
 
@@ -94,14 +98,22 @@ def test_confidence_is_read_from_what_an_evaluator_writes(tmp_path):
     lines = []
     for row, (confidence, is_right) in enumerate(sure):
         expected, scored = (json.dumps({"queue": queue}) for queue in ("IT", "IT" if is_right else "HR"))
-        found = {"row": row, "expected": expected, "scored": scored, "confidence": {"queue": [0.99, confidence]}}
+        found = {
+            "row": row,
+            "expected": expected,
+            "constrained": expected,
+            "scored": scored,
+            "confidence": {"queue": [0.99, confidence]},
+        }
         lines.append(json.dumps(found) + "\n")
     (tmp_path / "predictions.jsonl").write_text("".join(lines))
     [field] = recipes_confidence.calibration_of(tmp_path)
     assert (field["rows"], field["fitted_rows"], field["temperature"]) == (20, 20, 2.0)
     assert field["ece_before"] == pytest.approx(0.04)  # told 0.99, 19 of 20 right
     assert field["ece_after"] == pytest.approx((18 * 0.1 + 0.4 + 0.5) / 20)
-    assert field["fitted_shares"] == [1.0, 1.0, 0.95]  # for 90, 95 and 98 %
+    # for 90, 95 and 98 %: of all 95 % are right, but only 86.5 % were expected to be
+    assert field["fitted_shares"] == [0.9, 0.0, 0.0]
+    assert field["as_written"] == 0.95
     (tmp_path / "ways.json").write_text(json.dumps({"schema": {}, "calibration": None}))
     assert recipes_confidence.calibration_of(tmp_path) == []
 

@@ -111,7 +111,7 @@ def test_confidence_is_read_from_what_an_evaluator_writes(tmp_path):
     assert (field["rows"], field["fitted_rows"], field["temperature"]) == (20, 20, 2.0)
     assert field["ece_before"] == pytest.approx(0.04)  # told 0.99, 19 of 20 right
     assert field["ece_after"] == pytest.approx((18 * 0.1 + 0.4 + 0.5) / 20)
-    # for 90, 95 and 98 %: of all 95 % are right, but only 86.5 % were expected to be
+    # for 90, 95 and 98%: of all 95% are right, but only 86.5% were expected to be
     assert field["fitted_shares"] == [0.9, 0.0, 0.0]
     assert field["as_written"] == 0.95
     (tmp_path / "ways.json").write_text(json.dumps({"schema": {}, "calibration": None}))

@@ -126,6 +126,6 @@ def test_decisions_are_what_the_deployment_writes_wherever_that_has_more_than_ha
         decided = client.decisions.create(model="sorter", input=text, questions=QUESTIONS).answers
         fields = json.loads(written.message.content)
         assert {one.name: one.choice for one in decided} == {name: fields[name] for name in VALUES}, text
-        assert math.prod(one.confidence for one in decided) > share - 0.01
+        assert min(one.confidence for one in decided) > share - 0.01, "each is as likely as the whole answer, or more"
     assert len(shares) >= len(texts) * 3 / 4, "the model has learned, so agreeing means something"
     assert min(shares) < 0.9 < max(shares), "it is sure of some answers, and of others only more than half"

@@ -12,6 +12,7 @@ from datasets_app.cells import date_of, split_named
 from datasets_app.mapping import Mapping as ColumnMapping
 from datasets_app.mapping import fill_template
 from datasets_app.readers import DEFAULT_LIMITS, Limits, Record, RowFault
+from datasets_app.readers.json_reasons import NO_OBJECT
 from datasets_app.readers.jsonlines import JsonFault, parse_json
 
 # `role` and `content`, both texts. An assistant's message that is not learned has a `weight` of 0, as OpenAI says it;
@@ -346,10 +347,9 @@ class RowMaker:
         try:
             value = self._answers.parse(answer)
         except JsonFault as fault:
-            reason = fault.params.get("reason", fault.code)
-            raise _Refused(self._answer_column, "answer_not_json", reason=reason) from None
+            raise _Refused(self._answer_column, "answer_not_json", reason=fault.reason) from None
         if not isinstance(value, dict):
-            raise _Refused(self._answer_column, "answer_not_json", reason="not an object")
+            raise _Refused(self._answer_column, "answer_not_json", reason=NO_OBJECT)
         if len(answer) <= KNOWN_CHARACTERS:
             if len(self._json_answers) >= MAX_KNOWN:
                 self._json_answers.clear()

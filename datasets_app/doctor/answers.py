@@ -18,6 +18,7 @@ from datasets_app.doctor.report import MAX_EXAMPLES, Example, Severity
 from datasets_app.doctor.schema import Schema, SchemaTally, closed_fields, deviations
 from datasets_app.doctor.table import Batch, Findings, RowTable
 from datasets_app.fields import MAX_DEPTH, ValueTally, json_object, label_of
+from datasets_app.readers.json_reasons import NO_OBJECT
 from datasets_app.readers.jsonlines import JsonFault, parse_json
 
 JSON_SHARE: Final = 0.5
@@ -195,10 +196,8 @@ def _reason(answer: str) -> str:
     try:
         parse_json(answer, max_depth=MAX_DEPTH)
     except JsonFault as fault:
-        if fault.code == "bad_json":
-            return f"{fault.params['reason']} (character {fault.params['position']})"
-        return fault.code
-    return "not an object"
+        return fault.reason
+    return NO_OBJECT
 
 
 def _examples(table: RowTable, found: _Found) -> Iterator[Example]:

@@ -8,8 +8,10 @@ from typing import Final
 
 from datasets_app.readers.faults import FileRefused, Record, RowFault
 from datasets_app.readers.header import checked_columns
+from datasets_app.readers.json_reasons import reason_of
 from datasets_app.readers.limits import Limits
 from datasets_app.readers.lines import LineReader, LineTooLong
+from datasets_app.readers.sentences import ROW_SENTENCES
 
 # The columns of JSON Lines are the keys of the first objects; later objects may leave some out.
 LOOK_AHEAD_ROWS: Final = 100
@@ -26,6 +28,13 @@ class JsonFault(ValueError):
         self.code = code
         self.params = params
 
+    @property
+    def reason(self) -> str:
+        """What is wrong and where, for a sentence that goes on."""
+        if self.code == "bad_json":
+            return f"{self.params['reason']}, at character {self.params['position']}"
+        return ROW_SENTENCES[self.code].partition(". ")[0] % self.params
+
 
 def parse_json(text: str, *, max_depth: int) -> object:
     """Return the value of a JSON text, more strictly than `json.loads`.
@@ -40,7 +49,7 @@ def parse_json(text: str, *, max_depth: int) -> object:
     try:
         value: object = _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise JsonFault("bad_json", reason=error.msg, position=error.pos + 1) from None
+        raise JsonFault("bad_json", reason=reason_of(error), position=error.pos + 1) from None
     except RecursionError:
         raise JsonFault("json_too_deep", limit=max_depth) from None
     except JsonFault:

@@ -1,10 +1,12 @@
 """Rows of JSON Lines, read strictly: what is stored can always be written again."""
 
 import json
+import re
 
 import pytest
 
 from datasets_app.readers import FileRefused, Limits, Record, RowFault, open_table
+from datasets_app.readers.jsonlines import JsonFault, parse_json
 
 
 @pytest.fixture
@@ -67,6 +69,39 @@ def test_bad_line_is_a_fault_and_reading_goes_on(table_of, line, code):
     assert isinstance(rows[1], RowFault)
     assert rows[1].code == code
     assert rows[1].message.startswith("Line 2: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "position"),
+    [
+        ('{"a": 1', "it ends before it is complete: a closing quote or bracket is missing", None),
+        ('{"a": "x', "it ends before it is complete: a closing quote or bracket is missing", None),
+        ("not json", "a text stands without double quotes; only numbers, true, false and null need none", 1),
+        ('{"a": True}', "a text stands without double quotes; only numbers, true, false and null need none", 7),
+        ('{"a": }', "a value is missing, or a comma is too many", 7),
+        ('{"a": [1, ]}', "a value is missing, or a comma is too many", None),
+        ('{"a": 1,}', "a name in double quotes is missing, or a comma is too many", None),
+        ('{"a" 1}', "a colon is missing after a name", 6),
+        ('{"a": 1 "b": 2}', "a comma or a closing bracket is missing", 9),
+        ('{"a": 1} {"b": 2}', "it goes on after its end", 10),
+        ('{"a": "tab\there"}', "a text holds a line break or a tab; write \\n or \\t", 11),
+        ('{"a": "C:\\data"}', "a backslash stands where none belongs; write two for one", None),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said_in_plain_words(table_of, line, reason, position):
+    _good, fault = table_of('{"a": 1}', line).records()
+    assert fault.params["reason"] == reason
+    # where something is missing or too many, some Pythons name the end or the comma, others what follows
+    assert position in (None, fault.params["position"])
+    assert fault.message.startswith(f"Line 2: the line is not valid JSON ({reason}, position ")
+
+
+@pytest.mark.parametrize("line", ['{"a": 1', "not json", '{"a": ', "[1 2]", '{"a": "\\x"}', "\ufeff{}"])
+def test_no_words_of_the_parser_reach_people(line):
+    with pytest.raises(JsonFault) as caught:
+        parse_json(line, max_depth=9)
+    assert not re.search("Expecting|delimiter|Unterminated|Extra|Invalid|BOM", caught.value.reason)
+    assert re.search(r", at character \d+$", caught.value.reason)
 
 
 @pytest.mark.parametrize(

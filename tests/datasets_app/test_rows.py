@@ -82,10 +82,21 @@ def test_faulty_row_says_which_cell(values, column, code):
     assert fault.message.startswith(f"Line 7, column “{column}”: ")
 
 
-@pytest.mark.parametrize("answer", ["High", '{"a": 1', '["a"]', '{"a": NaN}', '{"a": 1, "a": 2}'])
-def test_answers_that_must_be_json_objects(answer):
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("High", "a text stands without double quotes; only numbers, true, false and null need none, at character 1"),
+        ('{"a": 1', "it ends before it is complete: a closing quote or bracket is missing, at character 8"),
+        ('["a"]', "it is a value of another kind"),
+        ('{"a": NaN}', "the JSON contains a number that cannot be stored (NaN, Infinity or far too many digits)"),
+        ('{"a": 1, "a": 2}', "the JSON has the same key twice in one object"),
+    ],
+)
+def test_answers_that_must_be_json_objects(answer, reason):
     mapping = Mapping(prompt="prompt", response="response", json_answers=True)
-    assert made({"prompt": "a", "response": answer}, mapping).code == "answer_not_json"
+    fault = made({"prompt": "a", "response": answer}, mapping)
+    assert fault.code == "answer_not_json"
+    assert f"although the other answers are ({reason}). Repair" in fault.message
     assert made({"prompt": "a", "response": '{"a": 1}'}, mapping).answer == '{"a": 1}'
 
 

@@ -138,7 +138,7 @@ RECIPES: dict[str, Recipe] = {
             _balanced,
         ),
         Recipe(
-            "best", _("Best"), _("Highest quality: many passes and a larger adapter."), 50, (3, 6),
+            "best", _("Best"), _("Highest quality: many passes and a larger adapter."), 90, (3, 6),
             _best, keeps_best=True,
         ),
     )

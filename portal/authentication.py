@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
@@ -31,7 +32,7 @@ class ApiTokenAuthentication(BaseAuthentication):
         Raises: AuthenticationFailed with one body for unknown, wrong, revoked and ownerless tokens; Forbidden from
         a network that the token does not name.
         """
-        if tokens.holds_token(unquote(request.META.get("QUERY_STRING", ""))):
+        if _is_in_address(request.META):
             # Addresses end up in logs and histories, so a token in one is as good as published.
             raise AuthenticationFailed(
                 _("Never put an API token into an address: revoke it, and send the new one in the header."),
@@ -40,11 +41,13 @@ class ApiTokenAuthentication(BaseAuthentication):
         header = request.META.get("HTTP_AUTHORIZATION", "")
         if not header:
             return None
-        scheme, _space, text = header.partition(" ")
-        if scheme.lower() != "bearer" or len(text) > 200:
+        text = _bearer(header)
+        if text is None:
             raise AuthenticationFailed(_("Send the API token as 'Authorization: Bearer <token>'."), "invalid_api_key")
-        token, is_valid = self._find(request, text.strip())
-        request._request.api_token = token  # type: ignore[attr-defined]  # for the trail of refusals
+        token, is_valid = self._find(request, text)
+        http = cast(Any, request._request)
+        http.api_token = token  # for the trail of refusals
+        http.has_bad_token = token is None  # for `refuse_bad_tokens`
         if token is None or not is_valid:
             raise AuthenticationFailed(
                 _("This API token is not valid. Check it or create a new one."), "invalid_api_key"
@@ -71,6 +74,21 @@ class ApiTokenAuthentication(BaseAuthentication):
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="tuneport"'
+
+
+def shown_token(meta: Mapping[str, Any]) -> str | None:
+    """Return what a request shows as its API token, or None if it is refused for the way in which it shows it."""
+    return None if _is_in_address(meta) else _bearer(meta.get("HTTP_AUTHORIZATION", ""))
+
+
+def _is_in_address(meta: Mapping[str, Any]) -> bool:
+    query = meta.get("QUERY_STRING", "")
+    return bool(query) and tokens.holds_token(unquote(query))
+
+
+def _bearer(header: str) -> str | None:
+    scheme, _space, text = header.partition(" ")
+    return text.strip() if scheme.lower() == "bearer" and len(text) <= 200 else None
 
 
 class HasScope(BasePermission):

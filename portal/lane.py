@@ -37,8 +37,8 @@ class Lane:
     holds a transaction that has to see it.
     """
 
-    def __init__(self, statement: str) -> None:
-        self._statement = statement.encode()
+    def __init__(self, statement: str, *, connections: int = CONNECTIONS) -> None:
+        self._statement, self._connections = statement.encode(), connections
         # Of the text, since a pooler's connection may still know a statement of an earlier release.
         self._name = b"lane_" + hashlib.sha256(self._statement).hexdigest()[:16].encode()
         count = statement.count("$")
@@ -90,7 +90,7 @@ class Lane:
 
     def _begin_anew(self) -> None:
         self._idle: list[psycopg.Connection[Any]] = []
-        self._room = threading.BoundedSemaphore(CONNECTIONS)
+        self._room = threading.BoundedSemaphore(self._connections)
 
 
 def _has_something_to_say(raw: psycopg.Connection[Any]) -> bool:

@@ -152,6 +152,7 @@ MIDDLEWARE = [
     "portal.middleware.programs_enter",  # … to here requests under /v1 pass by
     "portal.middleware.require_policy",
     "portal.maintenance.closed_for_maintenance",
+    "portal.bad_tokens.refuse_bad_tokens",
     "portal.middleware.domain_errors",
 ]
 

@@ -166,20 +166,35 @@ def look_up(text: str) -> tuple[ApiToken | None, bool]:
 
     One indexed look-up in one round trip; unknown ids cost the same hash as known ones.
     """
-    shape = _SHAPE.match(text)
-    if shape is None:
+    parts = parts_of(text)
+    if parts is None:
         return None, False
-    key_id, secret = shape.groups()
+    key_id, secret = parts
     rows = _look_up().fetch_in_all_teams("a token names its team only after it was found", key_id)
     columns = _columns(ApiToken)
     digest, pepper_id = (rows[0][columns.index(name)] for name in ("digest", "pepper_id")) if rows else ("0" * 64, "")
-    pepper = _peppers().get(pepper_id, settings.TOKEN_PEPPER)
-    if not hmac.compare_digest(_digest(secret, pepper), digest) or not rows:
+    if not proves(secret, digest, pepper_id) or not rows:
         return None, False
     found = _Found.of(rows[0])
     if found.is_valid:
         _remember(found.token, rows[0][-1])
     return found.token, found.is_valid
+
+
+def parts_of(text: str) -> tuple[str, str] | None:
+    """Return the key id and the secret, or None for what has not the shape of a token."""
+    shape = _SHAPE.match(text)
+    return (shape.group(1), shape.group(2)) if shape is not None else None
+
+
+def proves(secret: str, digest: str, pepper_id: str) -> bool:
+    """Return whether this is the secret of which the digest was made."""
+    return hmac.compare_digest(_digest(secret, _peppers().get(pepper_id, settings.TOKEN_PEPPER)), digest)
+
+
+def mark_of(text: str) -> bytes:
+    """Return what stands for a text in memory, as long as tokens are checked with the same peppers."""
+    return hmac.digest("\0".join(_peppers().values()).encode(), text.encode(), "sha256")
 
 
 @dataclass
@@ -199,17 +214,22 @@ def recall(text: str) -> Recalled | None:
 
     Whoever uses it has to compare the stamp with `portal_token_stamp` before anything comes of it.
     """
-    shape = _SHAPE.match(text)
-    known = _remembered.get(shape.group(1)) if shape is not None else None
-    if shape is None or known is None:
+    parts = parts_of(text)
+    known = _remembered.get(parts[0]) if parts is not None else None
+    if parts is None or known is None:
         return None
     token, stamp = known
-    pepper = _peppers().get(token.pepper_id, settings.TOKEN_PEPPER)
     now = timezone.now()
     is_due = token.last_used_at is None or now - token.last_used_at > _LAST_USED_GRAIN  # then its use is written down
-    if is_due or token.is_expired or not hmac.compare_digest(_digest(shape.group(2), pepper), token.digest):
+    if is_due or token.is_expired or not proves(parts[1], token.digest, token.pepper_id):
         return None
     return Recalled(token, stamp)
+
+
+def is_remembered(key_id: str, secret: str) -> bool:
+    """Return whether this process has seen the token with this secret; it may have ended since."""
+    known = _remembered.get(key_id)
+    return known is not None and proves(secret, known[0].digest, known[0].pepper_id)
 
 
 def confirm(recalled: Recalled) -> bool:

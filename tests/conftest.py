@@ -15,7 +15,7 @@ import pytest
 from django.test import Client
 from hypothesis import settings
 
-from portal import audit, platform_state
+from portal import audit, bad_tokens, platform_state
 from portal.actors import Actor
 from portal.models import BaseModel, Node, Team, User
 from portal.rls import team_scope
@@ -49,6 +49,7 @@ def django_db_modify_db_settings(django_db_blocker) -> None:
 def own_folder(tmp_path: Path, settings) -> None:
     """Give each test its own data folder, static files without a manifest, and a cheap password hash."""
     audit._noted.clear()
+    bad_tokens.refused.clear()
     # Open, without announcements, and not read again within a test; what a test changes is seen at once.
     platform_state._latest = platform_state.Snapshot(None, "", 0, (), read_at=time.monotonic() + 3600)
     settings.DATA_DIR = tmp_path / "var"

@@ -105,6 +105,17 @@ class Unavailable(PortalError):
         self.headers.setdefault("Retry-After", str(retry_after_s))
 
 
+class Failed(PortalError):
+    """Something went wrong on our side, and was noted."""
+
+    code = "internal_error"
+    status = 500
+    kind = "server_error"
+
+    def __init__(self) -> None:
+        super().__init__(_("Something went wrong on our side. It has been noted; try again in a moment."))
+
+
 def error_body(
     message: str, *, kind: str, code: str | None, param: str | None = None, details: Sequence[Mapping[str, object]] = ()
 ) -> dict[str, object]:

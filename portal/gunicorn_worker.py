@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 from gunicorn.http import wsgi
+from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
 from portal import stopping
@@ -138,6 +139,7 @@ class _BoundedBody:
 
     def __init__(self, body: Any, deadlines: Deadlines, sock: socket.socket, length: int | None) -> None:
         self._body, self._deadlines, self._sock, self._left = body, deadlines, sock, length
+        self._begun, self._got = time.monotonic(), 0
         self.is_late = False
 
     @property
@@ -161,16 +163,25 @@ class _BoundedBody:
         return list(self)
 
     def _bounded(self, read: Any, size: int | None) -> bytes:
-        known = [amount for amount in (size, self._left) if amount is not None and amount >= 0]
-        limit_s = BODY_LIMIT_S + min(known, default=0) / SLOW_LINE_BYTES_PER_S
-        number = self._deadlines.begin(self._sock, limit_s)
+        number = self._deadlines.begin(self._sock, self._limit_s(size))
         try:
             found: bytes = read(size)
+        except ParseException as error:  # of a chunk; whoever reads a body knows errors of the system only
+            raise OSError("the body is malformed") from error
         finally:
             self.is_late |= not self._deadlines.end(number)
+        self._got += len(found)
         if self._left is not None:
             self._left -= len(found)
         return found
+
+    def _limit_s(self, size: int | None) -> float:
+        """Return how long a read may take; of a body in chunks, whose parts are small, all reads share one limit."""
+        known = [amount for amount in (size, self._left) if amount is not None and amount >= 0]
+        coming = min(known, default=0)
+        if self._left is not None:
+            return BODY_LIMIT_S + coming / SLOW_LINE_BYTES_PER_S
+        return self._begun + BODY_LIMIT_S + (self._got + coming) / SLOW_LINE_BYTES_PER_S - time.monotonic()
 
 
 class OneSend(wsgi.Response):  # type: ignore[misc]

@@ -17,15 +17,15 @@ from django.http import HttpRequest, HttpResponse
 
 from portal import logs
 from portal.access import policy_of
+from portal.chunked import MULTIPART_SLACK_BYTES, is_chunked
 from portal.errors import PortalError
-from portal.views.errors import database_away, error_response
+from portal.views.errors import database_away, error_response, is_api
 
 logger = logging.getLogger(__name__)
 Handler = Callable[[HttpRequest], HttpResponse]
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
 _SAID_BY_PROXIES = ("HTTP_X_FORWARDED_", "HTTP_FORWARDED", "HTTP_X_REAL_IP")
 _LONGEST_RETRY_S = 120  # told to wait longer, OpenAI's SDK does not retry at all
-_MULTIPART_SLACK_BYTES = 1024 * 1024
 
 
 def trusted_proxies(get_response: Handler) -> Handler:
@@ -72,8 +72,10 @@ def request_id(get_response: Handler) -> Handler:
         # A part of a resumable upload is streamed to its file by the one view that takes it.
         is_part = request.content_type == "application/offset+octet-stream"
         limit = settings.MAX_DATASET_BYTES if is_part else settings.MAX_UPLOAD_BYTES
-        if length.isdigit() and int(length) > limit + _MULTIPART_SLACK_BYTES:
+        if length.isdigit() and int(length) > limit + MULTIPART_SLACK_BYTES:
             return error_response(request, status=413)
+        if is_chunked(request.META) and (is_part or not is_api(request)):
+            return error_response(request, status=411)  # `TeamAPIView` reads what comes in chunks
         return get_response(request)
 
     return middleware

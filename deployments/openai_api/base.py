@@ -67,6 +67,7 @@ class OpenAIView(TeamAPIView):
 
     scopes: ClassVar[str | dict[str, str]] = Scope.INFERENCE.value
     opens_scope: ClassVar[bool] = False
+    most_bytes: ClassVar[int | None] = MAX_BODY_BYTES
     parser_classes = (JSONBody,)
     content_negotiation_class = AlwaysFirst
 

@@ -95,7 +95,7 @@ def answer_line(entry: Entry, request_id: str, status: int, body: Mapping[str, A
 def refusal_line(entry: Entry, request_id: str, error: PortalError) -> Result:
     """Return the line of a request that was refused."""
     body = error_body(error.message, kind=error.kind, code=error.code, param=error.param, details=error.details)
-    return answer_line(entry, request_id, error.status if error.code != "internal_error" else 500, body)
+    return answer_line(entry, request_id, error.status, body)
 
 
 def append(path: Path, lines: list[dict[str, Any]]) -> int:

@@ -33,7 +33,7 @@ from deployments.webhooks import outbox
 from portal import audit
 from portal.access import membership_of
 from portal.actors import Actor
-from portal.errors import IllegalTransition, InvalidInput, PortalError, RateLimited, Unavailable
+from portal.errors import Failed, IllegalTransition, InvalidInput, PortalError, RateLimited, Unavailable
 from portal.models import ApiToken, Team
 from portal.rls import all_teams, team_scope
 
@@ -252,9 +252,7 @@ class _Slice:
             return batch_lines.refusal_line(entry, request_id, error)
         except Exception:
             logger.exception("a request of batch %s failed", self.batch.pk)
-            return batch_lines.refusal_line(
-                entry, request_id, PortalError(_("Something went wrong on our side."), code="internal_error")
-            )
+            return batch_lines.refusal_line(entry, request_id, Failed())
         finally:
             if not connection.in_atomic_block:
                 connection.close()

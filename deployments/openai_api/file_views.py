@@ -33,6 +33,7 @@ class Files(OpenAIView):
     """GET and POST /v1/files."""
 
     scopes = {"GET": Scope.DATASETS_READ.value, "POST": Scope.DATASETS_WRITE.value}
+    most_bytes = None
     parser_classes = (MultiPartParser,)  # type: ignore[assignment]
     query_parameters = frozenset({"after", "limit", "order", "purpose"})
     counts_at_once = in_one_transaction = reads_body = True

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar, cast
 
+from django.conf import settings
 from django.utils.translation import gettext as _
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from portal import chunked
 from portal.access import Policy
 from portal.actors import Actor
 from portal.errors import InvalidInput
@@ -24,6 +26,7 @@ class TeamAPIView(APIView):
     policy: ClassVar[Policy] = Policy("token")
     scopes: ClassVar[str | Mapping[str, str]] = {}
     opens_scope: ClassVar[bool] = True  # streams open short scopes themselves
+    most_bytes: ClassVar[int | None] = None  # of a body; None: what the installation takes as an upload
     query_parameters: ClassVar[frozenset[str]] = frozenset()  # of GET; every other one is refused
     scope_is_open = False
     _stack: ExitStack
@@ -35,6 +38,9 @@ class TeamAPIView(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         self._refuse_unknown_parameters(request)
+        chunked.take(
+            request._request, most_bytes=self.most_bytes or settings.MAX_UPLOAD_BYTES + chunked.MULTIPART_SLACK_BYTES
+        )
         if self.opens_scope:
             self._stack.enter_context(team_scope(self.team.pk))
             self.scope_is_open = True

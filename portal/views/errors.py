@@ -18,6 +18,7 @@ _CODES = {
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    411: "length_required",
     413: "request_too_large",
     500: "internal_error",
 }
@@ -30,6 +31,7 @@ def default_message(status: int) -> str:
         403: _("You may not do this here."),
         404: _("There is nothing at this address, or it belongs to another team."),
         405: _("This address does not take that method."),
+        411: _("Say how long the body is, in the header Content-Length."),
         413: _("The upload is larger than this portal takes. Split the file or ask an admin for a higher limit."),
         500: _("Something went wrong on our side. It has been noted; try again in a moment."),
     }

@@ -459,6 +459,17 @@ def test_a_batch_is_answered_into_files(client, team):
     assert next(iter(client.batches.list(limit=1))).id == batch.id
 
 
+def test_a_line_that_fails_on_our_side_says_that_it_was_not_the_callers_fault(client, team, monkeypatch):
+    monkeypatch.setattr(batches._Slice, "_asked", lambda *_args: {}["nowhere"])
+    batch = batch_of(client, [entry(0)])
+    work(batch.id)
+    (failed,) = client.files.content(client.batches.retrieve(batch.id).error_file_id).text.splitlines()
+    response = json.loads(failed)["response"]
+    error = response["body"]["error"]
+    assert (response["status_code"], error["type"], error["code"]) == (500, "server_error", "internal_error")
+    assert "nowhere" not in failed
+
+
 def test_a_batch_of_decisions(client):
     body = {"model": "tiny", "input": "x", "questions": QUESTIONS[2:3]}
     asks = [{"custom_id": "one", "method": "POST", "url": "/v1/decisions", "body": body}]

@@ -25,7 +25,9 @@ import pytest
 
 from deployments import services
 from gpu_worker.benchmarks.hostile_prompts import hostile_prompts
+from portal import tokens
 from portal.management.commands.up import is_free
+from portal.models import Scope
 from portal.rls import team_scope
 from tests.deployments.conftest import wait_for
 from tests.deployments.on_real_engine import announce, load_wanted
@@ -212,8 +214,7 @@ def test_ten_megabytes_and_slow_callers_keep_nobody_waiting(served, engine_proce
             with served.connected() as caller:
                 chunks = [b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces]
                 begun = served.head("transfer-encoding: chunked")
-                # Django reads no body whose length was not told
-                assert sent(caller, begun, *chunks, b"0\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+                assert sent(caller, begun, *chunks, b"0\r\n\r\n").startswith(b"HTTP/1.1 413 ")
             for caller in slow:
                 with suppress(OSError):
                     caller.sendall(b"x")
@@ -237,3 +238,63 @@ def heard(caller: socket.socket) -> bytes:
         return caller.recv(65536)
     except OSError:
         return b""
+
+
+def in_chunks(content: bytes, size: int) -> bytes:
+    pieces = (content[start : start + size] for start in range(0, len(content), size))
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+def test_a_body_of_unknown_length_is_read_as_any_other(served):
+    question = {"model": MODEL, "messages": [{"role": "user", "content": "Hi, почта"}], "max_tokens": 120, "seed": 1}
+    content = json.dumps(question, ensure_ascii=False).encode()
+    told = served.post(content)
+    assert told.status_code == 200
+    wanted = told.json()["choices"]
+    for size in (1, 7, len(content)):
+        with served.connected() as caller:
+            received = sent(caller, served.head("transfer-encoding: chunked"), in_chunks(content, size))
+            while part := heard_on(caller):
+                received += part
+        assert received.startswith(b"HTTP/1.1 200 "), received
+        assert json.loads(received.partition(b"\r\n\r\n")[2])["choices"] == wanted
+    for line in (b"zz\r\n{}\r\n0\r\n\r\n", b"-1\r\n{}\r\n", b"5\r\n{}\r\n0\r\n\r\n", b"ffffffffffffffffffff\r\n{}"):
+        with served.connected() as caller:
+            received = sent(caller, served.head("transfer-encoding: chunked"), line)
+            assert received.startswith(b"HTTP/1.1 400 "), (line, received)
+    with served.connected() as caller:
+        caller.sendall(served.head("transfer-encoding: chunked") + b"2\r\n{")
+        caller.shutdown(socket.SHUT_WR)  # it never comes to its end
+        assert sent(caller).startswith(b"HTTP/1.1 400 ")
+    assert served.ask().status_code == 200
+    assert "Traceback" not in served.log.read_text()
+
+
+def test_a_file_of_unknown_length_is_kept_whole(served, team, actor, alice):
+    with team_scope(team.pk):
+        text = tokens.create_token(team=team, actor=actor, owner=alice, name="files", scopes=list(Scope.values))[1]
+    rows = [{"messages": [{"role": "user", "content": f"Nr. {n}"}, {"role": "assistant", "content": "ja"}]}
+            for n in range(20_000)]  # fmt: skip
+    content = "\n".join(map(json.dumps, rows)).encode()
+    assert len(content) > 1024 * 1024, "more than is kept in memory"
+    form = (
+        b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+        b'--x\r\ncontent-disposition: form-data; name="file"; filename="rows.jsonl"\r\n\r\n'
+        + content
+        + b"\r\n--x--\r\n"
+    )
+    pieces = (form[start : start + 50_000] for start in range(0, len(form), 50_000))
+    headers = {"Authorization": f"Bearer {text}", "Content-Type": "multipart/form-data; boundary=x"}
+    with httpx.Client(base_url=f"http://127.0.0.1:{served.port}", timeout=120, trust_env=False) as client:
+        answer = client.post("/v1/files", content=pieces, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["bytes"] == len(content)
+        kept = client.get(f"/v1/files/{answer.json()['id']}/content", headers=headers)
+        assert kept.content == content
+
+
+def heard_on(caller: socket.socket) -> bytes:
+    """Return what comes next of an answer, b"" at its end."""
+    with suppress(OSError):
+        return caller.recv(65536)
+    return b""

@@ -81,6 +81,12 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(client, settings):
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
 
 
+def test_a_form_of_unknown_length_is_asked_for_its_length(client, db):
+    chunked = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
+    answer = client.generic("POST", "/accounts/login/", "login=x", "application/x-www-form-urlencoded", **chunked)
+    assert (answer.status_code, b"Content-Length" in answer.content) == (411, True)
+
+
 def test_health(client, db):
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ok"}

@@ -26,9 +26,14 @@ class FieldAdvice:
     precision: float | None
 
     @property
+    def shown(self) -> str:
+        """The threshold as it is written, '' without one."""
+        return f"{self.threshold:g}" if self.threshold is not None else ""
+
+    @property
     def line(self) -> str:
         """The threshold as the form takes it, '' without one."""
-        return f"{self.name} = {self.threshold:g}" if self.threshold is not None else ""
+        return f"{self.name} = {self.shown}" if self.shown else ""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def advice_of(evaluation: Evaluation | None) -> Advice:
         at_target = next((cut for cut in one["abstention"] if cut["target"] == TARGET), None)
         if at_target is not None and one["fitted_rows"] >= LEAST_FITTED_ROWS:
             threshold = at_target["threshold"]
-            # Rounded down, so that what the report kept is kept.
-            shown = None if threshold is None else math.floor(threshold * _PLACES) / _PLACES
-            found.append(FieldAdvice(one["name"], shown, at_target["share"], at_target["precision"]))
+            # Rounded down, so that what the report kept is kept; its 1 is a confidence that was rounded up.
+            least = None if threshold is None else min(math.floor(threshold * _PLACES), _PLACES - 1) / _PLACES
+            found.append(FieldAdvice(one["name"], least, at_target["share"], at_target["precision"]))
     return Advice(tuple(found))

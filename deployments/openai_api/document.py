@@ -21,11 +21,6 @@ HEADERS: Final[dict[str, Shape]] = {
         "description": "Where a deployment answered: the version that did, such as `triage@v2`.",
     },
 }
-_STREAM: Final[Shape] = {
-    "type": "string",
-    "description": "With `stream: true`: server-sent events, each `data:` one chunk as JSON, at last `data: [DONE]`. "
-    'Lines that begin with a colon keep the connection alive. A stream that breaks ends with `data: {"error": …}`.',
-}
 
 
 def operation(
@@ -41,7 +36,7 @@ def operation(
     """Describe a handler by names of components: what it answers, what it takes, the chunks that it may stream."""
     responses: dict[Any, Any] = {(200, "application/json"): ref(answer)}
     if chunk:
-        responses[200, "text/event-stream"] = _STREAM | {"contentMediaType": "text/event-stream", "x-chunk": ref(chunk)}
+        responses[200, "text/event-stream"] = _event(chunk)
     kind = "multipart/form-data" if as_form else "application/json"
     return extend_schema(
         operation_id=operation_id,
@@ -50,6 +45,19 @@ def operation(
         parameters=list(query),
         tags=[tag],
     )
+
+
+def _event(chunk: str) -> Shape:
+    """Return what one event of a stream is: in OpenAPI 3.1 the schema of a stream of events is that of each of them."""
+    said = {"contentMediaType": "application/json", "contentSchema": {"anyOf": [ref(chunk), ref("Error")]}}
+    data: Shape = {"type": "string", "anyOf": [{"const": "[DONE]"}, said]}
+    return {
+        "type": "object",
+        "description": "With `stream: true`: server-sent events, each with one chunk as JSON, at last `data: [DONE]`. "
+        'Lines that begin with a colon keep the connection alive. A stream that breaks ends with `data: {"error": …}`.',
+        "required": ["data"],
+        "properties": {"data": data},
+    }
 
 
 def whole_file(operation_id: str, *, tag: str) -> Callable[[Handler], Handler]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from portal.models import Scope
 
 _MOST_FILTERS = 16
 TAG = "fine-tuning"
+_FILTER = re.compile(r"metadata\[(.+)\]", re.DOTALL)
 _METADATA = OpenApiParameter("metadata", {"type": "object"}, style="deepObject")
 
 
@@ -68,17 +70,19 @@ class Jobs(JobView):
 
     def _refuse_unknown_parameters(self, request: Request) -> None:
         sent = set(request.query_params)
-        plain = {name for name in sent if name != "metadata" and not name.startswith("metadata[")}
+        plain = {name for name in sent if name != "metadata" and not _FILTER.fullmatch(name)}
         if plain <= self.query_parameters and request.method == "GET":
             return
         super()._refuse_unknown_parameters(request)
 
     def _metadata_filters(self, request: Request) -> dict[str, str]:
         found = {
-            name[len("metadata[") : -1]: str(value)
+            match[1]: str(value)
             for name, value in request.query_params.items()
-            if name.startswith("metadata[") and name.endswith("]")
+            if (match := _FILTER.fullmatch(name)) is not None
         }
+        if request.query_params.get("metadata", "null") != "null":
+            raise InvalidInput(_("'metadata' is null, or narrows the list as metadata[name]=text."), param="metadata")
         if len(found) > _MOST_FILTERS or any("\0" in text for pair in found.items() for text in pair):
             raise InvalidInput(_("'metadata' narrows the list by up to 16 texts."), param="metadata")
         return found

@@ -572,6 +572,9 @@ def test_a_list_of_jobs_is_paged_and_narrowed_by_metadata(client, world):
     listed = [job.id for job in client.fine_tuning.jobs.list(limit=2)]
     assert listed == [*made[::-1], world.job.public_id]
     assert [job.id for job in client.fine_tuning.jobs.list(metadata={"n": "3"})] == [made[3]]
+    for query in ({"metadata[]": "3"}, {"metadata[": "3"}, {"metadata": "n"}):
+        with pytest.raises(openai.BadRequestError):
+            client.fine_tuning.jobs.list(extra_query=query)
 
 
 def test_a_file_that_a_job_still_reads_stays(client, prepared):

@@ -10,7 +10,10 @@ import pytest
 from django.test import Client
 
 from deployments import known_targets, lifecycle, metering, services
+from deployments.advice import advice_of
+from deployments.decidable import LEAST_FITTED_ROWS
 from deployments.models import DeploymentVersion, InferenceRecord
+from experiments.models import Evaluation
 from experiments.problem_file import PROBLEM_FILE, Problem
 from portal.rls import all_teams, team_scope
 from tests.deployments.conftest import SYSTEM
@@ -443,11 +446,19 @@ def test_what_was_written_counts_even_if_it_cannot_be_scored(deploy, api):
 # --- pages ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_threshold_that_was_rounded_up_to_one_is_offered_below_it():
+    """Nothing is ever sure to the last digit, so a threshold of 1 would keep nothing of what the report kept."""
+    cut = {"target": 0.95, "threshold": 1.0, "share": 1.0, "precision": 1.0}
+    field = {"name": "queue", "fitted_rows": LEAST_FITTED_ROWS, "abstention": [cut]}
+    [advised] = advice_of(Evaluation(report={"calibration": [field]})).fields
+    assert (advised.threshold, advised.line) == (0.9999, "queue = 0.9999")
+
+
 def test_pages_offer_the_thresholds_of_the_report(deploy, run, team, client_for, alice, bob):
     version = deploy(COLD, response_schema=CLOSED)
     page = client_for(alice).get(f"/t/{team.slug}/deployments/new/?run={run.pk}").content.decode()
     assert "queue = 0.7123\nurgent = 0.7123" in page
     assert "queue: 83% of the held-out answers were kept, of which 96% were right." in page
     shown = client_for(bob).get(f"/t/{team.slug}/deployments/{version.deployment_id}/").content.decode()
-    assert "urgent = 0.7123 keeps 83%" in shown
+    assert "urgent = 0.7123 (83% kept)" in shown
     assert "deploy with thresholds" not in shown, "a viewer deploys nothing"

@@ -123,6 +123,7 @@ class Seen:
 
     faults: list[str] = field(default_factory=list)
     kinds: dict[str, Counter[int]] = field(default_factory=dict)
+    asked: str = ""  # the last address, which is the one with the fault once there is one
 
 
 def look(document: Document, token: str, *, under: str, methods: tuple[str, ...], mode: GenerationMode) -> Seen:
@@ -137,16 +138,16 @@ def look(document: Document, token: str, *, under: str, methods: tuple[str, ...]
         if not operation.path.startswith(under) or operation.method not in methods:
             continue
         try:
-            seen.kinds[operation.label] = kinds = Counter()
-            ask(operation, mode, checks, token, kinds)
+            seen.kinds[operation.label] = Counter()
+            ask(operation, mode, checks, token, seen)
         except BaseExceptionGroup as group:
-            seen.faults += [f"{operation.label}: {one}" for one in group.exceptions]
+            seen.faults += [f"{operation.label}: {one}\n{seen.asked}" for one in group.exceptions]
         except Exception as error:
-            seen.faults.append(f"{operation.label}: {type(error).__name__}: {error}")
+            seen.faults.append(f"{operation.label}: {type(error).__name__}: {error}\n{seen.asked}")
     return seen
 
 
-def ask(operation: Any, mode: GenerationMode, checks: list[Any], token: str, kinds: Counter[int]) -> None:
+def ask(operation: Any, mode: GenerationMode, checks: list[Any], token: str, seen: Seen) -> None:
     """Ask one address a few times, and take back what each request has done."""
 
     @settings(
@@ -157,7 +158,8 @@ def ask(operation: Any, mode: GenerationMode, checks: list[Any], token: str, kin
     def one(case: Any) -> None:
         with transaction.atomic():
             response = case.call(headers={"Authorization": f"Bearer {token}"})
-            kinds[response.status_code // 100] += 1
+            seen.kinds[operation.label][response.status_code // 100] += 1
+            seen.asked = f"{response.request.method} {response.request.url}"
             case.validate_response(response, checks=checks)
             transaction.set_rollback(True)
 

@@ -163,21 +163,24 @@ class Chart {
   /** A value as its axis writes it: shares in per cent. */
   write(index, value) {
     const isShare = this.lines[index].scale === "share" && value !== null && value !== undefined;
-    return isShare ? percent(value, 1) : significant(value);
+    if (isShare) return percent(value, 1);
+    const unit = this.card.dataset.unit && value !== null && value !== undefined ? ` ${this.card.dataset.unit}` : "";
+    return `${significant(value)}${unit}`;
   }
 
   readOut(at) {
     const steps = this.plot.data[0];
+    const isMoments = "moments" in this.card.dataset;
     const written = this.measured.map((column, index) => {
-      const value = at === null ? column.findLast((one) => one !== null) : column[at];
+      // The last step of a run may lack a metric; of a moment in which nothing was measured, nothing is said.
+      const value = at === null && !isMoments ? column.findLast((one) => one !== null) : column[at ?? steps.length - 1];
       this.keys[index].querySelector("b").textContent = this.write(index, value);
       return value;
     });
     const step = steps[at ?? steps.length - 1];
-    const unit = this.card.dataset.unit ? ` ${this.card.dataset.unit}` : "";
-    const values = written.length === 1 ? `: ${significant(written[0])}${unit}` : "";
+    const values = written.length === 1 ? `: ${this.write(0, written[0])}` : "";
     this.card.querySelector("[data-summary]").textContent =
-      "moments" in this.card.dataset ? `${moment(this.card, step)}${values}` : `${text("step")} ${step}${values}`;
+      isMoments ? `${moment(this.card, step)}${values}` : `${text("step")} ${step}${values}`;
   }
 
   options() {

@@ -42,7 +42,8 @@ class Files(OpenAIView):
     def get(self, request: Request) -> Response:
         """List the team's files, the newest first."""
         rows = files.living(self.team)
-        if purpose := request.query_params.get("purpose"):
+        purpose = request.query_params.get("purpose")
+        if purpose is not None:
             if purpose not in ApiFile.Purpose.values:
                 raise InvalidInput(_("There is no such purpose."), param="purpose")
             rows = rows.filter(purpose=purpose)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from gpu_worker.benchmarks.bars import Bar
 from gpu_worker.benchmarks.processor_time import Held, held_by
 from gpu_worker.benchmarks.proxy_engine import SLOWLY
-from gpu_worker.benchmarks.proxy_load import Place, Times, crowd, flood, measure, open_streams, seconds_until_stopped
+from gpu_worker.benchmarks.proxy_flood import flood_from_elsewhere
+from gpu_worker.benchmarks.proxy_load import Place, Times, crowd, measure, open_streams, seconds_until_stopped
 
 STREAMS = 200
 # So many silent connections, and streams asked for beside them; then a moment in which slots become free again.
@@ -64,7 +65,7 @@ async def try_keys(api: Place, *, seconds: float) -> Flooded:
     answers: Counter[int] = Counter()
     for is_flooded in (False, True, True, False):
         if is_flooded:
-            async with flood(api, keys, BAD_KEYS_PER_S) as answered:
+            async with flood_from_elsewhere(api, keys, BAD_KEYS_PER_S) as answered:
                 found[True].append(await measure(api, api.post(), in_flight=1, seconds=seconds / 2))
             answers += answered
         else:

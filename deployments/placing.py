@@ -102,9 +102,10 @@ def _rank(node: Any, base_model: BaseModel, held_bytes: int, rate: float) -> tup
     `held_bytes`: of base models that are there; `rate`: requests a second to its adapters.
     """
     needed = 0 if node.serves else base_model.size_bytes * OVERHEAD
-    is_tight = node.memory_bytes > 0 and node.memory_bytes < held_bytes + node.adapter_bytes + needed
+    room = node.memory_of_a_gpu  # all engines of a node compute on its first GPU
+    is_tight = room > 0 and room < held_bytes + node.adapter_bytes + needed
     load = node.load + rate * ADAPTERS_PER_REQUEST_RATE + (0 if node.serves else COST_OF_A_BASE_MODEL)
-    return node.fails, is_tight, load / max(node.memory_bytes, USUAL_MEMORY_BYTES), node.name
+    return node.fails, is_tight, load / max(room, USUAL_MEMORY_BYTES), node.name
 
 
 def _bytes_of_base_models(nodes: list[Any]) -> dict[Any, int]:

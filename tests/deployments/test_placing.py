@@ -39,6 +39,13 @@ def test_a_base_model_goes_where_it_fits(large):
     assert placing.choose_node(large) == roomy
 
 
+def test_the_memory_of_one_gpu_counts_since_an_engine_computes_on_one(large):
+    several = node_of("a-several", 32)
+    Node.objects.filter(pk=several.pk).update(gpus=4)
+    single = node_of("b-single", 24)
+    assert placing.choose_node(large) == single
+
+
 def test_what_other_base_models_take_counts(large, base_model):
     full, free = node_of("a-full", 20), node_of("b-free", 20)
     other = BaseModel.objects.create(slug="o", name="O", source="local", location="o", revision="2", size_bytes=9 * GB,

@@ -17,7 +17,7 @@ from gpu_worker.benchmarks.tables import read_pairs
 from gpu_worker.benchmarks.tiny_model import make_tiny_model
 
 # Short and long runs, exact and 8-bit arithmetic; all of them in less than half an hour on two cores.
-SUBJECTS = ("fast@300", "fast@1000", "balanced@500")
+SUBJECTS = ("fast@300", "fast@600", "fast@1000", "fast@2000", "balanced@300", "balanced@500")
 
 Result = dict[str, Any]
 
